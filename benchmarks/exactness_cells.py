@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
-from irtune.config.schema import AdapterConfig
+from irtune.config.schema import AdapterConfig, TrainingConfig
 from irtune.training.adapter import add_adapter
 
 NUM_BLOCKS, NUM_STEPS, RESELECT_EVERY, SAVED_AT = 4, 6, 2, 3
@@ -71,6 +71,20 @@ def all_moves() -> list[Move]:
 def active_at(step: int) -> tuple[int, ...]:
     """The blocks that train at a step."""
     return ACTIVE_SETS[step // RESELECT_EVERY]
+
+
+def training_settings(cell: Cell) -> TrainingConfig:
+    """How the engine trains in a cell; plain PyTorch does the same by hand."""
+    return TrainingConfig(
+        max_steps=NUM_STEPS,
+        micro_batch_size=4,
+        gradient_accumulation_steps=cell.accumulation,
+        max_grad_norm=MAX_GRAD_NORM if cell.clipping else 0,
+        learning_rate=LEARNING_RATE,
+        weight_decay=WEIGHT_DECAY,
+        lr_schedule="linear",
+        warmup_steps=WARMUP_STEPS,
+    )
 
 
 def make_model(precision: str, tuner: str) -> Any:

@@ -10,30 +10,27 @@ import torch
 import torch.distributed as dist
 from exactness_cells import (
     ACTIVE_SETS,
-    LEARNING_RATE,
-    MAX_GRAD_NORM,
     NUM_BLOCKS,
     NUM_STEPS,
     RESELECT_EVERY,
     SAVED_AT,
-    WARMUP_STEPS,
-    WEIGHT_DECAY,
     Cell,
     Move,
     active_at,
     batch,
     make_model,
+    training_settings,
 )
 from exactness_reference import State, reference
 from safetensors.torch import load_file
 
-from irtune.config.schema import EngineConfig, TrainingConfig
+from irtune.config.schema import EngineConfig
 from irtune.importance import GradientNorm
 from irtune.layers import LayerController, MemoryTrace, map_parameters
 from irtune.selection import SelectionPolicy
 from irtune.training.checkpoint import OPTIMIZER_STATE, load_checkpoint, save_checkpoint
 from irtune.training.engine import DeepSpeedBlocks
-from irtune.training.optimizer_state import gather_state, stepped_tensors
+from irtune.training.optimizer_state import gather_state, stepped_slices
 
 NAME = f"step_{SAVED_AT:06d}"
 
@@ -54,20 +51,10 @@ class Run:
     """The engine and the controller in a cell, with a look at every rank's state after each step."""
 
     def __init__(self, cell: Cell, *, sabotage: bool = False) -> None:
-        training = TrainingConfig(
-            max_steps=NUM_STEPS,
-            micro_batch_size=4,
-            gradient_accumulation_steps=cell.accumulation,
-            max_grad_norm=MAX_GRAD_NORM if cell.clipping else 0,
-            learning_rate=LEARNING_RATE,
-            weight_decay=WEIGHT_DECAY,
-            lr_schedule="linear",
-            warmup_steps=WARMUP_STEPS,
-        )
         model = make_model(cell.precision, cell.tuner)
         engine = EngineConfig(zero_stage=cell.stage, precision=cell.precision)
         self.cell = cell
-        self.blocks = DeepSpeedBlocks(model, map_parameters(model), training, engine)
+        self.blocks = DeepSpeedBlocks(model, map_parameters(model), training_settings(cell), engine)
         dtype = {"fp32": "float32", "bf16": "bfloat16"}[cell.precision]
         real = {"zero_stage": str(cell.stage), "world_size": str(cell.ranks), "dtype": dtype}
         assert real.items() <= self.blocks.description().items(), self.blocks.description()
@@ -139,7 +126,7 @@ class Run:
         """Block (-1 for shared parameters) -> the different step counts that this rank keeps for it."""
         owner = self._owners()
         counts: dict[int, set[float]] = {}
-        for tensor, slices in stepped_tensors(self.blocks):
+        for tensor, slices in stepped_slices(self.blocks):
             count = float(self.blocks.base_optimizer.state[tensor]["step"])
             counts.setdefault(owner[slices[0].name], set()).add(count)
         return {block: sorted(found) for block, found in counts.items()}
@@ -152,7 +139,7 @@ class Run:
         """Copies of what this rank has of each block: weights of the model, masters, moments, step counts."""
         owner = self._owners()
         found: dict[int, list[torch.Tensor]] = {}
-        for tensor, slices in stepped_tensors(self.blocks):
+        for tensor, slices in stepped_slices(self.blocks):
             weights = [getattr(each.parameter, "ds_tensor", each.parameter) for each in slices]
             state = self.blocks.base_optimizer.state[tensor].values()
             copies = [value.detach().clone() for value in (tensor, *state, *weights)]

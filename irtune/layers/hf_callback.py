@@ -20,6 +20,7 @@ from irtune.layers.blocks import Blocks, map_parameters
 from irtune.layers.by_name import chosen, one_of, to_json
 from irtune.layers.controller import Batch, LayerController
 from irtune.layers.hf_checks import check_trainer, drop_input_gradients, embedding_parameters, is_checkpointing
+from irtune.layers.measured_model import innermost_optimizer
 from irtune.layers.torch_blocks import FrozenState, TorchBlocks
 from irtune.layers.trace import MemoryTrace, SelectionRecord
 from irtune.selection import POLICIES, SelectionPolicy
@@ -144,7 +145,7 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         self._blocks = TorchBlocks(
             model,
             found,
-            _innermost(optimizer),
+            innermost_optimizer(optimizer),
             scaler=getattr(optimizer, "scaler", None),
             frozen_state=self.frozen_state,
         )
@@ -306,13 +307,6 @@ def _examples(batch: Mapping[str, Any]) -> Batch:
     tensors = {name: value for name, value in batch.items() if isinstance(value, torch.Tensor) and value.dim() > 0}
     rows = next((len(value) for value in tensors.values() if value.dim() > 1), 0)
     return {name: value for name, value in tensors.items() if len(value) == rows}
-
-
-def _innermost(optimizer: Any) -> Any:
-    """PyTorch's optimizer inside accelerate's."""
-    while hasattr(optimizer, "optimizer"):
-        optimizer = optimizer.optimizer
-    return optimizer
 
 
 def _looks_for_unused(model: nn.Module) -> bool:

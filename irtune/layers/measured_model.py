@@ -2,6 +2,7 @@
 
 import functools
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -20,7 +21,7 @@ SHARED = -1
 """Stands for the parameters that belong to no single block."""
 
 
-class MeasuredModel:
+class MeasuredModel(ABC):
     """A model and its blocks; a trainer adds how gradients are averaged, discarded and stepped.
 
     Args:
@@ -60,17 +61,22 @@ class MeasuredModel:
         """By how much gradients are multiplied for the sake of half precision."""
         return 1.0
 
-    def gathered(self, parameters: Sequence[nn.Parameter]) -> AbstractContextManager[Any]:
-        """Whole parameters inside the context, where training keeps them partitioned."""
+    def gathered(self, parameters: Sequence[nn.Parameter], *, writer: int | None = None) -> AbstractContextManager[Any]:
+        """Whole parameters inside the context, where training keeps them partitioned.
+
+        Args:
+            parameters: Which.
+            writer: The rank whose changes reach all ranks; by default changes are lost.
+        """
         return nullcontext()
 
+    @abstractmethod
     def averaged_norms(self) -> np.ndarray:
         """``(L, P_max)`` norms of the step's averaged gradients, 0 where a block has fewer tensors or no gradient."""
-        raise NotImplementedError
 
+    @abstractmethod
     def whole_gradient(self, parameter: nn.Parameter) -> torch.Tensor:
         """The step's averaged gradient of one parameter in fp32, whole; collective."""
-        raise NotImplementedError
 
     def whole_weight(self, parameter: nn.Parameter) -> torch.Tensor:
         """One trained parameter in fp32, whole; collective."""
@@ -300,6 +306,13 @@ class MeasuredModel:
         finally:
             for scaling, before in scaled:
                 scaling.update(before)
+
+
+def innermost_optimizer(optimizer: Any) -> Any:
+    """PyTorch's optimizer inside the wrappers of DeepSpeed or accelerate."""
+    while hasattr(optimizer, "optimizer"):
+        optimizer = optimizer.optimizer
+    return optimizer
 
 
 def _hidden(arguments: Sequence[Any], keywords: Mapping[str, Any]) -> torch.Tensor:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from irtune.layers.blocks import Blocks, find_blocks
+from irtune.layers.blocks import Blocks, find_blocks, shape_of
 from irtune.layers.controller import Batch, TrainableBlocks
 from irtune.selection import SelectionPolicy
 
@@ -211,8 +211,8 @@ def _unequal_blocks(model: nn.Module, trainable: Blocks) -> list[str]:
 
 
 def _shapes(prefix: str, block: Iterable[tuple[str, nn.Parameter]]) -> dict[str, tuple[int, ...]]:
-    """Shapes by name within the block, also of parameters that ZeRO stage 3 has partitioned away."""
-    return {name.rpartition(prefix)[2]: tuple(getattr(p, "ds_shape", p.shape)) for name, p in block}
+    """Whole shapes by name within the block."""
+    return {name.rpartition(prefix)[2]: shape_of(p) for name, p in block}
 
 
 def _wrong_owners(model: nn.Module, trainable: Blocks) -> list[str]:

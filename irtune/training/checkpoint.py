@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from irtune.training.engine import DeepSpeedBlocks
-from irtune.training.optimizer_state import gather_state, load_state, writable
+from irtune.training.optimizer_state import gather_state, load_state
 
 COMPLETE = "complete.json"
 """Written last: a checkpoint folder with this file is whole."""
@@ -93,7 +93,7 @@ def load_weights(blocks: DeepSpeedBlocks, file: Path) -> None:
     """Put saved weights into the model for evaluation; the optimizer does not learn of it. All ranks call it."""
     weights = load_file(file)
     parameters = saved_parameters(blocks)
-    with torch.no_grad(), writable(blocks, list(parameters.values())):
+    with torch.no_grad(), blocks.gathered(list(parameters.values()), writer=0):
         for name, parameter in parameters.items():
             parameter.copy_(weights[name])
     dist.barrier()

@@ -7,7 +7,7 @@ is kept for what it saves, the backward pass below the lowest active block.
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch import nn
 from irtune.config.schema import EngineConfig, TrainingConfig
 from irtune.layers import Blocks
 from irtune.layers.blocks import shape_of
-from irtune.layers.measured_model import SHARED, MeasuredModel
+from irtune.layers.measured_model import SHARED, MeasuredModel, innermost_optimizer
 from irtune.training.deepspeed_config import deepspeed_config
 
 
@@ -52,7 +52,7 @@ class DeepSpeedBlocks(MeasuredModel):
         )[0]
         self.stage = int(self.engine.zero_optimization_stage())
         self.skips_overflow = bool(self.engine.fp16_enabled())
-        self.base_optimizer = _innermost(self.engine.optimizer)
+        self.base_optimizer = innermost_optimizer(self.engine.optimizer)
         self._norm: torch.Tensor | None = None
         self._hide_frozen_gradients()
         self._allocate_moments()
@@ -106,12 +106,14 @@ class DeepSpeedBlocks(MeasuredModel):
         """The fp16 loss scale; 1 in other precisions."""
         return float(getattr(self.engine.optimizer, "loss_scale", 1.0)) if self.skips_overflow else 1.0
 
-    def gathered(self, parameters: Sequence[nn.Parameter]) -> AbstractContextManager[Any]:
-        """Whole parameters inside the context, also at ZeRO stage 3; changes to them are lost."""
+    def gathered(self, parameters: Sequence[nn.Parameter], *, writer: int | None = None) -> AbstractContextManager[Any]:
+        """Whole parameters inside the context, also at ZeRO stage 3, where only what ``writer`` changes stays."""
+        if self.stage < 3:
+            return nullcontext()
         import deepspeed
 
-        context: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(list(parameters))
-        return context if self.stage == 3 else nullcontext()
+        context: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(list(parameters), modifier_rank=writer)
+        return context
 
     def averaged_norms(self) -> np.ndarray:
         """``(L, P_max)`` norms of the gradients as the optimizer sees them."""
@@ -158,19 +160,17 @@ class DeepSpeedBlocks(MeasuredModel):
 
     def reset_optimizer_state(self, blocks: Sequence[int]) -> None:
         """Zero moments and step counts of these blocks, as if they had never trained."""
-        for group, parameters in self._optimized():
-            if group["block"] in blocks:
-                for parameter in parameters:
-                    for value in self.base_optimizer.state[parameter].values():
-                        value.zero_()
+        for block, tensor, _ in self.stepped():
+            if block in blocks:
+                for value in self.base_optimizer.state[tensor].values():
+                    value.zero_()
 
     def local_state(self) -> dict[str, torch.Tensor]:
         """This rank's part of the trained weights, and of what the optimizer knows of them, by a name of its own."""
         return {
-            f"{name} of part {part} of block {group['block']}": tensor
-            for group, parameters in self._optimized()
-            for part, parameter in enumerate(parameters)
-            for name, tensor in {"weights": parameter, **self.base_optimizer.state[parameter]}.items()
+            f"{name} of part {part}, in block {block}": value
+            for part, (block, tensor, _) in enumerate(self.stepped())
+            for name, value in {"weights": tensor, **self.base_optimizer.state[tensor]}.items()
         }
 
     def local_gradients(self) -> dict[str, torch.Tensor]:
@@ -178,6 +178,28 @@ class DeepSpeedBlocks(MeasuredModel):
         names = {id(parameter): name for name, parameter in self.blocks.all()}
         found = self._probed or {id(parameter): gradient for parameter, gradient in self._gradients()}
         return {names[key]: gradient for key, gradient in found.items()}
+
+    def stepped(self) -> Iterator[tuple[int, torch.Tensor, list[nn.Parameter]]]:
+        """Each tensor that the optimizer steps, in the same order on every rank.
+
+        Yields:
+            Its block (or ``SHARED``), the tensor (a parameter, its fp32 master, or this rank's flat partition of some
+            parameters), and the parameters that lie in it.
+        """
+        optimizer, groups = self.engine.optimizer, self.base_optimizer.param_groups
+        if self.stage == 0:
+            # The groups hold all parameters in this order, or in half precision their masters.
+            blocks_and_tensors = [(group["block"], tensor) for group in groups for tensor in group["params"]]
+            for (block, tensor), (_, parameter) in zip(blocks_and_tensors, self.blocks.all(), strict=True):
+                yield block, tensor, [parameter]
+        elif self.stage == 3:
+            # Stage 3 puts its partitions into the groups for the time of a step only.
+            partitions = zip(optimizer.fp32_partitioned_groups_flat, optimizer.fp16_groups, strict=True)
+            for index, (tensor, members) in enumerate(partitions):
+                yield groups[optimizer.sub_group_to_group_id[index]]["block"], tensor, members
+        else:
+            for group, members in zip(groups, optimizer.bit16_groups, strict=True):
+                yield group["block"], group["params"][0], members
 
     def gradient_norm(self) -> float:
         """Global gradient norm of the last optimizer step, before clipping; NaN if unknown."""
@@ -241,24 +263,12 @@ class DeepSpeedBlocks(MeasuredModel):
 
     def _allocate_moments(self) -> None:
         """Adam's state for every flat partition now: ZeRO 1-2 link it after the first step of the first group."""
-        for _, parameters in self._optimized():
-            for parameter in parameters:
-                self.base_optimizer.state[parameter] = {
-                    "step": torch.tensor(0.0),
-                    "exp_avg": torch.zeros_like(parameter),
-                    "exp_avg_sq": torch.zeros_like(parameter),
-                }
-
-    def _optimized(self) -> Iterable[tuple[dict[str, Any], list[torch.Tensor]]]:
-        """Every param group with what the optimizer steps: parameters, their fp32 masters, or flat partitions."""
-        optimizer = self.engine.optimizer
-        if self.stage < 3:
-            yield from ((group, group["params"]) for group in self.base_optimizer.param_groups)
-            return
-        # Stage 3 puts its partitions into the groups for the time of a step only.
-        for index, group in enumerate(self.base_optimizer.param_groups):
-            flat = optimizer.fp32_partitioned_groups_flat
-            yield group, [part for sub, part in enumerate(flat) if optimizer.sub_group_to_group_id[sub] == index]
+        for _, tensor, _ in self.stepped():
+            self.base_optimizer.state[tensor] = {
+                "step": torch.tensor(0.0),
+                "exp_avg": torch.zeros_like(tensor),
+                "exp_avg_sq": torch.zeros_like(tensor),
+            }
 
 
 def _adamw(blocks: Blocks, training: TrainingConfig) -> torch.optim.AdamW:
@@ -275,12 +285,6 @@ def _adamw(blocks: Blocks, training: TrainingConfig) -> torch.optim.AdamW:
         eps=training.adam_epsilon,
         weight_decay=training.weight_decay,
     )
-
-
-def _innermost(optimizer: Any) -> Any:
-    while hasattr(optimizer, "optimizer"):
-        optimizer = optimizer.optimizer
-    return optimizer
 
 
 def _without_compiled_ops() -> None:

@@ -1,11 +1,10 @@
 """What AdamW knows of each trained parameter, whole: read from and put back to wherever a ZeRO stage keeps it.
 
 Stage 0 steps the parameters themselves, or fp32 masters of them; stages 1 and 2 step one flat partition a param group
-and rank, stage 3 one or more. ``stepped_tensors`` says where in these a parameter lies; the rest follows from it.
+and rank, stage 3 one or more. ``stepped_slices`` says where in these a parameter lies; the rest follows from it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,21 +41,11 @@ class Slice:
     length: int
 
 
-def stepped_tensors(blocks: DeepSpeedBlocks) -> Iterator[tuple[torch.Tensor, list[Slice]]]:
-    """Each tensor that the optimizer steps, in the same order on every rank, with the parameters that lie in it."""
-    optimizer, groups = blocks.engine.optimizer, blocks.base_optimizer.param_groups
+def stepped_slices(blocks: DeepSpeedBlocks) -> Iterator[tuple[torch.Tensor, list[Slice]]]:
+    """Each tensor that the optimizer steps, in the same order on every rank, with what lies where in it."""
     names = {id(parameter): name for name, parameter in blocks.blocks.all()}
-    if blocks.stage == 0:
-        # The groups hold these parameters in this order, or in half precision their masters.
-        stepped = [tensor for group in groups for tensor in group["params"]]
-        for (name, parameter), tensor in zip(blocks.blocks.all(), stepped, strict=True):
-            yield tensor, [Slice(name, parameter, 0, 0, tensor.numel())]
-    elif blocks.stage == 3:
-        for tensor, members in zip(optimizer.fp32_partitioned_groups_flat, optimizer.fp16_groups, strict=True):
-            yield tensor, [_slice_at_stage_3(optimizer, names[id(p)], p) for p in members]
-    else:
-        for group, members in zip(groups, optimizer.bit16_groups, strict=True):
-            yield group["params"][0], [_slice_at_stages_1_and_2(names[id(p)], p) for p in members]
+    for _, tensor, members in blocks.stepped():
+        yield tensor, [_slice(blocks, names[id(parameter)], parameter) for parameter in members]
 
 
 def gather_state(blocks: DeepSpeedBlocks) -> dict[str, torch.Tensor]:
@@ -69,7 +58,7 @@ def gather_state(blocks: DeepSpeedBlocks) -> dict[str, torch.Tensor]:
         ``step/<name>`` ``()``; on other ranks nothing.
     """
     gathered: dict[str, torch.Tensor] = {}
-    for tensor, slices in stepped_tensors(blocks):
+    for tensor, slices in stepped_slices(blocks):
         state = blocks.base_optimizer.state[tensor]
         sizes = [size_of(each.parameter) for each in slices]
         # Bit patterns rather than numbers: added to the zeros of other ranks they stay what they are.
@@ -101,10 +90,10 @@ def load_state(blocks: DeepSpeedBlocks, file: Path) -> None:
     """
     with safe_open(file, framework="pt") as saved, torch.no_grad():
         _refuse_other_parameters(blocks, saved, file)
-        for tensor, slices in stepped_tensors(blocks):
+        for tensor, slices in stepped_slices(blocks):
             state = blocks.base_optimizer.state[tensor]
             state[STEP].copy_(saved.get_tensor(f"{STEP}/{slices[0].name}"))
-            with writable(blocks, [each.parameter for each in slices]):
+            with blocks.gathered([each.parameter for each in slices], writer=0):
                 for each in slices:
                     for kind in PER_ELEMENT:
                         whole = saved.get_tensor(f"{kind}/{each.name}")
@@ -114,20 +103,18 @@ def load_state(blocks: DeepSpeedBlocks, file: Path) -> None:
                             each.parameter.copy_(whole)
 
 
-def writable(blocks: DeepSpeedBlocks, parameters: Sequence[nn.Parameter]) -> AbstractContextManager[Any]:
-    """Whole parameters inside the context; what rank 0 writes to them reaches all ranks, also at ZeRO stage 3."""
-    if blocks.stage < 3:
-        return nullcontext()
-    import deepspeed
-
-    context: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(list(parameters), modifier_rank=0)
-    return context
-
-
 def _part(tensor: torch.Tensor, state: Mapping[str, torch.Tensor], kind: str, where: Slice) -> torch.Tensor:
     """This rank's part of one kind of state of a parameter ``(length,)``, as a view."""
     values = tensor.detach() if kind == MASTER else state[kind]
     return values.view(-1)[where.start : where.start + where.length]
+
+
+def _slice(blocks: DeepSpeedBlocks, name: str, parameter: nn.Parameter) -> Slice:
+    if blocks.stage == 0:
+        return Slice(name, parameter, 0, 0, parameter.numel())
+    if blocks.stage == 3:
+        return _slice_at_stage_3(blocks.engine.optimizer, name, parameter)
+    return _slice_at_stages_1_and_2(name, parameter)
 
 
 def _slice_at_stages_1_and_2(name: str, parameter: Any) -> Slice:

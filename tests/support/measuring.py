@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from transformers import LlamaConfig, LlamaForSequenceClassification
+from tiny_models import NUM_BLOCKS, VOCABULARY, classifier
 
 from irtune.config.schema import AdapterConfig, EngineConfig, TrainingConfig
 from irtune.layers import map_parameters
@@ -21,25 +21,13 @@ from irtune.selection import Suppression
 from irtune.training.adapter import add_adapter
 from irtune.training.engine import DeepSpeedBlocks
 
-NUM_BLOCKS = 4
 ACCUMULATION = 2
 PROBES = (Suppression((0, 2), 0.25), Suppression((1,), 0.0))
 
 
 def make_model() -> Any:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=NUM_BLOCKS,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        vocab_size=64,
-        num_labels=3,
-        pad_token_id=0,
-    )
     adapter = AdapterConfig(r=4, alpha=8, dropout=0.1, target_modules=("q_proj", "v_proj"))
-    model = add_adapter(LlamaForSequenceClassification(config), adapter, train_head=True, seed=0)
+    model = add_adapter(classifier("llama"), adapter, train_head=True, seed=0)
     generator = torch.Generator().manual_seed(1)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
@@ -49,7 +37,7 @@ def make_model() -> Any:
 
 def batch(step: int, micro: int, rank: int) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(1000 * step + 10 * micro + rank)
-    ids = torch.randint(1, 64, (4, 12), generator=generator)
+    ids = torch.randint(1, VOCABULARY, (4, 12), generator=generator)
     mask = torch.ones_like(ids)
     mask[0, 8:] = 0
     return {"input_ids": ids, "attention_mask": mask, "labels": ids[:, 0] % 3}
@@ -189,14 +177,12 @@ def steps_after_reset(stage: int) -> list[float]:
         blocks.optimizer_step()
     blocks.reset_optimizer_state([0, 3])
     counts = []
-    for group, parameters in blocks._optimized():
-        if group["block"] >= 0:
-            states = [blocks.base_optimizer.state[p] for p in parameters]
-            counts.append(max(float(state["step"]) for state in states))
-            forgotten = all(
-                float(state[name].abs().sum()) == 0 for state in states for name in ("exp_avg", "exp_avg_sq")
-            )
-            assert forgotten == (group["block"] in (0, 3)) or not any(p.numel() for p in parameters)
+    for index in range(NUM_BLOCKS):
+        tensors = [tensor for block, tensor, _ in blocks.stepped() if block == index]
+        states = [blocks.base_optimizer.state[tensor] for tensor in tensors]
+        counts.append(max(float(state["step"]) for state in states))
+        forgotten = all(float(state[name].abs().sum()) == 0 for state in states for name in ("exp_avg", "exp_avg_sq"))
+        assert forgotten == (index in (0, 3)) or not any(tensor.numel() for tensor in tensors)
     blocks.destroy()
     return counts
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import LlamaConfig, LlamaForSequenceClassification
+from tiny_models import ARCHITECTURES, classifier
 
 from irtune.config.schema import AdapterConfig, EngineConfig, ExperimentConfig, TrainingConfig
 from irtune.layers import map_parameters
@@ -27,18 +27,9 @@ def build(stage: int, precision: Any = "fp32", r: int = 4, targets: tuple[str, .
     engine = EngineConfig(zero_stage=stage, precision=precision)
     select_accelerator(engine)
     ensure_process_group(engine)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        hidden_size=8,
-        intermediate_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        vocab_size=16,
-        num_labels=2,
-        pad_token_id=0,
-    )
     adapter = AdapterConfig(r=r, dropout=0, target_modules=targets)
-    model = add_adapter(LlamaForSequenceClassification(config), adapter, train_head=True, seed=0)
+    two_blocks = ARCHITECTURES["llama"].settings | {"num_hidden_layers": 2, "hidden_size": 8}
+    model = add_adapter(classifier("llama", two_blocks), adapter, train_head=True, seed=0)
     model = model.to(torch.bfloat16 if precision == "bf16" else torch.float32)
     training = TrainingConfig(max_steps=10, micro_batch_size=2, learning_rate=0.1, lr_schedule="linear")
     return DeepSpeedBlocks(model, map_parameters(model), training, engine)
