@@ -27,9 +27,7 @@ sweep: install ## Run search_spaces/quickstart.yaml on a local Ray
 	@$(RUN) jobs/sweep.py
 
 test: install ## Unit, contract and integration tests
-	@$(RUN) -m pytest tests/unit tests/contracts
-	@# In a process of their own: a driver of Ray that has trained with transformers before does not get workers.
-	@$(RUN) -m pytest tests/integration
+	@$(RUN) -m pytest tests/unit tests/contracts tests/integration
 
 lint: install ## ruff and mypy --strict
 	@$(RUN) -m ruff check --no-cache .
