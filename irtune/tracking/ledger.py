@@ -115,7 +115,8 @@ class RunLedger:
 
     def mark_shipped(self, run_id: str, tracking_uri: str, spool_bytes: int) -> None:
         """Note that MLflow has the run and its end, and ``spool_bytes`` of its spool."""
-        write_json(self._shipped, Shipped(run_id, redact(tracking_uri), spool_bytes))
+        # Losing the mark costs no more than sending again.
+        write_json(self._shipped, Shipped(run_id, redact(tracking_uri), spool_bytes), durable=False)
 
     def start(self) -> RunStart:
         """What the run was opened with."""

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from irtune.tracking.ledger import RunEnd, RunLedger, RunStart
@@ -49,6 +49,8 @@ def test_what_is_known_of_a_run_is_plain_json(ledger: RunLedger) -> None:
     assert {file.name for file in ledger.folder.iterdir()} == {"run.json", "end.json", "shipped.json"}
 
 
+# Writing waits for the disk.
+@settings(max_examples=25, deadline=None)
 @given(text=st.text(), end_time_ms=st.integers(0, 2**62))
 def test_an_end_is_read_as_it_was_written(
     tmp_path_factory: pytest.TempPathFactory, text: str, end_time_ms: int
