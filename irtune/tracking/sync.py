@@ -65,6 +65,8 @@ class _Synced:
 def write_address(folder: Path, uri: str, experiment: str) -> None:
     """Note in a sweep's folder where its runs belong, so that they can be sent there without its driver.
 
+    This makes it a sweep for other processes, so its ``Heartbeat`` should run by then.
+
     Args:
         folder: The sweep's folder; made if absent.
         uri: MLflow's address; logins in it are not written.
