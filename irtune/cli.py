@@ -1,4 +1,4 @@
-"""The command line: ``irtune sweep | validate | methods``."""
+"""The command line: ``irtune sweep | validate | methods | sync``."""
 
 import argparse
 import os
@@ -46,6 +46,11 @@ def _parser() -> argparse.ArgumentParser:
     methods = commands.add_parser("methods", help="list methods, policies, signals and aggregations, or explain one")
     methods.add_argument("name", nargs="?", help="what to explain")
     methods.set_defaults(command=_methods)
+
+    sync = commands.add_parser("sync", help="send to MLflow what sweeps could not, and end the runs of dead drivers")
+    sync.add_argument("folders", nargs="+", type=Path, metavar="folder", help="a sweep's folder, or storage of several")
+    sync.add_argument("--tracking-uri", help="MLflow's address (default: MLFLOW_TRACKING_URI, else each sweep's own)")
+    sync.set_defaults(command=_sync)
     return parser
 
 
@@ -86,6 +91,18 @@ def _methods(options: argparse.Namespace, console: Console) -> int:
     for part in overview() if options.name is None else explain(options.name, RUN):
         console.print(part, soft_wrap=isinstance(part, str), highlight=False, markup=False)
     return 0
+
+
+def _sync(options: argparse.Namespace, console: Console) -> int:
+    from irtune.tracking.sync import find_sweeps, open_tracker, try_sync
+
+    uri = options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    left = 0
+    for folder in find_sweeps(options.folders):
+        result = try_sync(folder, lambda folder: open_tracker(folder, uri))
+        left += len(result.left)
+        console.print(f"{folder.resolve().name}: {result}", highlight=False, soft_wrap=True, markup=False)
+    return 1 if left else 0
 
 
 def _file_and_overrides(options: argparse.Namespace) -> tuple[Path | None, list[str]]:
