@@ -18,7 +18,7 @@ RUN = f"irtune sweep {QUICKSTART} 'space={{training.learning_rate: {{type: float
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0 done, 1 nothing finished, 2 bad input."""
-    options = _parser().parse_args(arguments)
+    options = _parse(arguments)
     console = _console()
     _quieten_libraries()
     try:
@@ -29,6 +29,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    # Of settings on both sides of an option argparse takes those before it only.
+    if any(argument.startswith("-") for argument in rest) or (rest and not hasattr(options, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.overrides = [*options.overrides, *rest]
+    return options
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="irtune", description="Finds out which layers of a model are worth training.")
     commands = parser.add_subparsers(required=True)
@@ -37,6 +48,11 @@ def _parser() -> argparse.ArgumentParser:
     sweep = commands.add_parser("sweep", help="search a space and say how many blocks to train")
     sweep.add_argument("file", nargs="?", help=f"a sweep file (default: {QUICKSTART})")
     sweep.add_argument("overrides", **overrides)  # type: ignore[arg-type]
+    resume = sweep.add_mutually_exclusive_group()
+    resume.add_argument(
+        "--resume", action="store_const", const="always", default="ask", help="go on with the last sweep of this name"
+    )
+    resume.add_argument("--new", dest="resume", action="store_const", const="never", help="begin a new sweep")
     sweep.set_defaults(command=_sweep)
 
     validate = commands.add_parser("validate", help="check files against schema, model and search space")
@@ -62,7 +78,7 @@ def _sweep(options: argparse.Namespace, console: Console) -> int:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     file, overrides = _file_and_overrides(options)
     file = file or Path(QUICKSTART)
-    outcome = run_sweep(load(SweepConfig, file, parse_overrides(overrides)), str(file), console)
+    outcome = run_sweep(load(SweepConfig, file, parse_overrides(overrides)), str(file), console, options.resume)
     return 0 if outcome.succeeded else 1
 
 

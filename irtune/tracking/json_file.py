@@ -1,14 +1,14 @@
 """Small JSON files that are there whole or not at all, whatever happens to the process or machine that writes them."""
 
 import json
-import os
-import uuid
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
+
+from irtune.files import write_whole
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -20,20 +20,11 @@ def write_json(path: Path, content: "DataclassInstance", *, durable: bool = True
     """Put a file in place of what was there; who reads it sees the old one or the new one, never a part.
 
     Args:
-        path: The file; its folder must exist.
+        path: The file; its folder is made if absent.
         content: What to write, field by field.
         durable: Also survive that the machine loses power, which costs milliseconds.
     """
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            json.dump(asdict(content), file, indent=1)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(path, json.dumps(asdict(content), indent=1), durable=durable)
 
 
 def read_json(path: Path, kind: type[_Content]) -> _Content:

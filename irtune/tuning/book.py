@@ -23,7 +23,7 @@ class TrialEntry:
     """One trial.
 
     Args:
-        trial_id: Ray Tune's id, and the name of the trial's folder.
+        trial_id: Its name among the trials of the sweep, which is its folder's too.
         name: What people see.
         config: Its whole configuration.
         folder: Its folder on storage.

@@ -23,16 +23,37 @@ class Ready:
     """What was found out on the way.
 
     Args:
+        checkpoint: The model's folder.
         dataset: The data, read and checked.
         num_blocks: L.
         tracking_uri: Where MLflow is.
         doubts: What is allowed but probably not meant.
     """
 
+    checkpoint: Path
     dataset: RevisionDataset
     num_blocks: int
     tracking_uri: str
     doubts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep that is ready to run.
+
+    Args:
+        name: Its name with the time it was started, which tags its runs in MLflow.
+        folder: Its folder on storage.
+        config: What to do.
+        ready: What was checked and read before.
+        source: The file it came from, for messages.
+    """
+
+    name: str
+    folder: Path
+    config: SweepConfig
+    ready: Ready
+    source: str
 
 
 def check_config(config: ExperimentConfig, source: str) -> tuple[Path, int]:
@@ -57,8 +78,8 @@ def check_config(config: ExperimentConfig, source: str) -> tuple[Path, int]:
     return checkpoint, num
 
 
-def prepare(config: SweepConfig, source: str, encoded_folder: Path) -> Ready:
-    """Check everything, read the data and tokenise it once for all trials.
+def prepare(config: SweepConfig, source: str) -> Ready:
+    """Check everything and read the data; leaves nothing behind.
 
     Raises:
         ConfigError: If settings, model or space are wrong.
@@ -75,8 +96,12 @@ def prepare(config: SweepConfig, source: str, encoded_folder: Path) -> Ready:
     if config.tune.metric not in metrics:
         mistake = f"tune.metric: unknown metric {config.tune.metric!r}: {nearest(config.tune.metric, metrics)}"
         raise ConfigError(source, [mistake])
-    encode_once(dataset, load_tokenizer(checkpoint), config.model.max_length, encoded_folder)
-    return Ready(dataset, blocks, uri, tuple(doubtful(config)))
+    return Ready(checkpoint, dataset, blocks, uri, tuple(doubtful(config)))
+
+
+def tokenise(config: SweepConfig, ready: Ready, folder: Path) -> None:
+    """Tokenise the data once for all trials, which find it in ``folder``."""
+    encode_once(ready.dataset, load_tokenizer(ready.checkpoint), config.model.max_length, folder)
 
 
 def _complaints(check: Callable[..., object], *arguments: object) -> list[str]:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import yaml
 from rich.console import Console
@@ -23,14 +22,12 @@ from irtune.config.load import concise, dotted_keys
 from irtune.tracking.address import comparison_url, redact, requires_server, ui_command
 from irtune.tracking.mlflow_tracker import MlflowTracker
 from irtune.tracking.shipper import Shipper
-from irtune.tracking.spool import SpoolWriter
+from irtune.tracking.spool import SpoolWriter, next_attempt
 from irtune.tracking.view import SweepView
 from irtune.tuning.artifacts import HEAT_MAP
 from irtune.tuning.book import TrialEntry
+from irtune.tuning.preflight import Sweep
 from irtune.tuning.provenance import environment
-
-if TYPE_CHECKING:
-    from irtune.tuning.sweep import Sweep
 
 LOCAL_UI = "http://127.0.0.1:5000"
 REPORT, FIGURE, TABLE, BEST = "report.html", "response.png", "trials.md", "best.yaml"
@@ -63,7 +60,7 @@ class Outcome:
 
 
 def conclude(
-    sweep: "Sweep", entries: Sequence[TrialEntry], shipper: Shipper, tracker: MlflowTracker, console: Console
+    sweep: Sweep, entries: Sequence[TrialEntry], shipper: Shipper, tracker: MlflowTracker, console: Console
 ) -> Outcome:
     """Answer, write, record and show."""
     tune = sweep.config.tune
@@ -82,7 +79,7 @@ def conclude(
     return Outcome(sweep.name, sweep.folder, answer, tuple(rows), tracker.experiment_id)
 
 
-def _ways_to_look(sweep: "Sweep", tracker: MlflowTracker) -> tuple[str, str]:
+def _ways_to_look(sweep: Sweep, tracker: MlflowTracker) -> tuple[str, str]:
     """The command that opens MLflow, and the link to the comparison."""
     uri = sweep.ready.tracking_uri
     view = SweepView(
@@ -103,7 +100,7 @@ def _ways_to_look(sweep: "Sweep", tracker: MlflowTracker) -> tuple[str, str]:
 
 
 def _write_files(
-    sweep: "Sweep",
+    sweep: Sweep,
     entries: Sequence[TrialEntry],
     rows: Sequence[TrialRow],
     answer: Answer,
@@ -142,12 +139,14 @@ def _write_files(
     (sweep.folder / REPORT).write_text(report, encoding="utf-8")
 
 
-def _record(sweep: "Sweep", answer: Answer, shipper: Shipper) -> None:
+def _record(sweep: Sweep, answer: Answer, shipper: Shipper) -> None:
     """A run of its own for the sweep, with everything that is about all of its trials."""
     key, spool = f"{sweep.name}/{SUMMARY}", sweep.folder / SUMMARY / "spool"
     tags = {"irtune.sweep": sweep.name, "irtune.kind": "summary", "irtune.data": sweep.ready.dataset.name}
     shipper.add(key, spool, name=f"summary of {sweep.name}", tags=tags)
-    writer = SpoolWriter(spool, 1)
+    # Of a sweep that was resumed after it had been summed up there is more than one.
+    attempt = next_attempt(spool)
+    writer = SpoolWriter(spool, attempt)
     writer.params(dotted_keys(sweep.config))
     writer.tags({"irtune.answer": answer.sentence, "irtune.caveats": " ".join(answer.caveats)})
     interval = answer.interval
@@ -159,7 +158,7 @@ def _record(sweep: "Sweep", answer: Answer, shipper: Shipper) -> None:
         "summary/test_f1_difference_low": interval.low if interval else None,
         "summary/test_f1_difference_high": interval.high if interval else None,
     }
-    writer.metrics(0, {name: value for name, value in values.items() if value is not None})
+    writer.metrics(attempt, {name: value for name, value in values.items() if value is not None})
     # The journal may be written to while it is uploaded, so a copy is.
     shutil.copyfile(sweep.folder / "study.journal", sweep.folder / SUMMARY / "study.journal")
     for file in (REPORT, FIGURE, TABLE, BEST, f"{SUMMARY}/study.journal"):
@@ -170,7 +169,7 @@ def _record(sweep: "Sweep", answer: Answer, shipper: Shipper) -> None:
 
 
 def _show(
-    sweep: "Sweep",
+    sweep: Sweep,
     entries: Sequence[TrialEntry],
     answer: Answer,
     rows: Sequence[TrialRow],
