@@ -339,6 +339,16 @@ class TuneConfig(Section):
     scheduler: AshaConfig | None = AshaConfig()
     max_concurrent_trials: int | None = Field(None, gt=0, description="default: as many as the cluster holds")
     max_failures: int = Field(1, ge=0, description="how often a trial is retried from its last checkpoint")
+    execution: Literal["in_process", "slots", "isolated"] | None = Field(
+        None,
+        description="where trials run: in Tune's process (one worker only), in worker groups that take trial after "
+        "trial, or each in a worker group of its own; default: in_process for one worker, slots for more",
+    )
+    renew_slots_after: int = Field(50, gt=0, description="trials after which a slot's processes are started anew")
+
+    def execution_of(self, engine: EngineConfig) -> str:
+        """Where trials with these workers run."""
+        return self.execution or ("in_process" if engine.num_workers == 1 else "slots")
 
 
 class SweepConfig(ExperimentConfig):
@@ -346,6 +356,14 @@ class SweepConfig(ExperimentConfig):
 
     space: dict[str, Dimension] = Field(min_length=1)
     tune: TuneConfig = TuneConfig()
+
+    @model_validator(mode="after")
+    def _in_process_is_one_worker(self) -> "SweepConfig":
+        workers = self.engine.num_workers
+        if self.tune.execution == "in_process" and workers > 1:
+            message = f"in_process is for one worker, and engine.num_workers is {workers}; use slots or isolated"
+            raise mistakes({"tune.execution": message})
+        return self
 
     def experiment(self) -> ExperimentConfig:
         """The experiment that trials start from."""

@@ -1,6 +1,6 @@
 """What the driver does as trials start and end: it keeps the book of them, and tells MLflow."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,13 @@ from irtune.tuning.worker import SPOOL, TrialSetup
 class SweepCallback(tune.Callback):  # type: ignore[misc]
     """Keeps the book of trials, and tells MLflow when one starts and how it ends."""
 
-    def __init__(self, sweep: Sweep, setup: TrialSetup, shipper: Shipper) -> None:
+    def __init__(
+        self, sweep: Sweep, setup: TrialSetup, shipper: Shipper, on_end: Callable[[str], None] = lambda trial: None
+    ) -> None:
         self.sweep = sweep
         self.trials = setup
         self.shipper = shipper
+        self.on_end = on_end
         self.entries: dict[str, TrialEntry] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -101,6 +104,7 @@ class SweepCallback(tune.Callback):  # type: ignore[misc]
         self.shipper.add(self._key(entry), entry.folder / SPOOL, name=entry.name, tags=tags)
 
     def _end(self, name: str, status: Any, error: str | None) -> None:
+        self.on_end(name)
         entry = self.entries[name]
         entry.status, entry.error = status, error
         keep_trace(entry)

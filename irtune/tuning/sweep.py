@@ -22,6 +22,7 @@ from irtune.tracking.shipper import Shipper
 from irtune.tracking.sync import open_tracker, sync, write_address
 from irtune.tuning import cluster
 from irtune.tuning.callback import SweepCallback
+from irtune.tuning.execution import Execution
 from irtune.tuning.preflight import Sweep, prepare, tokenise
 from irtune.tuning.progress import SweepProgress, Ticker
 from irtune.tuning.resume import Resume, sweep_to_resume, write_identity
@@ -29,7 +30,7 @@ from irtune.tuning.scheduler import Asha, build_scheduler
 from irtune.tuning.searcher import OptunaAskTell, ended_trials, open_study, requeue_interrupted
 from irtune.tuning.space import size
 from irtune.tuning.summary import Outcome, conclude
-from irtune.tuning.worker import TrialSetup, run_trial
+from irtune.tuning.worker import TrialSetup
 
 DRAIN_S = 120.0
 SYNC_S = 30.0
@@ -84,15 +85,15 @@ def _search(sweep: Sweep, console: Console) -> Outcome:
         explicit(config.experiment()),
         sweep.folder,
         ray.put(sweep.ready.dataset),
-        config.tune.max_failures,
     )
+    execution = Execution(config, setup, at_once)
     study = open_study(sweep.folder / STUDY, sweep.name, config.tune)
     requeue_interrupted(study)
     callback: SweepCallback
     tracker = MlflowTracker(sweep.ready.tracking_uri, config.tracking.experiment)
     sync(sweep.folder, tracker, close_open=False, timeout_s=SYNC_S)
     shipper = Shipper(tracker, on_records=lambda key, records: callback.take(key, records))
-    callback = SweepCallback(sweep, setup, shipper)
+    callback = SweepCallback(sweep, setup, shipper, execution.forget)
     searcher = OptunaAskTell(
         study, config.space, num_trials=config.tune.num_trials, metric=config.tune.metric, mode=config.tune.mode
     )
@@ -102,7 +103,7 @@ def _search(sweep: Sweep, console: Console) -> Outcome:
     for name, scores in callback.restore(ended_trials(study)).items():
         if isinstance(scheduler, Asha):
             scheduler.remember(name, scores)
-    tuner = _tuner(sweep, setup, searcher, scheduler, callback, at_once)
+    tuner = _tuner(sweep, execution, searcher, scheduler, callback, at_once)
     shipper.start()
     try:
         _fit(tuner, callback, console, config)
@@ -126,7 +127,7 @@ def _search(sweep: Sweep, console: Console) -> Outcome:
 
 def _tuner(
     sweep: Sweep,
-    setup: TrialSetup,
+    execution: Execution,
     searcher: OptunaAskTell,
     scheduler: tune.schedulers.TrialScheduler,
     callback: SweepCallback,
@@ -134,13 +135,13 @@ def _tuner(
 ) -> tune.Tuner:
     config = sweep.config
     return tune.Tuner(
-        tune.with_resources(tune.with_parameters(run_trial, setup=setup), _trial_resources(config)),
+        execution.trainable(),
         tune_config=tune.TuneConfig(
             num_samples=-1,
             search_alg=searcher,
             scheduler=scheduler,
             max_concurrent_trials=at_once,
-            reuse_actors=config.engine.num_workers == 1,
+            reuse_actors=execution.reuses_actors,
         ),
         run_config=tune.RunConfig(
             # What Tune keeps of its own is of no use to another driver.
@@ -190,13 +191,6 @@ def _trials_at_once(sweep: Sweep) -> int:
             ],
         )
     return min(fits, config.tune.max_concurrent_trials or fits, config.tune.num_trials + 1)
-
-
-def _trial_resources(config: SweepConfig) -> Any:
-    """What Tune reserves for a trial's own process; a worker group's resources are Ray Train's to reserve."""
-    if config.engine.num_workers > 1:
-        return tune.PlacementGroupFactory([dict(cluster.HEAD_NODE)])
-    return {"CPU": config.engine.cpus_per_worker, "GPU": config.engine.gpus_per_worker}
 
 
 def _most_steps(config: SweepConfig) -> int:
