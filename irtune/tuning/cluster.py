@@ -19,6 +19,8 @@ WORKER_ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     # Reports of Train workers are fetched this often; every one waits for it.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    # Workers import for a while, and longer where several start at once.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
     # The metric is absent from the last report of a trial that failed by itself.
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "RAY_AIR_NEW_OUTPUT": "0",

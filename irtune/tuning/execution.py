@@ -11,6 +11,8 @@ from irtune.tuning import cluster
 from irtune.tuning.slots import Desk, Job, SlotPlan, relay
 from irtune.tuning.worker import TrialSetup, own_rank, train_rank, worker_group
 
+CLOSE_S = 60.0
+
 
 class Execution:
     """How the trials of a sweep run, as Tune is to be told.
@@ -53,6 +55,12 @@ class Execution:
         """Tune is done with a trial, whatever became of it."""
         if self._desk is not None:
             self._desk.stop.remote(trial)
+
+    def close(self) -> None:
+        """End the slots, none of which may be at work on a trial any more."""
+        if self._desk is not None:
+            ray.get(self._desk.close.remote(), timeout=CLOSE_S)
+            ray.kill(self._desk)
 
     def _resources(self) -> Any:
         """What Tune reserves for a trial's own process; a worker group's resources are Ray Train's to reserve."""

@@ -103,6 +103,8 @@ class Desk:
         self._trials: dict[str, _Trial] = {}
         self._waiting: deque[_Trial] = deque()
         self._changed = asyncio.Condition()
+        self._keepers: list[asyncio.Task[None]] = []
+        self._closing = False
 
     async def start(self, plan: SlotPlan) -> None:
         """Start the slots, unless they are there."""
@@ -149,12 +151,18 @@ class Desk:
                 self._waiting.remove(trial)
             await self._notify()
 
+    async def close(self) -> None:
+        """End the slots; returns when their processes are gone."""
+        self._closing = True
+        await self._notify()
+        await asyncio.gather(*self._keepers)
+
     # What ranks call.
 
     async def next_job(self, slot: int, generation: int, number: int, rank: int) -> Job | None:
         """The trial ``number`` of a worker group, once all of its ranks are done with the one before; None ends it."""
         own = self._slots[slot]
-        if generation != own.generation:
+        if self._ends(own, generation):
             return None
         own.asking.add(rank)
         if len(own.asking) == self._num_ranks:
@@ -167,8 +175,8 @@ class Desk:
                 await self._assign(own, generation)
         if number >= self._plan.renew_after:
             return None
-        await self._until(lambda: len(own.trials) > number or own.generation != generation)
-        return own.trials[number].job if own.generation == generation else None
+        await self._until(lambda: len(own.trials) > number or self._ends(own, generation))
+        return None if self._ends(own, generation) else own.trials[number].job
 
     async def report(self, slot: int, metrics: Mapping[str, Any]) -> bool:
         """Rank 0 has measured something; returns whether the trial is to go on, once its Tune function knows."""
@@ -191,9 +199,9 @@ class Desk:
             busy = {other.trial.job.trial for other in self._slots if other.trial is not None}
             return next((trial for trial in self._waiting if trial.job.trial not in busy), None)
 
-        await self._until(lambda: first() is not None or slot.generation != generation)
+        await self._until(lambda: first() is not None or self._ends(slot, generation))
         trial = first()
-        if trial is not None and slot.generation == generation:
+        if trial is not None and not self._ends(slot, generation):
             self._waiting.remove(trial)
             slot.trials.append(trial)
             await self._notify()
@@ -201,7 +209,7 @@ class Desk:
     async def _keep(self, slot: _Slot, handle: Any) -> None:
         """Run one worker group after the other, as long as they get so far as to ask for a trial."""
         loop = asyncio.get_running_loop()
-        while slot.failed_starts < MAX_FAILED_STARTS:
+        while slot.failed_starts < MAX_FAILED_STARTS and not self._closing:
             slot.generation += 1
             slot.failed_starts += 1
             slot.trials, slot.asking, slot.error = [], set(), None
@@ -229,6 +237,10 @@ class Desk:
         except Exception as error:
             return str(error)
         return None
+
+    def _ends(self, slot: _Slot, generation: int) -> bool:
+        """Whether a worker group of a slot gets no more trials."""
+        return self._closing or slot.generation != generation
 
     def _is_stuck(self, trial: _Trial) -> bool:
         """Whether a trial waits for slots that have all given up."""

@@ -107,6 +107,7 @@ def _search(sweep: Sweep, console: Console) -> Outcome:
     shipper.start()
     try:
         _fit(tuner, callback, console, config)
+        execution.close()
         entries = list(callback.entries.values())
         if searcher.is_exhausted and all(entry.status for entry in entries):
             write_identity(sweep.folder, config, sweep.ready.dataset.fingerprint(), complete=True)
