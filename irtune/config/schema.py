@@ -159,6 +159,9 @@ class TrainingConfig(Section):
     eval_batch_size: int = Field(16, gt=0)
     checkpoint_every: int = Field(50, gt=0, description="optimizer steps between checkpoints to resume from")
     log_every: int = Field(1, gt=0, description="optimizer steps between points of train/…")
+    on_out_of_memory: Literal["fail", "smaller_micro_batches"] = Field(
+        "fail", description="whether a retry may take smaller micro-batches, and more of them a step; tried once"
+    )
 
 
 class EngineConfig(Section):
@@ -166,11 +169,25 @@ class EngineConfig(Section):
 
     num_workers: int = Field(1, gt=0, description="ranks; above 1 a Ray Train worker group is started")
     cpus_per_worker: float = Field(1, gt=0, description="CPU cores (and intra-op threads) a worker")
-    gpus_per_worker: float = Field(0, ge=0, description="GPUs a worker; 0 trains on CPU")
+    gpus_per_worker: float = Field(
+        0, ge=0, description="GPUs a worker; 0 trains on CPU, below 1 several trials share one, and its memory"
+    )
     zero_stage: Literal[0, 1, 2, 3] = 0
     precision: Precision = Field("fp32", description="fp16 needs a GPU")
     process_group_timeout_s: float = Field(600, gt=0, description="a collective that waits longer fails")
     deepspeed: dict[str, Any] = Field({}, description="raw DeepSpeed configuration, merged over irtune's own")
+
+    @model_validator(mode="after")
+    def _gpus_are_shared_by_trials(self) -> "EngineConfig":
+        gpus = self.gpus_per_worker
+        if gpus > 1 and gpus != int(gpus):
+            raise mistakes({"gpus_per_worker": f"{gpus:g} is neither a whole number nor below 1"})
+        if 0 < gpus < 1 and self.num_workers > 1:
+            message = (
+                f"{gpus:g} would put several of a trial's {self.num_workers} workers on one GPU, which NCCL refuses"
+            )
+            raise mistakes({"gpus_per_worker": f"{message}; set num_workers to 1 to put several trials on one"})
+        return self
 
     @model_validator(mode="after")
     def _fp16_needs_a_gpu(self) -> "EngineConfig":

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from irtune.config.load import ConfigError, dotted_keys, storage_path
 from irtune.config.schema import SweepConfig
+from irtune.files import read_json, write_json
 from irtune.tracking.address import redact
-from irtune.tracking.json_file import read_json, write_json
 
 Resume = Literal["ask", "always", "never"]
 """Whether to go on with an earlier sweep of the same name: ``ask`` does with one that did not come to its end, and asks

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import ray
 
@@ -12,13 +12,36 @@ from irtune.config.load import build, with_overrides
 from irtune.config.schema import ExperimentConfig
 from irtune.data.base import RevisionDataset
 from irtune.tracking.spool import SpoolWriter, next_attempt
+from irtune.training.recorder import NoRecorder, Recorder, Report
 
 if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
 
-    from irtune.training.loop import Report
-
 SPOOL = "spool"
+
+
+class Objective(Protocol):
+    """What a trial does: training, or something that stands for it. Every rank calls it."""
+
+    def __call__(
+        self,
+        config: ExperimentConfig,
+        *,
+        folder: Path,
+        recorder: Recorder,
+        report: Report,
+        encoded_folder: Path,
+        dataset: RevisionDataset,
+    ) -> Any:
+        """Record and report what was measured; see ``irtune.training.run.run``."""
+        ...
+
+
+def train(config: ExperimentConfig, **surroundings: Any) -> None:
+    """The training run."""
+    from irtune.training.run import run
+
+    run(config, **surroundings)
 
 
 @dataclass(frozen=True)
@@ -29,11 +52,13 @@ class TrialSetup:
         experiment: What was said of the experiment that trials vary, as a JSON-able tree.
         folder: The sweep's folder on storage that all nodes share.
         dataset: The data of ``experiment``, in Ray's object store.
+        objective: What a trial does.
     """
 
     experiment: Mapping[str, Any]
     folder: Path
     dataset: "ray.ObjectRef[RevisionDataset]"
+    objective: Objective = train
 
     def config(self, overrides: Mapping[str, Any]) -> ExperimentConfig:
         """The configuration of one trial."""
@@ -44,17 +69,15 @@ class TrialSetup:
         return self.folder / "trials" / trial
 
 
-def train_rank(overrides: Mapping[str, Any], trial: str, setup: TrialSetup, report: "Report", rank: int) -> None:
-    """Train as one rank of a trial; rank 0 writes the trial's spool."""
-    from irtune.training.run import NoRecorder, run
-
+def train_rank(overrides: Mapping[str, Any], trial: str, setup: TrialSetup, report: Report, rank: int) -> None:
+    """Be one rank of a trial; rank 0 writes the trial's spool."""
     config = setup.config(overrides)
     folder = setup.trial_folder(trial)
     same_data = config.data == build(ExperimentConfig, setup.experiment, "sweep").data
     dataset = ray.get(setup.dataset) if same_data else config.data.load()
     recorder: Any = SpoolWriter(folder / SPOOL, next_attempt(folder / SPOOL)) if rank == 0 else NoRecorder()
     try:
-        run(
+        setup.objective(
             config,
             folder=folder,
             recorder=recorder,
