@@ -84,7 +84,7 @@ def _read(path: Path) -> optuna.Study:
         storage = JournalStorage(JournalFileBackend(str(path)))
         (name,) = optuna.get_all_study_names(storage)
         return optuna.load_study(study_name=name, storage=storage)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AssertionError) as error:
         raise ValueError(f"tune.warm_start: {path} is no journal of one study, as every sweep writes one") from error
 
 
