@@ -43,7 +43,8 @@ def pareto_plot(rows: Sequence[TrialRow], modes: Mapping[str, Mode]) -> Figure:
         if len(modes) == 2:
             _draw_front(axes, [(row.objectives[cost], row.objectives[quality]) for row in front], modes[cost])
         axes.set(xlabel=f"{cost} ({modes[cost]})")
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        if axes.get_xlim()[1] >= 1000:
+            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.grid(alpha=0.25)
         axes.set_axisbelow(True)
     panels[0].set(ylabel=f"{quality} ({modes[quality]})")

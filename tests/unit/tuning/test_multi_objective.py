@@ -120,12 +120,12 @@ def test_without_an_objective_or_a_bounded_metric_a_trial_has_failed(tmp_path):
     assert reasons == [f"{F1} was nan", f"{FLOPS} was inf", f"{MEMORY} was nan", None]
 
 
-@pytest.mark.parametrize(("sampler", "num_trials"), [("tpe", 120), ("nsga2", 200), ("gp", 18)])
+@pytest.mark.parametrize(("sampler", "num_trials"), [("tpe", 120), ("nsga2", 200), ("gp", 15)])
 def test_a_front_is_found_that_random_trials_do_not_find(tmp_path, sampler, num_trials):
     volumes = {}
     for name in (sampler, "random"):
         found = []
-        for seed in range(2):
+        for seed in range(1 if sampler == "gp" else 2):
             folder, space = tmp_path / f"{name}{seed}", SPACE if sampler == "tpe" else PLAIN
             study, searcher = begin(folder, space, num_trials=num_trials, sampler=name, seed=seed)
             run(searcher)

@@ -69,16 +69,12 @@ def own(study):
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "gp"])
-def test_the_first_suggestions_are_better_for_it(tmp_path, earlier, sampler):
-    found = {}
+def test_five_trials_find_more_for_it(tmp_path, earlier, sampler):
+    best = {}
     for name, path in (("cold", None), ("warm", str(earlier))):
-        found[name] = [
-            trial.value
-            for seed in range(3)
-            for trial in own(run_five(tmp_path / f"{name}{seed}", sampler=sampler, seed=seed, warm_start=path))
-            if trial.value is not None
-        ]
-    assert np.median(found["warm"]) > np.median(found["cold"]) + 0.2
+        studies = [run_five(tmp_path / f"{name}{i}", sampler=sampler, seed=i, warm_start=path) for i in range(4)]
+        best[name] = [max(trial.value for trial in own(study) if trial.value is not None) for study in studies]
+    assert np.mean(best["warm"]) > np.mean(best["cold"]) + 0.1
 
 
 def run_five(folder, **settings):
