@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
@@ -21,10 +22,14 @@ def pareto_front(rows: Sequence[TrialRow], modes: Mapping[str, Mode]) -> list[Tr
         rows: All trials.
         modes: The objectives, ``max`` or ``min`` by name.
     """
-    losses = [(row, _losses(row, modes)) for row in rows if row.status == "finished" and not row.broken]
-    known = [(row, loss) for row, loss in losses if not any(map(math.isnan, loss))]
-    front = [(loss, row) for row, loss in known if not any(_dominates(other, loss) for _, other in known)]
-    return [row for _, row in sorted(front, key=lambda pair: pair[0])]
+    able = [row for row in rows if row.status == "finished" and not row.broken]
+    measured = [(loss, row) for row in able if not any(map(math.isnan, loss := _losses(row, modes)))]
+    # In this order nothing is beaten by what comes after it; what the first one beats or equals is not looked at again.
+    losses, front = np.array(sorted({loss for loss, _ in measured})), set()
+    while len(losses):
+        front.add(tuple(losses[0]))
+        losses = losses[(losses < losses[0]).any(axis=1)]
+    return [row for loss, row in sorted(measured, key=lambda pair: pair[0]) if loss in front]
 
 
 def pareto_plot(rows: Sequence[TrialRow], modes: Mapping[str, Mode]) -> Figure:
@@ -62,10 +67,6 @@ def _losses(row: TrialRow, modes: Mapping[str, Mode]) -> tuple[float, ...]:
     """The objectives such that less is better."""
     values = ((row.objectives.get(name, math.nan), mode) for name, mode in modes.items())
     return tuple(-value if mode == "max" else value for value, mode in values)
-
-
-def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
-    return one != other and all(a <= b for a, b in zip(one, other, strict=True))
 
 
 def _draw(axes: Axes, rows: Sequence[TrialRow], front: Sequence[TrialRow], x: str, y: str) -> None:
