@@ -21,7 +21,8 @@ class Answer:
 
     Args:
         sentence: The answer, for who decides how many blocks to train.
-        best: The finished trial that is best on validation; it may be the baseline. None if none finished.
+        best: The finished trial that is best on validation; it may be the baseline. None if none finished within the
+            constraints.
         selective: The best finished trial that selects blocks: the one compared with the baseline.
         baseline: The best finished trial that trains all blocks.
         interval: Test macro-F1 of ``selective`` minus that of ``baseline``; None without predictions of both.
@@ -144,6 +145,7 @@ def _caveats(
     if selective is not None and baseline is not None:
         caveats.extend(_differences(selective, baseline))
         caveats.extend(_disagreement(selective, baseline, interval))
+    caveats.extend(_trade_off(rows, metric))
     lost = Counter(row.status for row in rows if row.status != "finished")
     if lost:
         ended = ", ".join(f"{count} {status}" for status, count in sorted(lost.items()))
@@ -152,6 +154,23 @@ def _caveats(
     if len(compared) == 2:
         caveats.append("Time on a shared machine is noisy; FLOPs are the dependable figure for cost.")
     return tuple(caveats)
+
+
+def _trade_off(rows: Sequence[TrialRow], metric: str) -> list[str]:
+    """What a sweep of several objectives, or with constraints, leaves to its reader."""
+    caveats = []
+    others = list(next((row.objectives for row in rows), {}))[1:]
+    if others:
+        caveats.append(
+            f"There are several objectives, and best means by the first of them, {metric}. What it costs in "
+            f"{' and '.join(others)} is for you to weigh: the trials worth weighing are those on the Pareto front."
+        )
+    infeasible = [row for row in rows if row.broken]
+    if infeasible:
+        listed = "; ".join(f"{row.name} ({', '.join(row.broken)})" for row in infeasible[:3])
+        more = f"; and {len(infeasible) - 3} more" if len(infeasible) > 3 else ""
+        caveats.append(f"Finished, but infeasible, and therefore never the best: {listed}{more}.")
+    return caveats
 
 
 def _test_set(compared: Sequence[TrialRow]) -> list[str]:

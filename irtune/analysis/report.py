@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from irtune.analysis.answer import Answer
-from irtune.analysis.tables import COLUMNS, table_rows
+from irtune.analysis.tables import columns_of, table_rows
 from irtune.analysis.trials import Mode, TrialRow
 
 
@@ -16,6 +16,8 @@ def render_report(
     answer: Answer,
     rows: Sequence[TrialRow],
     response_png: bytes | None = None,
+    pareto_png: bytes | None = None,
+    front: Sequence[TrialRow] = (),
     best_yaml: str = "",
     heat_maps: Mapping[str, bytes] | None = None,
     tracking_command: str = "",
@@ -30,6 +32,8 @@ def render_report(
         answer: What the sweep found.
         rows: All trials, for the table.
         response_png: The response curves as PNG.
+        pareto_png: Of a sweep with several objectives, one against the other as PNG.
+        front: The trials on the Pareto front.
         best_yaml: Configuration of the best trial.
         heat_maps: Layer traces as PNG by caption, in the order to show them.
         tracking_command: Command that opens the tracker.
@@ -43,9 +47,11 @@ def render_report(
     return environment.get_template("report.html").render(
         title=title,
         answer=answer,
-        columns=COLUMNS,
-        rows=table_rows(rows, mode),
+        columns=columns_of(rows),
+        rows=table_rows(rows, mode, front),
+        first_objective=next(iter(rows[0].objectives), None) if rows else None,
         response=None if response_png is None else _embedded(response_png),
+        pareto=None if pareto_png is None else _embedded(pareto_png),
         best_yaml=best_yaml,
         heat_maps={caption: _embedded(png) for caption, png in (heat_maps or {}).items()},
         tracking_command=tracking_command,

@@ -64,7 +64,8 @@ def caveat_seeds(rows: Sequence[TrialRow], selective: TrialRow | None, baseline:
 
 def _nothing_selective(rows: Sequence[TrialRow], baseline: TrialRow | None) -> str:
     tried = [row for row in rows if not row.is_baseline]
-    start = f"No trial that selects blocks finished ({_endings(tried)})" if tried else "No trial selects blocks"
+    within = " within the constraints" if any(row.broken for row in tried) else ""
+    start = f"No trial that selects blocks finished{within} ({_endings(tried)})" if tried else "No trial selects blocks"
     start += ", so this sweep cannot say how many blocks are worth training."
     if baseline is None:
         return f"{start} No baseline (strategy all) finished either."
@@ -138,7 +139,8 @@ def _spread(group: Sequence[TrialRow]) -> str:
 
 
 def _endings(rows: Sequence[TrialRow]) -> str:
-    counts = Counter("finished without a score" if row.status == "finished" else row.status for row in rows)
+    unscored = {"finished": "finished without a score"}
+    counts = Counter("infeasible" if row.broken else unscored.get(row.status, row.status) for row in rows)
     return ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
 
 

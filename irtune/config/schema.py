@@ -26,6 +26,9 @@ from irtune.importance import SIGNALS, GradientNorm, ImportanceSignal
 from irtune.selection import POLICIES, SelectionPolicy
 
 Precision = Literal["fp32", "bf16", "fp16"]
+Mode = Literal["max", "min"]
+"""Whether more or less of a metric is better."""
+
 BASELINE = "all"
 """The policy that every strategy is compared with."""
 
@@ -340,19 +343,47 @@ class AshaConfig(Section):
     name: Literal["asha"] = "asha"
     grace_steps: int = Field(10, gt=0, description="no trial is stopped before this optimizer step")
     reduction_factor: float = Field(3, gt=1, description="of the trials at a rung, one in this many goes on")
+    metric: str | None = Field(None, description="what trials are stopped by; default: the first objective of eval/…")
+
+
+class Constraint(Section):
+    """Bounds within which a finished trial has to lie, themselves included."""
+
+    max: float | None = Field(None, description="most that is allowed")
+    min: float | None = Field(None, description="least that is allowed")
+
+    @model_validator(mode="after")
+    def _bounds(self) -> "Constraint":
+        if self.max is None and self.min is None:
+            raise mistakes({"max": "a constraint needs max, min or both"})
+        if self.max is not None and self.min is not None and self.min > self.max:
+            raise mistakes({"min": f"{self.min:g} is above max ({self.max:g})"})
+        return self
 
 
 class TuneConfig(Section):
-    """How the space is searched."""
+    """How the space is searched, and for what.
+
+    Metrics are those of an evaluation (``eval/…``, of a trial's best weights) and what a run costs (``cost/…``). Of
+    what is measured at each step, such as ``cost/step_flops``, the mean over the run is meant.
+    """
 
     num_trials: int = Field(20, gt=0, description="sampled trials; the baseline comes on top")
-    metric: str = "eval/f1_macro"
-    mode: Literal["max", "min"] = "max"
+    metric: str = Field("eval/f1_macro", description="what is searched for, where that is one thing")
+    mode: Mode = "max"
+    metrics: tuple[dict[str, Mode], ...] | None = Field(
+        None,
+        description="several objectives instead of metric and mode; best is by the first: [{eval/f1_macro: max}, …]",
+    )
+    constraints: dict[str, Constraint] = Field({}, description="bounds by metric: {cost/peak_memory_bytes: {max: 8e9}}")
     sampler: Literal["tpe", "gp", "nsga2", "random", "grid"] = Field(
         "tpe", description="grid tries every configuration once, in random order"
     )
     num_startup_trials: int = Field(5, ge=0, description="random trials before tpe or gp models the space")
     seed: int = Field(0, ge=0, description="of the sampler; trials train with the top-level seed")
+    warm_start: str | None = Field(
+        None, description="folder or study.journal of an earlier sweep, whose trials the sampler learns from"
+    )
     scheduler: AshaConfig | None = AshaConfig()
     max_concurrent_trials: int | None = Field(None, gt=0, description="default: as many as the cluster holds")
     max_failures: int = Field(1, ge=0, description="how often a trial is retried from its last checkpoint")
@@ -366,6 +397,37 @@ class TuneConfig(Section):
     def execution_of(self, engine: EngineConfig) -> str:
         """Where trials with these workers run."""
         return self.execution or ("in_process" if engine.num_workers == 1 else "slots")
+
+    @model_validator(mode="after")
+    def _one_way_to_say_it(self) -> "TuneConfig":
+        if self.metrics is None:
+            return self
+        names = [name for entry in self.metrics for name in entry]
+        if any(len(entry) != 1 for entry in self.metrics) or not names or len(set(names)) < len(names):
+            raise mistakes({"metrics": "must be a list of one metric: max|min each, every metric once"})
+        if said := sorted({"metric", "mode"} & self.model_fields_set):
+            raise mistakes({"metrics": f"excludes tune.{' and tune.'.join(said)}; name all objectives here"})
+        return self
+
+    @property
+    def objectives(self) -> dict[str, Mode]:
+        """What is searched for: metric to mode, the first of which says what is best."""
+        if self.metrics is None:
+            return {self.metric: self.mode}
+        return {name: mode for entry in self.metrics for name, mode in entry.items()}
+
+    @property
+    def first_objective(self) -> tuple[str, Mode]:
+        """Metric and mode that decide which trial is called best."""
+        return next(iter(self.objectives.items()))
+
+    @property
+    def stops_by(self) -> tuple[str, Mode]:
+        """Metric and mode by which running trials are judged."""
+        evaluated = [name for name in self.objectives if name.startswith("eval/")]
+        metric = (self.scheduler and self.scheduler.metric) or next(iter(evaluated), "eval/f1_macro")
+        # Of what evaluations measure only the loss is the better the lower.
+        return metric, self.objectives.get(metric, "min" if metric == "eval/loss" else "max")
 
 
 class SweepConfig(ExperimentConfig):

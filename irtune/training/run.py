@@ -279,6 +279,7 @@ def _cost_metrics(loop: Loop, totals: Totals) -> dict[str, float]:
         "cost/train_s": totals.train_s,
         "cost/total_flops": totals.flops,
         "cost/mean_step_flops": totals.per_step("flops"),
+        "cost/mean_step_s": totals.per_step("train_s"),
         "cost/mean_tokens_per_s": totals.tokens / totals.train_s,
         "cost/peak_memory_bytes": float(max(gather(loop.memory.sample()))),
         **_probe_costs(loop, totals),

@@ -58,8 +58,8 @@ class SweepCallback(tune.Callback):  # type: ignore[misc]
         self._end(trial.config["trial"], "failed", text)
 
     def restore(self, trials: Sequence[EndedTrial]) -> dict[str, dict[int, float]]:
-        """Enter trials that an earlier driver saw end; returns their metric by optimizer step, for each name."""
-        metric = self.sweep.config.tune.metric
+        """Enter trials that an earlier driver saw end; returns what stops trials by optimizer step, for each name."""
+        metric, _ = self.sweep.config.tune.stops_by
         scores = {}
         for trial in trials:
             entry = self._enter(trial.name, trial.overrides)

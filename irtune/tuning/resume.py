@@ -26,8 +26,10 @@ FREE_SETTINGS = {
     "tune.max_failures",
     "tune.execution",
     "tune.renew_slots_after",
+    "tune.warm_start",
 }
-"""What may be another in a resumed sweep: it changes how many trials run, where and at once, but none of them."""
+"""What may be another in a resumed sweep: it changes how many trials run, where, at once and after what, but none of
+them."""
 
 _STARTED = r"-\d{8}-\d{6}"
 

@@ -30,6 +30,9 @@ NOT_SEARCHABLE = {
 }
 """Settings (or whole sections) that a sweep keeps fixed, and why."""
 
+LEARN_FROM_EARLIER = ("tpe", "gp")
+"""Samplers that learn from any trial of a study; nsga2 breeds from generations that it suggested itself."""
+
 
 def check_space(config: SweepConfig, num_blocks: int | None = None) -> list[str]:
     """Everything wrong with a sweep as a whole, by dotted key; each bound and choice is tried on the experiment.
@@ -57,6 +60,11 @@ def check_space(config: SweepConfig, num_blocks: int | None = None) -> list[str]
             for key, dimension in space.items()
             if num_values(dimension) is None
         ]
+    if config.tune.warm_start is not None and config.tune.sampler not in LEARN_FROM_EARLIER:
+        mistakes.append(
+            f"tune.warm_start: tune.sampler={config.tune.sampler} learns nothing from trials that are not its own; use "
+            f"{' or '.join(LEARN_FROM_EARLIER)}, or leave it out"
+        )
     asha, max_steps = config.tune.scheduler, config.training.max_steps
     if asha is not None and "training.max_steps" not in space and asha.grace_steps >= max_steps:
         mistakes.append(
@@ -88,6 +96,7 @@ def doubtful(config: SweepConfig) -> list[str]:
         doubts.append(
             f"tune.num_trials: {config.tune.num_trials} of the grid's {num_configurations} configurations are tried"
         )
+    doubts += _doubtful_sampler(config)
     tree = explicit(config.experiment())
     without_effect: dict[str, set[str]] = {}
     for _, _, values in _cases(space):
@@ -99,6 +108,21 @@ def doubtful(config: SweepConfig) -> list[str]:
     for key, strategies in without_effect.items():
         names = ", ".join(sorted(strategies))
         doubts.append(f"space.{key}: has no effect under {names}; restrict it with when: {{key: {chooser}, …}}")
+    return doubts
+
+
+def _doubtful_sampler(config: SweepConfig) -> list[str]:
+    sampler, conditional = config.tune.sampler, [key for key, d in config.space.items() if d.when is not None]
+    doubts = []
+    if conditional and sampler in ("gp", "nsga2"):
+        doubts.append(
+            f"tune.sampler: {sampler} draws dimensions that do not exist in every trial at random "
+            f"({', '.join(conditional)}); tpe learns about them too"
+        )
+    if config.tune.constraints and sampler in ("random", "grid"):
+        doubts.append(
+            f"tune.constraints: {sampler} does not keep away from what breaks them; such trials run, and are marked"
+        )
     return doubts
 
 

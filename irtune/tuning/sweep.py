@@ -27,15 +27,15 @@ from irtune.tuning.preflight import Sweep, prepare, tokenise
 from irtune.tuning.progress import SweepProgress, Ticker
 from irtune.tuning.resume import Resume, sweep_to_resume, write_identity
 from irtune.tuning.scheduler import Asha, build_scheduler
-from irtune.tuning.searcher import OptunaAskTell, ended_trials, open_study, requeue_interrupted
+from irtune.tuning.searcher import STUDY, OptunaAskTell, ended_trials, open_study, requeue_interrupted
 from irtune.tuning.space import size
 from irtune.tuning.summary import Outcome, conclude
+from irtune.tuning.warm_start import warm_start
 from irtune.tuning.worker import TrialSetup
 
 DRAIN_S = 120.0
 SYNC_S = 30.0
 DRAIN_KILLED_S = 8.0
-STUDY = "study.journal"
 
 
 class _Killed(SystemExit):
@@ -89,17 +89,15 @@ def _search(sweep: Sweep, console: Console) -> Outcome:
     execution = Execution(config, setup, at_once)
     study = open_study(sweep.folder / STUDY, sweep.name, config.tune)
     requeue_interrupted(study)
+    warm_start(study, sweep.ready.earlier)
     callback: SweepCallback
     tracker = MlflowTracker(sweep.ready.tracking_uri, config.tracking.experiment)
     sync(sweep.folder, tracker, close_open=False, timeout_s=SYNC_S)
     shipper = Shipper(tracker, on_records=lambda key, records: callback.take(key, records))
     callback = SweepCallback(sweep, setup, shipper, execution.forget)
-    searcher = OptunaAskTell(
-        study, config.space, num_trials=config.tune.num_trials, metric=config.tune.metric, mode=config.tune.mode
-    )
-    scheduler = build_scheduler(
-        config.tune.scheduler, max_steps=_most_steps(config), metric=config.tune.metric, mode=config.tune.mode
-    )
+    searcher = OptunaAskTell(study, config.space, config.tune)
+    metric, mode = config.tune.stops_by
+    scheduler = build_scheduler(config.tune.scheduler, max_steps=_most_steps(config), metric=metric, mode=mode)
     for name, scores in callback.restore(ended_trials(study)).items():
         if isinstance(scheduler, Asha):
             scheduler.remember(name, scores)
@@ -161,9 +159,7 @@ def _fit(tuner: tune.Tuner, callback: SweepCallback, console: Console, config: S
     # Ray replaces handlers that were there before it started.
     before = signal.signal(signal.SIGTERM, _raise_killed)
     steps_before = sum(entry.step for entry in callback.entries.values())
-    with SweepProgress(
-        console, planned, _most_steps(config), config.tune.metric, config.tune.mode, steps_before
-    ) as progress:
+    with SweepProgress(console, planned, _most_steps(config), config.tune, steps_before) as progress:
         ticker = Ticker(lambda: progress.update(callback.entries.values()))
         try:
             tuner.fit()

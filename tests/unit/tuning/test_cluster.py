@@ -86,6 +86,7 @@ def relative_config():
             "tracking": {"uri": "sqlite:///tracking/mlflow.db"},
             "selection": {"policy": {"name": "top_k", "k": 2}},
             "space": SPACE,
+            "tune": {"warm_start": "results/earlier"},
         },
         "sweep.yaml",
     )
@@ -100,13 +101,14 @@ def test_relative_paths_are_those_of_the_folder_that_the_sweep_is_started_in(tmp
     assert isinstance(absolute, SweepConfig)
     assert absolute.storage == str(tmp_path / "results")
     assert absolute.model.name == str(tmp_path / "checkpoint")
+    assert absolute.tune.warm_start == str(tmp_path / "results" / "earlier")
     assert absolute.data.path_fields() == {
         "path": str(tmp_path / "data" / "train.csv"),
         "validation_path": str(tmp_path / "validation.csv"),
         "test_path": "/test.csv",
     }
     # Nothing else is touched.
-    paths = {"storage", "model", "data"}
+    paths = {"storage", "model", "data", "tune"}
     assert absolute.model_dump(exclude=paths) == config.model_dump(exclude=paths)
 
 
@@ -123,7 +125,14 @@ def test_a_job_refuses_relative_paths_all_together_with_an_example_each():
         with_absolute_paths(relative_config())
     assert in_job()
     mistakes = {mistake.partition(": ")[0]: mistake for mistake in caught.value.mistakes}
-    assert mistakes.keys() == {"storage", "data.path", "data.validation_path", "tracking.uri", "model.name"}
+    assert mistakes.keys() == {
+        "storage",
+        "data.path",
+        "data.validation_path",
+        "tracking.uri",
+        "model.name",
+        "tune.warm_start",
+    }
     assert mistakes["data.path"] == (
         "data.path: 'data/train.csv' is relative, and a job's working directory is Ray's temporary copy of yours; give "
         "the absolute path on all nodes, such as data.path=/shared/train.csv"

@@ -113,7 +113,7 @@ def test_other_data_is_another_sweep(tmp_path, begun):
 
 def test_how_many_trials_run_and_where_may_change(tmp_path, begun):
     folder = begun(tune={"num_trials": 5})
-    moved = sweep(tmp_path, tune={"num_trials": 50, "max_concurrent_trials": 1, "max_failures": 3})
+    moved = sweep(tmp_path, tune={"num_trials": 50, "max_concurrent_trials": 1, "max_failures": 3, "warm_start": "/x"})
     assert choose(moved, "always")[0] == folder
 
 
