@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from irtune.analysis.sentence import caveat_seeds, sentence_of
-from irtune.analysis.statistics import Interval, paired_bootstrap
+from irtune.analysis.finalists import Finalist, compare_finalists, interval_between, winner
+from irtune.analysis.sentence import caveat_final, caveat_lost, caveat_seeds, sentence_of
+from irtune.analysis.statistics import Interval
 from irtune.analysis.trials import Mode, TrialRow, chosen, other_differences
 
 __all__ = ["Answer", "TrialRow", "answer_sweep"]
@@ -19,6 +20,8 @@ _SMALL_TEST_SET = 200
 class Answer:
     """The outcome of a sweep in words and numbers.
 
+    Where finalists were repeated over seeds, ``best``, ``selective`` and ``baseline`` are means over common seeds.
+
     Args:
         sentence: The answer, for who decides how many blocks to train.
         best: The finished trial that is best on validation; it may be the baseline. None if none finished.
@@ -29,6 +32,7 @@ class Answer:
         saving_flops: Likewise for FLOPs.
         saving_trainable: Likewise for the mean number of trainable parameters.
         caveats: What to know before relying on the sentence.
+        finalists: What was repeated over seeds, the baseline among it, best on validation first.
     """
 
     sentence: str
@@ -40,6 +44,7 @@ class Answer:
     saving_flops: float | None
     saving_trainable: float | None
     caveats: tuple[str, ...]
+    finalists: tuple[Finalist, ...] = ()
 
 
 def answer_sweep(
@@ -54,8 +59,10 @@ def answer_sweep(
 ) -> Answer:
     """Choose on validation, compare with the baseline on test, and say what it is worth.
 
+    Where finalists were repeated over seeds, the one best on validation over these is compared, over these.
+
     Args:
-        rows: All trials of the sweep, in any state.
+        rows: All trials of the sweep, and the repeats of its finalists, in any state.
         metric: What the sweep compared on validation, for the wording.
         mode: Whether more (``max``) or less (``min``) of it is better.
         num_classes: Classes of the task; None: the highest class index met, plus one.
@@ -66,18 +73,23 @@ def answer_sweep(
     Raises:
         ValueError: If ``mode`` does not fit the rows (see ``ranked``), or predictions are not class indices.
     """
-    best = chosen(rows, mode)
-    selective = chosen(rows, mode, baseline=False)
-    baseline = chosen(rows, mode, baseline=True)
+    trials = [row for row in rows if row.repeats is None]
+    finalists = compare_finalists(rows, mode, num_classes, num_resamples, seed)
+    final = winner(finalists)
     interval = None
-    if selective is not None and baseline is not None:
-        interval = _interval(selective, baseline, num_classes, num_resamples, seed)
+    if final is None:
+        selective, baseline = (chosen(trials, mode, baseline=kind) for kind in (False, True))
+        if selective is not None and baseline is not None:
+            interval = interval_between([selective], [baseline], num_classes, num_resamples, seed)
+    else:
+        selective, baseline, interval = final.mean, final.baseline_mean, final.interval
+    best = chosen([row for row in (selective, baseline) if row is not None], mode)
     savings = {
         "seconds": _saving(selective, baseline, "seconds"),
         "flops": _saving(selective, baseline, "flops"),
         "trainable": _saving(selective, baseline, "trainable_share"),
     }
-    sentence = sentence_of(rows, best, selective, baseline, interval, savings, metric)
+    sentence = sentence_of(trials, best, selective, baseline, interval, savings, metric, final)
     return Answer(
         sentence=_nothing_learnt(selective, baseline, num_classes) + sentence,
         best=best,
@@ -87,7 +99,8 @@ def answer_sweep(
         saving_seconds=savings["seconds"],
         saving_flops=savings["flops"],
         saving_trainable=savings["trainable"],
-        caveats=_caveats(rows, selective, baseline, interval, metric, num_validation),
+        caveats=_caveats(rows, selective, baseline, interval, metric, num_validation, final),
+        finalists=finalists,
     )
 
 
@@ -105,23 +118,6 @@ def _nothing_learnt(selective: TrialRow | None, baseline: TrialRow | None, num_c
     )
 
 
-def _interval(
-    selective: TrialRow, baseline: TrialRow, num_classes: int | None, num_resamples: int, seed: int
-) -> Interval | None:
-    """The paired interval; None unless both kept their predictions on one and the same test set."""
-    if selective.test_labels is None or baseline.test_labels is None:
-        return None
-    if selective.test_predictions is None or baseline.test_predictions is None:
-        return None
-    labels = np.asarray(selective.test_labels)
-    ours, theirs = np.asarray(selective.test_predictions), np.asarray(baseline.test_predictions)
-    if len(labels) == 0 or not np.array_equal(labels, baseline.test_labels):
-        return None
-    if num_classes is None:
-        num_classes = 1 + int(max(labels.max(), ours.max(), theirs.max()))
-    return paired_bootstrap(labels, ours, theirs, num_classes, num_resamples, seed)
-
-
 def _saving(selective: TrialRow | None, baseline: TrialRow | None, measure: str) -> float | None:
     ours, theirs = getattr(selective, measure, None), getattr(baseline, measure, None)
     return None if ours is None or not theirs else 1.0 - ours / theirs
@@ -134,21 +130,24 @@ def _caveats(
     interval: Interval | None,
     metric: str,
     num_validation: int | None,
+    final: Finalist | None,
 ) -> tuple[str, ...]:
     caveats = []
     compared = [row for row in (selective, baseline) if row is not None]
+    trials = [row for row in rows if row.repeats is None]
     if compared:
-        caveats.append(caveat_seeds(rows, selective, baseline))
+        caveats.append(caveat_seeds(trials, selective, baseline) if final is None else caveat_final(final))
         caveats.extend(_test_set(compared))
-        caveats.append(_choice(rows, metric, num_validation))
+        caveats.append(_choice(trials, metric, num_validation))
+    caveats.extend(caveat_lost(rows))
     if selective is not None and baseline is not None:
         caveats.extend(_differences(selective, baseline))
         caveats.extend(_disagreement(selective, baseline, interval))
-    lost = Counter(row.status for row in rows if row.status != "finished")
+    lost = Counter(row.status for row in trials if row.status != "finished")
     if lost:
         ended = ", ".join(f"{count} {status}" for status, count in sorted(lost.items()))
         pruned = " A pruned trial was stopped on its early validation scores." if lost["pruned"] else ""
-        caveats.append(f"Trials that did not finish: {ended}, of {len(rows)}.{pruned}")
+        caveats.append(f"Trials that did not finish: {ended}, of {len(trials)}.{pruned}")
     if len(compared) == 2:
         caveats.append("Time on a shared machine is noisy; FLOPs are the dependable figure for cost.")
     return tuple(caveats)

@@ -45,6 +45,7 @@ class TrialRow:
         test_predictions: Class indices ``(N,)`` predicted for it.
         params: The configuration by dotted key, such as ``training.learning_rate``.
         objective: The sweep's metric on validation where that is not macro-F1; None: ``validation_f1``.
+        repeats: The ``trial_id`` of the trial that it repeats with another seed; None for a trial of the search.
     """
 
     trial_id: str
@@ -69,6 +70,7 @@ class TrialRow:
     test_predictions: NDArray[np.integer[Any]] | None = None
     params: Mapping[str, object] = field(default_factory=dict)
     objective: float | None = None
+    repeats: str | None = None
 
     @property
     def is_baseline(self) -> bool:
