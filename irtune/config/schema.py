@@ -325,6 +325,13 @@ class AshaConfig(Section):
     reduction_factor: float = Field(3, gt=1, description="of the trials at a rung, one in this many goes on")
 
 
+class FinalistsConfig(Section):
+    """Repeats over seeds of the best trials, and of the baseline, after the search."""
+
+    top: int = Field(3, gt=0, description="so many of the trials, the best on validation")
+    seeds: int = Field(5, ge=2, description="common seeds that each is repeated on; none is the search's own")
+
+
 class TuneConfig(Section):
     """How the space is searched."""
 
@@ -339,6 +346,7 @@ class TuneConfig(Section):
     scheduler: AshaConfig | None = AshaConfig()
     max_concurrent_trials: int | None = Field(None, gt=0, description="default: as many as the cluster holds")
     max_failures: int = Field(1, ge=0, description="how often a trial is retried from its last checkpoint")
+    finalists: FinalistsConfig | None = Field(None, description="repeat the best over seeds; null does not")
 
 
 class SweepConfig(ExperimentConfig):

@@ -28,6 +28,7 @@ class TrialEntry:
         config: Its whole configuration.
         folder: Its folder on storage.
         is_baseline: Whether it is the baseline of the sweep.
+        repeats: The name of the trial that it repeats with another seed.
     """
 
     trial_id: str
@@ -35,6 +36,7 @@ class TrialEntry:
     config: ExperimentConfig
     folder: Path
     is_baseline: bool
+    repeats: str | None = None
     status: Status | None = None
     error: str | None = None
     step: int = 0
@@ -85,6 +87,7 @@ class TrialEntry:
             test_predictions=labels[1],
             params=dotted_keys(self.config),
             objective=None if metric == "eval/f1_macro" else self.score(metric),
+            repeats=self.repeats,
         )
 
     def score(self, metric: str) -> float | None:

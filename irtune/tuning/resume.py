@@ -18,7 +18,11 @@ Resume = Literal["ask", "always", "never"]
 first if somebody sits at a terminal."""
 
 IDENTITY = "sweep.json"
-FREE_SETTINGS = {"name", "storage", "tune.num_trials", "tune.max_concurrent_trials", "tune.max_failures"}
+FREE_SETTINGS = {"name", "storage", "tune.num_trials", "tune.max_concurrent_trials", "tune.max_failures"} | {
+    "tune.finalists",
+    "tune.finalists.top",
+    "tune.finalists.seeds",
+}
 """What may be another in a resumed sweep: it changes how many trials run, where and at once, but none of them."""
 
 _STARTED = r"-\d{8}-\d{6}"

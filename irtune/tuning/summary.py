@@ -9,12 +9,14 @@ from io import BytesIO
 from pathlib import Path
 
 import yaml
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.markup import escape
 from rich.syntax import Syntax
 
 from irtune.analysis.answer import Answer, answer_sweep
-from irtune.analysis.figures import response_curves, save_png
+from irtune.analysis.figures import finalist_plot, response_curves, save_png
+from irtune.analysis.finalists_view import finalist_markdown, finalist_table
 from irtune.analysis.report import render_report
 from irtune.analysis.tables import markdown_table, trial_table
 from irtune.analysis.trials import TrialRow
@@ -31,6 +33,7 @@ from irtune.tuning.provenance import environment
 
 LOCAL_UI = "http://127.0.0.1:5000"
 REPORT, FIGURE, TABLE, BEST = "report.html", "response.png", "trials.md", "best.yaml"
+FINALISTS_FIGURE = "finalists.png"
 SUMMARY = "summary"
 COLUMNS = (
     "final/validation_f1_macro",
@@ -64,9 +67,10 @@ def conclude(
 ) -> Outcome:
     """Answer, write, record and show."""
     tune = sweep.config.tune
-    rows = [entry.row(tune.metric) for entry in entries]
+    all_rows = [entry.row(tune.metric) for entry in entries]
+    rows = [row for row in all_rows if row.repeats is None]
     answer = answer_sweep(
-        rows,
+        all_rows,
         metric="macro-F1" if tune.metric == "eval/f1_macro" else tune.metric,
         mode=tune.mode,
         num_classes=len(sweep.ready.dataset.labels),
@@ -87,6 +91,7 @@ def _ways_to_look(sweep: Sweep, tracker: MlflowTracker) -> tuple[str, str]:
         sort_by=COLUMNS[0],
         metrics=COLUMNS,
         params=(*sweep.config.space, "selection.policy.name"),
+        tags=("irtune.strategy", "irtune.pruned", *(["irtune.repeats"] if sweep.config.tune.finalists else [])),
         trade_off=("cost/total_flops", COLUMNS[0]),
     )
     try:
@@ -107,11 +112,16 @@ def _write_files(
     commands: tuple[str, str],
 ) -> None:
     by_id = {entry.trial_id: entry for entry in entries}
-    picture = BytesIO()
     mode = sweep.config.tune.mode
-    save_png(response_curves(rows, mode=mode), picture)
-    (sweep.folder / FIGURE).write_bytes(picture.getvalue())
-    (sweep.folder / TABLE).write_text(markdown_table(rows, mode) + "\n", encoding="utf-8")
+    pictures = {FIGURE: response_curves(rows, mode=mode)}
+    tables = [markdown_table(rows, mode)]
+    if answer.finalists:
+        pictures[FINALISTS_FIGURE] = finalist_plot(answer.finalists)
+        tables.append(finalist_markdown(answer.finalists))
+    drawn = {name: _png(figure) for name, figure in pictures.items()}
+    for name, picture in drawn.items():
+        (sweep.folder / name).write_bytes(picture)
+    (sweep.folder / TABLE).write_text("\n\n".join(tables) + "\n", encoding="utf-8")
     best_yaml = ""
     if answer.best is not None:
         best_yaml = yaml.safe_dump(by_id[answer.best.trial_id].config.model_dump(mode="json"), sort_keys=False)
@@ -121,7 +131,8 @@ def _write_files(
         title=f"Sweep {sweep.name}",
         answer=answer,
         rows=rows,
-        response_png=picture.getvalue(),
+        response_png=drawn[FIGURE],
+        finalists_png=drawn.get(FINALISTS_FIGURE),
         best_yaml=best_yaml,
         heat_maps={name: file.read_bytes() for name, file in shown.items() if file.is_file()},
         tracking_command=commands[0],
@@ -137,6 +148,12 @@ def _write_files(
         mode=mode,
     )
     (sweep.folder / REPORT).write_text(report, encoding="utf-8")
+
+
+def _png(figure: Figure) -> bytes:
+    picture = BytesIO()
+    save_png(figure, picture)
+    return picture.getvalue()
 
 
 def _record(sweep: Sweep, answer: Answer, shipper: Shipper) -> None:
@@ -161,7 +178,7 @@ def _record(sweep: Sweep, answer: Answer, shipper: Shipper) -> None:
     writer.metrics(attempt, {name: value for name, value in values.items() if value is not None})
     # The journal may be written to while it is uploaded, so a copy is.
     shutil.copyfile(sweep.folder / "study.journal", sweep.folder / SUMMARY / "study.journal")
-    for file in (REPORT, FIGURE, TABLE, BEST, f"{SUMMARY}/study.journal"):
+    for file in (REPORT, FIGURE, FINALISTS_FIGURE, TABLE, BEST, f"{SUMMARY}/study.journal"):
         if (sweep.folder / file).is_file():
             writer.artifact(sweep.folder / file, "")
     writer.close()
@@ -178,6 +195,9 @@ def _show(
 ) -> None:
     console.print()
     console.print(trial_table(rows, sweep.config.tune.mode, width=console.width))
+    if answer.finalists:
+        console.print("[bold]Finalists over seeds[/]")
+        console.print(finalist_table(answer.finalists, width=console.width))
     for entry in entries:
         if entry.error is not None:
             reason = entry.error.strip().splitlines()[-1]

@@ -9,7 +9,10 @@ from types import FrameType
 from typing import Any
 
 import ray
+from optuna import Study
 from ray import tune
+from ray.tune.schedulers import FIFOScheduler
+from ray.tune.search import Searcher
 from rich.console import Console
 
 from irtune.config.load import ConfigError, explicit, storage_path
@@ -22,6 +25,7 @@ from irtune.tracking.shipper import Shipper
 from irtune.tracking.sync import open_tracker, sync, write_address
 from irtune.tuning import cluster
 from irtune.tuning.callback import SweepCallback
+from irtune.tuning.finalists import RepeatSearcher, choose_repeats, num_repeats
 from irtune.tuning.preflight import Sweep, prepare, tokenise
 from irtune.tuning.progress import SweepProgress, Ticker
 from irtune.tuning.resume import Resume, sweep_to_resume, write_identity
@@ -105,9 +109,13 @@ def _search(sweep: Sweep, console: Console) -> Outcome:
     tuner = _tuner(sweep, setup, searcher, scheduler, callback, at_once)
     shipper.start()
     try:
-        _fit(tuner, callback, console, config)
+        searched = min(config.tune.num_trials, size(config.space) or sys.maxsize)
+        _fit(tuner, callback, console, config, 1 + searched + num_repeats(config.tune.finalists, searched))
+        is_complete = searcher.is_exhausted and all(entry.status for entry in callback.entries.values())
+        if is_complete and config.tune.finalists is not None:
+            is_complete = _repeat_finalists(sweep, setup, study, callback, console, at_once)
         entries = list(callback.entries.values())
-        if searcher.is_exhausted and all(entry.status for entry in entries):
+        if is_complete:
             write_identity(sweep.folder, config, sweep.ready.dataset.fingerprint(), complete=True)
         shipper.drain(DRAIN_S)
         return conclude(sweep, entries, shipper, tracker, console)
@@ -124,10 +132,24 @@ def _search(sweep: Sweep, console: Console) -> Outcome:
             )
 
 
+def _repeat_finalists(
+    sweep: Sweep, setup: TrialSetup, study: Study, callback: SweepCallback, console: Console, at_once: int
+) -> bool:
+    """Repeat the best trials and the baseline over seeds, as far as that is not done; returns whether it is now."""
+    config, repeats = sweep.config, choose_repeats(study, sweep.config)
+    callback.restore([ended for repeat in repeats if (ended := repeat.ended(setup)) is not None])
+    left = [repeat for repeat in repeats if repeat.name not in callback.entries]
+    if left:
+        # A trial that is stopped early says nothing about its configuration over seeds.
+        tuner = _tuner(sweep, setup, RepeatSearcher(left), FIFOScheduler(), callback, at_once)
+        _fit(tuner, callback, console, config, len(callback.entries) + len(left))
+    return all(repeat.name in callback.entries and callback.entries[repeat.name].status for repeat in repeats)
+
+
 def _tuner(
     sweep: Sweep,
     setup: TrialSetup,
-    searcher: OptunaAskTell,
+    searcher: Searcher,
     scheduler: tune.schedulers.TrialScheduler,
     callback: SweepCallback,
     at_once: int,
@@ -153,9 +175,8 @@ def _tuner(
     )
 
 
-def _fit(tuner: tune.Tuner, callback: SweepCallback, console: Console, config: SweepConfig) -> None:
-    """Run the search under a progress display; SIGTERM ends it at once."""
-    planned = 1 + min(config.tune.num_trials, size(config.space) or sys.maxsize)
+def _fit(tuner: tune.Tuner, callback: SweepCallback, console: Console, config: SweepConfig, planned: int) -> None:
+    """Run trials under a progress display that counts to ``planned``; SIGTERM ends it at once."""
     # Ray replaces handlers that were there before it started.
     before = signal.signal(signal.SIGTERM, _raise_killed)
     steps_before = sum(entry.step for entry in callback.entries.values())
@@ -211,11 +232,14 @@ def _announce(sweep: Sweep, console: Console) -> None:
         console.print(f"note: {sweep.source}: {doubt}", highlight=False, soft_wrap=True, markup=False)
     config, dataset = sweep.config, sweep.ready.dataset
     sizes = ", ".join(f"{len(revisions)} {split}" for split, revisions in dataset.splits.items())
+    finalists = config.tune.finalists
+    repeated = f"; the best {finalists.top} and it again on {finalists.seeds} seeds" if finalists else ""
     facts = {
         "sweep": sweep.name,
         "model": f"{config.model.name}, {sweep.ready.num_blocks} blocks",
         "data": f"{dataset.name}: {sizes}" + (f"; {dataset.skipped_rows} rows skipped" if dataset.skipped_rows else ""),
-        "trials": f"{config.tune.num_trials} and the baseline ({BASELINE}) of {config.training.max_steps} steps",
+        "trials": f"{config.tune.num_trials} and the baseline ({BASELINE}) of {config.training.max_steps} steps"
+        + repeated,
         "results": str(sweep.folder),
         "MLflow": redact(sweep.ready.tracking_uri),
     }
