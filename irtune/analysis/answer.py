@@ -138,7 +138,9 @@ def _caveats(
     if compared:
         caveats.append(caveat_seeds(trials, selective, baseline) if final is None else caveat_final(final))
         caveats.extend(_test_set(compared))
-        caveats.append(_choice(trials, metric, num_validation))
+        caveats.append(
+            _choice(trials, metric, num_validation, "best of each kind was" if final is None else "finalists were")
+        )
     caveats.extend(caveat_lost(rows))
     if selective is not None and baseline is not None:
         caveats.extend(_differences(selective, baseline))
@@ -170,12 +172,12 @@ def _test_set(compared: Sequence[TrialRow]) -> list[str]:
     return caveats
 
 
-def _choice(rows: Sequence[TrialRow], metric: str, num_validation: int | None) -> str:
+def _choice(rows: Sequence[TrialRow], metric: str, num_validation: int | None, picked: str) -> str:
     finished = [row for row in rows if row.status == "finished" and row.score is not None]
     selective = sum(not row.is_baseline for row in finished)
     size = "the validation set" if num_validation is None else f"{num_validation} validation examples"
     return (
-        f"Finished: {selective} selective, {len(finished) - selective} baseline. The best of each kind was picked by "
+        f"Finished: {selective} selective, {len(finished) - selective} baseline. The {picked} picked by "
         f"{metric} on {size}; the more there are to pick from, the more luck is in the best."
     )
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from rich.table import Table
 
 from irtune.analysis.finalists import Finalist
@@ -104,10 +105,11 @@ def finalist_plot(finalists: Sequence[Finalist]) -> Figure:
             scores.axvline(one.mean.test_f1, color=_BASELINE_COLOUR, linewidth=1.0, linestyle=":", zorder=0)
     differences.axvline(0.0, color=_BASELINE_COLOUR, linewidth=1.0, linestyle=":", zorder=0)
     names = [f"{one.mean.trial_id}\n{one.mean.name}" for one in finalists]
-    scores.set(xlabel="macro-F1 on test", yticks=range(len(finalists)), yticklabels=names)
+    scores.set(xlabel="macro-F1 on test (dots: seeds, line: mean)", yticks=range(len(finalists)), yticklabels=names)
     scores.set_ylim(len(finalists) - 0.5, -0.5)
     differences.set(xlabel="difference to the baseline, with its 95% interval")
     for axes in (scores, differences):
+        axes.xaxis.set_major_locator(MaxNLocator(6))
         axes.grid(axis="x", alpha=0.25)
         axes.set_axisbelow(True)
     return figure

@@ -68,9 +68,8 @@ def caveat_seeds(rows: Sequence[TrialRow], selective: TrialRow | None, baseline:
 def caveat_final(final: Finalist) -> str:
     """Which seeds stand behind the means compared, and what the interval covers."""
     seeds = _listed([str(row.seed) for row in final.repeats])
-    spread = "" if final.deviation is None else f" (standard deviation over them {final.deviation:.3f})"
     return (
-        f"Means over the seeds {seeds}{spread}, none of them the search's. The interval covers other seeds and other "
+        f"Means over the seeds {seeds}, none of them the search's. The interval covers other seeds and other "
         "test examples. Of the finalists the sentence is about the one that is best on validation over these seeds; "
         "test examples chose nothing."
     )
