@@ -115,6 +115,12 @@ def test_a_failure_costs_the_others_nothing(rows: list[TrialRow]) -> None:
     assert len(finalists["baseline"].repeats) == 3
 
 
+def test_a_seed_that_the_baseline_lacks_is_left_out_of_every_comparison(rows: list[TrialRow]) -> None:
+    finalists = by_name(compare_finalists(lose(rows, "finalist_baseline_seed_2")))
+    assert [[row.seed for row in one.repeats] for one in finalists.values()] == [[1, 3]] * 3
+    assert [row.seed for row in finalists["second"].baseline_repeats] == [1, 3]
+
+
 def test_a_finalist_with_a_single_seed_is_shown_but_not_judged(rows: list[TrialRow]) -> None:
     finalists = compare_finalists(lose(rows, "finalist_second_seed_1", "finalist_second_seed_2"))
     second = by_name(finalists)["second"]
