@@ -109,10 +109,15 @@ def ranked(rows: Iterable[TrialRow], mode: Mode = "max") -> list[TrialRow]:
 
 def chosen(rows: Iterable[TrialRow], mode: Mode = "max", *, baseline: bool | None = None) -> TrialRow | None:
     """The best finished row on validation, among baselines only (True), selective ones only (False) or all (None)."""
+    return next(iter(best_first(rows, mode, baseline=baseline)), None)
+
+
+def best_first(rows: Iterable[TrialRow], mode: Mode = "max", *, baseline: bool | None = None) -> list[TrialRow]:
+    """The rows that may be ``chosen``, ranked."""
     finished = [row for row in rows if row.status == "finished" and row.score is not None]
     if baseline is not None:
         finished = [row for row in finished if row.is_baseline == baseline]
-    return next(iter(ranked(finished, mode)), None)
+    return ranked(finished, mode)
 
 
 def same_configuration(row: TrialRow, rows: Iterable[TrialRow]) -> list[TrialRow]:

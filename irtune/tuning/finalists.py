@@ -1,20 +1,17 @@
 """The finalists of a sweep: which trials are repeated over seeds, and what hands the repeats to Ray Tune."""
 
-import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from optuna.study import StudyDirection
-from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
-from irtune.config.load import with_overrides
-from irtune.config.schema import BASELINE, FinalistsConfig, SweepConfig
+from irtune.analysis.trials import TrialRow, best_first, chosen
+from irtune.config.schema import FinalistsConfig, SweepConfig
 from irtune.tracking.ledger import RunLedger
 from irtune.training.run import RESULT
-from irtune.tuning.searcher import BASELINE_OVERRIDES, BASELINE_TRIAL, TRIAL, EndedTrial
+from irtune.tuning.searcher import BASELINE_OVERRIDES, BASELINE_TRIAL, EndedTrial, ended_trials
 from irtune.tuning.space import Values
 from irtune.tuning.worker import TrialSetup
 
@@ -80,44 +77,35 @@ def num_repeats(finalists: FinalistsConfig | None, num_trials: int) -> int:
     return 0 if finalists is None else (min(finalists.top, num_trials) + 1) * finalists.seeds
 
 
-def choose_repeats(study: optuna.Study, config: SweepConfig) -> list[Repeat]:
+def choose_repeats(study: optuna.Study, rows: Sequence[TrialRow], config: SweepConfig) -> list[Repeat]:
     """The repeats of the best trials of a search that is over, and of the baseline, seed after seed.
 
-    The trials are chosen by what the search optimised on validation, the first of several objectives; of equals the one
-    with fewer FLOPs comes first. Their seeds follow the one that the search trained with, which chose them, and so has
-    no part in the comparison. The choice is written into the study, and stands until the search or
-    ``tune.finalists.top`` is extended: whichever driver goes on, it goes on with the same finalists.
+    The trials are chosen on validation. Their seeds follow the one that the search trained with, which chose them, and
+    so has no part in the comparison. The choice is written into the study, and stands until more is searched or
+    ``tune.finalists.top`` is another: whichever driver goes on, it goes on with the same finalists.
+
+    Args:
+        study: The study of the sweep.
+        rows: All trials of the search.
+        config: The sweep.
 
     Returns:
         Nothing if no trial that selects blocks finished.
     """
-    finalists = config.tune.finalists
+    finalists, mode = config.tune.finalists, config.tune.mode
     assert finalists is not None
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    out_of = {"top": finalists.top, "num_finished": len(complete)}
-    chosen = study.user_attrs.get(FINALISTS)
-    if chosen is None or chosen["out_of"] != out_of:
-        chosen = {"out_of": out_of, "trials": _choose(study, config, finalists.top)}
-        study.set_user_attr(FINALISTS, chosen)
-    overrides = {trial.user_attrs[TRIAL]: trial.params for trial in complete} | {BASELINE_TRIAL: BASELINE_OVERRIDES}
+    best = [row.trial_id for row in best_first(rows, mode, baseline=False)]
+    if not best:
+        return []
+    out_of = {"top": finalists.top, "num_finished": len(best)}
+    chosen_before = study.user_attrs.get(FINALISTS)
+    if chosen_before is None or chosen_before["out_of"] != out_of:
+        # A baseline that failed may not do so with another seed.
+        baseline = chosen(rows, mode, baseline=True)
+        names = [BASELINE_TRIAL if baseline is None else baseline.trial_id, *best[: finalists.top]]
+        study.set_user_attr(FINALISTS, {"out_of": out_of, "trials": names})
+    overrides = {BASELINE_TRIAL: BASELINE_OVERRIDES} | {trial.name: trial.overrides for trial in ended_trials(study)}
     seeds = range(config.seed + 1, config.seed + 1 + finalists.seeds)
     # A sweep that is stopped halfway has the first seeds of all finalists.
-    return [Repeat(name, seed, overrides[name] | {"seed": seed}) for seed in seeds for name in chosen["trials"]]
-
-
-def _choose(study: optuna.Study, config: SweepConfig, top: int) -> list[str]:
-    """The baseline, which is the best trial that trains all blocks, and the best ``top`` that select."""
-    sign = -1.0 if study.directions[0] == StudyDirection.MAXIMIZE else 1.0
-    selective: list[tuple[float, float, str]] = []
-    full: list[tuple[float, float, str]] = []
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-        is_full = with_overrides(config.experiment(), trial.params).strategy == BASELINE
-        cost = trial.user_attrs.get("cost/total_flops", math.inf)
-        (full if is_full else selective).append((sign * trial.values[0], cost, trial.user_attrs[TRIAL]))
-    attributes = study.user_attrs
-    if attributes.get("baseline/state") == TrialState.COMPLETE.name:
-        cost = attributes.get("baseline/cost/total_flops", math.inf)
-        full.append((sign * attributes["baseline/value"], cost, BASELINE_TRIAL))
-    baseline = min(full)[-1] if full else BASELINE_TRIAL
-    best = [name for _, _, name in sorted(selective)[:top]]
-    return [baseline, *best] if best else []
+    names = study.user_attrs[FINALISTS]["trials"]
+    return [Repeat(name, seed, overrides[name] | {"seed": seed}) for seed in seeds for name in names]

@@ -113,7 +113,7 @@ def _search(sweep: Sweep, console: Console) -> Outcome:
         _fit(tuner, callback, console, config, 1 + searched + num_repeats(config.tune.finalists, searched))
         is_complete = searcher.is_exhausted and all(entry.status for entry in callback.entries.values())
         if is_complete and config.tune.finalists is not None:
-            is_complete = _repeat_finalists(sweep, setup, study, callback, console, at_once)
+            is_complete = _repeat_finalists(sweep, setup, study, callback, shipper, console, at_once)
         entries = list(callback.entries.values())
         if is_complete:
             write_identity(sweep.folder, config, sweep.ready.dataset.fingerprint(), complete=True)
@@ -133,10 +133,19 @@ def _search(sweep: Sweep, console: Console) -> Outcome:
 
 
 def _repeat_finalists(
-    sweep: Sweep, setup: TrialSetup, study: Study, callback: SweepCallback, console: Console, at_once: int
+    sweep: Sweep,
+    setup: TrialSetup,
+    study: Study,
+    callback: SweepCallback,
+    shipper: Shipper,
+    console: Console,
+    at_once: int,
 ) -> bool:
     """Repeat the best trials and the baseline over seeds, as far as that is not done; returns whether it is now."""
-    config, repeats = sweep.config, choose_repeats(study, sweep.config)
+    config = sweep.config
+    # The book is to hold all that was measured; MLflow may hear of it later.
+    shipper.drain(0.0)
+    repeats = choose_repeats(study, [entry.row(config.tune.metric) for entry in callback.entries.values()], config)
     callback.restore([ended for repeat in repeats if (ended := repeat.ended(setup)) is not None])
     left = [repeat for repeat in repeats if repeat.name not in callback.entries]
     if left:

@@ -4,6 +4,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 
+from irtune.analysis.trials import TrialRow
 from irtune.config.load import build
 from irtune.config.schema import SweepConfig
 from irtune.tracking.ledger import RunEnd, RunLedger
@@ -34,44 +35,63 @@ def sweep(**tune):
     return build(SweepConfig, tree, "test")
 
 
-@pytest.fixture
-def searched(tmp_path):
-    """Makes the study of a search that is over: its trials by k (None: all blocks), with score and FLOPs."""
+class Search:
+    """A search that is over: its study, and its trials as the analysis sees them."""
 
-    def search(trials, *, config=None, baseline=0.5):
-        config = config or sweep()
-        study = open_study(tmp_path / "study.journal", "mine", config.tune)
-        for key, value in {"state": "COMPLETE", "value": baseline}.items() if baseline is not None else ():
-            study.set_user_attr(f"baseline/{key}", value)
-        extend(study, trials)
-        return study
+    def __init__(self, folder, config, baseline):
+        self.config = config
+        self.study = open_study(folder / "study.journal", "mine", config.tune)
+        self.rows = [] if baseline is None else [self._row("baseline", "all", baseline, 1.0, "finished")]
 
-    return search
-
-
-def extend(study, trials, state=TrialState.COMPLETE):
-    known = {POLICY: CategoricalDistribution(["top_k", "all"]), K: IntDistribution(1, 9)}
-    for k, value, flops in trials:
+    def add(self, k, score, flops=1.0, status="finished"):
+        """One trial; with k None it trains all blocks."""
+        name = f"trial_{len(self.study.trials):04d}"
         params = {POLICY: "all"} if k is None else {POLICY: "top_k", K: k}
-        number = len(study.trials)
-        study.add_trial(
-            create_trial(
-                state=state,
-                params=params,
-                distributions={key: known[key] for key in params},
-                value=value,
-                user_attrs={"trial": f"trial_{number:04d}", "cost/total_flops": flops},
-            )
+        known = {POLICY: CategoricalDistribution(["top_k", "all"]), K: IntDistribution(1, 9)}
+        state = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}[status]
+        distributions = {key: known[key] for key in params}
+        trial = create_trial(
+            state=state, params=params, distributions=distributions, value=score, user_attrs={"trial": name}
         )
+        self.study.add_trial(trial)
+        self.rows.append(self._row(name, params[POLICY], score, flops, status))
+        return self
+
+    def repeats(self, config=None):
+        return choose_repeats(self.study, self.rows, config or self.config)
+
+    def repeated(self):
+        """The trials repeated, by name."""
+        return [repeat.repeats for repeat in self.repeats() if repeat.seed == self.config.seed + 1]
+
+    def _row(self, name, strategy, score, flops, status):
+        objective = score if self.config.tune.mode == "min" else None
+        return TrialRow(
+            trial_id=name,
+            name=name,
+            strategy=strategy,
+            status=status,
+            num_blocks=9,
+            seed=self.config.seed,
+            reselect_every=3,
+            flops=flops,
+            validation_f1=score,
+            objective=objective,
+        )
+
+
+@pytest.fixture
+def search(tmp_path):
+    """Makes a search."""
+    return lambda config=None, baseline=0.5: Search(tmp_path, config or sweep(), baseline)
 
 
 def names(repeats):
     return [repeat.name for repeat in repeats]
 
 
-def test_the_best_and_the_baseline_are_repeated_on_seeds_that_chose_nothing(searched):
-    study = searched([(1, 0.3, 1.0), (2, 0.6, 1.0), (3, 0.4, 1.0)])
-    repeats = choose_repeats(study, sweep())
+def test_the_best_and_the_baseline_are_repeated_on_seeds_that_chose_nothing(search):
+    repeats = search().add(1, 0.3).add(2, 0.6).add(3, 0.4).repeats()
     # The search trained with seed 4.
     assert names(repeats) == [
         "finalist_baseline_seed_5",
@@ -95,52 +115,49 @@ def test_the_best_and_the_baseline_are_repeated_on_seeds_that_chose_nothing(sear
     }
 
 
-def test_less_may_be_better_and_of_equals_the_cheaper_is(searched):
+def test_less_may_be_better_and_of_equals_the_cheaper_is(search):
     config = sweep(metric="eval/loss", mode="min")
-    study = searched([(1, 0.3, 2.0), (2, 0.6, 1.0), (3, 0.3, 1.0)], config=config)
-    assert [repeat.repeats for repeat in choose_repeats(study, config)[:3]] == ["baseline", "trial_0002", "trial_0000"]
+    searched = search(config).add(1, 0.3, flops=2.0).add(2, 0.6).add(3, 0.3, flops=1.0)
+    assert searched.repeated() == ["baseline", "trial_0002", "trial_0000"]
 
 
-def test_only_what_ran_to_its_end_is_chosen(searched):
-    study = searched([(1, 0.3, 1.0)])
-    extend(study, [(2, 0.9, 1.0)], TrialState.PRUNED)
-    extend(study, [(3, None, 1.0)], TrialState.FAIL)
-    assert {repeat.repeats for repeat in choose_repeats(study, sweep())} == {"baseline", "trial_0000"}
+def test_only_what_ran_to_its_end_is_chosen(search):
+    searched = search().add(1, 0.3).add(2, 0.9, status="pruned").add(3, None, status="failed")
+    assert searched.repeated() == ["baseline", "trial_0000"]
 
 
 @pytest.mark.parametrize(
     ("baseline", "repeated"), [(0.9, "baseline"), (0.6, "trial_0000"), (None, "trial_0000")], ids=str
 )
-def test_the_best_trial_of_all_blocks_is_what_others_are_compared_with(searched, baseline, repeated):
-    study = searched([(None, 0.7, 1.0), (2, 0.4, 1.0)], baseline=baseline)
-    assert [repeat.repeats for repeat in choose_repeats(study, sweep())[:2]] == [repeated, "trial_0001"]
+def test_the_best_trial_of_all_blocks_is_what_others_are_compared_with(search, baseline, repeated):
+    searched = search(baseline=baseline).add(None, 0.7).add(2, 0.4)
+    assert searched.repeated() == [repeated, "trial_0001"]
 
 
-def test_a_baseline_that_failed_is_repeated_all_the_same(searched):
-    study = searched([(2, 0.4, 1.0)], baseline=None)
-    assert [repeat.repeats for repeat in choose_repeats(study, sweep())[:2]] == ["baseline", "trial_0000"]
+def test_a_baseline_that_failed_is_repeated_all_the_same(search):
+    searched = search(baseline=None).add(2, 0.4)
+    assert searched.repeats()[0].overrides == {"method": None, POLICY: "all", "seed": 5}
 
 
-def test_with_nothing_to_compare_nothing_is_repeated(searched):
-    assert choose_repeats(searched([(None, 0.7, 1.0)]), sweep()) == []
+def test_with_nothing_to_compare_nothing_is_repeated(search):
+    assert search().add(None, 0.7).repeats() == []
 
 
-def test_what_was_chosen_stays_chosen_until_more_is_searched(searched):
-    study = searched([(1, 0.3, 1.0), (2, 0.6, 1.0), (3, 0.4, 1.0)])
-    choose_repeats(study, sweep())
-    written = dict(study.user_attrs[FINALISTS])
+def test_what_was_chosen_stays_chosen_until_more_is_searched(search):
+    searched = search().add(1, 0.3).add(2, 0.6).add(3, 0.4)
+    searched.repeats()
+    written = dict(searched.study.user_attrs[FINALISTS])
     assert written["trials"] == ["baseline", "trial_0001", "trial_0002"]
     # Whatever another driver would choose, it keeps to what is written.
-    study.set_user_attr(FINALISTS, written | {"trials": ["baseline", "trial_0000"]})
-    assert {repeat.repeats for repeat in choose_repeats(study, sweep())} == {"baseline", "trial_0000"}
-    more_seeds = sweep(finalists={"top": 2, "seeds": 3})
-    assert len(choose_repeats(study, more_seeds)) == 2 * 3
-    extend(study, [(4, 0.8, 1.0)])
-    assert {repeat.repeats for repeat in choose_repeats(study, sweep())} == {"baseline", "trial_0003", "trial_0001"}
+    searched.study.set_user_attr(FINALISTS, written | {"trials": ["baseline", "trial_0000"]})
+    assert searched.repeated() == ["baseline", "trial_0000"]
+    assert len(searched.repeats(sweep(finalists={"top": 2, "seeds": 3}))) == 2 * 3
+    searched.add(4, 0.8)
+    assert searched.repeated() == ["baseline", "trial_0003", "trial_0001"]
 
 
-def test_a_later_driver_finds_what_is_left(searched, tmp_path):
-    repeats = choose_repeats(searched([(1, 0.3, 1.0), (2, 0.6, 1.0)]), sweep())
+def test_a_later_driver_finds_what_is_left(search, tmp_path):
+    repeats = search().add(1, 0.3).add(2, 0.6).repeats()
     setup = TrialSetup({}, tmp_path, None, 1)
     finished, failed, killed, unheard, _ = repeats[:5]
     for repeat, status in ((finished, "FINISHED"), (failed, "FAILED"), (killed, "KILLED")):
@@ -161,8 +178,8 @@ def test_a_later_driver_finds_what_is_left(searched, tmp_path):
     ]
 
 
-def test_the_searcher_suggests_each_once_and_then_ends(searched):
-    repeats = choose_repeats(searched([(1, 0.3, 1.0)]), sweep())
+def test_the_searcher_suggests_each_once_and_then_ends(search):
+    repeats = search().add(1, 0.3).repeats()
     searcher = RepeatSearcher(repeats)
     suggested = [searcher.suggest(f"t{number}") for number in range(len(repeats))]
     assert suggested == [repeat.suggestion() for repeat in repeats]
