@@ -5,7 +5,6 @@ import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import yaml
@@ -113,14 +112,11 @@ def _write_files(
 ) -> None:
     by_id = {entry.trial_id: entry for entry in entries}
     mode = sweep.config.tune.mode
-    pictures = {FIGURE: response_curves(rows, mode=mode)}
-    tables = [markdown_table(rows, mode)]
+    response = _drawn(response_curves(rows, mode=mode), sweep.folder / FIGURE)
+    tables, finalists = [markdown_table(rows, mode)], None
     if answer.finalists:
-        pictures[FINALISTS_FIGURE] = finalist_plot(answer.finalists)
         tables.append(finalist_markdown(answer.finalists))
-    drawn = {name: _png(figure) for name, figure in pictures.items()}
-    for name, picture in drawn.items():
-        (sweep.folder / name).write_bytes(picture)
+        finalists = _drawn(finalist_plot(answer.finalists), sweep.folder / FINALISTS_FIGURE)
     (sweep.folder / TABLE).write_text("\n\n".join(tables) + "\n", encoding="utf-8")
     best_yaml = ""
     if answer.best is not None:
@@ -131,8 +127,8 @@ def _write_files(
         title=f"Sweep {sweep.name}",
         answer=answer,
         rows=rows,
-        response_png=drawn[FIGURE],
-        finalists_png=drawn.get(FINALISTS_FIGURE),
+        response_png=response,
+        finalists_png=finalists,
         best_yaml=best_yaml,
         heat_maps={name: file.read_bytes() for name, file in shown.items() if file.is_file()},
         tracking_command=commands[0],
@@ -150,10 +146,9 @@ def _write_files(
     (sweep.folder / REPORT).write_text(report, encoding="utf-8")
 
 
-def _png(figure: Figure) -> bytes:
-    picture = BytesIO()
-    save_png(figure, picture)
-    return picture.getvalue()
+def _drawn(figure: Figure, path: Path) -> bytes:
+    save_png(figure, path)
+    return path.read_bytes()
 
 
 def _record(sweep: Sweep, answer: Answer, shipper: Shipper) -> None:
