@@ -47,6 +47,7 @@ class TrialRow:
         objective: The sweep's first metric where that is not macro-F1 on validation; None: ``validation_f1``.
         objectives: All metrics of a sweep that has several, the first one first; NaN where not measured.
         broken: The constraints that a finished trial breaks, in words; such a trial is never chosen.
+        repeats: The ``trial_id`` of the trial that it repeats with another seed; None for a trial of the search.
     """
 
     trial_id: str
@@ -73,6 +74,7 @@ class TrialRow:
     objective: float | None = None
     objectives: Mapping[str, float] = field(default_factory=dict)
     broken: tuple[str, ...] = ()
+    repeats: str | None = None
 
     @property
     def is_baseline(self) -> bool:
@@ -114,12 +116,17 @@ def chosen(rows: Iterable[TrialRow], mode: Mode = "max", *, baseline: bool | Non
 
     None of them breaks a constraint, unless only baselines are asked for: that is what the others are compared with.
     """
+    return next(iter(best_first(rows, mode, baseline=baseline)), None)
+
+
+def best_first(rows: Iterable[TrialRow], mode: Mode = "max", *, baseline: bool | None = None) -> list[TrialRow]:
+    """The rows that may be ``chosen``, ranked."""
     finished = [row for row in rows if row.status == "finished" and row.score is not None]
     if baseline is not None:
         finished = [row for row in finished if row.is_baseline == baseline]
     if not baseline:
         finished = [row for row in finished if not row.broken]
-    return next(iter(ranked(finished, mode)), None)
+    return ranked(finished, mode)
 
 
 def same_configuration(row: TrialRow, rows: Iterable[TrialRow]) -> list[TrialRow]:

@@ -361,6 +361,13 @@ class Constraint(Section):
         return self
 
 
+class FinalistsConfig(Section):
+    """Repeats over seeds of the best trials, and of the baseline, after the search."""
+
+    top: int = Field(3, gt=0, description="so many of the trials, the best on validation")
+    seeds: int = Field(5, ge=2, description="common seeds that each is repeated on; none is the search's own")
+
+
 class TuneConfig(Section):
     """How the space is searched, and for what.
 
@@ -393,6 +400,7 @@ class TuneConfig(Section):
         "trial, or each in a worker group of its own; default: in_process for one worker, slots for more",
     )
     renew_slots_after: int = Field(50, gt=0, description="trials after which a slot's processes are started anew")
+    finalists: FinalistsConfig | None = Field(None, description="repeat the best over seeds; null does not")
 
     def execution_of(self, engine: EngineConfig) -> str:
         """Where trials with these workers run."""

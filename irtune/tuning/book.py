@@ -30,6 +30,7 @@ class TrialEntry:
         config: Its whole configuration.
         folder: Its folder on storage.
         is_baseline: Whether it is the baseline of the sweep.
+        repeats: The name of the trial that it repeats with another seed.
     """
 
     trial_id: str
@@ -37,6 +38,7 @@ class TrialEntry:
     config: ExperimentConfig
     folder: Path
     is_baseline: bool
+    repeats: str | None = None
     status: Status | None = None
     error: str | None = None
     step: int = 0
@@ -92,6 +94,7 @@ class TrialEntry:
             objective=None if first == "eval/f1_macro" else values[first],
             objectives=values if len(values) > 1 else {},
             broken=self.broken(tune.constraints),
+            repeats=self.repeats,
         )
 
     def score(self, metric: str) -> float | None:

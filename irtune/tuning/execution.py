@@ -24,6 +24,7 @@ class Execution:
     """
 
     def __init__(self, config: SweepConfig, setup: TrialSetup, at_once: int) -> None:
+        self.at_once = at_once
         self.mode = config.tune.execution_of(config.engine)
         self._config = config
         self._setup = setup

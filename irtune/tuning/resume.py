@@ -27,6 +27,9 @@ FREE_SETTINGS = {
     "tune.execution",
     "tune.renew_slots_after",
     "tune.warm_start",
+    "tune.finalists",
+    "tune.finalists.top",
+    "tune.finalists.seeds",
 }
 """What may be another in a resumed sweep: it changes how many trials run, where, at once and after what, but none of
 them."""

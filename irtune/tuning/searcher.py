@@ -256,12 +256,14 @@ class EndedTrial:
         overrides: Its configuration, as it was suggested.
         status: How it ended.
         reason: Why it failed.
+        repeats: The name of the trial that it repeats with another seed.
     """
 
     name: str
     overrides: Values
     status: Literal["finished", "pruned", "failed"]
     reason: str | None = None
+    repeats: str | None = None
 
     @property
     def is_baseline(self) -> bool:

@@ -20,7 +20,7 @@ NOT_SEARCHABLE = {
     "name": "it names the sweep, in whose folder and experiment all trials are looked for",
     "storage": "all trials of a sweep lie under one folder",
     "tracking": "the runs of a sweep are compared within one experiment of one server",
-    "seed": "the search would choose lucky seeds; repeat configurations over seeds with irtune ablate",
+    "seed": "the search would choose lucky seeds; tune.finalists repeats the best over seeds",
     "data.name": "scores on different data cannot be compared",
     "data.seed": "each value is another validation set, and scores on different data cannot be compared",
     "engine.num_workers": "the trials of a sweep share its workers, and it would change the batch size; search that",
@@ -70,6 +70,12 @@ def check_space(config: SweepConfig, num_blocks: int | None = None) -> list[str]
         mistakes.append(
             f"tune.scheduler.grace_steps: {asha.grace_steps} is not below training.max_steps ({max_steps}), so that no "
             "trial would be stopped; lower it, or set tune.scheduler to null"
+        )
+    finalists = config.tune.finalists
+    if finalists is not None and finalists.top > config.tune.num_trials:
+        mistakes.append(
+            f"tune.finalists.top: {finalists.top} is more than tune.num_trials ({config.tune.num_trials}); lower it, "
+            "or raise tune.num_trials"
         )
     try:
         in_order(space)

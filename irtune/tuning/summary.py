@@ -14,7 +14,8 @@ from rich.markup import escape
 from rich.syntax import Syntax
 
 from irtune.analysis.answer import Answer, answer_sweep
-from irtune.analysis.figures import pareto_plot, response_curves, save_png
+from irtune.analysis.figures import finalist_plot, pareto_plot, response_curves, save_png
+from irtune.analysis.finalists_view import finalist_markdown, finalist_table
 from irtune.analysis.pareto import pareto_front
 from irtune.analysis.report import render_report
 from irtune.analysis.tables import markdown_table, trial_table
@@ -31,7 +32,8 @@ from irtune.tuning.preflight import Sweep
 from irtune.tuning.provenance import environment
 
 LOCAL_UI = "http://127.0.0.1:5000"
-REPORT, FIGURE, PARETO, TABLE, BEST = "report.html", "response.png", "pareto.png", "trials.md", "best.yaml"
+REPORT, TABLE, BEST = "report.html", "trials.md", "best.yaml"
+FIGURE, PARETO, FINALISTS_FIGURE = "response.png", "pareto.png", "finalists.png"
 SUMMARY = "summary"
 COLUMNS = (
     "final/validation_f1_macro",
@@ -65,9 +67,10 @@ def conclude(
 ) -> Outcome:
     """Answer, write, record and show."""
     metric, mode = sweep.config.tune.first_objective
-    rows = [entry.row(sweep.config.tune) for entry in entries]
+    all_rows = [entry.row(sweep.config.tune) for entry in entries]
+    rows = [row for row in all_rows if row.repeats is None]
     answer = answer_sweep(
-        rows,
+        all_rows,
         metric="macro-F1" if metric == "eval/f1_macro" else metric,
         mode=mode,
         num_classes=len(sweep.ready.dataset.labels),
@@ -88,6 +91,7 @@ def _ways_to_look(sweep: Sweep, tracker: MlflowTracker) -> tuple[str, str]:
         sort_by=COLUMNS[0],
         metrics=COLUMNS,
         params=(*sweep.config.space, "selection.policy.name"),
+        tags=("irtune.strategy", "irtune.pruned", *(["irtune.repeats"] if sweep.config.tune.finalists else [])),
         trade_off=("cost/total_flops", COLUMNS[0]),
     )
     try:
@@ -112,7 +116,11 @@ def _write_files(
     front = _front(sweep, rows)
     response = _drawn(response_curves(rows, mode=mode), sweep.folder / FIGURE)
     pareto = _drawn(pareto_plot(rows, sweep.config.tune.objectives), sweep.folder / PARETO) if front else None
-    (sweep.folder / TABLE).write_text(markdown_table(rows, mode, front) + "\n", encoding="utf-8")
+    tables, finalists = [markdown_table(rows, mode, front)], None
+    if answer.finalists:
+        tables.append(finalist_markdown(answer.finalists))
+        finalists = _drawn(finalist_plot(answer.finalists), sweep.folder / FINALISTS_FIGURE)
+    (sweep.folder / TABLE).write_text("\n\n".join(tables) + "\n", encoding="utf-8")
     best_yaml = ""
     if answer.best is not None:
         best_yaml = yaml.safe_dump(by_id[answer.best.trial_id].config.model_dump(mode="json"), sort_keys=False)
@@ -125,6 +133,7 @@ def _write_files(
         response_png=response,
         pareto_png=pareto,
         front=front,
+        finalists_png=finalists,
         best_yaml=best_yaml,
         heat_maps={name: file.read_bytes() for name, file in shown.items() if file.is_file()},
         tracking_command=commands[0],
@@ -175,7 +184,7 @@ def _record(sweep: Sweep, answer: Answer, shipper: Shipper) -> None:
     writer.metrics(attempt, {name: value for name, value in values.items() if value is not None})
     # The journal may be written to while it is uploaded, so a copy is.
     shutil.copyfile(sweep.folder / "study.journal", sweep.folder / SUMMARY / "study.journal")
-    for file in (REPORT, FIGURE, PARETO, TABLE, BEST, f"{SUMMARY}/study.journal"):
+    for file in (REPORT, FIGURE, PARETO, FINALISTS_FIGURE, TABLE, BEST, f"{SUMMARY}/study.journal"):
         if (sweep.folder / file).is_file():
             writer.artifact(sweep.folder / file, "")
     writer.close()
@@ -194,6 +203,9 @@ def _show(
     metric, mode = sweep.config.tune.first_objective
     front = _front(sweep, rows)
     console.print(trial_table(rows, mode, width=console.width, front=front))
+    if answer.finalists:
+        console.print("[bold]Finalists over seeds[/]")
+        console.print(finalist_table(answer.finalists, width=console.width))
     for entry in entries:
         if entry.error is not None:
             reason = entry.error.strip().splitlines()[-1]

@@ -9,7 +9,10 @@ from types import FrameType
 from typing import Any
 
 import ray
+from optuna import Study
 from ray import tune
+from ray.tune.schedulers import FIFOScheduler
+from ray.tune.search import Searcher
 from rich.console import Console
 
 from irtune.config.load import ConfigError, explicit, storage_path
@@ -23,6 +26,7 @@ from irtune.tracking.sync import open_tracker, sync, write_address
 from irtune.tuning import cluster
 from irtune.tuning.callback import SweepCallback
 from irtune.tuning.execution import Execution
+from irtune.tuning.finalists import RepeatSearcher, choose_repeats, num_repeats
 from irtune.tuning.preflight import Sweep, prepare, tokenise
 from irtune.tuning.progress import SweepProgress, Ticker
 from irtune.tuning.resume import Resume, sweep_to_resume, write_identity
@@ -101,13 +105,17 @@ def _search(sweep: Sweep, console: Console) -> Outcome:
     for name, scores in callback.restore(ended_trials(study)).items():
         if isinstance(scheduler, Asha):
             scheduler.remember(name, scores)
-    tuner = _tuner(sweep, execution, searcher, scheduler, callback, at_once)
+    tuner = _tuner(sweep, execution, searcher, scheduler, callback)
     shipper.start()
     try:
-        _fit(tuner, callback, console, config)
+        searched = min(config.tune.num_trials, size(config.space) or sys.maxsize)
+        _fit(tuner, callback, console, config, 1 + searched + num_repeats(config.tune.finalists, searched))
+        is_complete = searcher.is_exhausted and all(entry.status for entry in callback.entries.values())
+        if is_complete and config.tune.finalists is not None:
+            is_complete = _repeat_finalists(sweep, execution, study, callback, shipper, console)
         execution.close()
         entries = list(callback.entries.values())
-        if searcher.is_exhausted and all(entry.status for entry in entries):
+        if is_complete:
             write_identity(sweep.folder, config, sweep.ready.dataset.fingerprint(), complete=True)
         shipper.drain(DRAIN_S)
         return conclude(sweep, entries, shipper, tracker, console)
@@ -124,13 +132,34 @@ def _search(sweep: Sweep, console: Console) -> Outcome:
             )
 
 
+def _repeat_finalists(
+    sweep: Sweep,
+    execution: Execution,
+    study: Study,
+    callback: SweepCallback,
+    shipper: Shipper,
+    console: Console,
+) -> bool:
+    """Repeat the best trials and the baseline over seeds, as far as that is not done; returns whether it is now."""
+    config = sweep.config
+    # The book is to hold all that was measured; MLflow may hear of it later.
+    shipper.drain(0.0)
+    repeats = choose_repeats(study, [entry.row(config.tune) for entry in callback.entries.values()], config)
+    callback.restore([ended for repeat in repeats if (ended := repeat.ended(callback.trials)) is not None])
+    left = [repeat for repeat in repeats if repeat.name not in callback.entries]
+    if left:
+        # A trial that is stopped early says nothing about its configuration over seeds.
+        tuner = _tuner(sweep, execution, RepeatSearcher(left), FIFOScheduler(), callback)
+        _fit(tuner, callback, console, config, len(callback.entries) + len(left))
+    return all(repeat.name in callback.entries and callback.entries[repeat.name].status for repeat in repeats)
+
+
 def _tuner(
     sweep: Sweep,
     execution: Execution,
-    searcher: OptunaAskTell,
+    searcher: Searcher,
     scheduler: tune.schedulers.TrialScheduler,
     callback: SweepCallback,
-    at_once: int,
 ) -> tune.Tuner:
     config = sweep.config
     return tune.Tuner(
@@ -139,7 +168,7 @@ def _tuner(
             num_samples=-1,
             search_alg=searcher,
             scheduler=scheduler,
-            max_concurrent_trials=at_once,
+            max_concurrent_trials=execution.at_once,
             reuse_actors=execution.reuses_actors,
         ),
         run_config=tune.RunConfig(
@@ -153,9 +182,8 @@ def _tuner(
     )
 
 
-def _fit(tuner: tune.Tuner, callback: SweepCallback, console: Console, config: SweepConfig) -> None:
-    """Run the search under a progress display; SIGTERM ends it at once."""
-    planned = 1 + min(config.tune.num_trials, size(config.space) or sys.maxsize)
+def _fit(tuner: tune.Tuner, callback: SweepCallback, console: Console, config: SweepConfig, planned: int) -> None:
+    """Run trials under a progress display that counts to ``planned``; SIGTERM ends it at once."""
     # Ray replaces handlers that were there before it started.
     before = signal.signal(signal.SIGTERM, _raise_killed)
     steps_before = sum(entry.step for entry in callback.entries.values())
@@ -202,11 +230,14 @@ def _announce(sweep: Sweep, console: Console) -> None:
         console.print(f"note: {sweep.source}: {doubt}", highlight=False, soft_wrap=True, markup=False)
     config, dataset = sweep.config, sweep.ready.dataset
     sizes = ", ".join(f"{len(revisions)} {split}" for split, revisions in dataset.splits.items())
+    finalists = config.tune.finalists
+    repeated = f"; the best {finalists.top} and it again on {finalists.seeds} seeds" if finalists else ""
     facts = {
         "sweep": sweep.name,
         "model": f"{config.model.name}, {sweep.ready.num_blocks} blocks",
         "data": f"{dataset.name}: {sizes}" + (f"; {dataset.skipped_rows} rows skipped" if dataset.skipped_rows else ""),
-        "trials": f"{config.tune.num_trials} and the baseline ({BASELINE}) of {config.training.max_steps} steps",
+        "trials": f"{config.tune.num_trials} and the baseline ({BASELINE}) of {config.training.max_steps} steps"
+        + repeated,
         "results": str(sweep.folder),
         "MLflow": redact(sweep.ready.tracking_uri),
     }
