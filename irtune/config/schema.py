@@ -178,6 +178,12 @@ class EngineConfig(Section):
             raise mistakes({"precision": "fp16 needs a GPU; set engine.gpus_per_worker, or use bf16 or fp32"})
         return self
 
+    @model_validator(mode="after")
+    def _gpus_are_whole_or_part_of_one(self) -> "EngineConfig":
+        if self.gpus_per_worker > 1 and not self.gpus_per_worker.is_integer():
+            raise mistakes({"gpus_per_worker": f"above 1 must be a whole number, not {self.gpus_per_worker:g}"})
+        return self
+
 
 class TrackingConfig(Section):
     """Where MLflow is."""

@@ -28,6 +28,7 @@ from irtune.tuning.resume import Resume, sweep_to_resume, write_identity
 from irtune.tuning.scheduler import Asha, build_scheduler
 from irtune.tuning.searcher import OptunaAskTell, ended_trials, open_study, requeue_interrupted
 from irtune.tuning.space import size
+from irtune.tuning.storage_check import check_shared_storage
 from irtune.tuning.summary import Outcome, conclude
 from irtune.tuning.worker import TrialSetup, run_trial
 
@@ -72,6 +73,7 @@ def run_sweep(config: SweepConfig, source: str, console: Console, resume: Resume
         _announce(sweep, console)
         cluster.connect()
         try:
+            console.print(f"Ray      {cluster.describe()}", highlight=False, soft_wrap=True, markup=False)
             return _search(sweep, console)
         finally:
             ray.shutdown()
@@ -180,15 +182,18 @@ def _raise_killed(number: int, frame: FrameType | None) -> None:
 
 def _trials_at_once(sweep: Sweep) -> int:
     config = sweep.config
-    fits = cluster.concurrency(config.engine, ray.cluster_resources())
-    if cluster.num_nodes() > 1 and requires_server(sweep.ready.tracking_uri):
+    nodes = cluster.alive_nodes()
+    fits = cluster.concurrency(config.engine, nodes)
+    if len(nodes) > 1 and requires_server(sweep.ready.tracking_uri):
         raise ConfigError(
             sweep.source,
             [
                 f"tracking.uri: {redact(sweep.ready.tracking_uri)} is a file, and the cluster has "
-                f"{cluster.num_nodes()} nodes; start `mlflow server` and set MLFLOW_TRACKING_URI to its address"
+                f"{len(nodes)} nodes; start `mlflow server` and set MLFLOW_TRACKING_URI to its address"
             ],
         )
+    if len(nodes) > 1:
+        check_shared_storage(sweep.folder, [node for node in nodes if node.is_head or node.room(config.engine)])
     return min(fits, config.tune.max_concurrent_trials or fits, config.tune.num_trials + 1)
 
 

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +56,17 @@ def run_trial(suggestion: Mapping[str, Any], setup: TrialSetup) -> None:
 
 def train_rank(overrides: Mapping[str, Any], trial: str, setup: TrialSetup, report: Report, rank: int) -> None:
     """Train as one rank of a trial; rank 0 writes the trial's spool."""
+    from irtune.layers.collectives import gather
     from irtune.training.run import NoRecorder, run
 
     config = setup.config(overrides)
     folder = setup.trial_folder(trial)
     same_data = config.data == build(ExperimentConfig, setup.experiment, "sweep").data
     dataset = ray.get(setup.dataset) if same_data else config.data.load()
+    nodes = gather(ray.util.get_node_ip_address())
     recorder: Any = SpoolWriter(folder / SPOOL, next_attempt(folder / SPOOL)) if rank == 0 else NoRecorder()
     try:
+        recorder.tags({f"irtune.engine.node.rank_{rank}": node for rank, node in enumerate(nodes)})
         run(
             config,
             folder=folder,
@@ -80,17 +82,16 @@ def train_rank(overrides: Mapping[str, Any], trial: str, setup: TrialSetup, repo
 def _run_worker_group(overrides: Mapping[str, Any], trial: str, setup: TrialSetup, run_name: str) -> None:
     """Start a Ray Train worker group for this trial alone, and start it again from a checkpoint if a worker dies."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
+
+    from irtune.tuning.network import torch_config
 
     engine = setup.config(overrides).engine
     TorchTrainer(
         _train_worker,
         train_loop_config={"overrides": dict(overrides), "trial": trial, "setup": setup},
-        torch_config=TorchConfig(
-            backend="nccl" if engine.gpus_per_worker else "gloo",
-            timeout_s=int(timedelta(seconds=engine.process_group_timeout_s).total_seconds()),
-        ),
+        torch_config=torch_config(engine),
         scaling_config=ScalingConfig(
             num_workers=engine.num_workers,
             use_gpu=engine.gpus_per_worker > 0,

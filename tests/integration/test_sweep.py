@@ -162,7 +162,7 @@ def test_two_workers_shard_the_work_and_a_killed_one_is_replaced(tmp_path: Path)
         (["model.name=no-such/model"], "use a local folder, a .gguf file, or one of smollm2-135m, tiny-random"),
         (["data={name: file, path: /no/such.csv}"], "/no/such.csv"),
         (["tracking.uri=http://127.0.0.1:9"], "tracking.uri"),
-        (["engine.cpus_per_worker=4096"], "a trial needs 4096 CPUs"),
+        (["engine.cpus_per_worker=4096"], "a trial needs 1, each with 4096 CPUs"),
     ],
 )
 def test_a_mistake_gives_one_clear_error_and_no_traceback(tmp_path: Path, arguments: list[str], told: str) -> None:
