@@ -11,19 +11,20 @@ import pytest
 from hosts import Hosts, cluster_of_hosts
 from sweeps import run_sweep, start_sweep
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(700)
 
 STEPS = 9
 WAITS = "faulty_policies:WaitsForASecondDriver"
-# Every host has one CPU, so that no two workers share one.
+# Every host has one CPU, so that no two workers share one. The policy that waits chooses all blocks in the end, as the
+# baseline does, and so has to find what that finds.
 TWO_WORKERS = (
     "tests/support/tiny_sweep.yaml",
     "engine.num_workers=2",
     "engine.zero_stage=2",
     "training.micro_batch_size=4",
-    f"space={{selection.policy.name: {{type: categorical, choices: [top_k, '{WAITS}']}}, "
-    "selection.policy.k: {type: int, low: 2, high: 2}}",
-    "tune.num_trials=2",
+    f"selection.policy={{name: '{WAITS}', k: 6}}",
+    "space={selection.policy.k: {type: int, low: 6, high: 6}}",
+    "tune.num_trials=1",
     "tune.scheduler=null",
 )
 
@@ -67,59 +68,50 @@ def test_a_trial_outlives_one_of_its_two_hosts(hosts: Hosts, mlflow_server: str,
     storage = tmp_path / "storage"
     driver = start_sweep(storage, *TWO_WORKERS, f"tracking.uri={mlflow_server}", **hosts.driver)
     try:
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + 300
         while not (flags / "waiting").exists():
             assert driver.poll() is None, driver.communicate()[0]
             assert time.monotonic() < deadline, "the trial that waits never begins"
             time.sleep(0.2)
-        (disturbed,) = [trial for trial in _trials(storage) if _policy(trial) == WAITS]
-        first = _addresses(disturbed, attempt=0)
+        baseline, disturbed = sorted(storage.glob("tiny-*/trials/*"))
+        (first,) = _attempts(disturbed)
         (flags / "go").touch()
-        lost = next(host for host in hosts.others if host.address in first)
+        lost = next(host for host in hosts.others if host.address in _addresses(first))
         lost.cut_off_and_kill()
-        output, _ = driver.communicate(timeout=180)
+        output, _ = driver.communicate(timeout=300)
     finally:
         driver.kill()
     assert driver.returncode == 0, output
 
-    # Every trial had a worker on each of two hosts, also the one that had to move.
-    for trial in _trials(storage):
-        assert len(set(_addresses(trial, attempt=0))) == 2
-    second = _addresses(disturbed, attempt=1)
-    assert len(set(second)) == 2
-    assert lost.address not in second
+    # What was finished did not run again, and what was not went on from its checkpoint, on the hosts that were left.
+    (undisturbed,) = _attempts(baseline)
+    first, second = _attempts(disturbed)
+    for attempt in (undisturbed, first, second):
+        assert len(set(_addresses(attempt))) == 2
+    assert lost.address not in _addresses(second)
+    assert [record["step"] for record in second if record["kind"] == "resumed"] == [6]
+    assert _trained_steps(second) == list(range(7, STEPS + 1))
 
-    # What was finished did not run again, and what was not went on from its checkpoint.
-    attempts = {_policy(trial): len(list(trial.glob("spool/*"))) for trial in _trials(storage)}
-    assert attempts == {"all": 1, "top_k": 1, WAITS: 2}
-    records = _records(disturbed, attempt=1)
-    assert [record["step"] for record in records if record["kind"] == "resumed"] == [6]
-    steps = [r["step"] for r in records if r["kind"] == "metrics" and "train/loss" in r["values"]]
-    assert steps == list(range(7, STEPS + 1))
-
-    # It found what the same trial finds undisturbed.
-    finals = {_policy(trial): _final(trial) for trial in _trials(storage)}
-    assert finals[WAITS] == finals["top_k"] != finals["all"]
-    assert {run.info.status for run in _runs(mlflow_server, disturbed.parents[1].name)} == {"FINISHED"}
+    # It found what it would have found undisturbed.
+    assert _final(disturbed) == _final(baseline)
+    assert {run.info.status for run in _runs(mlflow_server, baseline.parents[1].name)} == {"FINISHED"}
 
 
-def _trials(storage: Path) -> list[Path]:
-    return list(storage.glob("tiny-*/trials/*"))
+def _attempts(trial: Path) -> list[list[dict]]:
+    """The records of each attempt at a trial that trained; the driver has a file of its own there."""
+    files = sorted(trial.glob("spool/attempt_*.jsonl"))
+    attempts = [[json.loads(line) for line in file.open()] for file in files]
+    return [records for records in attempts if _trained_steps(records)]
 
 
-def _records(trial: Path, attempt: int) -> list[dict]:
-    return [json.loads(line) for line in (trial / "spool" / f"attempt_{attempt}.jsonl").open()]
+def _trained_steps(records: list[dict]) -> list[int]:
+    return [r["step"] for r in records if r["kind"] == "metrics" and "train/loss" in r["values"]]
 
 
-def _policy(trial: Path) -> str:
-    (params,) = [record["values"] for record in _records(trial, 0) if record["kind"] == "params"]
-    return params["selection.policy.name"]
-
-
-def _addresses(trial: Path, attempt: int) -> list[str]:
+def _addresses(records: list[dict]) -> list[str]:
     """Of the node that each rank ran on."""
     tags = {}
-    for record in _records(trial, attempt):
+    for record in records:
         tags |= record["values"] if record["kind"] == "tags" else {}
     return [tags[f"irtune.engine.node.rank_{rank}"] for rank in range(2)]
 
@@ -133,5 +125,5 @@ def _runs(mlflow_server: str, sweep: str) -> list[mlflow.entities.Run]:
     client = mlflow.MlflowClient(mlflow_server)
     experiment = client.get_experiment_by_name("irtune")
     runs = client.search_runs([experiment.experiment_id], f"tags.`irtune.sweep` = '{sweep}'")
-    assert len(runs) == 4, "three trials and the summary"
+    assert len(runs) == 3, "two trials and the summary"
     return runs
