@@ -52,8 +52,8 @@ def run_sweep(config: SweepConfig, source: str, console: Console, resume: Resume
         resume: Whether to go on with an earlier sweep of the same name.
 
     Raises:
-        ConfigError: If settings are wrong, the cluster can never run a trial, or what is to be resumed is another
-            sweep.
+        ConfigError: If settings are wrong, the cluster can never run a trial, a node lacks the storage, or what is to
+            be resumed is another sweep.
         DataError: If rows cannot be used.
         TrackingError: If MLflow cannot be reached at the start.
     """

@@ -8,12 +8,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 from servers import BIN, ROOT, free_ports
+
+BRIDGE = f"irt{os.getpid()}"
+"""The switch that all hosts are plugged into; one for each process of tests."""
 
 
 @dataclass(frozen=True)
@@ -21,18 +24,16 @@ class Host:
     """A machine of its own, as far as anybody on the network can tell; one CPU.
 
     Args:
-        name: Of its network namespace.
-        address: On the bridge that joins all hosts.
-        link: The bridge's end of its cable.
+        name: Of its network namespace, and of the bridge's end of its cable.
+        address: On the bridge.
     """
 
     name: str
     address: str
-    link: str
 
     def cut_off_and_kill(self) -> None:
         """Nobody hears from it again: first its network goes, so that not even the end of a connection gets out."""
-        _ip("link", "set", self.link, "down")
+        _ip("link", "set", self.name, "down")
         self.kill()
 
     def kill(self) -> None:
@@ -69,93 +70,85 @@ def cluster_of_hosts(num_others: int, **environment: str) -> Iterator[Hosts]:
         num_others: Hosts beside the head.
         environment: Further variables that Ray's processes see on all hosts.
     """
-    # Ray's sockets need a short path, and Ray starts Python through an unquoted one.
-    folder = Path(tempfile.mkdtemp(prefix="rt", dir="/tmp"))
-    (folder / "environment").symlink_to(sys.prefix)
-    disk = folder / "disk"
-    disk.mkdir()
-    tag, subnet = f"irt{os.getpid()}", f"10.213.{os.getpid() % 250}"
-    driver = {"HOME": str(folder), "RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
-    env = (
-        os.environ
-        | driver
-        | environment
-        | {
-            "IRTUNE_HOME": os.environ.get("IRTUNE_HOME", str(Path("~/.cache/irtune").expanduser())),
-            "PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'support'}",
-            # By default the head waits for a silent node for up to a minute.
-            "RAY_health_check_period_ms": "1000",
-            "RAY_health_check_timeout_ms": "2000",
-            "RAY_health_check_failure_threshold": "3",
-        }
-    )
-    env.pop("RAY_ADDRESS", None)
-    subprocess.run([str(BIN / "ray"), "get-auth-token", "--generate"], env=env, check=True, capture_output=True)
-    (port, client) = free_ports(2)
-    hosts = Hosts(f"{subnet}.1", disk, driver | {"RAY_ADDRESS": f"{subnet}.1:{port}"})
     with contextlib.ExitStack() as stack:
+        # Ray's sockets need a short path, and Ray starts Python through an unquoted one.
+        folder = Path(tempfile.mkdtemp(prefix="rt", dir="/tmp"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        _bridge(tag, hosts.head, stack)
-        head = (
-            "--head",
-            f"--port={port}",
-            f"--ray-client-server-port={client}",
-            f"--temp-dir={disk}",
-            "--include-dashboard=false",
-        )
-        started = [_start_ray([], head, hosts.head, folder, env, stack)]
-        _wait_for(started, folder)
+        (folder / "environment").symlink_to(sys.prefix)
+        hosts = _head(folder, environment, stack)
         for number in range(2, num_others + 2):
-            host = Host(f"{tag}-{number}", f"{subnet}.{number}", f"{tag}-{number}")
-            _plug_in(host, tag, stack)
-            hosts.others.append(host)
-            own_disk = f'mount -t tmpfs tmpfs "{disk}" && exec "$@"'
-            inside = ["ip", "netns", "exec", host.name, "sh", "-c", own_disk, "sh"]
-            started.append(_start_ray(inside, (f"--address={hosts.head}:{port}",), host.address, folder, env, stack))
-        _wait_for(started, folder)
+            hosts.others.append(_other(number, hosts, folder, environment, stack))
+        for address in (hosts.head, *(host.address for host in hosts.others)):
+            _wait_for(folder / f"{address}.log")
         yield hosts
 
 
-def _bridge(name: str, address: str, stack: contextlib.ExitStack) -> None:
-    _ip("link", "add", name, "type", "bridge")
-    stack.callback(_ip, "link", "del", name)
-    _ip("addr", "add", f"{address}/24", "dev", name)
-    _ip("link", "set", name, "up")
+def _head(folder: Path, environment: Mapping[str, str], stack: contextlib.ExitStack) -> Hosts:
+    address, disk, (port, client) = f"10.213.{os.getpid() % 250}.1", folder / "disk", free_ports(2)
+    driver = {"HOME": str(folder), "RAY_AUTH_MODE": "token", "RAY_ADDRESS": f"{address}:{port}"}
+    subprocess.run(
+        [str(BIN / "ray"), "get-auth-token", "--generate"], env=os.environ | driver, check=True, capture_output=True
+    )
+    disk.mkdir()
+    _ip("link", "add", BRIDGE, "type", "bridge")
+    stack.callback(_ip, "link", "del", BRIDGE)
+    _ip("addr", "add", f"{address}/24", "dev", BRIDGE)
+    _ip("link", "set", BRIDGE, "up")
+    options = ("--head", f"--port={port}", f"--ray-client-server-port={client}", f"--temp-dir={disk}")
+    _start_ray((), (*options, "--include-dashboard=false"), address, folder, environment, stack)
+    _wait_for(folder / f"{address}.log")
+    return Hosts(address, disk, driver)
 
 
-def _plug_in(host: Host, bridge: str, stack: contextlib.ExitStack) -> None:
-    _ip("netns", "add", host.name)
-    stack.callback(_ip, "netns", "del", host.name)
+def _other(
+    number: int, hosts: Hosts, folder: Path, environment: Mapping[str, str], stack: contextlib.ExitStack
+) -> Host:
+    # Interfaces have another name on every host.
+    name, interface = f"{BRIDGE}-{number}", f"net{number}"
+    host = Host(name, hosts.head.removesuffix("1") + str(number))
+    _ip("netns", "add", name)
+    stack.callback(_ip, "netns", "del", name)
     stack.callback(host.kill)
-    # Interfaces are named differently on every host.
-    inside = f"net{host.address.rpartition('.')[2]}"
-    _ip("link", "add", host.link, "type", "veth", "peer", "name", inside, "netns", host.name)
-    _ip("link", "set", host.link, "master", bridge, "up")
-    _ip("-n", host.name, "addr", "add", f"{host.address}/24", "dev", inside)
-    for interface in ("lo", inside):
-        _ip("-n", host.name, "link", "set", interface, "up")
+    _ip("link", "add", name, "type", "veth", "peer", "name", interface, "netns", name)
+    _ip("link", "set", name, "master", BRIDGE, "up")
+    _ip("-n", name, "addr", "add", f"{host.address}/24", "dev", interface)
+    for each in ("lo", interface):
+        _ip("-n", name, "link", "set", each, "up")
+    own_disk = f'mount -t tmpfs tmpfs "{hosts.disk}" && exec "$@"'
+    inside = ("ip", "netns", "exec", name, "sh", "-c", own_disk, "sh")
+    _start_ray(inside, (f"--address={hosts.driver['RAY_ADDRESS']}",), host.address, folder, environment, stack)
+    return host
 
 
 def _start_ray(
-    prefix: list[str],
-    options: tuple[str, ...],
+    prefix: Sequence[str],
+    options: Sequence[str],
     address: str,
     folder: Path,
-    env: Mapping[str, str],
+    environment: Mapping[str, str],
     stack: contextlib.ExitStack,
-) -> tuple["subprocess.Popen[bytes]", Path]:
-    log = folder / f"{address}.log"
+) -> None:
     command = [
         *prefix, str(folder / "environment" / "bin" / "python"), "-m", "ray.scripts.scripts", "start", "--block",
         f"--node-ip-address={address}", "--min-worker-port=0", "--max-worker-port=0", "--num-cpus=1", "--num-gpus=0",
         "--object-store-memory=200000000", *options,
     ]  # fmt: skip
-    with log.open("wb") as output:
+    env = os.environ | {
+        "HOME": str(folder),
+        "IRTUNE_HOME": os.environ.get("IRTUNE_HOME", str(Path("~/.cache/irtune").expanduser())),
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'support'}",
+        "RAY_AUTH_MODE": "token",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # By default the head waits for a silent node for up to a minute.
+        "RAY_health_check_period_ms": "1000",
+        "RAY_health_check_timeout_ms": "2000",
+        "RAY_health_check_failure_threshold": "3",
+    }
+    with (folder / f"{address}.log").open("wb") as log:
         process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, env=env, start_new_session=True, cwd=folder
+            command, stdout=log, stderr=subprocess.STDOUT, env=env | environment, start_new_session=True, cwd=folder
         )
     stack.callback(_stop, process)
-    return process, log
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
@@ -168,13 +161,11 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
     process.wait()
 
 
-def _wait_for(started: "list[tuple[subprocess.Popen[bytes], Path]]", folder: Path) -> None:
+def _wait_for(log: Path) -> None:
     deadline = time.monotonic() + 90
-    for process, log in started:
-        while "Ray runtime started" not in log.read_text(errors="replace"):
-            assert process.poll() is None, log.read_text(errors="replace")[-3000:]
-            assert time.monotonic() < deadline, log.read_text(errors="replace")[-3000:]
-            time.sleep(0.2)
+    while "Ray runtime started" not in log.read_text(errors="replace"):
+        assert time.monotonic() < deadline, log.read_text(errors="replace")[-3000:]
+        time.sleep(0.2)
 
 
 def _ip(*arguments: str) -> str:
