@@ -28,15 +28,15 @@ def test_a_node_whose_answer_does_not_appear_here_is_named(node, tmp_path, monke
     with pytest.raises(ConfigError) as caught:
         check_shared_storage(tmp_path, [node])
     assert caught.value.mistakes == (
-        f"storage: node 127.0.0.1 does not share {tmp_path} (what it wrote does not appear here); mount it there at "
-        "the same path, or set storage= to a folder that all nodes share",
+        f"storage: node {node.address} does not share {tmp_path} (what it wrote does not appear here); mount it there "
+        "at the same path, or set storage= to a folder that all nodes share",
     )
 
 
 def test_a_node_that_does_not_answer_is_named_in_time(node, tmp_path, monkeypatch):
     monkeypatch.setattr(storage_check, "_answer", lambda meeting, node_id: time.sleep(60))
     start = time.monotonic()
-    with pytest.raises(ConfigError, match=r"storage: node 127.0.0.1 did not answer within 2 s; look at `ray status`"):
+    with pytest.raises(ConfigError, match=f"node {node.address} did not answer within 2 s; look at `ray status`"):
         check_shared_storage(tmp_path, [node], timeout_s=2)
     assert time.monotonic() - start < 10
 
@@ -50,5 +50,5 @@ def test_a_node_that_is_gone_or_cannot_run_irtune_is_named_beside_the_others(nod
         raise ModuleNotFoundError("No module named 'irtune'")
 
     monkeypatch.setattr(storage_check, "_answer", broken)
-    with pytest.raises(ConfigError, match=r"node 127.0.0.1 cannot run irtune: ModuleNotFoundError: No module named"):
+    with pytest.raises(ConfigError, match=f"node {node.address} cannot run irtune: ModuleNotFoundError: No module"):
         check_shared_storage(tmp_path, [node])
