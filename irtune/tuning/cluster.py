@@ -100,7 +100,7 @@ class Node:
 
 
 def connect() -> None:
-    """Join the cluster that ``RAY_ADDRESS`` or the job names, or start one on this machine, on loopback.
+    """Join the cluster that ``RAY_ADDRESS`` or the job names, or start one on this machine.
 
     A cluster that is joined says by itself whether it wants a token, and ``RAY_AUTH_MODE`` whether this process has
     one; one that is started here wants one, unless ``RAY_AUTH_MODE`` is ``disabled``.
