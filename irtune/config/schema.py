@@ -181,21 +181,19 @@ class EngineConfig(Section):
     deepspeed: dict[str, Any] = Field({}, description="raw DeepSpeed configuration, merged over irtune's own")
 
     @model_validator(mode="after")
-    def _gpus_are_shared_by_trials(self) -> "EngineConfig":
-        gpus = self.gpus_per_worker
-        if gpus > 1 and gpus != int(gpus):
-            raise mistakes({"gpus_per_worker": f"{gpus:g} is neither a whole number nor below 1"})
-        if 0 < gpus < 1 and self.num_workers > 1:
-            message = (
-                f"{gpus:g} would put several of a trial's {self.num_workers} workers on one GPU, which NCCL refuses"
-            )
-            raise mistakes({"gpus_per_worker": f"{message}; set num_workers to 1 to put several trials on one"})
-        return self
-
-    @model_validator(mode="after")
     def _fp16_needs_a_gpu(self) -> "EngineConfig":
         if self.precision == "fp16" and self.gpus_per_worker == 0:
             raise mistakes({"precision": "fp16 needs a GPU; set engine.gpus_per_worker, or use bf16 or fp32"})
+        return self
+
+    @model_validator(mode="after")
+    def _gpus_are_whole_or_part_of_one(self) -> "EngineConfig":
+        gpus = self.gpus_per_worker
+        if gpus > 1 and not gpus.is_integer():
+            raise mistakes({"gpus_per_worker": f"above 1 must be a whole number, not {gpus:g}"})
+        if 0 < gpus < 1 and self.num_workers > 1:
+            message = f"{gpus:g} would put workers of one trial on one GPU, which NCCL refuses"
+            raise mistakes({"gpus_per_worker": f"{message}; set num_workers to 1 to put several trials on one"})
         return self
 
 

@@ -33,6 +33,7 @@ from irtune.tuning.resume import Resume, sweep_to_resume, write_identity
 from irtune.tuning.scheduler import Asha, build_scheduler
 from irtune.tuning.searcher import STUDY, OptunaAskTell, ended_trials, open_study, requeue_interrupted
 from irtune.tuning.space import size
+from irtune.tuning.storage_check import check_shared_storage
 from irtune.tuning.summary import Outcome, conclude
 from irtune.tuning.warm_start import warm_start
 from irtune.tuning.worker import TrialSetup
@@ -56,8 +57,8 @@ def run_sweep(config: SweepConfig, source: str, console: Console, resume: Resume
         resume: Whether to go on with an earlier sweep of the same name.
 
     Raises:
-        ConfigError: If settings are wrong, the cluster can never run a trial, or what is to be resumed is another
-            sweep.
+        ConfigError: If settings are wrong, the cluster can never run a trial, a node lacks the storage, or what is to
+            be resumed is another sweep.
         DataError: If rows cannot be used.
         TrackingError: If MLflow cannot be reached at the start.
     """
@@ -77,6 +78,7 @@ def run_sweep(config: SweepConfig, source: str, console: Console, resume: Resume
         _announce(sweep, console)
         cluster.connect()
         try:
+            console.print(f"Ray      {cluster.describe()}", highlight=False, soft_wrap=True, markup=False)
             return _search(sweep, console)
         finally:
             ray.shutdown()
@@ -206,15 +208,18 @@ def _raise_killed(number: int, frame: FrameType | None) -> None:
 
 def _trials_at_once(sweep: Sweep) -> int:
     config = sweep.config
-    fits = cluster.concurrency(config.engine, ray.cluster_resources())
-    if cluster.num_nodes() > 1 and requires_server(sweep.ready.tracking_uri):
+    nodes = cluster.alive_nodes()
+    fits = cluster.concurrency(config.engine, nodes)
+    if len(nodes) > 1 and requires_server(sweep.ready.tracking_uri):
         raise ConfigError(
             sweep.source,
             [
                 f"tracking.uri: {redact(sweep.ready.tracking_uri)} is a file, and the cluster has "
-                f"{cluster.num_nodes()} nodes; start `mlflow server` and set MLFLOW_TRACKING_URI to its address"
+                f"{len(nodes)} nodes; start `mlflow server` and set MLFLOW_TRACKING_URI to its address"
             ],
         )
+    if len(nodes) > 1:
+        check_shared_storage(sweep.folder, [node for node in nodes if node.is_head or node.room(config.engine)])
     return min(fits, config.tune.max_concurrent_trials or fits, config.tune.num_trials + 1)
 
 

@@ -71,12 +71,16 @@ class TrialSetup:
 
 def train_rank(overrides: Mapping[str, Any], trial: str, setup: TrialSetup, report: Report, rank: int) -> None:
     """Be one rank of a trial; rank 0 writes the trial's spool."""
+    from irtune.layers.collectives import gather
+
     config = setup.config(overrides)
     folder = setup.trial_folder(trial)
     same_data = config.data == build(ExperimentConfig, setup.experiment, "sweep").data
     dataset = ray.get(setup.dataset) if same_data else config.data.load()
+    nodes = gather(ray.util.get_node_ip_address())
     recorder: Any = SpoolWriter(folder / SPOOL, next_attempt(folder / SPOOL)) if rank == 0 else NoRecorder()
     try:
+        recorder.tags({f"irtune.engine.node.rank_{rank}": node for rank, node in enumerate(nodes)})
         setup.objective(
             config,
             folder=folder,
@@ -109,16 +113,16 @@ def worker_group(
         callbacks: Of the Train run.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
+
+    from irtune.tuning.network import torch_config
 
     engine = setup.config({}).engine
     resources = {"CPU": engine.cpus_per_worker} | ({"GPU": engine.gpus_per_worker} if engine.gpus_per_worker else {})
     return TorchTrainer(
         loop,
         train_loop_config=dict(loop_config),
-        torch_config=TorchConfig(
-            backend="nccl" if engine.gpus_per_worker else "gloo", timeout_s=int(engine.process_group_timeout_s)
-        ),
+        torch_config=torch_config(engine),
         scaling_config=ScalingConfig(
             num_workers=engine.num_workers, use_gpu=engine.gpus_per_worker > 0, resources_per_worker=resources
         ),

@@ -208,7 +208,7 @@ def test_two_workers_shard_the_work_and_a_killed_one_is_replaced(tmp_path: Path)
             "tune.metric: unknown metric 'cost/step_flop': did you mean 'cost/step_flops'?",
         ),
         (["tune.warm_start=/no/such/sweep"], "tune.warm_start: /no/such/sweep is not there"),
-        (["engine.cpus_per_worker=4096"], "a trial needs 4096 CPUs"),
+        (["engine.cpus_per_worker=4096"], "a trial needs 1, each with 4096 CPUs"),
     ],
 )
 def test_a_mistake_gives_one_clear_error_and_no_traceback(tmp_path: Path, arguments: list[str], told: str) -> None:
