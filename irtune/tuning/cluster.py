@@ -22,6 +22,8 @@ WORKER_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     # Workers import for a while, and longer where several start at once.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
+    # A process more for each worker group, which tells it of nodes that are about to go; trials have checkpoints.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     # The metric is absent from the last report of a trial that failed by itself.
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "RAY_AIR_NEW_OUTPUT": "0",
