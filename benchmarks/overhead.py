@@ -1,10 +1,11 @@
 """What running trials costs beside the trials themselves, in each of the ways to run them.
 
-    python benchmarks/overhead.py [--trials 8] [--only timed|real]
+    python benchmarks/overhead.py [--trials 8] [--only timed|real|memory]
 
-Two tables from one run. The first runs trials of 5 timed seconds, 2 at a time: a wait takes no processor, so that two
+Three tables from one run. The first runs trials of 5 timed seconds, 2 at a time: a wait takes no processor, so that two
 cores don't confound it. The second trains a random 6-block model under ZeRO 2, and says how long it takes from the last
-step of a trial to the first step of the next, and where that time goes. Exits with 1 if a goal is missed.
+step of a trial to the first step of the next, and where that time goes. The third looks at the memory of one slot over
+50 of these trials. Exits with 1 if a goal is missed.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
 from ray import tune
 
@@ -34,6 +36,9 @@ from irtune.tuning.worker import Objective, TrialSetup, train
 AT_ONCE = 2
 TRIAL_S = 5.0
 REPORTS = 5
+IN_ONE_SLOT = 50
+SETTLED = 10
+GROWTH_MIB = 0.5
 SETTINGS = {
     "model.name": "tiny-random",
     "data.name": "synthetic",
@@ -123,7 +128,11 @@ def run_trials(
 ) -> TrialSetup:
     """Run trials ``0``, ``1``, … through Ray Tune in one of irtune's ways, to the end."""
     engine = {"engine.num_workers": workers, "engine.zero_stage": 2 if workers > 1 else 0}
-    share = {"engine.cpus_per_worker": 1 / (at_once * workers) if at_once > 1 else 1, "tune.execution": mode}
+    share = {
+        "engine.cpus_per_worker": 1 / (at_once * workers) if at_once > 1 else 1,
+        "tune.execution": mode,
+        "tune.renew_slots_after": 1000,
+    }
     config = load(SweepConfig, None, SETTINGS | engine | share)
     setup = TrialSetup(explicit(config.experiment()), folder, ray.put(config.data.load()), objective)
     execution = Execution(config, setup, at_once)
@@ -209,6 +218,25 @@ def real_table(num_trials: int) -> None:
         print(f"{mode}: {medians[0]:.2f} s between trials", file=sys.stderr)
 
 
+def memory_table() -> bool:
+    """Print the third table; returns whether memory stays as it is after the first trials."""
+    with tempfile.TemporaryDirectory() as folder:
+        setup = run_trials("slots", 2, IN_ONE_SLOT, Path(folder), train, at_once=1)
+        peaks = [_peak_bytes(setup.trial_folder(f"{n}")) / 2**20 for n in range(IN_ONE_SLOT)]
+    growth = float(np.polyfit(range(SETTLED, IN_ONE_SLOT), peaks[SETTLED:], 1)[0])
+    print(f"\n{IN_ONE_SLOT} real trials in one slot: the peak memory of a worker\n")
+    print("| after trial | MiB |\n|---|---|")
+    for number in (1, 5, 10, 20, 30, 40, IN_ONE_SLOT):
+        print(f"| {number} | {peaks[number - 1]:.0f} |")
+    print(f"\ngrowth a trial after the first {SETTLED}: {growth:.2f} MiB (at most {GROWTH_MIB:g})")
+    return growth <= GROWTH_MIB
+
+
+def _peak_bytes(trial: Path) -> float:
+    metrics = [record["values"] for record in SpoolReader(trial / "spool").poll() if record["kind"] == "metrics"]
+    return float(next(values["cost/peak_memory_bytes"] for values in metrics if "cost/peak_memory_bytes" in values))
+
+
 @dataclass(frozen=True)
 class Moments:
     """When what happened in a trial, in seconds since 1970."""
@@ -243,15 +271,17 @@ def main() -> int:
     """Print both tables; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=8, help="trials of each way, a multiple of 2")
-    parser.add_argument("--only", choices=["timed", "real"])
+    parser.add_argument("--only", choices=["timed", "real", "memory"])
     options = parser.parse_args()
     cluster.connect()
     print("\n".join(f"- {name}: {value}" for name, value in environment().items()))
     met = True
-    if options.only != "real":
+    if options.only in (None, "timed"):
         met = timed_table(options.trials)
-    if options.only != "timed":
+    if options.only in (None, "real"):
         real_table(min(options.trials, 5))
+    if options.only in (None, "memory"):
+        met = memory_table() and met
     print("\nPASS" if met else "\nFAIL")
     return 0 if met else 1
 
