@@ -18,11 +18,10 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import optuna
 import psutil
@@ -61,30 +60,19 @@ SETTINGS: dict[str, Any] = {
     "tune.scheduler": {"name": "asha", "grace_steps": EVAL_EVERY},
 }
 PARTS = ("suggestion", "bookkeeping", "shipping")
+"""Asking the study and telling it; callback, scheduler and display; the shipper with what it calls."""
+COSTS = ("step_s", "step_flops", "active_blocks", "lowest_active_block", "memory_bytes")
+OF_A_STEP = ("train/loss", *(f"cost/{name}" for name in COSTS))
+FINAL = ("final/validation_f1_macro", "final/test_f1_macro", "final/train_loss", "cost/train_s", "cost/total_flops")
+GROWS = ("memory", "study file", "MLflow's database")
 
 
-@dataclass(frozen=True)
-class Window:
-    """What a trial costs after ``upto - WINDOW`` others, and what has grown for each since the window before.
-
-    Args:
-        upto: The number of the window's last trial.
-        ms: Milliseconds a trial, by part.
-        memory: Resident bytes a trial.
-        study: Bytes of the study's journal a trial.
-        mlflow: Bytes of MLflow's database a trial.
-    """
+class Window(NamedTuple):
+    """What a trial costs after ``upto - WINDOW`` others, and how many bytes each has left since the window before."""
 
     upto: int
-    ms: Mapping[str, float]
-    memory: float
-    study: float
-    mlflow: float
-
-    @property
-    def total_ms(self) -> float:
-        """Milliseconds a trial, all parts together."""
-        return sum(self.ms.values())
+    ms: list[float]
+    grown: list[float]
 
 
 class _Nowhere:
@@ -112,9 +100,7 @@ class Driver:
         metric, mode = config.tune.stops_by
         self.scheduler = build_scheduler(config.tune.scheduler, max_steps=STEPS, metric=metric, mode=mode)
         tracker: Any = MlflowTracker(uri, "irtune") if with_mlflow else _Nowhere()
-        self.shipper = Shipper(
-            tracker, lambda key, records: self.callback.take(key, records), lambda key: self.callback.take_last(key)
-        )
+        self.shipper = Shipper(tracker, lambda *new: self.callback.take(*new), lambda key: self.callback.take_last(key))
         self.callback = SweepCallback(sweep, self.setup, self.shipper)
         self.progress = SweepProgress(Console(file=StringIO()), num_trials + 1, STEPS, config.tune)
 
@@ -137,7 +123,7 @@ class Driver:
         writer = SpoolWriter(self.setup.trial_folder(suggestion["trial"]) / SPOOL, 0)
         writer.params(dotted_keys(self.setup.config(suggestion["overrides"])))
         for step in range(1, STEPS + 1):
-            writer.metrics(step, _measured(step))
+            writer.metrics(step, dict.fromkeys(OF_A_STEP, 1 / step))
             if step % EVAL_EVERY == 0 and self._stops(trial, step, writer):
                 break
         writer.close()
@@ -152,10 +138,10 @@ class Driver:
             left = self.shipper.drain(60)
         assert not left, left
 
-    def sizes(self) -> tuple[int, int, int]:
+    def sizes(self) -> tuple[int, ...]:
         """Bytes that are resident, in the study's journal, and in MLflow's database."""
-        database = self.database.stat().st_size if self.database.is_file() else 0
-        return _resident(), self.study.stat().st_size, database
+        files = (file.stat().st_size if file.is_file() else 0 for file in (self.study, self.database))
+        return _resident(), *files
 
     def _stops(self, trial: Any, step: int, writer: SpoolWriter) -> bool:
         """Evaluate, and tell searcher and scheduler; returns whether the trial is over."""
@@ -169,9 +155,7 @@ class Driver:
         with self.counted("suggestion"):
             self.searcher.on_trial_result(trial.trial_id, trial.last_result)
         if step == STEPS:
-            final = {"final/validation_f1_macro": score, "final/test_f1_macro": score, "final/train_loss": 1 - score}
-            final |= {"cost/train_s": 1.0, "cost/total_flops": 1e9, "cost/mean_active_blocks": 10.0}
-            final |= {"cost/mean_lowest_active_block": 3.0, "cost/trainable_share": 0.5}
+            final = dict.fromkeys(FINAL, score)
             writer.metrics(step, final)
             trial.last_result = {"step": step, "final": True, **final}
         return step == STEPS
@@ -181,12 +165,6 @@ def _score(overrides: Mapping[str, Any], step: int) -> float:
     """Best at k = 20 and a learning rate of 1e-3."""
     k, rate = overrides.get("selection.policy.k", 30), overrides.get("training.learning_rate", 1e-4)
     return float(0.9 - abs(k - 20) / 100 - abs(rate - 1e-3) - 0.5 / step)
-
-
-def _measured(step: int) -> dict[str, float]:
-    """What a training step records."""
-    names = ("step_s", "step_flops", "active_blocks", "lowest_active_block", "memory_bytes")
-    return {"train/loss": 1 / step} | {f"cost/{name}": float(step) for name in names}
 
 
 def grow(sampler: str, ends: tuple[int, ...], *, with_mlflow: bool = False) -> list[Window]:
@@ -203,10 +181,9 @@ def grow(sampler: str, ends: tuple[int, ...], *, with_mlflow: bool = False) -> l
                 driver.seconds = dict.fromkeys(PARTS, 0.0)
             driver.run_trial(number)
             if number in ends:
-                ms = {part: 1000 * seconds / WINDOW for part, seconds in driver.seconds.items()}
                 sizes = driver.sizes()
                 growth = [(now - then) / (number - before) for now, then in zip(sizes, grown, strict=True)]
-                windows.append(Window(number, ms, *growth))
+                windows.append(Window(number, [1000 * driver.seconds[part] / WINDOW for part in PARTS], growth))
                 print(f"{sampler}: {number} trials", file=sys.stderr)
                 before, grown = number, sizes
         driver.shipper.close()
@@ -216,12 +193,11 @@ def grow(sampler: str, ends: tuple[int, ...], *, with_mlflow: bool = False) -> l
 def print_windows(title: str, windows: list[Window]) -> None:
     """One row a window."""
     print(f"\n## {title}\n")
-    print(f"| trials | {' | '.join(PARTS)} | together | memory | study file | MLflow's database |")
-    print("|---|---|---|---|---|---|---|---|")
-    for window in windows:
-        times = [f"{ms:.1f} ms" for ms in (*(window.ms[part] for part in PARTS), window.total_ms)]
-        sizes = [f"{window.memory / 1e6:.3f} MB", f"{window.study:.0f} B", f"{window.mlflow:.0f} B"]
-        print(f"| {window.upto - WINDOW + 1:,} to {window.upto:,} | {' | '.join((*times, *sizes))} |")
+    print(f"| trials | {' | '.join((*PARTS, 'together', *GROWS))} |")
+    print("|---" * (2 + len(PARTS) + len(GROWS)) + "|")
+    for upto, ms, grown in windows:
+        cells = [f"{part:.1f} ms" for part in (*ms, sum(ms))] + [f"{size / 1e6:.4f} MB" for size in grown]
+        print(f"| {upto - WINDOW + 1:,} to {upto:,} | {' | '.join(cells)} |")
 
 
 def print_tune_share(sizes: tuple[int, int] = (100, 400)) -> None:
@@ -266,13 +242,13 @@ def main() -> int:
     print_windows("Random sampler, with MLflow on SQLite", grow("random", (WINDOW, 1000, 2000), with_mlflow=True))
     print_windows("TPE, without MLflow", grow("tpe", (WINDOW, 1000)))
     print_tune_share()
-    ratios = {"time": last.total_ms / first.total_ms, "memory": last.memory / first.memory}
+    ratios = {"time": sum(last.ms) / sum(first.ms), "memory": last.grown[0] / first.grown[0]}
     print("\n| the last trials against the first | found | at most |\n|---|---|---|")
     for name, ratio in ratios.items():
         print(f"| {name} | {ratio:.2f} | {MOST_TIMES:.2f} |")
-    met = all(ratio <= MOST_TIMES for ratio in ratios.values())
-    print("\nPASS" if met else "\nFAIL")
-    return 0 if met else 1
+    is_met = max(ratios.values()) <= MOST_TIMES
+    print("\nPASS" if is_met else "\nFAIL")
+    return 0 if is_met else 1
 
 
 if __name__ == "__main__":
