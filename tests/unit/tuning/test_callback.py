@@ -30,7 +30,8 @@ class Driver:
     """A callback, and what Tune tells it."""
 
     def __init__(self, folder):
-        config = load(SweepConfig, None, {"model.name": "tiny-random", "data.name": "synthetic"})
+        space = {"selection.reselect_every": {"type": "int", "low": 1, "high": 9}}
+        config = load(SweepConfig, None, {"model.name": "tiny-random", "data.name": "synthetic", "space": space})
         sweep = SimpleNamespace(name="mine", folder=folder, config=config, ready=SimpleNamespace(num_blocks=6))
         self.shipper = Shipper()
         self.setup = TrialSetup(explicit(config.experiment()), folder, dataset=None)
