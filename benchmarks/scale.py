@@ -1,6 +1,6 @@
 """What a trial costs the driver as a sweep grows to 10,000 trials: time, memory, disk.
 
-    python benchmarks/scale.py [--trials 10000]
+    python benchmarks/scale.py
 
 Trials of a closed-form objective go through the driver's own parts as Ray Tune calls them, in one process without Ray:
 searcher, scheduler, callback, progress display, study, spools, shipper. Prints what a trial costs after 100, 1,000 and
@@ -10,7 +10,6 @@ trials that do nothing. Takes about 15 minutes. Exits with 1 if a trial of the l
 what one of the first hundred did, in time or memory.
 """
 
-import argparse
 import gc
 import os
 import sys
@@ -140,8 +139,7 @@ class Driver:
 
     def sizes(self) -> tuple[int, ...]:
         """Bytes that are resident, in the study's journal, and in MLflow's database."""
-        files = (file.stat().st_size if file.is_file() else 0 for file in (self.study, self.database))
-        return _resident(), *files
+        return _resident(), *(file.stat().st_size if file.is_file() else 0 for file in (self.study, self.database))
 
     def _stops(self, trial: Any, step: int, writer: SpoolWriter) -> bool:
         """Evaluate, and tell searcher and scheduler; returns whether the trial is over."""
@@ -215,8 +213,8 @@ def print_tune_share(sizes: tuple[int, int] = (100, 400)) -> None:
             ).fit()
             after = time.monotonic(), time.process_time(), _resident() / 1e9
         wall, cpu, memory = (1000 * (now - then) / num_trials for now, then in zip(after, before, strict=True))
-        found.append(f"{num_trials} trials {wall:.0f} ms each ({cpu:.0f} ms of processor time, {memory:.3f} MB)")
-    print(f"\n## Ray Tune's own part\n\nTrials that do nothing, 2 at a time, actors reused: {'; '.join(found)}.")
+        found.append(f"of {num_trials} {wall:.0f} ms ({cpu:.0f} ms of processor time, {memory:.3f} MB)")
+    print(f"\n## Ray Tune's own part\n\nTrials of nothing, 2 at a time, actors reused, each: {'; '.join(found)}.")
 
 
 def _nothing(config: Mapping[str, Any]) -> None:
@@ -230,14 +228,11 @@ def _resident() -> int:
 
 def main() -> int:
     """Print all tables; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trials", type=int, default=10_000, help="of the longest sweep, a multiple of 1,000")
-    longest = parser.parse_args().trials
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     print("# What a trial costs the driver as a sweep grows\n")
     print("\n".join(f"- {name}: {value}" for name, value in environment().items()))
     grow("random", (WINDOW,))
-    first, *_, last = windows = grow("random", (WINDOW, 1000, longest))
+    first, *_, last = windows = grow("random", (WINDOW, 1000, 10_000))
     print_windows("Random sampler, without MLflow", windows)
     print_windows("Random sampler, with MLflow on SQLite", grow("random", (WINDOW, 1000, 2000), with_mlflow=True))
     print_windows("TPE, without MLflow", grow("tpe", (WINDOW, 1000)))
