@@ -74,7 +74,9 @@ class MlflowTracker:
             self.experiment_id = self._find_or_create(uri, experiment)
         self._runs: dict[str, _Run] = {}
 
-    def start_run(self, key: str, name: str, tags: Mapping[str, str], start_time_ms: int | None = None) -> str:
+    def start_run(
+        self, key: str, name: str, tags: Mapping[str, str], start_time_ms: int | None = None, *, is_new: bool = False
+    ) -> str:
         """Open a run, or open it again where the experiment has one with this key.
 
         Of a run that is there already, MLflow is asked for what it has, so that nothing is doubled whoever sent it.
@@ -84,13 +86,14 @@ class MlflowTracker:
             name: What the run is called in the user interface.
             tags: What it is found by, such as ``irtune.sweep``.
             start_time_ms: When the trial began; now, if None.
+            is_new: The experiment has no such run for certain, and is not searched, which takes as long as it has runs.
 
         Returns:
             MLflow's id of the run.
         """
         texts = names_and_texts({**tags, KEY_TAG: key}, TAG_LENGTH)
         with fail_fast(_CALL_TIMEOUT_S):
-            found = self._find(key)
+            found = None if is_new else self._find(key)
             if found is None:
                 created = self._client.create_run(self.experiment_id, start_time_ms, texts, run_name=name)
                 run = _Run(str(created.info.run_id))

@@ -31,10 +31,12 @@ class _Spool:
     start: RunStart | None
     ledger: RunLedger | None = None
     end: RunEnd | None = None
+    is_new: bool = False
     run_id: str = ""
     in_hand: list[Record] = field(default_factory=list)
     num_shown: int = 0
     num_shipped: int = 0
+    is_shown: bool = False
 
     def __post_init__(self) -> None:
         self.shown, self.unshipped = SpoolReader(self.directory), SpoolReader(self.directory)
@@ -59,6 +61,7 @@ class Shipper(threading.Thread):
     Args:
         tracker: Where to ship; from now on only this thread should ship and finish.
         on_records: Told a trial's key and its new records, once each, from a thread of the shipper's.
+        on_last: Told the key of a trial that ended, once all of its records were shown, from the same thread.
         interval_s: Seconds between two looks at the spools.
     """
 
@@ -66,11 +69,13 @@ class Shipper(threading.Thread):
         self,
         tracker: MlflowTracker,
         on_records: Callable[[str, list[Record]], None] | None = None,
+        on_last: Callable[[str], None] | None = None,
         interval_s: float = 1.0,
     ) -> None:
         super().__init__(name="irtune-shipper", daemon=True)
         self._tracker = tracker
         self._on_records = on_records
+        self._on_last = on_last
         self._interval_s = interval_s
         self._spools: dict[str, _Spool] = {}
         self._changed = threading.Condition()
@@ -82,7 +87,13 @@ class Shipper(threading.Thread):
         self._retry_at_s = 0.0
 
     def add(
-        self, key: str, spool_directory: Path, name: str | None = None, tags: Mapping[str, str] | None = None
+        self,
+        key: str,
+        spool_directory: Path,
+        name: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        *,
+        is_new: bool = False,
     ) -> None:
         """Follow a trial's spool from its beginning.
 
@@ -91,6 +102,7 @@ class Shipper(threading.Thread):
             spool_directory: The trial's spool folder; it may not exist yet.
             name: Where given, the run is not open yet: open it, with this name, as soon as MLflow answers.
             tags: The tags to open it with.
+            is_new: Nobody can have told MLflow of this run before, so it need not be looked for.
 
         Raises:
             KeyError: No name is given, and no run is open under this key.
@@ -100,7 +112,8 @@ class Shipper(threading.Thread):
             spool = _Spool(spool_directory, None)
         else:
             ledger = RunLedger(spool_directory.parent)
-            spool = _Spool(spool_directory, _begin(ledger, key, name, tags or {}, spool_directory.name), ledger)
+            start = _begin(ledger, key, name, tags or {}, spool_directory.name)
+            spool = _Spool(spool_directory, start, ledger, is_new=is_new)
         with self._changed:
             self._spools[key] = spool
 
@@ -200,16 +213,26 @@ class Shipper(threading.Thread):
             self._show_all()
 
     def _show_all(self) -> None:
-        with self._showing:
-            for key, spool in self._followed().items():
-                self._show(key, spool)
+        for key, spool in self._followed().items():
+            self._show(key, spool)
 
     def _show(self, key: str, spool: _Spool) -> None:
+        with self._showing:
+            # While MLflow is away, what ended would otherwise be looked at again and again.
+            if not spool.is_shown:
+                self._show_new(key, spool)
+
+    def _show_new(self, key: str, spool: _Spool) -> None:
+        # Taken first: a trial whose end is announced writes no more.
+        is_over = spool.end is not None
         try:
             records = spool.shown.poll()
             spool.num_shown += len(records)
             if records and self._on_records:
                 self._on_records(key, records)
+            spool.is_shown = is_over
+            if is_over and self._on_last:
+                self._on_last(key)
         # A display or a network file system that stumbles must not end the tracking of the whole sweep.
         except Exception:
             logger.exception("%s: new records could not be shown", key)
@@ -231,7 +254,9 @@ class Shipper(threading.Thread):
         end = spool.end
         num_bytes = 0 if end is None else size_bytes(spool.directory)
         if (start := spool.start) is not None:
-            spool.run_id = self._tracker.start_run(key, start.name, start.tags, start.start_time_ms)
+            # A call that failed may have taken effect.
+            is_new, spool.is_new = spool.is_new, False
+            spool.run_id = self._tracker.start_run(key, start.name, start.tags, start.start_time_ms, is_new=is_new)
             spool.start = None
         while records := spool.next_records():
             self._tracker.ship(key, records)
@@ -242,10 +267,10 @@ class Shipper(threading.Thread):
             if spool.ledger is not None:
                 run_id, uri = spool.run_id, self._tracker.uri
                 _note(spool.ledger, lambda ledger: ledger.mark_shipped(run_id, uri, num_bytes))
-            # What the trial wrote last is shown before the run is forgotten.
-            self._show_all()
-            with self._changed:
-                if self._spools.get(key) is spool:
+            if self._spools.get(key) is spool:
+                # What the trial wrote last is shown before the run is forgotten.
+                self._show(key, spool)
+                with self._changed:
                     del self._spools[key]
 
     def _back_off(self, key: str, error: Exception) -> None:

@@ -17,18 +17,21 @@ def keep_trace(entry: TrialEntry) -> None:
 
     Drawing must not cost a sweep: what goes wrong is logged.
     """
-    spool = entry.folder / SPOOL
     try:
-        trace = read_trace(spool)
-        if not len(trace.step):
-            return
-        save_trace(trace, entry.folder / TRACE)
-        label = f"importance ({entry.config.importance.name.replace('_', ' ')})"
-        figure = trace_heat_map(trace.scores, trace.active, trace.step, title=entry.name, score_label=label)
-        save_png(figure, entry.folder / HEAT_MAP)
-    except (OSError, ValueError):
+        _keep_trace(entry)
+    except Exception:
         logging.getLogger(__name__).exception("%s: no layer trace", entry.name)
+
+
+def _keep_trace(entry: TrialEntry) -> None:
+    spool = entry.folder / SPOOL
+    trace = read_trace(spool)
+    if not len(trace.step):
         return
+    save_trace(trace, entry.folder / TRACE)
+    label = f"importance ({entry.config.importance.name.replace('_', ' ')})"
+    figure = trace_heat_map(trace.scores, trace.active, trace.step, title=entry.name, score_label=label)
+    save_png(figure, entry.folder / HEAT_MAP)
     writer = SpoolWriter(spool, next_attempt(spool))
     for file in (TRACE, HEAT_MAP):
         writer.artifact(entry.folder / file, "layer_importance")

@@ -43,8 +43,10 @@ class TrialEntry:
     error: str | None = None
     step: int = 0
     num_blocks: int = 0
+    is_settled: bool = False
     latest: dict[str, float] = field(default_factory=dict)
     _steps: dict[int, tuple[float, ...]] = field(default_factory=dict)
+    _mean_step: tuple[float, ...] | None = None
 
     def take(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Note new records of the trial's spool; steps that a restarted trial repeats count once."""
@@ -56,6 +58,11 @@ class TrialEntry:
                     self._steps[record["step"]] = tuple(record["values"][name] for name in _SUMMED)
             elif record["kind"] == "tags" and "irtune.blocks" in record["values"]:
                 self.num_blocks = int(record["values"]["irtune.blocks"])
+
+    def settle(self) -> None:
+        """All of the trial's records are taken: of its steps no more than their mean is kept."""
+        self._mean_step, self._steps = self._mean(), {}
+        self.is_settled = True
 
     def row(self, tune: TuneConfig) -> TrialRow:
         """The trial as the analysis sees it. A trial that did not finish has its costs summed up from its steps.
@@ -114,12 +121,16 @@ class TrialEntry:
         )
         if all(name in self.latest for name in names):
             return tuple(self.latest[name] for name in names)
-        if not self._steps:
+        mean = self._mean()
+        if mean is None:
             return (None,) * len(names)
-        logged = np.array(list(self._steps.values()))
+        seconds, flops, active, lowest = mean
         # Steps in between two logged ones are taken to be like them.
-        totals = logged[:, :2].mean(axis=0) * self.step
-        return (*totals.tolist(), *logged[:, 2:].mean(axis=0).tolist())
+        return seconds * self.step, flops * self.step, active, lowest
+
+    def _mean(self) -> tuple[float, ...] | None:
+        steps = list(self._steps.values())
+        return tuple(np.mean(steps, axis=0).tolist()) if steps else self._mean_step
 
     def _test_predictions(self) -> tuple[Any, Any]:
         file = self.folder / PREDICTIONS

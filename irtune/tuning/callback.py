@@ -1,6 +1,7 @@
 """What the driver does as trials start and end: it keeps the book of them, and tells MLflow."""
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ class SweepCallback(tune.Callback):  # type: ignore[misc]
         self.shipper = shipper
         self.on_end = on_end
         self.entries: dict[str, TrialEntry] = {}
+        self._commit = git_commit()
+        self._ends = ThreadPoolExecutor(1, thread_name_prefix="irtune-ends")
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles callbacks for a restore of its own, while ours hold on to threads."""
@@ -40,12 +43,19 @@ class SweepCallback(tune.Callback):  # type: ignore[misc]
         if entry is not None:
             entry.take(records)
 
+    def take_last(self, key: str) -> None:
+        """All records of a trial that ended were taken."""
+        entry = self.entries.get(key.rpartition("/")[2])
+        if entry is not None:
+            entry.settle()
+
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Open the trial's run; a restarted trial goes on in the same."""
         name = trial.config["trial"]
         if name in self.entries:
             return
-        self._follow(self._enter(name, trial.config["overrides"], trial.config.get("repeats")))
+        entry = self._enter(name, trial.config["overrides"], trial.config.get("repeats"))
+        self._follow(entry, is_new=trial.config.get("is_new", False))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """The trial ran to its end, or the scheduler stopped it."""
@@ -65,6 +75,7 @@ class SweepCallback(tune.Callback):  # type: ignore[misc]
             entry = self._enter(trial.name, trial.overrides, trial.repeats)
             records = SpoolReader(entry.folder / SPOOL).poll()
             entry.take(records)
+            entry.settle()
             ledger = RunLedger(entry.folder)
             end = ledger.end()
             entry.status, entry.error = trial.status, trial.reason if end is None else end.error_text
@@ -80,6 +91,11 @@ class SweepCallback(tune.Callback):  # type: ignore[misc]
         for entry in self.entries.values():
             if entry.status is None:
                 self._end(entry.trial_id, "killed", None)
+        self.wait()
+
+    def wait(self) -> None:
+        """Return when the shipper knows the end of every trial that ended."""
+        self._ends.submit(lambda: None).result()
 
     def _enter(self, name: str, overrides: Mapping[str, Any], repeats: str | None) -> TrialEntry:
         config = with_overrides(self.sweep.config.experiment(), overrides)
@@ -90,7 +106,7 @@ class SweepCallback(tune.Callback):  # type: ignore[misc]
         self.entries[name] = entry
         return entry
 
-    def _follow(self, entry: TrialEntry) -> None:
+    def _follow(self, entry: TrialEntry, is_new: bool = False) -> None:
         config = entry.config
         tags = {
             "irtune.sweep": self.sweep.name,
@@ -99,15 +115,19 @@ class SweepCallback(tune.Callback):  # type: ignore[misc]
             "irtune.baseline": str(entry.is_baseline).lower(),
             "irtune.seed": str(config.seed),
             "irtune.config_hash": config_hash(config),
-            "irtune.git_commit": git_commit(),
+            "irtune.git_commit": self._commit,
             "irtune.trial_folder": str(entry.folder),
         } | ({} if entry.repeats is None else {"irtune.repeats": entry.repeats})
-        self.shipper.add(self._key(entry), entry.folder / SPOOL, name=entry.name, tags=tags)
+        self.shipper.add(self._key(entry), entry.folder / SPOOL, name=entry.name, tags=tags, is_new=is_new)
 
     def _end(self, name: str, status: Any, error: str | None) -> None:
         self.on_end(name)
         entry = self.entries[name]
         entry.status, entry.error = status, error
+        # Tune's loop, which every trial waits for, is not to wait for a drawing.
+        self._ends.submit(self._close, entry, status, error)
+
+    def _close(self, entry: TrialEntry, status: Any, error: str | None) -> None:
         keep_trace(entry)
         state = {"finished": "FINISHED", "pruned": "FINISHED", "failed": "FAILED", "killed": "KILLED"}[status]
         tags = {"irtune.pruned": str(status == "pruned").lower()}

@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 from rich.console import Console
@@ -15,6 +16,31 @@ from irtune.tuning.book import TrialEntry
 
 LINE_EVERY_S = 20.0
 SILENCE_S = 60.0
+
+
+@dataclass
+class _Tally:
+    """Trials counted up; ``best`` is a score and whose it is."""
+
+    over: int = 0
+    stopped: int = 0
+    failed: int = 0
+    steps: int = 0
+    steps_of_over: int = 0
+    best: tuple[float, str] | None = None
+
+    def add(self, entry: TrialEntry, tune: TuneConfig) -> None:
+        self.steps += entry.step
+        if entry.status is not None:
+            self.over += 1
+            self.steps_of_over += entry.step
+            self.stopped += entry.status == "pruned"
+            self.failed += entry.status == "failed"
+        metric, mode = tune.first_objective
+        score = None if entry.broken(tune.constraints) else entry.score(metric)
+        if score is not None:
+            known = [(score, entry.name)] if self.best is None else [self.best, (score, entry.name)]
+            self.best = (max if mode == "max" else min)(known)
 
 
 class SweepProgress:
@@ -46,6 +72,9 @@ class SweepProgress:
         self.moved_at = self.started
         self.last_line_at = 0.0
         self.done = -1
+        # Trials about which nothing will change are counted once, so that a look takes as long in a long sweep.
+        self._past = _Tally()
+        self._counted: set[str] = set()
         self._lock = threading.Lock()
         self._bar = Progress(
             TextColumn("[bold]{task.description}"),
@@ -69,31 +98,39 @@ class SweepProgress:
     def update(self, entries: Iterable[TrialEntry]) -> None:
         """Show the state of the trials now."""
         with self._lock:
-            entries = list(entries)
+            tally, running = self._count(list(entries))
             now = time.monotonic()
-            total, done = self._steps(entries)
+            # Steps that stopped trials left out will not be done.
+            total = max(tally.steps_of_over + (self.num_trials - tally.over) * self.steps_per_trial, 1)
+            done = tally.steps
             if done != self.done:
                 self.done, self.moved_at = done, now
             if done > self.steps_before and self.first_step_at is None:
                 self.first_step_at = now
-            status = self._status(entries, total, done, now)
+            status = self._status(tally, running, total, now)
             self._bar.update(self._task, total=total, completed=done, status=status)
             if not self.console.is_terminal and now - self.last_line_at >= LINE_EVERY_S:
                 self.last_line_at = now
                 line = f"[{duration(now - self.started)}] {status}"
                 self.console.print(line, highlight=False, soft_wrap=True, markup=False)
 
-    def _steps(self, entries: list[TrialEntry]) -> tuple[int, int]:
-        """All steps that will be done, those of stopped trials left out, and those done."""
-        over = [entry for entry in entries if entry.status is not None]
-        total = sum(entry.step for entry in over) + (self.num_trials - len(over)) * self.steps_per_trial
-        return max(total, 1), sum(entry.step for entry in entries)
+    def _count(self, entries: list[TrialEntry]) -> tuple[_Tally, list[str]]:
+        """All trials together, and the names of those that run."""
+        recent = [entry for entry in entries if entry.trial_id not in self._counted]
+        for entry in recent:
+            if entry.status is not None and entry.is_settled:
+                self._past.add(entry, self.tune)
+                self._counted.add(entry.trial_id)
+        tally = replace(self._past)
+        for entry in recent:
+            if entry.trial_id not in self._counted:
+                tally.add(entry, self.tune)
+        return tally, [entry.name for entry in recent if entry.status is None]
 
-    def _status(self, entries: list[TrialEntry], total: int, done: int, now: float) -> str:
-        over = [entry for entry in entries if entry.status is not None]
-        parts = [f"{len(over)}/{self.num_trials} trials", f"step {done}/{total}"]
-        stopped = sum(entry.status == "pruned" for entry in over)
-        failed = sum(entry.status == "failed" for entry in over)
+    def _status(self, tally: _Tally, running: list[str], total: int, now: float) -> str:
+        done = tally.steps
+        parts = [f"{tally.over}/{self.num_trials} trials", f"step {done}/{total}"]
+        stopped, failed = tally.stopped, tally.failed
         parts += [f"{stopped} stopped early"] * bool(stopped) + [f"{failed} failed"] * bool(failed)
         if self.first_step_at is None:
             parts.append(f"starting workers for {duration(now - self.started)}")
@@ -101,18 +138,11 @@ class SweepProgress:
             step_s = (now - self.first_step_at) / (done - self.steps_before)
             parts.append(f"{duration((total - done) * step_s)} left")
         if self.first_step_at is not None and now - self.moved_at > SILENCE_S and done < total:
-            running = [entry.name for entry in entries if entry.status is None]
             parts.append(f"no step for {duration(now - self.moved_at)}, waiting for {', '.join(running) or 'workers'}")
-        return ", ".join(parts) + self._best(entries)
-
-    def _best(self, entries: list[TrialEntry]) -> str:
-        metric, mode = self.tune.first_objective
-        scores = [(e.score(metric), e.name) for e in entries if not e.broken(self.tune.constraints)]
-        scored = [(score, name) for score, name in scores if score is not None]
-        if not scored:
-            return ""
-        score, name = (max if mode == "max" else min)(scored)
-        return f"; best {metric} {worded(metric, score)} ({name})"
+        if tally.best is not None:
+            metric, (score, name) = self.tune.first_objective[0], tally.best
+            parts[-1] += f"; best {metric} {worded(metric, score)} ({name})"
+        return ", ".join(parts)
 
 
 class Ticker:

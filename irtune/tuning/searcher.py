@@ -106,7 +106,8 @@ class OptunaAskTell(Searcher):  # type: ignore[misc]
     """Suggests the baseline, then ``tune.num_trials`` configurations of a study.
 
     A suggestion is ``{"overrides": {dotted key: value}, "trial": …, "is_baseline": …}``; ``trial`` is the trial's name,
-    which is its folder's too, and the same when a later driver goes on with the trial. The baseline stands
+    which is its folder's too, and the same when a later driver goes on with the trial, while ``is_new`` says that none
+    has had it before. The baseline stands
     outside the study: it is not a point of the space, and its score would mislead the sampler; what it scored is kept
     in the study's user attributes ``baseline/…``. Tune is to be given ``num_samples=-1`` and no metric; the searcher
     says when the sweep is over, which is earlier than ``num_trials`` if the space has fewer configurations.
@@ -153,7 +154,8 @@ class OptunaAskTell(Searcher):  # type: ignore[misc]
         name = trial.user_attrs.get(TRIAL, _name(trial.number))
         trial.set_user_attr(TRIAL, name)
         self._running[trial_id] = self._begin(trial)
-        return {"overrides": values, "trial": name, "is_baseline": False}
+        is_new = RESTART_OF not in trial.user_attrs
+        return {"overrides": values, "trial": name, "is_baseline": False, "is_new": is_new}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Keep intermediate values; steps that a restarted trial repeats count once."""

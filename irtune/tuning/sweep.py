@@ -99,7 +99,7 @@ def _search(sweep: Sweep, console: Console) -> Outcome:
     callback: SweepCallback
     tracker = MlflowTracker(sweep.ready.tracking_uri, config.tracking.experiment)
     sync(sweep.folder, tracker, close_open=False, timeout_s=SYNC_S)
-    shipper = Shipper(tracker, on_records=lambda key, records: callback.take(key, records))
+    shipper = Shipper(tracker, lambda key, records: callback.take(key, records), lambda key: callback.take_last(key))
     callback = SweepCallback(sweep, setup, shipper, execution.forget)
     searcher = OptunaAskTell(study, config.space, config.tune)
     metric, mode = config.tune.stops_by
@@ -116,6 +116,7 @@ def _search(sweep: Sweep, console: Console) -> Outcome:
         if is_complete and config.tune.finalists is not None:
             is_complete = _repeat_finalists(sweep, execution, study, callback, shipper, console)
         execution.close()
+        callback.wait()
         entries = list(callback.entries.values())
         if is_complete:
             write_identity(sweep.folder, config, sweep.ready.dataset.fingerprint(), complete=True)

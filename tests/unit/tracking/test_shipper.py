@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from irtune.tracking import shipper as shipper_module
 from irtune.tracking.mlflow_tracker import MlflowTracker
 from irtune.tracking.shipper import Shipper
-from irtune.tracking.spool import Record, SpoolWriter
+from irtune.tracking.spool import Record, SpoolReader, SpoolWriter
 
 NewKey = Callable[[], str]
 
@@ -30,9 +30,9 @@ class Outage(MlflowTracker):
             self.num_failures -= 1
             raise ConnectionError("http://me:secret@host is away")
 
-    def start_run(self, key: str, name: str, tags: Mapping[str, str], start_time_ms: int | None = None) -> str:
+    def start_run(self, key: str, *arguments: Any, **named: Any) -> str:
         self._fail_when_told(key)
-        return super().start_run(key, name, tags, start_time_ms)
+        return super().start_run(key, *arguments, **named)
 
     def ship(self, key: str, records: Sequence[Mapping[str, Any]]) -> None:
         if self.num_failures == 1:
@@ -245,3 +245,79 @@ def test_a_ledger_that_cannot_be_written_costs_a_run_nothing(
 def test_a_run_must_be_open_or_named(shipper: Shipper, spool_directory: Path) -> None:
     with pytest.raises(KeyError):
         shipper.add("nobody opened this", spool_directory)
+
+
+@pytest.fixture
+def polls(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The spool folder of every look at one."""
+    looks: list[Path] = []
+    poll = SpoolReader.poll
+
+    def counted(reader: SpoolReader, limit: int | None = None) -> list[Record]:
+        looks.append(reader._directory)
+        return poll(reader, limit)
+
+    monkeypatch.setattr(SpoolReader, "poll", counted)
+    return looks
+
+
+def end_trials(shipper: Shipper, folder: Path, keys: Sequence[str]) -> None:
+    for key in keys:
+        shipper.add(key, folder / key / "spool", name="n", is_new=True)
+        SpoolWriter(folder / key / "spool", 0).metrics(0, {"loss": 1.0})
+        shipper.finish(key, "FINISHED", {})
+
+
+def test_while_mlflow_is_away_what_ended_is_shown_once_and_not_looked_at_again(
+    tracker_with_outages: Outage, new_key: NewKey, tmp_path: Path, polls: list[Path]
+) -> None:
+    # Nothing is shipped, for its thread is never started.
+    said: list[str] = []
+    shipper = Shipper(tracker_with_outages, lambda key, new: said.append(f"{key}: {len(new)}"), said.append)
+    running, *over = [new_key() for _ in range(4)]
+    shipper.add(running, tmp_path / running / "spool", name="n")
+    end_trials(shipper, tmp_path, over)
+    for _ in range(5):
+        assert shipper.drain(0) == dict.fromkeys(over, 2)
+    assert said == [said_of for key in over for said_of in (f"{key}: 1", key)]
+    assert len(polls) == 5 + len(over)
+
+
+def test_to_ship_a_run_takes_as_many_looks_however_many_wait(
+    tracker_with_outages: Outage, new_key: NewKey, tmp_path: Path, polls: list[Path]
+) -> None:
+    shipper = Shipper(tracker_with_outages, interval_s=60)
+    keys = [new_key() for _ in range(30)]
+    end_trials(shipper, tmp_path, keys)
+    shipper.start()
+    assert shipper.drain(30) == {}
+    shipper.close()
+    # Shown once, shipped once, and once more to see that there is nothing left to ship.
+    assert max(polls.count(tmp_path / key / "spool") for key in keys) == 3
+
+
+def test_a_new_run_is_not_searched_for_among_all_others_unless_a_call_failed(
+    shipper: Shipper, tracker_with_outages: Outage, store_uri: str, new_key: NewKey, tmp_path: Path
+) -> None:
+    searched: list[str] = []
+    find, start = tracker_with_outages._find, MlflowTracker.start_run
+
+    def counted(key: str) -> Any:
+        searched.append(key)
+        return find(key)
+
+    def answer_lost(key: str, *arguments: Any, **named: Any) -> str:
+        run_id = start(tracker_with_outages, key, *arguments, **named)
+        if key == lost and not searched:
+            raise ConnectionError("the answer is lost")
+        return run_id
+
+    new, lost, old = new_key(), new_key(), new_key()
+    tracker_with_outages._find = counted  # type: ignore[method-assign]
+    tracker_with_outages.start_run = answer_lost  # type: ignore[method-assign]
+    end_trials(shipper, tmp_path, [new, lost])
+    shipper.add(old, tmp_path / old / "spool", name="n")
+    assert shipper.drain(10) == {}
+    assert sorted(searched) == sorted([lost, old])
+    for key in (new, lost, old):
+        assert len(run_ids(MlflowClient(store_uri), tracker_with_outages, key)) == 1

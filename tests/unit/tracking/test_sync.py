@@ -1,7 +1,7 @@
 import json
 import os
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -247,11 +247,11 @@ class Refusing(MlflowTracker):
         self.refused = refused
         self.tried: list[str] = []
 
-    def start_run(self, key: str, name: str, tags: Mapping[str, str], start_time_ms: int | None = None) -> str:
+    def start_run(self, key: str, *arguments: Any, **named: Any) -> str:
         self.tried.append(key[-1])
         if key[-1] in self.refused:
             raise MlflowException("http://me:secret@host is away")
-        return super().start_run(key, name, tags, start_time_ms)
+        return super().start_run(key, *arguments, **named)
 
 
 def test_a_run_that_cannot_be_sent_is_named_and_holds_up_no_other(store_uri: str, folder: Path) -> None:

@@ -1,5 +1,6 @@
 """What the driver knows of a trial from its records: progress, score, costs, and what it is called."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -227,3 +228,18 @@ def test_configurations_are_the_same_wherever_their_results_lie():
 )
 def test_any_other_setting_makes_another_configuration(change):
     assert config_hash(config_of(TOP_K | change)) != config_hash(config_of())
+
+
+def test_of_a_trial_that_is_over_the_book_keeps_its_costs_and_not_its_steps():
+    def ended_after(num_steps):
+        entry = entry_of(status="pruned")
+        entry.take(step(number, 0.5, 300.0 + number % 2, 30, 0) for number in range(1, num_steps + 1))
+        before = entry.row(TuneConfig())
+        entry.settle()
+        assert entry.row(TuneConfig()) == before
+        return entry
+
+    # 1,000 steps of half a second, of 300.5 FLOPs in the mean.
+    row = ended_after(1000).row(TuneConfig())
+    assert (row.seconds, row.flops) == (pytest.approx(500), pytest.approx(300_500))
+    assert len(pickle.dumps(ended_after(1000))) < len(pickle.dumps(ended_after(4))) + 50

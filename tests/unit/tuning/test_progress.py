@@ -121,3 +121,25 @@ def test_what_an_earlier_driver_did_says_nothing_about_the_time_left(monkeypatch
     third.step = 70
     # 20 steps of this driver's in the 20 s since its first ones were seen; 230 are left.
     assert screen.lines_at(70) == ["[1m10s] 2/5 trials, step 270/500, 3m50s left"]
+
+
+def test_a_look_takes_as_long_however_many_trials_are_over(screen, monkeypatch):
+    looked_at = []
+    score = TrialEntry.score
+    monkeypatch.setattr(TrialEntry, "score", lambda entry, metric: looked_at.append(entry.name) or score(entry, metric))
+    for number in range(3):
+        screen.trial(f"over {number}", step=STEPS, status="finished", final__validation_f1_macro=number / 10).settle()
+    screen.trial("runs", step=50, eval__f1_macro=0.1)
+    lines = [screen.lines_at(second)[0] for second in (0, 20, 40)]
+    assert "3/5 trials, step 350/500" in lines[-1]
+    assert lines[-1].endswith("; best eval/f1_macro 0.200 (over 2)")
+    assert looked_at == ["over 0", "over 1", "over 2", "runs", "runs", "runs"]
+
+
+def test_what_a_trial_measured_last_counts_also_if_it_is_heard_of_after_its_end(screen):
+    trial = screen.trial("first", step=90, status="finished", eval__f1_macro=0.1)
+    assert "step 90/490" in screen.lines_at(0)[0]
+    trial.step, trial.latest = STEPS, {"final/validation_f1_macro": 0.5}
+    trial.settle()
+    screen.lines_at(20)
+    assert screen.lines_at(40)[0].endswith("best eval/f1_macro 0.500 (first)")

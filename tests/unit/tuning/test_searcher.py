@@ -324,7 +324,8 @@ def test_trials_that_a_killed_sweep_left_open_run_again_first(tmp_path):
     assert requeue_interrupted(study) == [1]
     suggestions = run_sweep(searcher_on(study, num_trials=4))
     # Under its name, by which its checkpoint is found, and with what it had reported.
-    assert suggestions[0] == lost[1]
+    assert suggestions[0] == lost[1] | {"is_new": False}
+    assert [suggestion["is_new"] for suggestion in [*lost, *suggestions]] == [True, True, False, True, True]
     assert study.trials[2].intermediate_values.items() >= {10: 0.2}.items()
     # Four trials in all: one before, the lost one once more, two new.
     assert len(suggestions) == 3
@@ -340,7 +341,7 @@ def test_a_trial_keeps_its_name_however_often_its_driver_is_killed(tmp_path):
         study = study_at(tmp_path)
         requeue_interrupted(study)
         searcher = searcher_on(study, num_trials=2)
-        assert searcher.suggest("b") == first
+        assert searcher.suggest("b") == first | {"is_new": False}
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             # The trial goes on from a checkpoint, so that it may say again what it has said.

@@ -1,0 +1,250 @@
+"""What a trial costs the driver as a sweep grows to 10,000 trials: time, memory, disk.
+
+    python benchmarks/scale.py
+
+Trials of a closed-form objective go through the driver's own parts as Ray Tune calls them, in one process without Ray:
+searcher, scheduler, callback, progress display, study, spools, shipper. Prints what a trial costs after 100, 1,000 and
+10,000 others, in processor time, which neither a disk nor neighbours disturb; the same with MLflow (SQLite) to 2,000
+trials and with TPE, whose suggestions grow with history, to 1,000; and Ray Tune's own share, from two real sweeps of
+trials that do nothing. Takes about 15 minutes. Exits with 1 if a trial of the last hundred costs more than 1.5 times
+what one of the first hundred did, in time or memory.
+"""
+
+import gc
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from io import StringIO
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import optuna
+import psutil
+from ray import tune
+from rich.console import Console
+
+from irtune.config.load import dotted_keys, explicit, load
+from irtune.config.schema import SweepConfig
+from irtune.tracking.mlflow_tracker import MlflowTracker
+from irtune.tracking.shipper import Shipper
+from irtune.tracking.spool import SpoolWriter
+from irtune.tuning import cluster
+from irtune.tuning.callback import SweepCallback
+from irtune.tuning.preflight import Ready, Sweep
+from irtune.tuning.progress import SweepProgress
+from irtune.tuning.provenance import environment
+from irtune.tuning.scheduler import build_scheduler
+from irtune.tuning.searcher import STUDY, OptunaAskTell, open_study
+from irtune.tuning.warm_start import Earlier
+from irtune.tuning.worker import SPOOL, TrialSetup
+
+WINDOW = 100
+MOST_TIMES = 1.5
+STEPS, EVAL_EVERY = 20, 5
+SETTINGS: dict[str, Any] = {
+    "model.name": "tiny-random",
+    "data.name": "synthetic",
+    "training.max_steps": STEPS,
+    "training.eval_every": EVAL_EVERY,
+    "selection.policy.name": "top_k",
+    "selection.policy.k": 10,
+    "space": {
+        "selection.policy.k": {"type": "int", "low": 1, "high": 30},
+        "training.learning_rate": {"type": "float", "low": 1e-5, "high": 1e-2, "log": True},
+    },
+    "tune.scheduler": {"name": "asha", "grace_steps": EVAL_EVERY},
+}
+PARTS = ("suggestion", "bookkeeping", "shipping")
+"""Asking the study and telling it; callback, scheduler and display; the shipper with what it calls."""
+COSTS = ("step_s", "step_flops", "active_blocks", "lowest_active_block", "memory_bytes")
+OF_A_STEP = ("train/loss", *(f"cost/{name}" for name in COSTS))
+FINAL = ("final/validation_f1_macro", "final/test_f1_macro", "final/train_loss", "cost/train_s", "cost/total_flops")
+GROWS = ("memory", "study file", "MLflow's database")
+
+
+class Window(NamedTuple):
+    """What a trial costs after ``upto - WINDOW`` others, and how many bytes each has left since the window before."""
+
+    upto: int
+    ms: list[float]
+    grown: list[float]
+
+
+class _Nowhere:
+    """A tracker that takes everything at once."""
+
+    uri = "nowhere"
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *arguments, **more: ""
+
+
+class Driver:
+    """The parts of ``irtune.tuning.sweep`` that see every trial; ``seconds`` are what each has taken so far."""
+
+    def __init__(self, folder: Path, sampler: str, num_trials: int, *, with_mlflow: bool) -> None:
+        overrides = {"tune.sampler": sampler, "tune.num_trials": num_trials}
+        config = load(SweepConfig, None, SETTINGS | overrides | {"storage": str(folder)})
+        self.seconds = dict.fromkeys(PARTS, 0.0)
+        self.study, self.database = folder / STUDY, folder / "mlflow.db"
+        uri = f"sqlite:///{self.database}"
+        ready = Ready(folder, config.data.load(), 30, uri, Earlier("", (), 0), ())
+        sweep = Sweep("scale", folder, config, ready, "scale.py")
+        self.setup = TrialSetup(explicit(config.experiment()), folder, dataset=None)
+        self.searcher = OptunaAskTell(open_study(self.study, "scale", config.tune), config.space, config.tune)
+        metric, mode = config.tune.stops_by
+        self.scheduler = build_scheduler(config.tune.scheduler, max_steps=STEPS, metric=metric, mode=mode)
+        tracker: Any = MlflowTracker(uri, "irtune") if with_mlflow else _Nowhere()
+        self.shipper = Shipper(tracker, lambda *new: self.callback.take(*new), lambda key: self.callback.take_last(key))
+        self.callback = SweepCallback(sweep, self.setup, self.shipper)
+        self.progress = SweepProgress(Console(file=StringIO()), num_trials + 1, STEPS, config.tune)
+
+    @contextmanager
+    def counted(self, part: str) -> Iterator[None]:
+        """Count the processor time, of all threads, that the block takes."""
+        started = time.process_time()
+        yield
+        self.seconds[part] += time.process_time() - started
+
+    def run_trial(self, number: int) -> None:
+        """One trial from its suggestion until all of it is shipped; what the trial itself does is not counted."""
+        with self.counted("suggestion"):
+            suggestion = self.searcher.suggest(f"t{number}")
+        assert isinstance(suggestion, dict)
+        trial = SimpleNamespace(trial_id=f"t{number}", config=suggestion, last_result={}, error_file=None)
+        with self.counted("bookkeeping"):
+            self.callback.on_trial_start(0, [], trial)
+            self.scheduler.on_trial_add(None, trial)
+        writer = SpoolWriter(self.setup.trial_folder(suggestion["trial"]) / SPOOL, 0)
+        writer.params(dotted_keys(self.setup.config(suggestion["overrides"])))
+        for step in range(1, STEPS + 1):
+            writer.metrics(step, dict.fromkeys(OF_A_STEP, 1 / step))
+            if step % EVAL_EVERY == 0 and self._stops(trial, step, writer):
+                break
+        writer.close()
+        with self.counted("suggestion"):
+            self.searcher.on_trial_complete(trial.trial_id, trial.last_result)
+        with self.counted("bookkeeping"):
+            self.scheduler.on_trial_complete(None, trial, trial.last_result)
+            self.callback.on_trial_complete(0, [], trial)
+            self.callback.wait()
+            self.progress.update(self.callback.entries.values())
+        with self.counted("shipping"):
+            left = self.shipper.drain(60)
+        assert not left, left
+
+    def sizes(self) -> tuple[int, ...]:
+        """Bytes that are resident, in the study's journal, and in MLflow's database."""
+        return _resident(), *(file.stat().st_size if file.is_file() else 0 for file in (self.study, self.database))
+
+    def _stops(self, trial: Any, step: int, writer: SpoolWriter) -> bool:
+        """Evaluate, and tell searcher and scheduler; returns whether the trial is over."""
+        score = _score(trial.config["overrides"], step)
+        writer.metrics(step, {"eval/f1_macro": score, "eval/loss": 1 - score})
+        trial.last_result = {"step": step, "eval/f1_macro": score, "eval/loss": 1 - score}
+        with self.counted("bookkeeping"):
+            decision = self.scheduler.on_trial_result(None, trial, trial.last_result)
+        if decision == self.scheduler.STOP:
+            return True
+        with self.counted("suggestion"):
+            self.searcher.on_trial_result(trial.trial_id, trial.last_result)
+        if step == STEPS:
+            final = dict.fromkeys(FINAL, score)
+            writer.metrics(step, final)
+            trial.last_result = {"step": step, "final": True, **final}
+        return step == STEPS
+
+
+def _score(overrides: Mapping[str, Any], step: int) -> float:
+    """Best at k = 20 and a learning rate of 1e-3."""
+    k, rate = overrides.get("selection.policy.k", 30), overrides.get("training.learning_rate", 1e-4)
+    return float(0.9 - abs(k - 20) / 100 - abs(rate - 1e-3) - 0.5 / step)
+
+
+def grow(sampler: str, ends: tuple[int, ...], *, with_mlflow: bool = False) -> list[Window]:
+    """Run a sweep of as many trials as the last of ``ends``; a window ends at each of them."""
+    windows = []
+    with tempfile.TemporaryDirectory() as folder:
+        driver = Driver(Path(folder), sampler, ends[-1], with_mlflow=with_mlflow)
+        driver.shipper.start()
+        # What is loaded once is no trial's: the baseline goes before the first window.
+        driver.run_trial(0)
+        before, grown = 0, driver.sizes()
+        for number in range(1, ends[-1] + 1):
+            if number + WINDOW - 1 in ends:
+                driver.seconds = dict.fromkeys(PARTS, 0.0)
+            driver.run_trial(number)
+            if number in ends:
+                sizes = driver.sizes()
+                growth = [(now - then) / (number - before) for now, then in zip(sizes, grown, strict=True)]
+                windows.append(Window(number, [1000 * driver.seconds[part] / WINDOW for part in PARTS], growth))
+                print(f"{sampler}: {number} trials", file=sys.stderr)
+                before, grown = number, sizes
+        driver.shipper.close()
+    return windows
+
+
+def print_windows(title: str, windows: list[Window]) -> None:
+    """One row a window."""
+    print(f"\n## {title}\n")
+    print(f"| trials | {' | '.join((*PARTS, 'together', *GROWS))} |")
+    print("|---" * (2 + len(PARTS) + len(GROWS)) + "|")
+    for upto, ms, grown in windows:
+        cells = [f"{part:.1f} ms" for part in (*ms, sum(ms))] + [f"{size / 1e6:.4f} MB" for size in grown]
+        print(f"| {upto - WINDOW + 1:,} to {upto:,} | {' | '.join(cells)} |")
+
+
+def print_tune_share(sizes: tuple[int, int] = (100, 400)) -> None:
+    """What Ray Tune's own loop costs this process, its snapshots included."""
+    assert "TUNE_GLOBAL_CHECKPOINT_S" not in os.environ, "switches off that Tune's snapshots back off as it grows"
+    cluster.connect()
+    found = []
+    for num_trials in sizes:
+        with tempfile.TemporaryDirectory() as folder:
+            before = time.monotonic(), time.process_time(), _resident() / 1e9
+            tune.Tuner(
+                tune.with_resources(_nothing, {"CPU": 0.5}),
+                tune_config=tune.TuneConfig(num_samples=num_trials, max_concurrent_trials=2, reuse_actors=True),
+                run_config=tune.RunConfig(storage_path=folder, name="tune", verbose=0),
+            ).fit()
+            after = time.monotonic(), time.process_time(), _resident() / 1e9
+        wall, cpu, memory = (1000 * (now - then) / num_trials for now, then in zip(after, before, strict=True))
+        found.append(f"of {num_trials} {wall:.0f} ms ({cpu:.0f} ms of processor time, {memory:.3f} MB)")
+    print(f"\n## Ray Tune's own part\n\nTrials of nothing, 2 at a time, actors reused, each: {'; '.join(found)}.")
+
+
+def _nothing(config: Mapping[str, Any]) -> None:
+    tune.report({"step": 1})
+
+
+def _resident() -> int:
+    gc.collect()
+    return int(psutil.Process().memory_info().rss)
+
+
+def main() -> int:
+    """Print all tables; returns the exit status."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    print("# What a trial costs the driver as a sweep grows\n")
+    print("\n".join(f"- {name}: {value}" for name, value in environment().items()))
+    grow("random", (WINDOW,))
+    first, *_, last = windows = grow("random", (WINDOW, 1000, 10_000))
+    print_windows("Random sampler, without MLflow", windows)
+    print_windows("Random sampler, with MLflow on SQLite", grow("random", (WINDOW, 1000, 2000), with_mlflow=True))
+    print_windows("TPE, without MLflow", grow("tpe", (WINDOW, 1000)))
+    print_tune_share()
+    ratios = {"time": sum(last.ms) / sum(first.ms), "memory": last.grown[0] / first.grown[0]}
+    print("\n| the last trials against the first | found | at most |\n|---|---|---|")
+    for name, ratio in ratios.items():
+        print(f"| {name} | {ratio:.2f} | {MOST_TIMES:.2f} |")
+    is_met = max(ratios.values()) <= MOST_TIMES
+    print("\nPASS" if is_met else "\nFAIL")
+    return 0 if is_met else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""What the driver does as trials start and end, with the objects that Ray Tune hands over."""
+
+import threading
+from types import SimpleNamespace
+
+import pytest
+
+from irtune.config.load import explicit, load
+from irtune.config.schema import SweepConfig
+from irtune.tracking.spool import SpoolWriter
+from irtune.tuning import callback as callback_module
+from irtune.tuning.callback import SweepCallback
+from irtune.tuning.worker import SPOOL, TrialSetup
+
+
+class Shipper:
+    """Notes what it is told."""
+
+    def __init__(self):
+        self.added, self.finished = {}, []
+
+    def add(self, key, spool_directory, *, name, tags, is_new):
+        self.added[key] = (name, tags, is_new)
+
+    def finish(self, key, status, tags, error_text):
+        self.finished.append((key, status, error_text))
+
+
+class Driver:
+    """A callback, and what Tune tells it."""
+
+    def __init__(self, folder):
+        space = {"selection.reselect_every": {"type": "int", "low": 1, "high": 9}}
+        config = load(SweepConfig, None, {"model.name": "tiny-random", "data.name": "synthetic", "space": space})
+        sweep = SimpleNamespace(name="mine", folder=folder, config=config, ready=SimpleNamespace(num_blocks=6))
+        self.shipper = Shipper()
+        self.setup = TrialSetup(explicit(config.experiment()), folder, dataset=None)
+        self.callback = SweepCallback(sweep, self.setup, self.shipper)
+
+    def start(self, name, **suggestion):
+        trial = SimpleNamespace(config={"trial": name, "overrides": {}} | suggestion, last_result={}, error_file=None)
+        self.callback.on_trial_start(0, [], trial)
+        return trial
+
+    def complete(self, trial):
+        trial.last_result = {"final": True}
+        self.callback.on_trial_complete(0, [], trial)
+
+
+@pytest.fixture
+def driver(tmp_path):
+    return Driver(tmp_path)
+
+
+def test_the_commit_is_looked_up_once_a_sweep(tmp_path, monkeypatch):
+    lookups = []
+    monkeypatch.setattr(callback_module, "git_commit", lambda: lookups.append(1) or "abc")
+    driver = Driver(tmp_path)
+    for number in range(3):
+        driver.start(f"trial_{number:04d}")
+    assert [tags["irtune.git_commit"] for _, tags, _ in driver.shipper.added.values()] == ["abc"] * 3
+    assert len(lookups) == 1
+
+
+def test_a_run_is_new_where_the_searcher_says_so(driver):
+    driver.start("trial_0000", is_new=True)
+    driver.start("trial_0001", is_new=False)
+    driver.start("finalist_trial_0000_seed_1", repeats="trial_0000")
+    assert [is_new for _, _, is_new in driver.shipper.added.values()] == [True, False, False]
+
+
+def test_the_end_of_a_trial_waits_for_its_drawing_and_tune_does_not(driver, monkeypatch):
+    drawn = threading.Event()
+    monkeypatch.setattr(callback_module, "keep_trace", lambda entry: drawn.wait(10))
+    trial = driver.start("trial_0000")
+    driver.complete(trial)
+    assert driver.callback.entries["trial_0000"].status == "finished"
+    assert driver.shipper.finished == []
+    drawn.set()
+    driver.callback.wait()
+    assert driver.shipper.finished == [("mine/trial_0000", "FINISHED", None)]
+
+
+def test_a_drawing_that_fails_costs_a_trial_nothing(driver, monkeypatch, caplog):
+    monkeypatch.setattr("irtune.tuning.artifacts.trace_heat_map", lambda *facts, **more: 1 / 0)
+    trial = driver.start("trial_0000")
+    choice = {"active": [0], "scores": [1.0], "measured_at": [0], "trainable_parameters": 1, "lowest_active": 0}
+    SpoolWriter(driver.setup.trial_folder("trial_0000") / SPOOL, 0).selection({"step": 0} | choice)
+    driver.complete(trial)
+    driver.callback.wait()
+    assert driver.shipper.finished == [("mine/trial_0000", "FINISHED", None)]
+    assert "no layer trace" in caplog.text
+
+
+def test_what_still_runs_is_closed_before_the_driver_goes(driver):
+    driver.start("trial_0000")
+    driver.callback.close_open()
+    assert driver.shipper.finished == [("mine/trial_0000", "KILLED", None)]
+
+
+def test_a_trial_is_settled_when_the_last_of_its_records_was_taken(driver):
+    driver.start("trial_0000")
+    entry = driver.callback.entries["trial_0000"]
+    driver.callback.take("mine/trial_0000", [{"kind": "metrics", "step": 3, "values": {"eval/f1_macro": 0.5}}])
+    assert (entry.step, entry.is_settled) == (3, False)
+    driver.callback.take_last("mine/trial_0000")
+    assert entry.is_settled
+    # The summary of a sweep is shipped too, and is no trial.
+    driver.callback.take_last("mine/summary")
