@@ -18,7 +18,13 @@ RUN = f"irtune sweep {QUICKSTART} 'space={{training.learning_rate: {{type: float
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0 done, 1 nothing finished, 2 bad input."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    # argparse fills a list of positional arguments but once; what stands behind a flag is left over.
+    if rest and (options.command is not _sweep or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.overrides = [*options.overrides, *rest]
     console = _console()
     _quieten_libraries()
     try:
@@ -37,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     sweep = commands.add_parser("sweep", help="search a space and say how many blocks to train")
     sweep.add_argument("file", nargs="?", help=f"a sweep file (default: {QUICKSTART})")
     sweep.add_argument("overrides", **overrides)  # type: ignore[arg-type]
+    sweep.add_argument("--plan", action="store_true", help="say what would be done, how long and where, and do nothing")
     sweep.set_defaults(command=_sweep)
 
     validate = commands.add_parser("validate", help="check files against schema, model and search space")
@@ -52,13 +59,28 @@ def _parser() -> argparse.ArgumentParser:
 def _sweep(options: argparse.Namespace, console: Console) -> int:
     import optuna
 
-    from irtune.tuning.sweep import run_sweep
-
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     file, overrides = _file_and_overrides(options)
     file = file or Path(QUICKSTART)
-    outcome = run_sweep(load(SweepConfig, file, parse_overrides(overrides)), str(file), console)
-    return 0 if outcome.succeeded else 1
+    config = load(SweepConfig, file, parse_overrides(overrides))
+    if options.plan:
+        return _plan(config, str(file), console)
+
+    from irtune.tuning.sweep import run_sweep
+
+    return 0 if run_sweep(config, str(file), console).succeeded else 1
+
+
+def _plan(config: SweepConfig, source: str, console: Console) -> int:
+    from irtune.training.rehearsal import Rehearsal
+
+    # It imports what training needs while this process imports what planning needs.
+    with Rehearsal(config.engine) as rehearsal:
+        from irtune.tuning.plan import plan_sweep
+        from irtune.tuning.plan_view import plan_table
+
+        console.print(plan_table(plan_sweep(config, source, console, rehearsal)), highlight=False)
+    return 0
 
 
 def _validate(options: argparse.Namespace, console: Console) -> int:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from irtune.layers.blocks import find_blocks
+from irtune.layers.controller import ProbePasses
 from irtune.selection import StepCost
 
 
@@ -83,6 +84,14 @@ class CostModel:
     def step_flops(self, active: Sequence[int], batch_size: int, length: int) -> float:
         """FLOPs of one forward and backward pass over ``batch_size`` inputs of ``length`` tokens, padding included."""
         return self.per_block(length).of(active) * batch_size * length
+
+    def passes_flops(self, passes: ProbePasses, length: int) -> float:
+        """FLOPs of what a refresh runs apart from the training step, over inputs of ``length`` tokens."""
+        if passes.rows == 0:
+            return 0.0
+        forward = self.forward_flops(passes.rows, length)
+        through_all = self.step_flops(range(len(self.forward)), passes.rows, length)
+        return forward * (passes.forward - passes.backward) + through_all * passes.backward
 
 
 def _linear_flops(modules: Any, *, trained_only: bool = False) -> float:

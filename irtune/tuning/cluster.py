@@ -35,6 +35,11 @@ def in_job() -> bool:
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
+def joins() -> bool:
+    """Whether a sweep joins a cluster that is there already, instead of starting one on this machine."""
+    return in_job() or os.environ.get("RAY_ADDRESS", "local") != "local"
+
+
 def with_absolute_paths(config: Config) -> Config:
     """The configuration with paths that mean the same everywhere.
 
@@ -70,7 +75,7 @@ def connect() -> None:
         "logging_level": "ERROR",
         "runtime_env": {"env_vars": {name: os.environ[name] for name in WORKER_ENVIRONMENT}},
     }
-    if in_job() or os.environ.get("RAY_ADDRESS", "local") != "local":
+    if joins():
         ray.init(**options)
     else:
         # By default Ray's workers give way to every other process, and a worker whose threads wait for each other then

@@ -10,7 +10,7 @@ from irtune.data.base import RevisionDataset
 from irtune.data.encode import encode_once
 from irtune.layers import map_parameters
 from irtune.plugins import nearest
-from irtune.tracking.address import resolve_tracking_uri
+from irtune.tracking.address import local_database, resolve_tracking_uri
 from irtune.training.deepspeed_config import deepspeed_config
 from irtune.training.metrics import metric_names
 from irtune.training.model import ModelError, load_tokenizer, materialize, num_blocks, shapes_only
@@ -57,8 +57,14 @@ def check_config(config: ExperimentConfig, source: str) -> tuple[Path, int]:
     return checkpoint, num
 
 
-def prepare(config: SweepConfig, source: str, encoded_folder: Path) -> Ready:
+def prepare(config: SweepConfig, source: str, encoded_folder: Path, *, makes_store: bool = True) -> Ready:
     """Check everything, read the data and tokenise it once for all trials.
+
+    Args:
+        config: The sweep.
+        source: The file it came from, for messages.
+        encoded_folder: Where the tokenised data goes.
+        makes_store: Whether an MLflow database that does not exist yet is made; else it is not looked at.
 
     Raises:
         ConfigError: If settings, model or space are wrong.
@@ -69,7 +75,9 @@ def prepare(config: SweepConfig, source: str, encoded_folder: Path) -> Ready:
 
     uri = resolve_tracking_uri(config.tracking.uri, storage_path(config))
     checkpoint, blocks = check_config(config, source)
-    check_tracking(uri)
+    database = local_database(uri)
+    if makes_store or database is None or database.exists():
+        check_tracking(uri)
     dataset = config.data.load()
     metrics = [f"eval/{name}" for name in metric_names(dataset.labels)]
     if config.tune.metric not in metrics:

@@ -27,6 +27,8 @@ from irtune.tracking.spool import SpoolWriter
 from irtune.tracking.view import SweepView
 from irtune.tuning.artifacts import HEAT_MAP
 from irtune.tuning.book import TrialEntry
+from irtune.tuning.plan import PLAN, Plan
+from irtune.tuning.plan_view import Compared, compare, compared_markdown, compared_table
 from irtune.tuning.provenance import environment
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 LOCAL_UI = "http://127.0.0.1:5000"
 REPORT, FIGURE, TABLE, BEST = "report.html", "response.png", "trials.md", "best.yaml"
+COMPARED = "predicted.md"
 SUMMARY = "summary"
 COLUMNS = (
     "final/validation_f1_macro",
@@ -76,8 +79,15 @@ def conclude(
         num_validation=len(sweep.ready.dataset.splits["validation"]),
     )
     commands = _ways_to_look(sweep, tracker)
-    _write_files(sweep, entries, rows, answer, commands)
-    _record(sweep, answer, shipper)
+    plan = Plan.read(sweep.folder)
+    compared = compare(plan, entries) if plan else []
+    if plan:
+        (sweep.folder / COMPARED).write_text(compared_markdown(compared, plan), encoding="utf-8")
+    _write_files(sweep, entries, rows, answer, commands, compared)
+    _record(sweep, answer, compared, shipper)
+    if plan:
+        console.print()
+        console.print(compared_table(compared, plan))
     _show(sweep, entries, answer, rows, commands, console)
     return Outcome(sweep.name, sweep.folder, answer, tuple(rows), tracker.experiment_id)
 
@@ -108,6 +118,7 @@ def _write_files(
     rows: Sequence[TrialRow],
     answer: Answer,
     commands: tuple[str, str],
+    compared: Sequence[Compared],
 ) -> None:
     by_id = {entry.trial_id: entry for entry in entries}
     picture = BytesIO()
@@ -136,13 +147,14 @@ def _write_files(
             "model": sweep.config.model.name,
             "sweep file": sweep.source,
             "MLflow": redact(sweep.ready.tracking_uri),
-        },
+        }
+        | {f"predicted: {row.name}": row.sentence for row in compared},
         mode=mode,
     )
     (sweep.folder / REPORT).write_text(report, encoding="utf-8")
 
 
-def _record(sweep: "Sweep", answer: Answer, shipper: Shipper) -> None:
+def _record(sweep: "Sweep", answer: Answer, compared: Sequence[Compared], shipper: Shipper) -> None:
     """A run of its own for the sweep, with everything that is about all of its trials."""
     key, spool = f"{sweep.name}/{SUMMARY}", sweep.folder / SUMMARY / "spool"
     tags = {"irtune.sweep": sweep.name, "irtune.kind": "summary", "irtune.data": sweep.ready.dataset.name}
@@ -159,10 +171,12 @@ def _record(sweep: "Sweep", answer: Answer, shipper: Shipper) -> None:
         "summary/test_f1_difference_low": interval.low if interval else None,
         "summary/test_f1_difference_high": interval.high if interval else None,
     }
+    values |= {f"predicted/{row.metric}": row.predicted for row in compared}
+    values |= {f"actual/{row.metric}": row.actual for row in compared}
     writer.metrics(0, {name: value for name, value in values.items() if value is not None})
     # The journal may be written to while it is uploaded, so a copy is.
     shutil.copyfile(sweep.folder / "study.journal", sweep.folder / SUMMARY / "study.journal")
-    for file in (REPORT, FIGURE, TABLE, BEST, f"{SUMMARY}/study.journal"):
+    for file in (REPORT, FIGURE, TABLE, BEST, PLAN, COMPARED, f"{SUMMARY}/study.journal"):
         if (sweep.folder / file).is_file():
             writer.artifact(sweep.folder / file, "")
     writer.close()

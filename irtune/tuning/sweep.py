@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -25,12 +24,13 @@ from irtune.tracking.spool import Record
 from irtune.tuning import cluster
 from irtune.tuning.artifacts import keep_trace
 from irtune.tuning.book import TrialEntry, config_hash, trial_name
+from irtune.tuning.forecast import num_planned
+from irtune.tuning.plan import Prediction
 from irtune.tuning.preflight import Ready, prepare
 from irtune.tuning.progress import SweepProgress
 from irtune.tuning.provenance import git_commit
 from irtune.tuning.scheduler import build_scheduler
 from irtune.tuning.searcher import OptunaAskTell, open_study
-from irtune.tuning.space import size
 from irtune.tuning.summary import Outcome, conclude
 from irtune.tuning.worker import SPOOL, TrialSetup, run_trial
 
@@ -89,6 +89,7 @@ class SweepCallback(tune.Callback):  # type: ignore[misc]
         folder = self.trials.trial_folder(trial.trial_id)
         entry = TrialEntry(trial.trial_id, trial_name(config), config, folder, trial.config["is_baseline"])
         entry.num_blocks = self.sweep.ready.num_blocks
+        entry.started_at = time.time()
         self.entries[trial.trial_id] = entry
         tags = {
             "irtune.sweep": self.sweep.name,
@@ -120,7 +121,7 @@ class SweepCallback(tune.Callback):  # type: ignore[misc]
 
     def _end(self, trial_id: str, status: Any, error: str | None) -> None:
         entry = self.entries[trial_id]
-        entry.status, entry.error = status, error
+        entry.status, entry.error, entry.ended_at = status, error, time.time()
         keep_trace(entry)
         state = {"finished": "FINISHED", "pruned": "FINISHED", "failed": "FAILED", "killed": "KILLED"}[status]
         tags = {"irtune.pruned": str(status == "pruned").lower()}
@@ -146,13 +147,15 @@ def run_sweep(config: SweepConfig, source: str, console: Console) -> Outcome:
     config = cluster.with_absolute_paths(config)
     name = f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder = storage_path(config) / name
-    with (
-        console.status("checking settings, model, data and tracking")
-        if console.is_terminal
-        else contextlib.nullcontext()
-    ):
-        sweep = Sweep(name, folder, config, prepare(config, source, folder / "encoded"), source)
-    _announce(sweep, console)
+    with Prediction(config) as prediction:
+        with (
+            console.status("checking settings, model, data and tracking")
+            if console.is_terminal
+            else contextlib.nullcontext()
+        ):
+            sweep = Sweep(name, folder, config, prepare(config, source, folder / "encoded"), source)
+        _announce(sweep, console)
+        prediction.make(sweep.ready, folder, console)
     cluster.connect()
     try:
         return _search(sweep, console)
@@ -215,10 +218,11 @@ def _search(sweep: Sweep, console: Console) -> Outcome:
 
 def _fit(tuner: tune.Tuner, callback: SweepCallback, console: Console, config: SweepConfig) -> None:
     """Run the search under a progress display; SIGTERM ends it at once."""
-    planned = 1 + min(config.tune.num_trials, size(config.space) or sys.maxsize)
     # Ray replaces handlers that were there before it started.
     before = signal.signal(signal.SIGTERM, _raise_killed)
-    with SweepProgress(console, planned, _most_steps(config), config.tune.metric, config.tune.mode) as progress:
+    with SweepProgress(
+        console, num_planned(config), _most_steps(config), config.tune.metric, config.tune.mode
+    ) as progress:
         ticker = _Ticker(lambda: progress.update(callback.entries.values()))
         try:
             tuner.fit()

@@ -1,0 +1,210 @@
+"""A plan as people read it, and what a sweep took beside what was predicted."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import mean
+
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
+
+from irtune.analysis.tables import MISSING, duration, operations
+from irtune.config.schema import Dimension
+from irtune.tuning.book import TrialEntry
+from irtune.tuning.forecast import SweepCost
+from irtune.tuning.plan import Plan
+
+HEADINGS = ("", "predicted", "actual", "actual / predicted")
+
+
+def plan_table(plan: Plan) -> Table:
+    """The plan as a table of facts."""
+    table = Table(title=f"Plan of {plan.name}", title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, fact in plan_facts(plan):
+        table.add_row(escape(name), escape(fact))
+    return table
+
+
+def plan_facts(plan: Plan) -> list[tuple[str, str]]:
+    """Name and wording of everything that a plan says; a name stands before the first of several facts only."""
+    configurations = "infinitely many" if plan.num_configurations is None else f"{plan.num_configurations:,}"
+    facts = [
+        ("trials", f"{plan.num_trials}: the baseline and {plan.num_trials - 1} of {configurations} configurations")
+    ]
+    facts += _named("space", [f"{key}: {_described(dimension)}" for key, dimension in plan.space.items()])
+    facts += [("a trial", _resources(plan)), ("at once", _at_once(plan)), ("measured", _how(plan))]
+    facts += [("memory", f"{gibibytes(plan.estimate.memory_bytes)} a worker ({plan.estimate.source})")]
+    facts += _named("time", _times(plan))
+    facts += [("in all", _total(plan))]
+    return facts + [(f"writes {name}", place) for name, place in plan.places.items()]
+
+
+def _named(name: str, lines: Sequence[str]) -> list[tuple[str, str]]:
+    return [(name if index == 0 else "", line) for index, line in enumerate(lines)]
+
+
+def _described(dimension: Dimension) -> str:
+    if dimension.choices is not None:
+        text = f"{dimension.type}: {', '.join(map(str, dimension.choices))}"
+    else:
+        text = f"{dimension.type} from {dimension.low:g} to {dimension.high:g}"
+        text += f" in steps of {dimension.step:g}" if dimension.step else ""
+        text += ", evenly in the logarithm" if dimension.log else ""
+    when = dimension.when
+    return text if when is None else f"{text}; while {when.key} is {' or '.join(map(str, when.values))}"
+
+
+def _resources(plan: Plan) -> str:
+    engine = plan.engine
+    workers = f"{engine.num_workers} worker{'s' if engine.num_workers > 1 else ''}"
+    gpus = f" and {engine.gpus_per_worker:g} GPUs" if engine.gpus_per_worker else ""
+    return f"{workers} x {engine.cpus_per_worker:g} CPUs{gpus}"
+
+
+def _at_once(plan: Plan) -> str:
+    return plan.where if plan.at_once is None else f"{plan.at_once}, {plan.where}"
+
+
+def _how(plan: Plan) -> str:
+    return plan.estimate.how if plan.estimate.source == "measured" else f"nothing: {plan.estimate.how}"
+
+
+def _times(plan: Plan) -> list[str]:
+    baseline, selective = plan.baseline, plan.selective
+    if baseline.seconds is None or selective.seconds is None:
+        return ["unknown: it cannot be told without measuring where trials run"]
+    lines = [
+        f"{duration(baseline.seconds)} the baseline, {duration(selective.seconds)} another trial on average; "
+        f"{_seconds(baseline.step_s)} and {_seconds(selective.step_s)} an optimizer step"
+    ]
+    if plan.expected.wall_s is not None:
+        lines.append(f"{_sweep_text(plan, lambda cost: duration(cost.wall_s or 0))} from the first trial to the last")
+    return lines
+
+
+def _total(plan: Plan) -> str:
+    flops = _sweep_text(plan, lambda cost: f"{operations(cost.flops)}FLOPs")
+    if plan.expected.trials_s is None:
+        return flops
+    return f"{_sweep_text(plan, lambda cost: _device_hours(plan, cost))}; {flops}"
+
+
+def _sweep_text(plan: Plan, wording: Callable[[SweepCost], str]) -> str:
+    text = f"about {wording(plan.expected)}"
+    if plan.expected.stopped < 0.05:
+        return text
+    stopped = f"{plan.expected.stopped:.1f} trials stopped early as expected"
+    return f"{text} with {stopped}, {wording(plan.most)} with none"
+
+
+def _device_hours(plan: Plan, cost: SweepCost) -> str:
+    hours, engine = (cost.trials_s or 0.0) * plan.engine.num_workers / 3600, plan.engine
+    gpus = f" and {hours * engine.gpus_per_worker:.2g} GPU-hours" if engine.gpus_per_worker else ""
+    return f"{hours * engine.cpus_per_worker:.2g} core-hours{gpus}"
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One quantity, predicted and actual; None where it is not known.
+
+    Args:
+        name: What it is.
+        metric: What it is called in the tracker.
+        predicted: Before the first trial.
+        actual: After the last.
+        wording: From a number to text.
+    """
+
+    name: str
+    metric: str
+    predicted: float | None
+    actual: float | None
+    wording: Callable[[float], str]
+
+    @property
+    def cells(self) -> tuple[str, str, str, str]:
+        """Name, predicted, actual, and how many times the prediction the actual is."""
+        predicted = MISSING if self.predicted is None else self.wording(self.predicted)
+        actual = MISSING if self.actual is None else self.wording(self.actual)
+        ratio = f"{self.actual / self.predicted:.2f}" if self.actual and self.predicted else MISSING
+        return self.name, predicted, actual, ratio
+
+    @property
+    def sentence(self) -> str:
+        """All of it but the name, as ``58s, actually 61s (1.05 times)``."""
+        _, predicted, actual, ratio = self.cells
+        return f"{predicted}, actually {actual}" + (f" ({ratio} times)" if ratio != MISSING else "")
+
+
+def compare(plan: Plan, entries: Sequence[TrialEntry]) -> list[Compared]:
+    """What the plan said beside what happened; trials are compared by those that ran to their end."""
+    finished = [entry for entry in entries if entry.status == "finished"]
+    baseline = [entry for entry in finished if entry.is_baseline]
+    others = [entry for entry in finished if not entry.is_baseline]
+    spans = [(entry.started_at, entry.ended_at) for entry in entries if entry.started_at and entry.ended_at]
+    wall = max(end for _, end in spans) - min(start for start, _ in spans) if spans else None
+    stopped = sum(entry.status == "pruned" for entry in entries)
+    expected = plan.expected
+    rows: list[tuple[str, str, float | None, float | None, Callable[[float], str]]] = [
+        ("optimizer step of the baseline", "step_s", plan.baseline.step_s, _step_s(baseline), _seconds),
+        ("the baseline", "baseline_s", plan.baseline.seconds, _trial_s(baseline), duration),
+        ("another trial, if not stopped", "trial_s", plan.selective.seconds, _trial_s(others), duration),
+        ("training FLOPs of such a trial", "trial_flops", plan.selective.train_flops, _flops(others), operations),
+        ("memory of a worker", "memory_bytes", plan.estimate.memory_bytes, _memory(finished), gibibytes),
+        ("trials stopped early", "stopped", expected.stopped, float(stopped), "{:.2g}".format),
+        ("all trials together", "trials_s", expected.trials_s, sum(end - start for start, end in spans), duration),
+        ("the sweep, first trial to last", "sweep_s", expected.wall_s, wall, duration),
+    ]
+    return [Compared(*row) for row in rows]
+
+
+def compared_table(rows: Sequence[Compared], plan: Plan) -> Table:
+    """Predicted and actual side by side, for the terminal."""
+    table = Table(
+        box=SIMPLE_HEAD, padding=0, title="Predicted and actual", title_justify="left", caption=_caption(plan)
+    )
+    for heading in HEADINGS:
+        table.add_column(heading, justify="left" if heading == HEADINGS[0] else "right")
+    for row in rows:
+        table.add_row(*map(escape, row.cells))
+    return table
+
+
+def compared_markdown(rows: Sequence[Compared], plan: Plan) -> str:
+    """The same as a Markdown table."""
+    lines = [HEADINGS, (":---", "---:", "---:", "---:"), *(row.cells for row in rows)]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{table}\n\n{_caption(plan)}\n"
+
+
+def gibibytes(size: float) -> str:
+    """Bytes with two digits: ``1.9 GiB``."""
+    return f"{size / 2**30:.2g} GiB"
+
+
+def _seconds(seconds: float | None) -> str:
+    return MISSING if seconds is None else f"{seconds:.3g}s"
+
+
+def _caption(plan: Plan) -> str:
+    return f"predicted: {plan.estimate.source}: {plan.estimate.how}"
+
+
+def _step_s(entries: Sequence[TrialEntry]) -> float | None:
+    steps = [entry.latest["cost/train_s"] / entry.config.training.max_steps for entry in entries]
+    return mean(steps) if steps else None
+
+
+def _trial_s(entries: Sequence[TrialEntry]) -> float | None:
+    spans = [entry.ended_at - entry.started_at for entry in entries if entry.started_at and entry.ended_at]
+    return mean(spans) if spans else None
+
+
+def _flops(entries: Sequence[TrialEntry]) -> float | None:
+    return mean(entry.latest["cost/total_flops"] for entry in entries) if entries else None
+
+
+def _memory(entries: Sequence[TrialEntry]) -> float | None:
+    return max((entry.latest["cost/peak_memory_bytes"] for entry in entries), default=None)
