@@ -44,7 +44,7 @@ class TrialCost:
     def of(cls, work: Workload, times: Times | None, num_workers: int) -> "TrialCost":
         """The cost of one trial."""
         flops = work.step_flops * work.max_steps * num_workers
-        return cls(times and times.step(work), times and times.whole(work), flops)
+        return cls(times.step(work), times.whole(work), flops) if times else cls(None, None, flops)
 
     @classmethod
     def mean(cls, trials: "Sequence[TrialCost]") -> "TrialCost":
@@ -208,7 +208,7 @@ class _Stopper:
 
     def __init__(self, asha: AshaConfig | None, max_steps: int, scores: np.ndarray) -> None:
         self._scores = scores
-        self._scheduler = asha and build_scheduler(asha, max_steps=max_steps, metric=SCORE, mode="max")
+        self._scheduler = build_scheduler(asha, max_steps=max_steps, metric=SCORE, mode="max") if asha else None
         self._known: set[int] = set()
 
     def stops(self, index: int, step: int) -> bool:

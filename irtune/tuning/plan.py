@@ -81,9 +81,14 @@ class Plan:
 
     @classmethod
     def read(cls, folder: Path) -> "Plan | None":
-        """The plan in a sweep's folder; None if there is none."""
-        file = folder / PLAN
-        return TypeAdapter(Plan).validate_json(file.read_bytes()) if file.is_file() else None
+        """The plan in a sweep's folder; None if there is none that this version can read."""
+        try:
+            return TypeAdapter(Plan).validate_json((folder / PLAN).read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            logging.getLogger(__name__).warning("%s cannot be read: %s", folder / PLAN, error)
+            return None
 
 
 def plan_sweep(config: SweepConfig, source: str, console: Console, rehearsal: Rehearsal) -> Plan:

@@ -162,9 +162,8 @@ def compare(plan: Plan, entries: Sequence[TrialEntry]) -> list[Compared]:
 
 def compared_table(rows: Sequence[Compared], plan: Plan) -> Table:
     """Predicted and actual side by side, for the terminal."""
-    table = Table(
-        box=SIMPLE_HEAD, padding=0, title="Predicted and actual", title_justify="left", caption=_caption(plan)
-    )
+    title = "Predicted and actual"
+    table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", caption=_caption(plan), caption_justify="left")
     for heading in HEADINGS:
         table.add_column(heading, justify="left" if heading == HEADINGS[0] else "right")
     for row in rows:

@@ -220,9 +220,8 @@ def _fit(tuner: tune.Tuner, callback: SweepCallback, console: Console, config: S
     """Run the search under a progress display; SIGTERM ends it at once."""
     # Ray replaces handlers that were there before it started.
     before = signal.signal(signal.SIGTERM, _raise_killed)
-    with SweepProgress(
-        console, num_planned(config), _most_steps(config), config.tune.metric, config.tune.mode
-    ) as progress:
+    planned = num_planned(config)
+    with SweepProgress(console, planned, _most_steps(config), config.tune.metric, config.tune.mode) as progress:
         ticker = _Ticker(lambda: progress.update(callback.entries.values()))
         try:
             tuner.fit()
