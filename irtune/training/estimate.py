@@ -1,10 +1,7 @@
 """What a worker's work takes: seconds and bytes as measured, or where that cannot be, bytes by a closed form."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
-
-import numpy as np
 
 from irtune.config.schema import ExperimentConfig
 from irtune.training.workload import Workload
@@ -109,26 +106,3 @@ def closed_form(config: ExperimentConfig, model: Any, longest: int, reason: str)
     numbers_a_token = hidden * blocks + block if config.model.gradient_checkpointing else block * blocks
     held += number * numbers_a_token * longest * config.training.micro_batch_size
     return StepEstimate("closed form", reason, float(held))
-
-
-def from_marks(marks: Mapping[str, Any], evaluation_flops: float) -> Times:
-    """Times from what a measured run noted.
-
-    Args:
-        marks: ``process_s``, ``start_s``, ``finish_s``; ``steps``: per step the seconds, the FLOPs and when it ended;
-            ``evaluated_at``. The first step, which also warms up, is not counted, and a checkpoint was saved after the
-            second.
-        evaluation_flops: FLOPs of its evaluation.
-    """
-    steps = np.array(marks["steps"])
-    counted = steps[1:]
-    return Times(
-        process_s=marks["process_s"],
-        start_s=marks["start_s"],
-        step_s=float(counted[:, 0].mean()),
-        step_flops=float(counted[:, 1].mean()),
-        evaluation_s=max(marks["evaluated_at"] - steps[-1, 2], 1e-6),
-        evaluation_flops=evaluation_flops,
-        checkpoint_s=max(steps[2, 2] - steps[1, 2] - steps[2, 0], 0.0),
-        finish_s=marks["finish_s"],
-    )

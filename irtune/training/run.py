@@ -1,6 +1,7 @@
 """One training run from configuration to result: the same on a laptop, in a Ray Train worker and in a test."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,22 +83,45 @@ def run(
         ValueError: If configuration, data and model don't fit together.
         FloatingPointError: If training diverges.
     """
-    device = select_accelerator(config.engine)
-    release_memory()
-    torch.set_num_threads(max(1, int(config.engine.cpus_per_worker)))
     dataset = dataset or config.data.load()
-    ensure_process_group(config.engine)
-    loop = _prepare(config, dataset, folder, recorder, report, device, encoded_folder or folder / "encoded")
-    try:
-        if config.selection.self_check:
-            _check(loop)
+    with prepared(config, dataset, folder, recorder, report, encoded_folder or folder / "encoded") as loop:
         _describe(loop, dataset)
         totals = loop.run()
         metrics = _finish(loop, dataset, totals)
-    finally:
-        loop.blocks.destroy()
     report({"step": totals.step, "final": True, **metrics})
     return TrialResult(metrics)
+
+
+@contextmanager
+def prepared(
+    config: ExperimentConfig,
+    dataset: RevisionDataset,
+    folder: Path,
+    recorder: Recorder,
+    report: Report,
+    encoded_folder: Path,
+) -> Iterator[Loop]:
+    """All that a run trains with, checked, inside the context; every rank enters it.
+
+    Args:
+        config: The whole configuration.
+        dataset: The data.
+        folder: The run's own folder.
+        recorder: Takes the measurements of rank 0.
+        report: Takes evaluations.
+        encoded_folder: Where tokenised data is shared between runs.
+    """
+    device = select_accelerator(config.engine)
+    release_memory()
+    torch.set_num_threads(max(1, int(config.engine.cpus_per_worker)))
+    ensure_process_group(config.engine)
+    loop = _prepare(config, dataset, folder, recorder, report, device, encoded_folder)
+    try:
+        if config.selection.self_check:
+            _check(loop)
+        yield loop
+    finally:
+        loop.blocks.destroy()
 
 
 def _prepare(

@@ -6,13 +6,11 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
-import psutil
 from optuna.samplers import RandomSampler
 from pydantic import TypeAdapter
 from rich.console import Console
@@ -20,7 +18,6 @@ from rich.console import Console
 from irtune.analysis.tables import duration
 from irtune.config.load import ConfigError, storage_path, with_overrides
 from irtune.config.schema import Dimension, EngineConfig, ExperimentConfig, SweepConfig
-from irtune.data.base import Split
 from irtune.data.encode import encode_once
 from irtune.tracking.address import local_database, redact
 from irtune.training.cost import CostModel
@@ -108,6 +105,10 @@ def plan_sweep(config: SweepConfig, source: str, console: Console, rehearsal: Re
         TrackingError: If MLflow cannot be reached.
     """
     config = cluster.with_absolute_paths(config)
+    measures = not _elsewhere(config.engine)
+    if measures:
+        # Whatever is wrong with the settings is found while it loads the model, and said with the rest.
+        rehearsal.begin(_baseline(config))
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="irtune-plan-")))
         if console.is_terminal:
@@ -115,7 +116,7 @@ def plan_sweep(config: SweepConfig, source: str, console: Console, rehearsal: Re
         ready = prepare(config, source, folder, makes_store=False)
         for doubt in ready.doubts:
             console.print(f"note: {source}: {doubt}", highlight=False, soft_wrap=True, markup=False)
-        return make_plan(config, ready, folder, None if _elsewhere(config.engine) else rehearsal)
+        return make_plan(config, ready, folder, rehearsal if measures else None)
 
 
 class Prediction:
@@ -136,6 +137,7 @@ class Prediction:
     def __enter__(self) -> "Prediction":
         if not _elsewhere(self._config.engine):
             self._rehearsal = self._stack.enter_context(Rehearsal(self._config.engine))
+            self._rehearsal.begin(_baseline(self._config))
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -171,12 +173,12 @@ def make_plan(config: SweepConfig, ready: Ready, encoded_folder: Path, rehearsal
         config: The sweep.
         ready: What was found out about it.
         encoded_folder: Where its tokenised data is, or may be put.
-        rehearsal: What measures; None where trials would run elsewhere.
+        rehearsal: What measures, and has begun to; None where trials would run elsewhere.
     """
     checkpoint = materialize(config.model)
     encoded = encode_once(ready.dataset, load_tokenizer(checkpoint), config.model.max_length, encoded_folder)
     lengths = {split: part.lengths for split, part in encoded.items()}
-    base = with_overrides(config.experiment(), BASELINE_OVERRIDES)
+    base = _baseline(config)
     costs = {config.model.name: _cost_model(base)}
 
     works = []
@@ -185,7 +187,7 @@ def make_plan(config: SweepConfig, ready: Ready, encoded_folder: Path, rehearsal
             costs[one.model.name] = _cost_model(one)
         works.append(Workload.of(one, costs[one.model.name], lengths))
     baseline, *others = works
-    estimate = _estimate(base, ready, lengths, costs[config.model.name], rehearsal)
+    estimate = _estimate(base, int(lengths["train"].max()), rehearsal)
     at_once, where = _at_once(config)
     trials = [TrialCost.of(work, estimate.times, config.engine.num_workers) for work in works]
     return Plan(
@@ -235,31 +237,25 @@ def _shapes(config: ExperimentConfig) -> Any:
     return shapes_only(materialize(config.model), config.adapter)
 
 
+def _baseline(config: SweepConfig) -> ExperimentConfig:
+    return with_overrides(config.experiment(), BASELINE_OVERRIDES)
+
+
 def _drawn(config: SweepConfig) -> list[ExperimentConfig]:
     study = optuna.create_study(sampler=RandomSampler(seed=config.tune.seed))
     draws = [suggest(study.ask(), config.space) for _ in range(NUM_DRAWN)]
     return [with_overrides(config.experiment(), values) for values in draws]
 
 
-def _estimate(
-    base: ExperimentConfig,
-    ready: Ready,
-    lengths: Mapping[Split, np.ndarray],
-    cost: CostModel,
-    rehearsal: Rehearsal | None,
-) -> StepEstimate:
-    """Measured if that is possible and does not fill the machine, else from the closed form."""
-    unmeasured = closed_form(base, _shapes(base), int(lengths["train"].max()), _elsewhere(base.engine))
-    if rehearsal is None:
-        return unmeasured
-    free = psutil.virtual_memory().available
-    if unmeasured.memory_bytes > free and not base.engine.gpus_per_worker:
-        reason = f"a worker needs more memory than is free here ({free / 2**30:.1f} GiB)"
-        return replace(unmeasured, how=reason)
-    try:
-        return rehearsal.measure(base, ready.dataset, lengths, cost)
-    except RehearsalError as error:
-        return replace(unmeasured, how=str(error))
+def _estimate(base: ExperimentConfig, longest: int, rehearsal: Rehearsal | None) -> StepEstimate:
+    """Measured if that is possible, else from the closed form."""
+    reason = _elsewhere(base.engine)
+    if rehearsal is not None:
+        try:
+            return rehearsal.result()
+        except RehearsalError as error:
+            reason = str(error)
+    return closed_form(base, _shapes(base), longest, reason)
 
 
 def _places(config: SweepConfig, ready: Ready, encoded_bytes: int) -> dict[str, str]:

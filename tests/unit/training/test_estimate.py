@@ -7,7 +7,7 @@ import torch
 
 from irtune.config.load import build
 from irtune.config.schema import ExperimentConfig
-from irtune.training.estimate import Times, closed_form, from_marks
+from irtune.training.estimate import Times, closed_form
 from irtune.training.workload import Workload
 
 TIMES = Times(
@@ -30,19 +30,6 @@ def test_a_run_takes_its_flops_at_the_measured_pace():
     assert TIMES.between(WORK, 2, 4) == 2 * 1.0 + 2.0
     assert TIMES.finishing(WORK) == 0.25 + 3.0
     assert TIMES.whole(WORK) == 1.0 + 4.5 + 4.0 + 3.25
-
-
-def test_times_from_the_marks_of_a_measured_run():
-    marks = {
-        "process_s": 7.0,
-        "start_s": 1.5,
-        # Seconds, FLOPs, and when the step was over; the first is slow. A checkpoint lies between the last two.
-        "steps": [(9.0, 100.0, 9.0), (2.0, 110.0, 11.0), (3.0, 130.0, 14.5)],
-        "evaluated_at": 16.0,
-        "finish_s": 0.75,
-    }
-    found = from_marks(marks, evaluation_flops=40.0)
-    assert found == Times(7.0, 1.5, 2.5, 120.0, 1.5, 40.0, pytest.approx(0.5), 0.75)
 
 
 def model(hidden=8, heads=2, blocks=3):

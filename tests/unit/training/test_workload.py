@@ -8,8 +8,8 @@ from irtune.config.schema import ExperimentConfig
 from irtune.training.cost import CostModel
 from irtune.training.workload import Workload, evaluation_flops
 
-# FLOPs a token: forward 10 + 10 and the head's 2, so 22; a step adds twice the head's 2, 10 for each block that is passed
-# backwards, and 1 for each that trains: 48 with both, 47 with block 0 alone, 37 with block 1 alone.
+# FLOPs a token: forward 10 + 10 and the head's 2, so 22; a step adds twice the head's 2, 10 for each block that is
+# passed backwards, and 1 for each that trains: 48 with both, 47 with block 0 alone, 37 with block 1 alone.
 COST = CostModel(np.array([10.0, 10.0]), np.array([1.0, 1.0]), head=2.0, attention=0.0, recompute=False)
 LENGTHS = {"train": np.full(20, 5), "validation": np.array([3, 5, 4]), "test": np.array([7])}
 
