@@ -18,12 +18,11 @@ from rich.console import Console
 from irtune.analysis.tables import duration
 from irtune.config.load import ConfigError, storage_path, with_overrides
 from irtune.config.schema import Dimension, EngineConfig, ExperimentConfig, SweepConfig
-from irtune.data.encode import encode_once
 from irtune.tracking.address import local_database, redact
 from irtune.training.cost import CostModel
 from irtune.training.distributed import num_gpus
 from irtune.training.estimate import StepEstimate, closed_form
-from irtune.training.model import load_tokenizer, materialize, shapes_only
+from irtune.training.model import materialize, shapes_only
 from irtune.training.rehearsal import Rehearsal, RehearsalError
 from irtune.training.workload import Workload
 from irtune.tuning import cluster
@@ -116,7 +115,7 @@ def plan_sweep(config: SweepConfig, source: str, console: Console, rehearsal: Re
         ready = prepare(config, source, folder, makes_store=False)
         for doubt in ready.doubts:
             console.print(f"note: {source}: {doubt}", highlight=False, soft_wrap=True, markup=False)
-        return make_plan(config, ready, folder, rehearsal if measures else None)
+        return make_plan(config, ready, rehearsal if measures else None)
 
 
 class Prediction:
@@ -149,7 +148,7 @@ class Prediction:
             return
         try:
             with console.status("trying a few steps") if console.is_terminal else nullcontext():
-                plan = make_plan(self._config, ready, folder / "encoded", self._rehearsal)
+                plan = make_plan(self._config, ready, self._rehearsal)
             plan.write(folder)
         except Exception as error:
             logging.getLogger(__name__).warning("the sweep goes on without a prediction: %s", error)
@@ -162,7 +161,7 @@ class Prediction:
             console.print(f"{'time':8} {text}", highlight=False, soft_wrap=True, markup=False)
 
 
-def make_plan(config: SweepConfig, ready: Ready, encoded_folder: Path, rehearsal: Rehearsal | None) -> Plan:
+def make_plan(config: SweepConfig, ready: Ready, rehearsal: Rehearsal | None) -> Plan:
     """What a sweep will do and take.
 
     Trials are costed by their FLOPs relative to those of the baseline, which was tried. The space is represented by
@@ -172,12 +171,8 @@ def make_plan(config: SweepConfig, ready: Ready, encoded_folder: Path, rehearsal
     Args:
         config: The sweep.
         ready: What was found out about it.
-        encoded_folder: Where its tokenised data is, or may be put.
         rehearsal: What measures, and has begun to; None where trials would run elsewhere.
     """
-    checkpoint = materialize(config.model)
-    encoded = encode_once(ready.dataset, load_tokenizer(checkpoint), config.model.max_length, encoded_folder)
-    lengths = {split: part.lengths for split, part in encoded.items()}
     base = _baseline(config)
     costs = {config.model.name: _cost_model(base)}
 
@@ -185,9 +180,9 @@ def make_plan(config: SweepConfig, ready: Ready, encoded_folder: Path, rehearsal
     for one in (base, *_drawn(config)):
         if one.model.name not in costs:
             costs[one.model.name] = _cost_model(one)
-        works.append(Workload.of(one, costs[one.model.name], lengths))
+        works.append(Workload.of(one, costs[one.model.name], ready.lengths))
     baseline, *others = works
-    estimate = _estimate(base, int(lengths["train"].max()), rehearsal)
+    estimate = _estimate(base, int(ready.lengths["train"].max()), rehearsal)
     at_once, where = _at_once(config)
     trials = [TrialCost.of(work, estimate.times, config.engine.num_workers) for work in works]
     return Plan(
@@ -203,7 +198,7 @@ def make_plan(config: SweepConfig, ready: Ready, encoded_folder: Path, rehearsal
         selective=TrialCost.mean(trials[1:]),
         expected=SweepCost.of(config, baseline, others, estimate.times, at_once, config.tune.scheduler),
         most=SweepCost.of(config, baseline, others, estimate.times, at_once, None),
-        places=_places(config, ready, sum(array.nbytes for part in encoded.values() for array in vars(part).values())),
+        places=_places(config, ready),
     )
 
 
@@ -258,8 +253,10 @@ def _estimate(base: ExperimentConfig, longest: int, rehearsal: Rehearsal | None)
     return closed_form(base, _shapes(base), longest, reason)
 
 
-def _places(config: SweepConfig, ready: Ready, encoded_bytes: int) -> dict[str, str]:
+def _places(config: SweepConfig, ready: Ready) -> dict[str, str]:
     """What a sweep writes, and where."""
+    # A token takes 4 bytes.
+    encoded_bytes = 4 * sum(int(tokens.sum()) for tokens in ready.lengths.values())
     folder = storage_path(config) / f"{config.name}-<date>-<time>"
     database = local_database(ready.tracking_uri)
     made = "" if database is None or database.exists() else ", which will be made"

@@ -37,7 +37,7 @@ def plan_facts(plan: Plan) -> list[tuple[str, str]]:
     facts += [("a trial", _resources(plan)), ("at once", _at_once(plan)), ("measured", _how(plan))]
     facts += [("memory", f"{gibibytes(plan.estimate.memory_bytes)} a worker ({plan.estimate.source})")]
     facts += _named("time", _times(plan))
-    facts += [("in all", _total(plan))]
+    facts += [("in all", sweep_text(plan, lambda cost: _total(plan, cost)))]
     return facts + [(f"writes {name}", place) for name, place in plan.places.items()]
 
 
@@ -76,32 +76,30 @@ def _times(plan: Plan) -> list[str]:
     if baseline.seconds is None or selective.seconds is None:
         return ["unknown: it cannot be told without measuring where trials run"]
     lines = [
-        f"{duration(baseline.seconds)} the baseline, {duration(selective.seconds)} another trial on average; "
-        f"{_seconds(baseline.step_s)} and {_seconds(selective.step_s)} an optimizer step"
+        f"a trial: {duration(baseline.seconds)} the baseline, {duration(selective.seconds)} another on average; an "
+        f"optimizer step: {_seconds(baseline.step_s)} and {_seconds(selective.step_s)}"
     ]
     if plan.expected.wall_s is not None:
-        lines.append(f"{_sweep_text(plan, lambda cost: duration(cost.wall_s or 0))} from the first trial to the last")
+        lines.append(f"the sweep: {sweep_text(plan, lambda cost: duration(cost.wall_s or 0))}")
     return lines
 
 
-def _total(plan: Plan) -> str:
-    flops = _sweep_text(plan, lambda cost: f"{operations(cost.flops)}FLOPs")
-    if plan.expected.trials_s is None:
-        return flops
-    return f"{_sweep_text(plan, lambda cost: _device_hours(plan, cost))}; {flops}"
+def sweep_text(plan: Plan, wording: Callable[[SweepCost], str]) -> str:
+    """What a sweep is expected to take, and what it takes if no trial is stopped early."""
+    if not plan.expected.stopped:
+        return f"about {wording(plan.expected)}"
+    stopped = f"{plan.expected.stopped:.1f} of {plan.num_trials} trials"
+    return f"about {wording(plan.expected)} if {stopped} are stopped early, {wording(plan.most)} if none is"
 
 
-def _sweep_text(plan: Plan, wording: Callable[[SweepCost], str]) -> str:
-    text = f"about {wording(plan.expected)}"
-    if plan.expected.stopped < 0.05:
-        return text
-    stopped = f"{plan.expected.stopped:.1f} trials stopped early as expected"
-    return f"{text} with {stopped}, {wording(plan.most)} with none"
+def _total(plan: Plan, cost: SweepCost) -> str:
+    flops = f"{operations(cost.flops)} FLOPs"
+    return flops if cost.trials_s is None else f"{_device_hours(plan, cost)} and {flops}"
 
 
 def _device_hours(plan: Plan, cost: SweepCost) -> str:
     hours, engine = (cost.trials_s or 0.0) * plan.engine.num_workers / 3600, plan.engine
-    gpus = f" and {hours * engine.gpus_per_worker:.2g} GPU-hours" if engine.gpus_per_worker else ""
+    gpus = f", {hours * engine.gpus_per_worker:.2g} GPU-hours" if engine.gpus_per_worker else ""
     return f"{hours * engine.cpus_per_worker:.2g} core-hours{gpus}"
 
 

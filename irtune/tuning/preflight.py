@@ -1,12 +1,14 @@
 """Everything that can be wrong with a sweep, looked for before Ray starts: space, model, data, tracking."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from irtune.config.load import ConfigError, storage_path
 from irtune.config.schema import ExperimentConfig, SweepConfig
-from irtune.data.base import RevisionDataset
+from irtune.data.base import RevisionDataset, Split
 from irtune.data.encode import encode_once
 from irtune.layers import map_parameters
 from irtune.plugins import nearest
@@ -27,12 +29,14 @@ class Ready:
         num_blocks: L.
         tracking_uri: Where MLflow is.
         doubts: What is allowed but probably not meant.
+        lengths: Tokens of each example ``(N,)`` of each split.
     """
 
     dataset: RevisionDataset
     num_blocks: int
     tracking_uri: str
     doubts: tuple[str, ...]
+    lengths: Mapping[Split, np.ndarray]
 
 
 def check_config(config: ExperimentConfig, source: str) -> tuple[Path, int]:
@@ -83,8 +87,9 @@ def prepare(config: SweepConfig, source: str, encoded_folder: Path, *, makes_sto
     if config.tune.metric not in metrics:
         mistake = f"tune.metric: unknown metric {config.tune.metric!r}: {nearest(config.tune.metric, metrics)}"
         raise ConfigError(source, [mistake])
-    encode_once(dataset, load_tokenizer(checkpoint), config.model.max_length, encoded_folder)
-    return Ready(dataset, blocks, uri, tuple(doubtful(config)))
+    encoded = encode_once(dataset, load_tokenizer(checkpoint), config.model.max_length, encoded_folder)
+    lengths = {split: part.lengths for split, part in encoded.items()}
+    return Ready(dataset, blocks, uri, tuple(doubtful(config)), lengths)
 
 
 def _complaints(check: Callable[..., object], *arguments: object) -> list[str]:

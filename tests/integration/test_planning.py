@@ -18,7 +18,7 @@ def test_a_plan_is_measured_and_leaves_nothing_behind(tmp_path: Path) -> None:
     assert re.search(r"trials +8: the baseline and 7 of 15 configurations", planned.output)
     assert re.search(r"measured +\d+ steps of the real model on this machine", planned.output)
     assert re.search(r"memory +0\.\d+ GiB a worker \(measured\)", planned.output)
-    assert re.search(r"about .* core-hours", planned.output)
+    assert re.search(r"about .* core-hours and .* FLOPs", planned.output)
     assert "mlflow.db, experiment irtune, which will be made" in planned.output
     assert not storage.exists()
 

@@ -1,5 +1,6 @@
 """What a sweep says before anything runs, and what stands beside it afterwards."""
 
+import re
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
@@ -70,7 +71,7 @@ def sweep(tmp_path, **changes):
 def plan_of(tmp_path, rehearsal=None, **changes):
     config = sweep(tmp_path, **changes)
     ready = prepare(config, "x", tmp_path / "encoded", makes_store=False)
-    return make_plan(config, ready, tmp_path / "encoded", rehearsal)
+    return make_plan(config, ready, rehearsal)
 
 
 def text_of(part):
@@ -108,7 +109,8 @@ def test_what_it_says(tmp_path):
     ]
     assert "memory: 1.5 GiB a worker (measured)" in lines
     text = "\n".join(lines)
-    assert " core-hours with " in text
+    assert re.search(r"the sweep: about \S+ if \d\.\d of 10 trials are stopped early, \S+ if none is", text)
+    assert re.search(r"in all: about [\d.]+ core-hours and \S+ FLOPs if .*, [\d.]+ core-hours and \S+ FLOPs if", text)
     assert f"writes trials: {tmp_path}/storage/small-<date>-<time>/trials" in text
     assert f"writes MLflow: sqlite:///{tmp_path}/storage/mlflow.db, experiment irtune, which will be made" in text
     shown = text_of(plan_table(plan_of(tmp_path, Rehearsed())))
@@ -166,7 +168,7 @@ def test_a_cluster_is_not_guessed_at(tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     config = sweep(tmp_path)
     ready = prepare(config, "x", tmp_path / "encoded", makes_store=False)
-    plan = make_plan(config, ready, tmp_path / "encoded", None)
+    plan = make_plan(config, ready, None)
     assert (plan.at_once, plan.where) == (None, "as many as the cluster holds")
     assert (plan.estimate.source, plan.estimate.times) == ("closed form", None)
     assert (plan.baseline.seconds, plan.expected.wall_s, plan.expected.trials_s) == (None, None, None)
