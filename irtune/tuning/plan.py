@@ -31,6 +31,7 @@ from irtune.tuning.preflight import Ready, prepare
 from irtune.tuning.searcher import BASELINE_OVERRIDES
 from irtune.tuning.space import size, suggest
 
+_LOGGER = logging.getLogger(__name__)
 PLAN = "plan.json"
 NUM_DRAWN = 50
 """Configurations drawn from the space to say what its trials cost on average."""
@@ -83,7 +84,7 @@ class Plan:
         except FileNotFoundError:
             return None
         except ValueError as error:
-            logging.getLogger(__name__).warning("%s cannot be read: %s", folder / PLAN, error)
+            _LOGGER.warning("%s cannot be read: %s", folder / PLAN, error)
             return None
 
 
@@ -134,9 +135,13 @@ class Prediction:
         self._rehearsal: Rehearsal | None = None
 
     def __enter__(self) -> "Prediction":
-        if not _elsewhere(self._config.engine):
-            self._rehearsal = self._stack.enter_context(Rehearsal(self._config.engine))
-            self._rehearsal.begin(_baseline(self._config))
+        try:
+            if not _elsewhere(self._config.engine):
+                self._rehearsal = self._stack.enter_context(Rehearsal(self._config.engine))
+                self._rehearsal.begin(_baseline(self._config))
+        except (OSError, ValueError) as error:
+            # What is wrong with the configuration the checks say.
+            _LOGGER.warning("nothing is tried before the sweep: %s", error)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -151,7 +156,7 @@ class Prediction:
                 plan = make_plan(self._config, ready, self._rehearsal)
             plan.write(folder)
         except Exception as error:
-            logging.getLogger(__name__).warning("the sweep goes on without a prediction: %s", error)
+            _LOGGER.warning("the sweep goes on without a prediction: %s", error)
             return
         if plan.expected.wall_s is not None and plan.most.wall_s is not None:
             text = f"about {duration(plan.expected.wall_s)}"
@@ -175,7 +180,6 @@ def make_plan(config: SweepConfig, ready: Ready, rehearsal: Rehearsal | None) ->
     """
     base = _baseline(config)
     costs = {config.model.name: _cost_model(base)}
-
     works = []
     for one in (base, *_drawn(config)):
         if one.model.name not in costs:
