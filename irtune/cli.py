@@ -1,4 +1,4 @@
-"""The command line: ``irtune sweep | validate | methods``."""
+"""The command line: ``irtune sweep | validate | methods | sync``."""
 
 import argparse
 import os
@@ -18,13 +18,7 @@ RUN = f"irtune sweep {QUICKSTART} 'space={{training.learning_rate: {{type: float
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0 done, 1 nothing finished, 2 bad input."""
-    parser = _parser()
-    options, rest = parser.parse_known_args(arguments)
-    # argparse fills a list of positional arguments but once; what stands behind a flag is left over.
-    if rest and (options.command is not _sweep or any(word.startswith("-") for word in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    if rest:
-        options.overrides = [*options.overrides, *rest]
+    options = _parse(arguments)
     console = _console()
     _quieten_libraries()
     try:
@@ -35,6 +29,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    # Of settings on both sides of an option argparse takes those before it only.
+    if any(argument.startswith("-") for argument in rest) or (rest and not hasattr(options, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.overrides = [*options.overrides, *rest]
+    return options
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="irtune", description="Finds out which layers of a model are worth training.")
     commands = parser.add_subparsers(required=True)
@@ -43,6 +48,11 @@ def _parser() -> argparse.ArgumentParser:
     sweep = commands.add_parser("sweep", help="search a space and say how many blocks to train")
     sweep.add_argument("file", nargs="?", help=f"a sweep file (default: {QUICKSTART})")
     sweep.add_argument("overrides", **overrides)  # type: ignore[arg-type]
+    resume = sweep.add_mutually_exclusive_group()
+    resume.add_argument(
+        "--resume", action="store_const", const="always", default="ask", help="go on with the last sweep of this name"
+    )
+    resume.add_argument("--new", dest="resume", action="store_const", const="never", help="begin a new sweep")
     sweep.add_argument("--plan", action="store_true", help="say what would be done, how long and where, and do nothing")
     sweep.set_defaults(command=_sweep)
 
@@ -53,6 +63,11 @@ def _parser() -> argparse.ArgumentParser:
     methods = commands.add_parser("methods", help="list methods, policies, signals and aggregations, or explain one")
     methods.add_argument("name", nargs="?", help="what to explain")
     methods.set_defaults(command=_methods)
+
+    sync = commands.add_parser("sync", help="send to MLflow what sweeps could not, and end the runs of dead drivers")
+    sync.add_argument("folders", nargs="+", type=Path, metavar="folder", help="a sweep's folder, or storage of several")
+    sync.add_argument("--tracking-uri", help="MLflow's address (default: MLFLOW_TRACKING_URI, else each sweep's own)")
+    sync.set_defaults(command=_sync)
     return parser
 
 
@@ -68,7 +83,7 @@ def _sweep(options: argparse.Namespace, console: Console) -> int:
 
     from irtune.tuning.sweep import run_sweep
 
-    return 0 if run_sweep(config, str(file), console).succeeded else 1
+    return 0 if run_sweep(config, str(file), console, options.resume).succeeded else 1
 
 
 def _plan(config: SweepConfig, source: str, console: Console) -> int:
@@ -108,6 +123,18 @@ def _methods(options: argparse.Namespace, console: Console) -> int:
     for part in overview() if options.name is None else explain(options.name, RUN):
         console.print(part, soft_wrap=isinstance(part, str), highlight=False, markup=False)
     return 0
+
+
+def _sync(options: argparse.Namespace, console: Console) -> int:
+    from irtune.tracking.sync import find_sweeps, open_tracker, try_sync
+
+    uri = options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    left = 0
+    for folder in find_sweeps(options.folders):
+        result = try_sync(folder, lambda folder: open_tracker(folder, uri))
+        left += len(result.left)
+        console.print(f"{folder.resolve().name}: {result}", highlight=False, soft_wrap=True, markup=False)
+    return 1 if left else 0
 
 
 def _file_and_overrides(options: argparse.Namespace) -> tuple[Path | None, list[str]]:

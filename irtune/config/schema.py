@@ -331,8 +331,10 @@ class TuneConfig(Section):
     num_trials: int = Field(20, gt=0, description="sampled trials; the baseline comes on top")
     metric: str = "eval/f1_macro"
     mode: Literal["max", "min"] = "max"
-    sampler: Literal["tpe", "random"] = "tpe"
-    num_startup_trials: int = Field(5, ge=0, description="random trials before TPE models the space")
+    sampler: Literal["tpe", "gp", "nsga2", "random", "grid"] = Field(
+        "tpe", description="grid tries every configuration once, in random order"
+    )
+    num_startup_trials: int = Field(5, ge=0, description="random trials before tpe or gp models the space")
     seed: int = Field(0, ge=0, description="of the sampler; trials train with the top-level seed")
     scheduler: AshaConfig | None = AshaConfig()
     max_concurrent_trials: int | None = Field(None, gt=0, description="default: as many as the cluster holds")

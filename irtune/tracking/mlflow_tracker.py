@@ -5,10 +5,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from requests import HTTPError
 
@@ -24,11 +24,11 @@ from irtune.tracking.conversion import (
     names_and_texts,
     points,
 )
+from irtune.tracking.ledger import RunStatus
 from irtune.tracking.view import SweepView
 
 logger = logging.getLogger(__name__)
 
-RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 KEY_TAG = "irtune.key"
 
 _CALL_TIMEOUT_S = 20
@@ -36,6 +36,7 @@ _UPLOAD_TIMEOUT_S = 300
 _ERROR_TAG_LENGTH = 4000
 _REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST"}
 _WORTH_A_RETRY = {401, 403, 408, 429}
+_ENDS: dict[str, RunStatus] = {"FINISHED": "FINISHED", "FAILED": "FAILED", "KILLED": "KILLED"}
 
 
 @dataclass
@@ -58,12 +59,16 @@ class MlflowTracker:
         uri: An address that ``check_tracking`` accepts.
         experiment: The experiment's name; made if absent.
 
+    Attributes:
+        uri: The address, without logins.
+
     Raises:
         TrackingError: The experiment lies in MLflow's bin.
         MlflowException: MLflow cannot be reached.
     """
 
     def __init__(self, uri: str, experiment: str) -> None:
+        self.uri = redact(uri)
         with fail_fast(_CALL_TIMEOUT_S):
             self._client = MlflowClient(uri)
             self.experiment_id = self._find_or_create(uri, experiment)
@@ -71,6 +76,8 @@ class MlflowTracker:
 
     def start_run(self, key: str, name: str, tags: Mapping[str, str], start_time_ms: int | None = None) -> str:
         """Open a run, or open it again where the experiment has one with this key.
+
+        Of a run that is there already, MLflow is asked for what it has, so that nothing is doubled whoever sent it.
 
         Args:
             key: What the trial is known by, in this experiment: the sweep and the trial's number.
@@ -83,16 +90,23 @@ class MlflowTracker:
         """
         texts = names_and_texts({**tags, KEY_TAG: key}, TAG_LENGTH)
         with fail_fast(_CALL_TIMEOUT_S):
-            found = self._client.search_runs([self.experiment_id], f"tags.`{KEY_TAG}` = {quoted(key)}", max_results=1)
-            if found:
-                run_id = str(found[0].info.run_id)
-                self._client.update_run(run_id, status="RUNNING", name=name)
-                self._client.log_batch(run_id, tags=[RunTag(tag, text) for tag, text in texts.items()])
+            found = self._find(key)
+            if found is None:
+                created = self._client.create_run(self.experiment_id, start_time_ms, texts, run_name=name)
+                run = _Run(str(created.info.run_id))
             else:
-                run = self._client.create_run(self.experiment_id, start_time_ms, texts, run_name=name)
-                run_id = str(run.info.run_id)
-        self._runs[key] = _Run(run_id)
-        return run_id
+                run = self._known(found)
+                self._client.update_run(run.run_id, status="RUNNING", name=name)
+                self._client.log_batch(run.run_id, tags=[RunTag(tag, text) for tag, text in texts.items()])
+        self._runs[key] = run
+        return run.run_id
+
+    def end_of(self, key: str) -> tuple[RunStatus, int] | None:
+        """How and when (ms since the epoch) a run ended; None if MLflow has no such run, or an open one."""
+        with fail_fast(_CALL_TIMEOUT_S):
+            found = self._find(key)
+        status = None if found is None else _ENDS.get(found.info.status)
+        return None if found is None or status is None else (status, int(found.info.end_time or 0))
 
     def run_id(self, key: str) -> str:
         """MLflow's id of a run that is open."""
@@ -165,6 +179,18 @@ class MlflowTracker:
                 f"choose another name, or restore it with `mlflow experiments restore`"
             )
         return str(found.experiment_id)
+
+    def _find(self, key: str) -> Run | None:
+        query = f"tags.`{KEY_TAG}` = {quoted(key)}"
+        return next(iter(self._client.search_runs([self.experiment_id], query, max_results=1)), None)
+
+    def _known(self, found: Run) -> _Run:
+        """A run with what it holds."""
+        run_id = str(found.info.run_id)
+        steps = {
+            key: {point.step for point in self._client.get_metric_history(run_id, key)} for key in found.data.metrics
+        }
+        return _Run(run_id, steps, set(found.data.params))
 
     def _send_params(self, run: _Run, records: Sequence[Mapping[str, Any]]) -> None:
         new: dict[str, str] = {}

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from irtune.tracking.address import redact
-from irtune.tracking.mlflow_tracker import MlflowTracker, RunStatus
-from irtune.tracking.spool import Record, SpoolReader
+from irtune.tracking.ledger import RunEnd, RunLedger, RunStart, RunStatus
+from irtune.tracking.mlflow_tracker import MlflowTracker
+from irtune.tracking.spool import Record, SpoolReader, size_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -26,13 +27,17 @@ _LONGEST_DELAY_S = 5.0
 class _Spool:
     """One trial's spool, followed twice, so that an outage delays what is shipped but not what is shown."""
 
-    shown: SpoolReader
-    unshipped: SpoolReader
-    start: Callable[[], object] | None
-    end: Callable[[], object] | None = None
+    directory: Path
+    start: RunStart | None
+    ledger: RunLedger | None = None
+    end: RunEnd | None = None
+    run_id: str = ""
     in_hand: list[Record] = field(default_factory=list)
     num_shown: int = 0
     num_shipped: int = 0
+
+    def __post_init__(self) -> None:
+        self.shown, self.unshipped = SpoolReader(self.directory), SpoolReader(self.directory)
 
     def next_records(self) -> list[Record]:
         """The records to ship next: those that did not get through, else new ones."""
@@ -48,7 +53,8 @@ class Shipper(threading.Thread):
     """Ships each trial's records in order, and each run's end after its last record.
 
     Nothing that goes wrong here reaches the sweep: the records lie in the spools, and are tried again after a delay
-    that grows from 0.5 to 5 s.
+    that grows from 0.5 to 5 s. What the driver says of a run goes into the run's ledger, beside its spool, before
+    MLflow hears of it, so that ``irtune.tracking.sync`` can go on where this driver dies.
 
     Args:
         tracker: Where to ship; from now on only this thread should ship and finish.
@@ -89,12 +95,14 @@ class Shipper(threading.Thread):
         Raises:
             KeyError: No name is given, and no run is open under this key.
         """
-        now_ms = time.time_ns() // 1_000_000
         if name is None:
             self._tracker.run_id(key)
-        start = None if name is None else lambda: self._tracker.start_run(key, name, tags or {}, now_ms)
+            spool = _Spool(spool_directory, None)
+        else:
+            ledger = RunLedger(spool_directory.parent)
+            spool = _Spool(spool_directory, _begin(ledger, key, name, tags or {}, spool_directory.name), ledger)
         with self._changed:
-            self._spools[key] = _Spool(SpoolReader(spool_directory), SpoolReader(spool_directory), start)
+            self._spools[key] = spool
 
     def finish(self, key: str, status: RunStatus, tags: Mapping[str, Any], error_text: str | None = None) -> None:
         """End a trial's run after the last of its records; the trial must write no more.
@@ -108,9 +116,33 @@ class Shipper(threading.Thread):
         Raises:
             KeyError: No such trial is followed.
         """
-        now_ms = time.time_ns() // 1_000_000
-        self._spools[key].end = lambda: self._tracker.finish(key, status, tags, error_text, now_ms)
+        spool = self._spools[key]
+        texts = {tag: str(value) for tag, value in tags.items()}
+        end = RunEnd(status, texts, None if error_text is None else redact(error_text), time.time_ns() // 1_000_000)
+        if spool.ledger is not None:
+            _note(spool.ledger, lambda ledger: ledger.finish(end))
+        spool.end = end
         self._wake.set()
+
+    def settle(self, ledger: RunLedger) -> int:
+        """Ship, in the calling thread, a run whose driver is gone, and end it as its ledger says.
+
+        Args:
+            ledger: The run's, with an end.
+
+        Returns:
+            The number of its records.
+
+        Raises:
+            ValueError: The ledger is damaged, or has no end.
+            MlflowException: MLflow cannot be reached, or what else the tracker raises.
+        """
+        start, end = ledger.start(), ledger.end()
+        if end is None:
+            raise ValueError(f"{ledger.folder}: how this run ended is not known")
+        spool = _Spool(ledger.spool(), start, ledger, end)
+        self._ship(start.key, spool)
+        return spool.num_shipped
 
     def drain(self, timeout_s: float) -> dict[str, int]:
         """Wait until all that is spooled now is shipped.
@@ -197,15 +229,19 @@ class Shipper(threading.Thread):
     def _ship(self, key: str, spool: _Spool) -> None:
         # Taken first: what the trial wrote before its end was announced is then shipped before the end.
         end = spool.end
-        if spool.start is not None:
-            spool.start()
+        num_bytes = 0 if end is None else size_bytes(spool.directory)
+        if (start := spool.start) is not None:
+            spool.run_id = self._tracker.start_run(key, start.name, start.tags, start.start_time_ms)
             spool.start = None
         while records := spool.next_records():
             self._tracker.ship(key, records)
             spool.num_shipped += len(records)
             spool.in_hand = []
         if end is not None:
-            end()
+            self._tracker.finish(key, end.status, end.tags, end.error_text, end.end_time_ms)
+            if spool.ledger is not None:
+                run_id, uri = spool.run_id, self._tracker.uri
+                _note(spool.ledger, lambda ledger: ledger.mark_shipped(run_id, uri, num_bytes))
             # What the trial wrote last is shown before the run is forgotten.
             self._show_all()
             with self._changed:
@@ -221,3 +257,19 @@ class Shipper(threading.Thread):
         with self._changed:
             # To the end of the line, so that one run that always fails holds up no other.
             self._spools[key] = self._spools.pop(key)
+
+
+def _begin(ledger: RunLedger, key: str, name: str, tags: Mapping[str, str], spool: str) -> RunStart:
+    try:
+        return ledger.begin(key, name, tags, spool)
+    except OSError as error:
+        logger.warning("%s: the run's ledger cannot be written, its tracking goes on: %s", ledger.folder, error)
+        return RunStart(key, name, dict(tags), time.time_ns() // 1_000_000, spool)
+
+
+def _note(ledger: RunLedger, write: Callable[[RunLedger], None]) -> None:
+    """Write to a ledger; a full disk must not end the sweep."""
+    try:
+        write(ledger)
+    except OSError as error:
+        logger.warning("%s: the run's ledger cannot be written, its tracking goes on: %s", ledger.folder, error)

@@ -147,6 +147,18 @@ def next_attempt(directory: Path) -> int:
     return max(_attempts(directory), default=-1) + 1
 
 
+def size_bytes(directory: Path) -> int:
+    """How much all attempts have written."""
+    return sum(_path(directory, attempt).stat().st_size for attempt in _attempts(directory))
+
+
+def last_written_ms(directory: Path) -> int | None:
+    """When an attempt last wrote, since the epoch; None for a trial that never ran."""
+    times_ns = (_path(directory, attempt).stat().st_mtime_ns for attempt in _attempts(directory))
+    latest_ns = max(times_ns, default=None)
+    return None if latest_ns is None else latest_ns // 1_000_000
+
+
 def _path(directory: Path, attempt: int) -> Path:
     return directory / f"attempt_{attempt}.jsonl"
 

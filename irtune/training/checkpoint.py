@@ -11,6 +11,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from irtune.files import write_whole
 from irtune.training.engine import DeepSpeedBlocks
 from irtune.training.optimizer_state import gather_state, load_state
 
@@ -43,9 +44,7 @@ def save_checkpoint(blocks: DeepSpeedBlocks, folder: Path, step: int, state: Map
         }
         target.mkdir(parents=True, exist_ok=True)
         _save_whole(tensors, target / OPTIMIZER_STATE)
-        partial = target / f"{COMPLETE}.partial"
-        partial.write_text(json.dumps(complete), encoding="utf-8")
-        partial.rename(target / COMPLETE)
+        write_whole(target / COMPLETE, json.dumps(complete))
         for other in folder.glob("step_*"):
             if other != target:
                 shutil.rmtree(other, ignore_errors=True)

@@ -1,5 +1,6 @@
 """One training run from configuration to result: the same on a laptop, in a Ray Train worker and in a test."""
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from irtune.config.load import dotted_keys
 from irtune.config.schema import ExperimentConfig
 from irtune.data.base import RevisionDataset, Split
 from irtune.data.encode import encode_once, share_hash
+from irtune.files import write_whole
 from irtune.layers import LayerController, SelectionRecord, map_parameters
 from irtune.layers.collectives import gather
 from irtune.layers.self_check import check_at_start
@@ -32,6 +34,8 @@ from irtune.training.model import (
 
 ADAPTER = "adapter"
 PREDICTIONS = "predictions.npz"
+RESULT = "result.json"
+"""Written last of all: a run whose folder holds it is over, whether or not anybody heard of it."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,8 @@ def run(
 ) -> TrialResult:
     """Train, choose the best weights on validation, score them once on test.
 
-    Every rank calls it. If ``folder`` holds a checkpoint the run goes on from there.
+    Every rank calls it. If ``folder`` holds a checkpoint the run goes on from there; if it holds the result of a
+    finished run, that is reported and nothing is trained.
 
     Args:
         config: The whole configuration.
@@ -83,12 +88,19 @@ def run(
         ValueError: If configuration, data and model don't fit together.
         FloatingPointError: If training diverges.
     """
+    finished = _finished(folder)
+    if finished is not None:
+        report(finished)
+        return TrialResult({name: value for name, value in finished.items() if name not in ("step", "final")})
     dataset = dataset or config.data.load()
     with prepared(config, dataset, folder, recorder, report, encoded_folder or folder / "encoded") as loop:
         _describe(loop, dataset)
         totals = loop.run()
         metrics = _finish(loop, dataset, totals)
-    report({"step": totals.step, "final": True, **metrics})
+        result = {"step": totals.step, "final": True, **metrics}
+        if loop.blocks.rank == 0:
+            write_whole(folder / RESULT, json.dumps(result))
+    report(result)
     return TrialResult(metrics)
 
 
@@ -122,6 +134,15 @@ def prepared(
         yield loop
     finally:
         loop.blocks.destroy()
+
+
+def _finished(folder: Path) -> dict[str, Any] | None:
+    """What a finished run in this folder reported at its end."""
+    file = folder / RESULT
+    if not file.is_file():
+        return None
+    result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return result
 
 
 def _prepare(

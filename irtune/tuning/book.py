@@ -23,13 +23,11 @@ class TrialEntry:
     """One trial.
 
     Args:
-        trial_id: Ray Tune's id, and the name of the trial's folder.
+        trial_id: Its name among the trials of the sweep, which is its folder's too.
         name: What people see.
         config: Its whole configuration.
         folder: Its folder on storage.
         is_baseline: Whether it is the baseline of the sweep.
-        started_at: When it first started, in seconds since 1970, if this driver started it.
-        ended_at: When it ended.
     """
 
     trial_id: str
@@ -42,8 +40,6 @@ class TrialEntry:
     step: int = 0
     num_blocks: int = 0
     latest: dict[str, float] = field(default_factory=dict)
-    started_at: float | None = None
-    ended_at: float | None = None
     _steps: dict[int, tuple[float, ...]] = field(default_factory=dict)
 
     def take(self, records: Iterable[Mapping[str, Any]]) -> None:

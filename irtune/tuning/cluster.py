@@ -1,5 +1,6 @@
 """The Ray cluster that a sweep runs on: joined or started, and asked what it holds."""
 
+import json
 import math
 import os
 import shlex
@@ -24,6 +25,7 @@ WORKER_ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "PYTHONWARNINGS": "ignore",
 }
+_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 _SCHEME = {"tracking.uri": "sqlite:///"}
 """What stands before the path in settings that are addresses."""
 HEAD_NODE: Mapping[str, float] = {"node:__internal_head__": 0.001}
@@ -32,7 +34,14 @@ HEAD_NODE: Mapping[str, float] = {"node:__internal_head__": 0.001}
 
 def in_job() -> bool:
     """Whether this process is the driver of a submitted Ray job."""
-    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    return _JOB in os.environ
+
+
+def job_id() -> str | None:
+    """The id under which this process's job was submitted."""
+    job: dict[str, Any] = json.loads(os.environ.get(_JOB, "{}"))
+    found = job.get("metadata", {}).get("job_submission_id")
+    return None if found is None else str(found)
 
 
 def joins() -> bool:

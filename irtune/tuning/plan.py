@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.samplers import RandomSampler
 from pydantic import TypeAdapter
@@ -18,6 +19,7 @@ from rich.console import Console
 from irtune.analysis.tables import duration
 from irtune.config.load import ConfigError, storage_path, with_overrides
 from irtune.config.schema import Dimension, EngineConfig, ExperimentConfig, SweepConfig
+from irtune.data.base import Split
 from irtune.tracking.address import local_database, redact
 from irtune.training.cost import CostModel
 from irtune.training.distributed import num_gpus
@@ -27,7 +29,7 @@ from irtune.training.rehearsal import Rehearsal, RehearsalError
 from irtune.training.workload import Workload
 from irtune.tuning import cluster
 from irtune.tuning.forecast import SweepCost, TrialCost, num_planned
-from irtune.tuning.preflight import Ready, prepare
+from irtune.tuning.preflight import Ready, prepare, tokenise
 from irtune.tuning.searcher import BASELINE_OVERRIDES
 from irtune.tuning.space import size, suggest
 
@@ -113,10 +115,11 @@ def plan_sweep(config: SweepConfig, source: str, console: Console, rehearsal: Re
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="irtune-plan-")))
         if console.is_terminal:
             stack.enter_context(console.status("checking settings, model and data, and trying a few steps"))
-        ready = prepare(config, source, folder, makes_store=False)
+        ready = prepare(config, source, makes_store=False)
+        lengths = tokenise(config, ready, folder)
         for doubt in ready.doubts:
             console.print(f"note: {source}: {doubt}", highlight=False, soft_wrap=True, markup=False)
-        return make_plan(config, ready, rehearsal if measures else None)
+        return make_plan(config, ready, lengths, rehearsal if measures else None)
 
 
 class Prediction:
@@ -147,17 +150,18 @@ class Prediction:
     def __exit__(self, *exception: object) -> None:
         self._stack.close()
 
-    def make(self, ready: Ready, folder: Path, console: Console) -> None:
+    def make(self, ready: Ready, lengths: Mapping[Split, np.ndarray], folder: Path, console: Console) -> None:
         """Write the plan to the sweep's folder and say how long the sweep will take, unless a plan is there already."""
-        if (folder / PLAN).is_file():
-            return
-        try:
-            with console.status("trying a few steps") if console.is_terminal else nullcontext():
-                plan = make_plan(self._config, ready, self._rehearsal)
-            plan.write(folder)
-        except Exception as error:
-            _LOGGER.warning("the sweep goes on without a prediction: %s", error)
-            return
+        with self._stack:
+            if (folder / PLAN).is_file():
+                return
+            try:
+                with console.status("trying a few steps") if console.is_terminal else nullcontext():
+                    plan = make_plan(self._config, ready, lengths, self._rehearsal)
+                plan.write(folder)
+            except Exception as error:
+                _LOGGER.warning("the sweep goes on without a prediction: %s", error)
+                return
         if plan.expected.wall_s is not None and plan.most.wall_s is not None:
             text = f"about {duration(plan.expected.wall_s)}"
             if plan.expected.stopped:
@@ -166,7 +170,9 @@ class Prediction:
             console.print(f"{'time':8} {text}", highlight=False, soft_wrap=True, markup=False)
 
 
-def make_plan(config: SweepConfig, ready: Ready, rehearsal: Rehearsal | None) -> Plan:
+def make_plan(
+    config: SweepConfig, ready: Ready, lengths: Mapping[Split, np.ndarray], rehearsal: Rehearsal | None
+) -> Plan:
     """What a sweep will do and take.
 
     Trials are costed by their FLOPs relative to those of the baseline, which was tried. The space is represented by
@@ -176,6 +182,7 @@ def make_plan(config: SweepConfig, ready: Ready, rehearsal: Rehearsal | None) ->
     Args:
         config: The sweep.
         ready: What was found out about it.
+        lengths: Tokens of each example ``(N,)`` of each split.
         rehearsal: What measures, and has begun to; None where trials would run elsewhere.
     """
     base = _baseline(config)
@@ -184,9 +191,9 @@ def make_plan(config: SweepConfig, ready: Ready, rehearsal: Rehearsal | None) ->
     for one in (base, *_drawn(config)):
         if one.model.name not in costs:
             costs[one.model.name] = _cost_model(one)
-        works.append(Workload.of(one, costs[one.model.name], ready.lengths))
+        works.append(Workload.of(one, costs[one.model.name], lengths))
     baseline, *others = works
-    estimate = _estimate(base, int(ready.lengths["train"].max()), rehearsal)
+    estimate = _estimate(base, int(lengths["train"].max()), rehearsal)
     at_once, where = _at_once(config)
     trials = [TrialCost.of(work, estimate.times, config.engine.num_workers) for work in works]
     return Plan(
@@ -202,7 +209,7 @@ def make_plan(config: SweepConfig, ready: Ready, rehearsal: Rehearsal | None) ->
         selective=TrialCost.mean(trials[1:]),
         expected=SweepCost.of(config, baseline, others, estimate.times, at_once, config.tune.scheduler),
         most=SweepCost.of(config, baseline, others, estimate.times, at_once, None),
-        places=_places(config, ready),
+        places=_places(config, ready, sum(int(tokens.sum()) for tokens in lengths.values())),
     )
 
 
@@ -257,10 +264,9 @@ def _estimate(base: ExperimentConfig, longest: int, rehearsal: Rehearsal | None)
     return closed_form(base, _shapes(base), longest, reason)
 
 
-def _places(config: SweepConfig, ready: Ready) -> dict[str, str]:
+def _places(config: SweepConfig, ready: Ready, num_tokens: int) -> dict[str, str]:
     """What a sweep writes, and where."""
-    # A token takes 4 bytes.
-    encoded_bytes = 4 * sum(int(tokens.sum()) for tokens in ready.lengths.values())
+    encoded_bytes = 4 * num_tokens
     folder = storage_path(config) / f"{config.name}-<date>-<time>"
     database = local_database(ready.tracking_uri)
     made = "" if database is None or database.exists() else ", which will be made"

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from irtune.analysis.tables import MISSING, duration, operations
 from irtune.config.schema import Dimension
+from irtune.tracking.ledger import RunLedger
 from irtune.tuning.book import TrialEntry
 from irtune.tuning.forecast import SweepCost
 from irtune.tuning.plan import Plan
@@ -137,11 +138,15 @@ class Compared:
 
 
 def compare(plan: Plan, entries: Sequence[TrialEntry]) -> list[Compared]:
-    """What the plan said beside what happened; trials are compared by those that ran to their end."""
+    """What the plan said beside what happened.
+
+    Trials are compared by those that ran to their end. The time in which an interrupted sweep did not run is part of
+    what it took, and of what took the trials that were in flight.
+    """
     finished = [entry for entry in entries if entry.status == "finished"]
     baseline = [entry for entry in finished if entry.is_baseline]
     others = [entry for entry in finished if not entry.is_baseline]
-    spans = [(entry.started_at, entry.ended_at) for entry in entries if entry.started_at and entry.ended_at]
+    spans = _spans_s(entries)
     wall = max(end for _, end in spans) - min(start for start, _ in spans) if spans else None
     stopped = sum(entry.status == "pruned" for entry in entries)
     expected = plan.expected
@@ -195,8 +200,19 @@ def _step_s(entries: Sequence[TrialEntry]) -> float | None:
 
 
 def _trial_s(entries: Sequence[TrialEntry]) -> float | None:
-    spans = [entry.ended_at - entry.started_at for entry in entries if entry.started_at and entry.ended_at]
-    return mean(spans) if spans else None
+    spans = _spans_s(entries)
+    return mean(end - start for start, end in spans) if spans else None
+
+
+def _spans_s(entries: Sequence[TrialEntry]) -> list[tuple[float, float]]:
+    """When trials began and ended, in seconds since 1970, from what the driver noted beside their spools."""
+    spans = []
+    for entry in entries:
+        ledger = RunLedger(entry.folder)
+        end = ledger.end()
+        if end is not None:
+            spans.append((ledger.start().start_time_ms / 1000, end.end_time_ms / 1000))
+    return spans
 
 
 def _flops(entries: Sequence[TrialEntry]) -> float | None:

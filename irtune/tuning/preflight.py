@@ -1,6 +1,6 @@
 """Everything that can be wrong with a sweep, looked for before Ray starts: space, model, data, tracking."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,18 +25,37 @@ class Ready:
     """What was found out on the way.
 
     Args:
+        checkpoint: The model's folder.
         dataset: The data, read and checked.
         num_blocks: L.
         tracking_uri: Where MLflow is.
         doubts: What is allowed but probably not meant.
-        lengths: Tokens of each example ``(N,)`` of each split.
     """
 
+    checkpoint: Path
     dataset: RevisionDataset
     num_blocks: int
     tracking_uri: str
     doubts: tuple[str, ...]
-    lengths: Mapping[Split, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep that is ready to run.
+
+    Args:
+        name: Its name with the time it was started, which tags its runs in MLflow.
+        folder: Its folder on storage.
+        config: What to do.
+        ready: What was checked and read before.
+        source: The file it came from, for messages.
+    """
+
+    name: str
+    folder: Path
+    config: SweepConfig
+    ready: Ready
+    source: str
 
 
 def check_config(config: ExperimentConfig, source: str) -> tuple[Path, int]:
@@ -61,14 +80,13 @@ def check_config(config: ExperimentConfig, source: str) -> tuple[Path, int]:
     return checkpoint, num
 
 
-def prepare(config: SweepConfig, source: str, encoded_folder: Path, *, makes_store: bool = True) -> Ready:
-    """Check everything, read the data and tokenise it once for all trials.
+def prepare(config: SweepConfig, source: str, *, makes_store: bool = True) -> Ready:
+    """Check everything and read the data; leaves nothing behind but an MLflow database where that is the store.
 
     Args:
         config: The sweep.
         source: The file it came from, for messages.
-        encoded_folder: Where the tokenised data goes.
-        makes_store: Whether an MLflow database that does not exist yet is made; else it is not looked at.
+        makes_store: Whether a database that does not exist yet is made; else it is not looked at.
 
     Raises:
         ConfigError: If settings, model or space are wrong.
@@ -87,9 +105,13 @@ def prepare(config: SweepConfig, source: str, encoded_folder: Path, *, makes_sto
     if config.tune.metric not in metrics:
         mistake = f"tune.metric: unknown metric {config.tune.metric!r}: {nearest(config.tune.metric, metrics)}"
         raise ConfigError(source, [mistake])
-    encoded = encode_once(dataset, load_tokenizer(checkpoint), config.model.max_length, encoded_folder)
-    lengths = {split: part.lengths for split, part in encoded.items()}
-    return Ready(dataset, blocks, uri, tuple(doubtful(config)), lengths)
+    return Ready(checkpoint, dataset, blocks, uri, tuple(doubtful(config)))
+
+
+def tokenise(config: SweepConfig, ready: Ready, folder: Path) -> dict[Split, np.ndarray]:
+    """Tokenise the data once for all trials, which find it in ``folder``; returns each split's lengths ``(N,)``."""
+    encoded = encode_once(ready.dataset, load_tokenizer(ready.checkpoint), config.model.max_length, folder)
+    return {split: part.lengths for split, part in encoded.items()}
 
 
 def _complaints(check: Callable[..., object], *arguments: object) -> list[str]:

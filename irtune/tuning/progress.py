@@ -1,8 +1,9 @@
 """How far a sweep is and how long it will take: a bar on a terminal, a line now and then in a log."""
 
+import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 
 from rich.console import Console
@@ -24,14 +25,24 @@ class SweepProgress:
         steps_per_trial: Optimizer steps of a trial that is not stopped.
         metric: The sweep's metric.
         mode: Whether more (``max``) or less (``min``) of it is better.
+        steps_before: Optimizer steps that an earlier driver has seen done, which say nothing about the time left.
     """
 
-    def __init__(self, console: Console, num_trials: int, steps_per_trial: int, metric: str, mode: str) -> None:
+    def __init__(
+        self,
+        console: Console,
+        num_trials: int,
+        steps_per_trial: int,
+        metric: str,
+        mode: str,
+        steps_before: int = 0,
+    ) -> None:
         self.console = console
         self.num_trials = num_trials
         self.steps_per_trial = steps_per_trial
         self.metric = metric
         self.mode = mode
+        self.steps_before = steps_before
         self.started = time.monotonic()
         self.first_step_at: float | None = None
         self.moved_at = self.started
@@ -65,7 +76,7 @@ class SweepProgress:
             total, done = self._steps(entries)
             if done != self.done:
                 self.done, self.moved_at = done, now
-            if done and self.first_step_at is None:
+            if done > self.steps_before and self.first_step_at is None:
                 self.first_step_at = now
             status = self._status(entries, total, done, now)
             self._bar.update(self._task, total=total, completed=done, status=status)
@@ -88,8 +99,9 @@ class SweepProgress:
         parts += [f"{stopped} stopped early"] * bool(stopped) + [f"{failed} failed"] * bool(failed)
         if self.first_step_at is None:
             parts.append(f"starting workers for {duration(now - self.started)}")
-        elif now > self.first_step_at and done:
-            parts.append(f"{duration((total - done) * (now - self.first_step_at) / done)} left")
+        elif now > self.first_step_at and done > self.steps_before:
+            step_s = (now - self.first_step_at) / (done - self.steps_before)
+            parts.append(f"{duration((total - done) * step_s)} left")
         if self.first_step_at is not None and now - self.moved_at > SILENCE_S and done < total:
             running = [entry.name for entry in entries if entry.status is None]
             parts.append(f"no step for {duration(now - self.moved_at)}, waiting for {', '.join(running) or 'workers'}")
@@ -103,3 +115,26 @@ class SweepProgress:
             return ""
         score, name = (max if self.mode == "max" else min)(scored)
         return f"{score:.3f} ({name})"
+
+
+class Ticker:
+    """Calls a function every second from a thread, until stopped; what it raises is logged."""
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call = call
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="irtune-progress", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Call it a last time and stop."""
+        self._over.set()
+        self._thread.join(5)
+        self._call()
+
+    def _run(self) -> None:
+        while not self._over.wait(1.0):
+            try:
+                self._call()
+            except Exception:
+                logging.getLogger(__name__).exception("progress could not be shown")

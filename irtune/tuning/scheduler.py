@@ -1,5 +1,7 @@
 """Early stopping: successive halving that leaves the baseline alone."""
 
+from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
@@ -37,6 +39,18 @@ class Asha(AsyncHyperBandScheduler):  # type: ignore[misc]
         decision: str = super().on_trial_result(tune_controller, trial, result)
         spared = trial.config.get("is_baseline", False) or result.get(TIME_ATTR, 0) >= self.max_steps
         return str(TrialScheduler.CONTINUE) if spared else decision
+
+    def remember(self, name: str, scores: Mapping[int, float]) -> None:
+        """Count a trial of an earlier driver at the rungs that it reached.
+
+        Args:
+            name: The trial's.
+            scores: Its metric by optimizer step.
+        """
+        trial = SimpleNamespace(trial_id=name, config={})
+        self.on_trial_add(None, trial)
+        for step, score in sorted(scores.items()):
+            super().on_trial_result(None, trial, {TIME_ATTR: step, self._metric: score})
 
 
 def build_scheduler(config: AshaConfig | None, *, max_steps: int, metric: str, mode: str) -> TrialScheduler:

@@ -2,8 +2,6 @@
 
 import json
 import math
-import pickle
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,24 +9,29 @@ from typing import Any, Literal
 
 import numpy as np
 import optuna
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.samplers import RandomSampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 from ray.tune.search import Searcher
 
 from irtune.config.schema import BASELINE, TuneConfig
+from irtune.tuning.samplers import build_sampler
 from irtune.tuning.scheduler import TIME_ATTR
 from irtune.tuning.space import Space, Values, size, suggest
 
 BASELINE_OVERRIDES: Values = {"method": None, "selection.policy.name": BASELINE}
 """What makes the first trial of every sweep the baseline."""
 
-TRIAL_ID = "trial_id"
+BASELINE_TRIAL = "baseline"
+"""The baseline's name among the trials of a sweep."""
+
+TRIAL = "trial"
 DUPLICATE_OF = "duplicate_of"
 RESTART_OF = "restart_of"
 REASON = "reason"
-"""User attributes of an Optuna trial: Tune's id; the trial whose configuration it has; why it failed."""
+"""User attributes of an Optuna trial: its name in the sweep, which outlives restarts; the number of the trial whose
+configuration it repeats, or that it goes on with; why it failed."""
 
 KEPT_RESULTS = ("final/", "cost/")
 """Results under these prefixes become user attributes of the trial."""
@@ -55,26 +58,26 @@ def open_study(path: Path, name: str, tune: TuneConfig) -> optuna.Study:
     )
     _agree(study, "metric", f"{tune.mode} {tune.metric}", "tune.metric and tune.mode")
     # A continued study has to draw on where it stopped, not repeat its first random configurations.
-    study.sampler = _sampler(tune, tune.seed + len(study.get_trials(deepcopy=False)))
+    study.sampler = build_sampler(tune, tune.seed + len(study.get_trials(deepcopy=False)))
     return study
 
 
-def requeue_interrupted(study: optuna.Study, still_running: frozenset[int] = frozenset()) -> list[int]:
-    """Close trials that a killed sweep left open, and put their configurations first in line.
+def requeue_interrupted(study: optuna.Study) -> list[int]:
+    """Close trials that a killed sweep left open, and put their configurations, under their names, first in line.
 
     Args:
-        study: The study of the sweep.
-        still_running: Numbers of open trials that somebody works on.
+        study: The study of the sweep, which nobody else works on.
 
     Returns:
         The numbers of the closed trials.
     """
     closed = []
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if trial.number not in still_running:
-            study.tell(trial.number, state=TrialState.FAIL)
-            study.enqueue_trial(trial.params, user_attrs={RESTART_OF: trial.number})
-            closed.append(trial.number)
+        study.tell(trial.number, state=TrialState.FAIL)
+        # Killed between being asked for and being named, a trial has no folder yet.
+        name = trial.user_attrs.get(TRIAL, _name(trial.number))
+        study.enqueue_trial(trial.params, user_attrs={RESTART_OF: trial.number, TRIAL: name})
+        closed.append(trial.number)
     return closed
 
 
@@ -87,7 +90,8 @@ class _Running:
 class OptunaAskTell(Searcher):  # type: ignore[misc]
     """Suggests the baseline, then ``num_trials`` configurations of a study.
 
-    A suggestion is ``{"overrides": {dotted key: value}, "trial_number": …, "is_baseline": …}``. The baseline stands
+    A suggestion is ``{"overrides": {dotted key: value}, "trial": …, "is_baseline": …}``; ``trial`` is the trial's name,
+    which is its folder's too, and the same when a later driver goes on with the trial. The baseline stands
     outside the study: it is not a point of the space, and its score would mislead the sampler; what it scored is kept
     in the study's user attributes ``baseline/…``. Tune is to be given ``num_samples=-1``; the searcher says when the
     sweep is over, which is earlier than ``num_trials`` if the space has fewer configurations.
@@ -107,21 +111,29 @@ class OptunaAskTell(Searcher):  # type: ignore[misc]
         self._study = study
         self._space = dict(space)
         self._num_trials = num_trials
+        # Of trials that stand for a configuration: number by identity, and how many there are.
+        own = _own_trials(study)
+        self._tried = {_identity(trial.params): trial.number for trial in own}
+        self._num_asked = len(own)
         self._running: dict[str, _Running] = {}
         self._baseline_id: str | None = None
+        self.is_exhausted = False
+        """Whether everything has been suggested."""
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
         """The next configuration, or ``FINISHED``."""
         if self._baseline_id is None and self._study.user_attrs.get("baseline/state") != TrialState.COMPLETE.name:
             self._baseline_id = trial_id
-            return {"overrides": BASELINE_OVERRIDES, "trial_number": None, "is_baseline": True}
+            return {"overrides": BASELINE_OVERRIDES, "trial": BASELINE_TRIAL, "is_baseline": True}
         asked = self._ask()
         if asked is None:
+            self.is_exhausted = True
             return str(Searcher.FINISHED)
         trial, values = asked
-        trial.set_user_attr(TRIAL_ID, trial_id)
-        self._running[trial_id] = _Running(trial)
-        return {"overrides": values, "trial_number": trial.number, "is_baseline": False}
+        name = trial.user_attrs.get(TRIAL, _name(trial.number))
+        trial.set_user_attr(TRIAL, name)
+        self._running[trial_id] = self._begin(trial)
+        return {"overrides": values, "trial": name, "is_baseline": False}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Keep an intermediate value; steps that a restarted trial repeats count once."""
@@ -144,7 +156,7 @@ class OptunaAskTell(Searcher):  # type: ignore[misc]
         if state == TrialState.FAIL:
             attributes[REASON] = "it raised an error" if error else f"{self._metric} was {result.get(self._metric)}"
         if trial_id == self._baseline_id:
-            self._keep_baseline({TRIAL_ID: trial_id, "value": value, **attributes, "state": state.name})
+            self._keep_baseline({"value": value, **attributes, "state": state.name})
         elif trial_id in self._running:
             # The result at which a scheduler stops a trial comes here only.
             self.on_trial_result(trial_id, result)
@@ -154,53 +166,91 @@ class OptunaAskTell(Searcher):  # type: ignore[misc]
             self._study.tell(trial.number, value if state == TrialState.COMPLETE else None, state)
 
     def save(self, checkpoint_path: str) -> None:
-        """Write down which Tune trial is which Optuna trial; all else is in the study."""
-        with open(checkpoint_path, "wb") as file:
-            pickle.dump((self._baseline_id, self._running), file)
+        """Nothing to write: the study is written to at once, and a later driver goes on from it alone."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Take up the trials that Tune goes on with; what the study has beyond them is closed and put in line again."""
-        with open(checkpoint_path, "rb") as file:
-            self._baseline_id, running = pickle.load(file)
-        # The study is written to at once, Tune's own record now and then: it may not know yet that a trial has ended.
-        open_numbers = {t.number for t in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))}
-        self._running = {key: value for key, value in running.items() if value.trial.number in open_numbers}
-        requeue_interrupted(self._study, frozenset(value.trial.number for value in self._running.values()))
+        """Refused: Tune's own record is written now and then, and may not know of trials that have ended."""
+        raise NotImplementedError("a sweep is resumed from its study: irtune sweep FILE --resume")
+
+    def _begin(self, trial: Trial) -> _Running:
+        """A trial that goes on with another one has that one's intermediate values."""
+        running = _Running(trial)
+        if RESTART_OF in trial.user_attrs:
+            before = self._study.get_trials(deepcopy=False)[trial.user_attrs[RESTART_OF]]
+            for step, value in before.intermediate_values.items():
+                trial.report(value, step)
+                running.reported_steps.add(step)
+        return running
 
     def _ask(self) -> tuple[Trial, Values] | None:
         """A trial with a configuration that was not tried before; None once there is no more to try."""
-        trials = _own_trials(self._study)
-        earlier = {_identity(trial.params): trial.number for trial in trials}
-        if len(trials) >= self._num_trials or len(earlier) == size(self._space):
+        if self._num_asked >= self._num_trials or len(self._tried) == size(self._space):
             return None
         for _ in range(MAX_DUPLICATES):
             trial = self._study.ask()
             values = suggest(trial, self._space)
-            if _identity(values) not in earlier:
-                return trial, values
-            trial.set_user_attr(DUPLICATE_OF, earlier[_identity(values)])
+            if _identity(values) not in self._tried:
+                return self._asked(trial, values)
+            trial.set_user_attr(DUPLICATE_OF, self._tried[_identity(values)])
             self._study.tell(trial.number, state=TrialState.FAIL)
-        untried = _untried(self._space, set(earlier), seed=len(self._study.get_trials(deepcopy=False)))
+        untried = _untried(self._space, set(self._tried), seed=len(self._study.get_trials(deepcopy=False)))
         if untried is None:
             return None
         self._study.enqueue_trial(untried)
         trial = self._study.ask()
-        return trial, suggest(trial, self._space)
+        return self._asked(trial, suggest(trial, self._space))
+
+    def _asked(self, trial: Trial, values: Values) -> tuple[Trial, Values]:
+        self._tried[_identity(values)] = trial.number
+        self._num_asked += 1
+        return trial, values
 
     def _keep_baseline(self, attributes: Mapping[str, Any]) -> None:
         for key, attribute in attributes.items():
             self._study.set_user_attr(f"baseline/{key}", attribute)
 
 
-def _sampler(tune: TuneConfig, seed: int) -> BaseSampler:
-    if tune.sampler == "random":
-        return RandomSampler(seed=seed)
-    with warnings.catch_warnings():
-        # Optuna calls group experimental since 2.8; without it TPE samples conditional dimensions independently.
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return TPESampler(
-            n_startup_trials=tune.num_startup_trials, seed=seed, multivariate=True, group=True, constant_liar=True
-        )
+@dataclass(frozen=True)
+class EndedTrial:
+    """A trial of a study that needs no more work.
+
+    Args:
+        name: Its name in the sweep.
+        overrides: Its configuration, as it was suggested.
+        status: How it ended.
+        reason: Why it failed.
+    """
+
+    name: str
+    overrides: Values
+    status: Literal["finished", "pruned", "failed"]
+    reason: str | None = None
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether it is what the others are compared with."""
+        return self.name == BASELINE_TRIAL
+
+
+def ended_trials(study: optuna.Study) -> list[EndedTrial]:
+    """What a study knows to be over, the baseline first."""
+    status: dict[TrialState, Any] = {
+        TrialState.COMPLETE: "finished",
+        TrialState.PRUNED: "pruned",
+        TrialState.FAIL: "failed",
+    }
+    ended = []
+    if study.user_attrs.get("baseline/state") == TrialState.COMPLETE.name:
+        ended.append(EndedTrial(BASELINE_TRIAL, BASELINE_OVERRIDES, "finished"))
+    for trial in _own_trials(study):
+        if trial.state in status:
+            name, reason = trial.user_attrs[TRIAL], trial.user_attrs.get(REASON)
+            ended.append(EndedTrial(name, trial.params, status[trial.state], reason))
+    return ended
+
+
+def _name(number: int) -> str:
+    return f"trial_{number:04d}"
 
 
 def _agree(study: optuna.Study, key: str, value: Any, setting: str) -> None:

@@ -51,6 +51,12 @@ def check_space(config: SweepConfig, num_blocks: int | None = None) -> list[str]
             mistakes += [
                 f"space.{key}.when.{wrong}" for wrong in _mistaken_condition(dimension.when, space, fixed_values)
             ]
+    if config.tune.sampler == "grid":
+        mistakes += [
+            f"space.{key}: has no end of values for tune.sampler=grid; give it a step, or choices, or another sampler"
+            for key, dimension in space.items()
+            if num_values(dimension) is None
+        ]
     asha, max_steps = config.tune.scheduler, config.training.max_steps
     if asha is not None and "training.max_steps" not in space and asha.grace_steps >= max_steps:
         mistakes.append(
@@ -77,6 +83,10 @@ def doubtful(config: SweepConfig) -> list[str]:
         doubts.append(
             f"tune.num_trials: {config.tune.num_trials} trials, but the space has {num_configurations} configurations; "
             "the sweep ends when all are tried"
+        )
+    elif config.tune.sampler == "grid" and num_configurations not in (None, config.tune.num_trials):
+        doubts.append(
+            f"tune.num_trials: {config.tune.num_trials} of the grid's {num_configurations} configurations are tried"
         )
     tree = explicit(config.experiment())
     without_effect: dict[str, set[str]] = {}

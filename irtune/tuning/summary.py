@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import yaml
 from rich.console import Console
@@ -23,16 +22,14 @@ from irtune.config.load import concise, dotted_keys
 from irtune.tracking.address import comparison_url, redact, requires_server, ui_command
 from irtune.tracking.mlflow_tracker import MlflowTracker
 from irtune.tracking.shipper import Shipper
-from irtune.tracking.spool import SpoolWriter
+from irtune.tracking.spool import SpoolWriter, next_attempt
 from irtune.tracking.view import SweepView
 from irtune.tuning.artifacts import HEAT_MAP
 from irtune.tuning.book import TrialEntry
 from irtune.tuning.plan import PLAN, Plan
 from irtune.tuning.plan_view import Compared, compare, compared_markdown, compared_table
+from irtune.tuning.preflight import Sweep
 from irtune.tuning.provenance import environment
-
-if TYPE_CHECKING:
-    from irtune.tuning.sweep import Sweep
 
 LOCAL_UI = "http://127.0.0.1:5000"
 REPORT, FIGURE, TABLE, BEST = "report.html", "response.png", "trials.md", "best.yaml"
@@ -66,7 +63,7 @@ class Outcome:
 
 
 def conclude(
-    sweep: "Sweep", entries: Sequence[TrialEntry], shipper: Shipper, tracker: MlflowTracker, console: Console
+    sweep: Sweep, entries: Sequence[TrialEntry], shipper: Shipper, tracker: MlflowTracker, console: Console
 ) -> Outcome:
     """Answer, write, record and show."""
     tune = sweep.config.tune
@@ -83,16 +80,15 @@ def conclude(
     compared = compare(plan, entries) if plan else []
     if plan:
         (sweep.folder / COMPARED).write_text(compared_markdown(compared, plan), encoding="utf-8")
-    _write_files(sweep, entries, rows, answer, commands, compared)
-    _record(sweep, answer, compared, shipper)
-    if plan:
         console.print()
         console.print(compared_table(compared, plan))
+    _write_files(sweep, entries, rows, answer, commands, compared)
+    _record(sweep, answer, compared, shipper)
     _show(sweep, entries, answer, rows, commands, console)
     return Outcome(sweep.name, sweep.folder, answer, tuple(rows), tracker.experiment_id)
 
 
-def _ways_to_look(sweep: "Sweep", tracker: MlflowTracker) -> tuple[str, str]:
+def _ways_to_look(sweep: Sweep, tracker: MlflowTracker) -> tuple[str, str]:
     """The command that opens MLflow, and the link to the comparison."""
     uri = sweep.ready.tracking_uri
     view = SweepView(
@@ -113,7 +109,7 @@ def _ways_to_look(sweep: "Sweep", tracker: MlflowTracker) -> tuple[str, str]:
 
 
 def _write_files(
-    sweep: "Sweep",
+    sweep: Sweep,
     entries: Sequence[TrialEntry],
     rows: Sequence[TrialRow],
     answer: Answer,
@@ -154,12 +150,14 @@ def _write_files(
     (sweep.folder / REPORT).write_text(report, encoding="utf-8")
 
 
-def _record(sweep: "Sweep", answer: Answer, compared: Sequence[Compared], shipper: Shipper) -> None:
+def _record(sweep: Sweep, answer: Answer, compared: Sequence[Compared], shipper: Shipper) -> None:
     """A run of its own for the sweep, with everything that is about all of its trials."""
     key, spool = f"{sweep.name}/{SUMMARY}", sweep.folder / SUMMARY / "spool"
     tags = {"irtune.sweep": sweep.name, "irtune.kind": "summary", "irtune.data": sweep.ready.dataset.name}
     shipper.add(key, spool, name=f"summary of {sweep.name}", tags=tags)
-    writer = SpoolWriter(spool, 1)
+    # Of a sweep that was resumed after it had been summed up there is more than one.
+    attempt = next_attempt(spool)
+    writer = SpoolWriter(spool, attempt)
     writer.params(dotted_keys(sweep.config))
     writer.tags({"irtune.answer": answer.sentence, "irtune.caveats": " ".join(answer.caveats)})
     interval = answer.interval
@@ -173,7 +171,7 @@ def _record(sweep: "Sweep", answer: Answer, compared: Sequence[Compared], shippe
     }
     values |= {f"predicted/{row.metric}": row.predicted for row in compared}
     values |= {f"actual/{row.metric}": row.actual for row in compared}
-    writer.metrics(0, {name: value for name, value in values.items() if value is not None})
+    writer.metrics(attempt, {name: value for name, value in values.items() if value is not None})
     # The journal may be written to while it is uploaded, so a copy is.
     shutil.copyfile(sweep.folder / "study.journal", sweep.folder / SUMMARY / "study.journal")
     for file in (REPORT, FIGURE, TABLE, BEST, PLAN, COMPARED, f"{SUMMARY}/study.journal"):
@@ -184,7 +182,7 @@ def _record(sweep: "Sweep", answer: Answer, compared: Sequence[Compared], shippe
 
 
 def _show(
-    sweep: "Sweep",
+    sweep: Sweep,
     entries: Sequence[TrialEntry],
     answer: Answer,
     rows: Sequence[TrialRow],

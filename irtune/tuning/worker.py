@@ -38,29 +38,34 @@ class TrialSetup:
         """The configuration of one trial."""
         return with_overrides(build(ExperimentConfig, self.experiment, "sweep"), overrides)
 
-    def trial_folder(self, trial_id: str) -> Path:
-        """Where a trial keeps its spool, checkpoints and adapter."""
-        return self.folder / "trials" / trial_id
+    def trial_folder(self, trial: str) -> Path:
+        """Where the trial of this name keeps its spool, checkpoints and adapter."""
+        return trial_folder(self.folder, trial)
+
+
+def trial_folder(sweep: Path, trial: str) -> Path:
+    """Where a trial of a sweep's folder keeps what is its own; whoever goes on with the trial finds it there."""
+    return sweep / "trials" / trial
 
 
 def run_trial(suggestion: Mapping[str, Any], setup: TrialSetup) -> None:
     """The function that Ray Tune calls for every trial."""
     from ray import tune
 
-    trial_id = tune.get_context().get_trial_id()
-    overrides = suggestion["overrides"]
+    trial, overrides = suggestion["trial"], suggestion["overrides"]
     if setup.config(overrides).engine.num_workers == 1:
-        train_rank(overrides, trial_id, setup, lambda metrics: tune.report(dict(metrics)), rank=0)
+        train_rank(overrides, trial, setup, lambda metrics: tune.report(dict(metrics)), rank=0)
     else:
-        _run_worker_group(overrides, trial_id, setup)
+        # Ray Train goes on with a run of the same name, which must be one of this driver's.
+        _run_worker_group(overrides, trial, setup, run_name=f"{trial}_{tune.get_context().get_trial_id()}")
 
 
-def train_rank(overrides: Mapping[str, Any], trial_id: str, setup: TrialSetup, report: Report, rank: int) -> None:
+def train_rank(overrides: Mapping[str, Any], trial: str, setup: TrialSetup, report: Report, rank: int) -> None:
     """Train as one rank of a trial; rank 0 writes the trial's spool."""
     from irtune.training.run import NoRecorder, run
 
     config = setup.config(overrides)
-    folder = setup.trial_folder(trial_id)
+    folder = setup.trial_folder(trial)
     same_data = config.data == build(ExperimentConfig, setup.experiment, "sweep").data
     dataset = ray.get(setup.dataset) if same_data else config.data.load()
     recorder: Any = SpoolWriter(folder / SPOOL, next_attempt(folder / SPOOL)) if rank == 0 else NoRecorder()
@@ -77,7 +82,7 @@ def train_rank(overrides: Mapping[str, Any], trial_id: str, setup: TrialSetup, r
         recorder.close()
 
 
-def _run_worker_group(overrides: Mapping[str, Any], trial_id: str, setup: TrialSetup) -> None:
+def _run_worker_group(overrides: Mapping[str, Any], trial: str, setup: TrialSetup, run_name: str) -> None:
     """Start a Ray Train worker group for this trial alone, and start it again from a checkpoint if a worker dies."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -86,7 +91,7 @@ def _run_worker_group(overrides: Mapping[str, Any], trial_id: str, setup: TrialS
     engine = setup.config(overrides).engine
     TorchTrainer(
         _train_worker,
-        train_loop_config={"overrides": dict(overrides), "trial_id": trial_id, "setup": setup},
+        train_loop_config={"overrides": dict(overrides), "trial": trial, "setup": setup},
         torch_config=TorchConfig(
             backend="nccl" if engine.gpus_per_worker else "gloo",
             timeout_s=int(timedelta(seconds=engine.process_group_timeout_s).total_seconds()),
@@ -98,7 +103,7 @@ def _run_worker_group(overrides: Mapping[str, Any], trial_id: str, setup: TrialS
             | ({"GPU": engine.gpus_per_worker} if engine.gpus_per_worker else {}),
         ),
         run_config=RunConfig(
-            name=trial_id,
+            name=run_name,
             storage_path=str(setup.folder / "train"),
             # Without a limit, a group that cannot start is retried without end.
             failure_config=FailureConfig(max_failures=setup.max_failures, controller_failure_limit=1),
@@ -114,7 +119,7 @@ def _train_worker(trial: Mapping[str, Any]) -> None:
     os.environ.setdefault("LOCAL_RANK", str(train.get_context().get_local_rank()))
     train_rank(
         trial["overrides"],
-        trial["trial_id"],
+        trial["trial"],
         trial["setup"],
         lambda metrics: train.report(dict(metrics)),
         rank=train.get_context().get_world_rank(),

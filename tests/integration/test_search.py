@@ -87,8 +87,8 @@ def test_the_baseline_and_all_trials_ran(sweep):
     assert len(results) == 1 + NUM_TRIALS
     own = [trial for trial in study.trials if "duplicate_of" not in trial.user_attrs]
     assert len(own) == NUM_TRIALS
-    trial_ids = {trial.user_attrs["trial_id"] for trial in own} | {study.user_attrs["baseline/trial_id"]}
-    assert trial_ids == {result.metrics["trial_id"] for result in results}
+    names = {trial.user_attrs["trial"] for trial in own} | {"baseline"}
+    assert names == {result.config["trial"] for result in results}
 
 
 def test_the_baseline_ran_to_its_end_though_it_was_the_worst(sweep):
@@ -103,12 +103,12 @@ def test_the_baseline_ran_to_its_end_though_it_was_the_worst(sweep):
 
 def test_states_and_values_are_those_of_the_trials(sweep):
     results, study, _ = sweep
-    by_id = {result.metrics["trial_id"]: result.metrics for result in results}
+    by_name = {result.config["trial"]: result.metrics for result in results}
     states = set()
     for trial in study.trials:
         if "duplicate_of" in trial.user_attrs:
             continue
-        metrics = by_id[trial.user_attrs["trial_id"]]
+        metrics = by_name[trial.user_attrs["trial"]]
         steps = list(range(EVAL_EVERY, metrics["step"] + 1, EVAL_EVERY))
         assert list(trial.intermediate_values) == steps
         assert trial.value == metrics["eval/f1_macro"] == trial.intermediate_values[steps[-1]]

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -31,4 +32,18 @@ class KillsItsWorkerOnce(TopK):
         if context.step >= 6 and not flag.exists():
             flag.write_text("killed")
             os.kill(os.getpid(), signal.SIGKILL)
+        return super().select(context)
+
+
+class WaitsForASecondDriver(TopK):
+    """Top-k, but at the third refresh it waits to be killed, unless ``go`` lies in ``IRTUNE_TEST_FLAGS``."""
+
+    name: str  # type: ignore[assignment]
+
+    def select(self, context: Any) -> Any:
+        """Choose like top-k; the file ``waiting`` says that it waits."""
+        flags = Path(os.environ["IRTUNE_TEST_FLAGS"])
+        if context.step >= 6 and not (flags / "go").exists():
+            (flags / "waiting").touch()
+            time.sleep(300)
         return super().select(context)

@@ -34,16 +34,24 @@ class SweepRun:
         return list(self.client().search_runs([experiment.experiment_id], f"tags.`irtune.kind` = '{kind}'"))
 
 
-def run_sweep(storage: Path, *arguments: str, timeout_s: float = 280, **environment: str) -> SweepRun:
-    """Run ``jobs/sweep.py`` to its end."""
-    command = [sys.executable, str(ROOT / "jobs" / "sweep.py"), *arguments, f"storage={storage}"]
-    finished = subprocess.run(
-        command,
+def start_sweep(storage: Path, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
+    """Start ``jobs/sweep.py``."""
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "jobs" / "sweep.py"), *arguments, f"storage={storage}"],
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT / "tests" / "support")} | environment,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'support'}"} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=timeout_s,
     )
-    return SweepRun(finished.returncode, finished.stdout, storage)
+
+
+def run_sweep(storage: Path, *arguments: str, timeout_s: float = 280, **environment: str) -> SweepRun:
+    """Run ``jobs/sweep.py`` to its end."""
+    with start_sweep(storage, *arguments, **environment) as process:
+        try:
+            output, _ = process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+    return SweepRun(process.returncode, output, storage)

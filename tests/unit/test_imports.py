@@ -11,11 +11,12 @@ import irtune
 
 PACKAGE = Path(irtune.__file__).parent
 
-FOUNDATION = {"plugins", "home"}
+FOUNDATION = {"plugins", "home", "files"}
 SCIENCE = FOUNDATION | {"importance", "selection", "layers", "data", "analysis"}
 ALLOWED = {
     "plugins": set(),
     "home": set(),
+    "files": set(),
     "analysis": set(),
     "importance": {"plugins"},
     "selection": {"plugins", "importance"},

@@ -1,3 +1,4 @@
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -194,6 +195,51 @@ def test_a_call_that_hangs_delays_neither_display_nor_drain(
     release.set()
     assert shipper.drain(5) == {}
     shipper.close()
+
+
+def test_what_the_driver_knows_is_on_disk_before_mlflow_hears_of_it(
+    shipper: Shipper, tracker_with_outages: Outage, store_uri: str, new_key: NewKey, spool_directory: Path
+) -> None:
+    def content(file: str) -> dict[str, Any]:
+        return dict(json.loads((spool_directory.parent / file).read_text()))
+
+    key = new_key()
+    tracker_with_outages.keys_that_always_fail = {key}
+    shipper.add(key, spool_directory, name="n", tags={"irtune.sweep": "s"})
+    start = content("run.json")
+    assert (start["key"], start["name"], start["tags"]) == (key, "n", {"irtune.sweep": "s"})
+    shipper.finish(key, "FAILED", {"irtune.pruned": False}, error_text="no http://me:secret@host")
+    end = content("end.json")
+    assert (end["status"], end["tags"], end["error_text"]) == (
+        "FAILED",
+        {"irtune.pruned": "False"},
+        "no http://***@host",
+    )
+    assert shipper.drain(0.2) == {key: 1}
+    assert not (spool_directory.parent / "shipped.json").exists()
+
+    tracker_with_outages.keys_that_always_fail = set()
+    assert shipper.drain(10) == {}
+    run = MlflowClient(store_uri).get_run(content("shipped.json")["run_id"])
+    assert run.data.tags["irtune.key"] == key
+    assert (run.info.status, run.info.start_time, run.info.end_time) == (
+        "FAILED",
+        start["start_time_ms"],
+        end["end_time_ms"],
+    )
+
+
+def test_a_ledger_that_cannot_be_written_costs_a_run_nothing(
+    shipper: Shipper, tracker: MlflowTracker, store_uri: str, new_key: NewKey, tmp_path: Path
+) -> None:
+    # A file where the trial's folder should be: as on a full disk, nothing can be written there.
+    (tmp_path / "trial").touch()
+    key = new_key()
+    shipper.add(key, tmp_path / "trial" / "spool", name="n")
+    shipper.finish(key, "FINISHED", {})
+    assert shipper.drain(10) == {}
+    (run_id,) = run_ids(MlflowClient(store_uri), tracker, key)
+    assert MlflowClient(store_uri).get_run(run_id).info.status == "FINISHED"
 
 
 def test_a_run_must_be_open_or_named(shipper: Shipper, spool_directory: Path) -> None:

@@ -267,8 +267,9 @@ class Sweeps:
         self.error = None
         monkeypatch.setitem(sys.modules, "irtune.tuning.sweep", SimpleNamespace(run_sweep=self.run))
 
-    def run(self, config, source, console):
+    def run(self, config, source, console, resume):
         self.asked.append((config, source))
+        self.resume = resume
         if self.error:
             raise self.error
         return SimpleNamespace(succeeded=self.succeeded)
@@ -310,6 +311,24 @@ def test_overrides_without_a_file_are_for_the_quickstart(sweeps):
         assert config.tracking.uri == "http://tracking.example.org:5000"
         assert config.model.name == "tiny-random"
         assert config.storage == "/shared//results/"
+
+
+@pytest.mark.parametrize(("flag", "resume"), [("--resume", "always"), ("--new", "never"), (None, "ask")])
+def test_whether_to_go_on_with_an_earlier_sweep_is_said_anywhere(sweeps, write, flag, resume):
+    settings = [write("sweep.yaml", GOOD | {"space": SPACE}), "tune.num_trials=3", "seed=7"]
+    for place in range(len(settings) + 1):
+        assert main(["sweep", *settings[:place], *([flag] if flag else []), *settings[place:]]) == 0
+        ((config, _),) = sweeps.asked
+        assert (config.tune.num_trials, config.seed, sweeps.resume) == (3, 7, resume)
+        sweeps.asked.clear()
+
+
+def test_an_unknown_option_is_no_setting(sweeps, capsys):
+    for arguments in (["sweep", "--fast", "seed=7"], ["validate", str(QUICKSTART), "--fast"]):
+        with pytest.raises(SystemExit):
+            main(arguments)
+        assert "--fast" in capsys.readouterr().err
+    assert not sweeps.asked
 
 
 def test_a_file_with_an_equals_sign_in_its_name_is_a_file(sweeps, write):

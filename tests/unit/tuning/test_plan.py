@@ -13,6 +13,8 @@ from rich.console import Console
 from irtune.cli import main
 from irtune.config.load import build
 from irtune.config.schema import ExperimentConfig, SweepConfig
+from irtune.tracking.json_file import write_json
+from irtune.tracking.ledger import RunEnd, RunLedger, RunStart
 from irtune.training.estimate import StepEstimate, Times
 from irtune.training.rehearsal import RehearsalError
 from irtune.tuning import plan as planning
@@ -20,7 +22,7 @@ from irtune.tuning.book import TrialEntry
 from irtune.tuning.forecast import SweepCost, TrialCost
 from irtune.tuning.plan import PLAN, Plan, Prediction, make_plan
 from irtune.tuning.plan_view import compare, compared_markdown, compared_table, plan_facts, plan_table
-from irtune.tuning.preflight import prepare
+from irtune.tuning.preflight import prepare, tokenise
 
 TIMES = Times(1.0, 2.0, 4.0, 1e8, 1.0, 1e8, 0.0, 0.0)
 MEASURED = StepEstimate("measured", "3 steps of the real model on this machine", 3 * 2**29, TIMES)
@@ -70,8 +72,8 @@ def sweep(tmp_path, **changes):
 
 def plan_of(tmp_path, rehearsal=None, **changes):
     config = sweep(tmp_path, **changes)
-    ready = prepare(config, "x", tmp_path / "encoded", makes_store=False)
-    return make_plan(config, ready, rehearsal)
+    ready = prepare(config, "x", makes_store=False)
+    return make_plan(config, ready, tokenise(config, ready, tmp_path / "encoded"), rehearsal)
 
 
 def text_of(part):
@@ -167,8 +169,8 @@ def test_no_more_at_once_than_asked_for(tmp_path):
 def test_a_cluster_is_not_guessed_at(tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     config = sweep(tmp_path)
-    ready = prepare(config, "x", tmp_path / "encoded", makes_store=False)
-    plan = make_plan(config, ready, None)
+    ready = prepare(config, "x", makes_store=False)
+    plan = make_plan(config, ready, tokenise(config, ready, tmp_path / "encoded"), None)
     assert (plan.at_once, plan.where) == (None, "as many as the cluster holds")
     assert (plan.estimate.source, plan.estimate.times) == ("closed form", None)
     assert (plan.baseline.seconds, plan.expected.wall_s, plan.expected.trials_s) == (None, None, None)
@@ -210,9 +212,10 @@ class TestPrediction:
 
     def make(self, tmp_path):
         config, console = sweep(tmp_path), Console(file=StringIO(), width=200)
-        ready = prepare(config, "x", tmp_path / "sweep" / "encoded", makes_store=False)
+        ready = prepare(config, "x", makes_store=False)
+        lengths = tokenise(config, ready, tmp_path / "encoded")
         with Prediction(config) as prediction:
-            prediction.make(ready, tmp_path / "sweep", console)
+            prediction.make(ready, lengths, tmp_path / "sweep", console)
         return console.file.getvalue()
 
     def test_is_said_and_kept(self, tmp_path):
@@ -236,24 +239,32 @@ class TestPrediction:
         assert Plan.read(tmp_path / "sweep").estimate == MEASURED
 
 
-def entry(status, start, end, *, baseline=False, **latest):
-    values = {f"cost/{name}": value for name, value in latest.items()}
-    config = build(ExperimentConfig, {"training": {"max_steps": 10}}, "x")
-    return TrialEntry(
-        f"{start}", "t", config, Path("/nowhere"), baseline, status, started_at=start, ended_at=end, latest=values
-    )
+@pytest.fixture
+def entry(tmp_path):
+    def entry(status, start_s, end_s, *, baseline=False, **latest):
+        values = {f"cost/{name}": value for name, value in latest.items()}
+        config = build(ExperimentConfig, {"training": {"max_steps": 10}}, "x")
+        folder = tmp_path / f"{start_s}"
+        folder.mkdir()
+        write_json(folder / "run.json", RunStart("key", "t", {}, round(1000 * start_s), "spool"))
+        RunLedger(folder).finish(RunEnd("FINISHED", {}, None, round(1000 * end_s)))
+        return TrialEntry(f"{start_s}", "t", config, folder, baseline, status, latest=values)
+
+    return entry
 
 
-ENTRIES = [
-    entry("finished", 1000.0, 1040.0, baseline=True, train_s=20.0, total_flops=800.0, peak_memory_bytes=2.0**30),
-    entry("finished", 1040.0, 1070.0, train_s=15.0, total_flops=500.0, peak_memory_bytes=2.0**31),
-    entry("pruned", 1060.0, 1080.0, train_s=5.0),
-    entry("finished", 1080.0, 1100.0, train_s=15.0, total_flops=700.0, peak_memory_bytes=2.0**30),
-    entry("failed", 1090.0, 1091.0),
-]
+@pytest.fixture
+def entries(entry):
+    return [
+        entry("finished", 1000, 1040, baseline=True, train_s=20.0, total_flops=800.0, peak_memory_bytes=2.0**30),
+        entry("finished", 1041, 1071, train_s=15.0, total_flops=500.0, peak_memory_bytes=2.0**31),
+        entry("pruned", 1060, 1080, train_s=5.0),
+        entry("finished", 1080, 1100, train_s=15.0, total_flops=700.0, peak_memory_bytes=2.0**30),
+        entry("failed", 1090, 1091),
+    ]
 
 
-def test_predicted_and_actual_side_by_side(tmp_path):
+def test_predicted_and_actual_side_by_side(tmp_path, entries):
     plan = replace(
         plan_of(tmp_path),
         baseline=TrialCost(4.0, 50.0, 800.0),
@@ -261,7 +272,7 @@ def test_predicted_and_actual_side_by_side(tmp_path):
         expected=SweepCost(80.0, 100.0, 1e4, 2.0),
         estimate=MEASURED,
     )
-    found = {row.metric: (row.predicted, row.actual) for row in compare(plan, ENTRIES)}
+    found = {row.metric: (row.predicted, row.actual) for row in compare(plan, entries)}
     assert found == {
         "step_s": (4.0, 2.0),
         "baseline_s": (50.0, 40.0),
@@ -273,7 +284,7 @@ def test_predicted_and_actual_side_by_side(tmp_path):
         "trials_s": (100.0, 40 + 30 + 20 + 20 + 1),
         "sweep_s": (80.0, 100.0),
     }
-    rows = compare(plan, ENTRIES)
+    rows = compare(plan, entries)
     lines = compared_markdown(rows, plan).splitlines()
     assert lines[0] == "|  | predicted | actual | actual / predicted |"
     assert "| the baseline | 50s | 40s | 0.80 |" in lines
@@ -284,16 +295,16 @@ def test_predicted_and_actual_side_by_side(tmp_path):
     assert all(row.name in shown and row.cells[3] in shown for row in rows)
 
 
-def test_what_is_not_known_is_left_open(tmp_path):
-    rows = {row.metric: row for row in compare(plan_of(tmp_path), [entry("failed", 1000.0, 1001.0, baseline=True)])}
+def test_what_is_not_known_is_left_open(tmp_path, entry):
+    rows = {row.metric: row for row in compare(plan_of(tmp_path), [entry("failed", 1000, 1001, baseline=True)])}
     assert rows["baseline_s"].cells[1:] == ("–", "–", "–")
     assert rows["sweep_s"].cells[1:] == ("–", "1.0s", "–")
 
 
 def test_an_mlflow_database_that_is_not_there_is_not_made(tmp_path):
-    prepare(sweep(tmp_path), "x", tmp_path / "encoded", makes_store=False)
+    prepare(sweep(tmp_path), "x", makes_store=False)
     assert not (tmp_path / "storage").exists()
-    prepare(sweep(tmp_path), "x", tmp_path / "encoded")
+    prepare(sweep(tmp_path), "x")
     assert (tmp_path / "storage" / "mlflow.db").exists()
 
 

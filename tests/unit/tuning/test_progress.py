@@ -18,12 +18,12 @@ STEPS = 100
 class Screen:
     """A sweep of 5 trials of 100 steps under a clock that is set by hand."""
 
-    def __init__(self, monkeypatch, terminal=False, metric="eval/f1_macro", mode="max"):
+    def __init__(self, monkeypatch, terminal=False, metric="eval/f1_macro", mode="max", steps_before=0):
         self.now = 1000.0
         monkeypatch.setattr(progress_module, "time", SimpleNamespace(monotonic=lambda: self.now))
         self.file = StringIO()
         console = Console(file=self.file, width=200, force_terminal=terminal, color_system=None)
-        self.progress = SweepProgress(console, 5, STEPS, metric, mode)
+        self.progress = SweepProgress(console, 5, STEPS, metric, mode, steps_before)
         self.entries = []
 
     def trial(self, name, step=0, status=None, **scores):
@@ -108,3 +108,16 @@ def test_a_terminal_shows_a_bar_with_the_same_words(monkeypatch):
     assert "best eval/f1_macro 0.500 (top_k of=[high])" in shown
     assert "━" in shown
     assert "[30s]" not in shown
+
+
+def test_what_an_earlier_driver_did_says_nothing_about_the_time_left(monkeypatch):
+    screen = Screen(monkeypatch, steps_before=250)
+    for name in ("first", "second"):
+        screen.trial(name, step=STEPS, status="finished")
+    third = screen.trial("third", step=50)
+    assert screen.lines_at(30) == ["[30s] 2/5 trials, step 250/500, starting workers for 30s"]
+    third.step = 60
+    screen.lines_at(50)
+    third.step = 70
+    # 20 steps of this driver's in the 20 s since its first ones were seen; 230 are left.
+    assert screen.lines_at(70) == ["[1m10s] 2/5 trials, step 270/500, 3m50s left"]

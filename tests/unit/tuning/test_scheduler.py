@@ -87,3 +87,11 @@ def test_rungs_survive_a_restart_of_the_sweep(tmp_path):
     restored = pickle.loads(pickle.dumps(asha()))
     restored.restore(str(tmp_path / "state"))
     assert run(restored, "bad", {10: 0.1}) == 10
+
+
+def test_trials_of_an_earlier_driver_count_at_the_rungs_that_they_reached():
+    scheduler = asha()
+    scheduler.remember("good", {30: 0.9, 10: 0.9})
+    scheduler.remember("early", {5: 0.8})
+    assert run(scheduler, "bad", {5: 0.1, 10: 0.1}) == 10
+    assert run(scheduler, "better", {10: 0.95, 30: 0.1}) == 30

@@ -277,6 +277,19 @@ def test_nothing_is_doubtful_about_a_good_space():
     assert doubtful(sweep(space)) == []
 
 
+def test_a_grid_needs_ends_and_says_how_much_of_it_is_tried():
+    grid = {"tune": {"sampler": "grid", "num_trials": 3}}
+    rate = {"type": "float", "low": 0.1, "high": 0.5}
+    assert check({"adapter.dropout": rate}, **grid) == [
+        "space.adapter.dropout: has no end of values for tune.sampler=grid; give it a step, or choices, or another "
+        "sampler"
+    ]
+    stepped = {"adapter.dropout": rate | {"step": 0.1}}
+    assert check(stepped, **grid) == []
+    assert doubtful(sweep(stepped, **grid)) == ["tune.num_trials: 3 of the grid's 5 configurations are tried"]
+    assert doubtful(sweep(stepped, tune={"sampler": "grid", "num_trials": 5})) == []
+
+
 def within_block(*choices):
     return {"importance.within_block": {"type": "categorical", "choices": choices}}
 

@@ -1,0 +1,244 @@
+"""Sending on what a driver could not: of sweeps whose driver is gone, everything that MLflow lacks."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from irtune.tracking.address import local_database, redact
+from irtune.tracking.connection import check_tracking
+from irtune.tracking.heartbeat import SYNCED, DriverAliveError, Heartbeat
+from irtune.tracking.json_file import read_json, write_json
+from irtune.tracking.ledger import RUN, RunEnd, RunLedger
+from irtune.tracking.mlflow_tracker import MlflowTracker
+from irtune.tracking.shipper import Shipper
+from irtune.tracking.spool import last_written_ms
+
+ADDRESS = "tracking.json"
+KILLED_BY_TAG = "irtune.killed_by"
+
+_RUNS = ("trials/*", "summary")
+_MOST_FAILURES = 3
+_REASON_LENGTH = 300
+
+
+@dataclass(frozen=True)
+class StoreAddress:
+    """Where a sweep's runs belong, as ``tracking.json`` in its folder says it: MLflow's address, without logins."""
+
+    uri: str
+    experiment: str
+
+
+@dataclass(frozen=True)
+class SyncResult:
+    """What was sent of a sweep.
+
+    Args:
+        num_runs: Runs that MLflow has now taken whole, with their end.
+        num_records: Records of these runs, those included that MLflow had already.
+        left: What could not be sent, a run's folder or the sweep's, and why.
+        is_live: A driver is at work on the sweep, so that nothing was touched.
+    """
+
+    num_runs: int = 0
+    num_records: int = 0
+    left: Mapping[str, str] = field(default_factory=dict)
+    is_live: bool = False
+
+    def __str__(self) -> str:
+        if self.is_live:
+            return "its driver is at work and ships it"
+        sent = f"{self.num_runs} runs with {self.num_records} records sent" if self.num_runs else "nothing to send"
+        if not self.left:
+            return sent
+        reasons = "; ".join(f"{what}: {why}" for what, why in list(self.left.items())[:3])
+        return f"{self.num_runs} runs sent, {len(self.left)} left ({reasons}{'; …' if len(self.left) > 3 else ''})"
+
+
+@dataclass(frozen=True)
+class _Synced:
+    time_ms: int
+
+
+def write_address(folder: Path, uri: str, experiment: str) -> None:
+    """Note in a sweep's folder where its runs belong, so that they can be sent there without its driver.
+
+    This makes it a sweep for other processes, so its ``Heartbeat`` should run by then.
+
+    Args:
+        folder: The sweep's folder; made if absent.
+        uri: MLflow's address; logins in it are not written.
+        experiment: The experiment's name.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / ADDRESS, StoreAddress(_without_login(uri), experiment))
+
+
+def read_address(folder: Path) -> StoreAddress:
+    """What ``write_address`` noted.
+
+    Raises:
+        ValueError: The folder is none of a sweep, or the file is damaged.
+    """
+    try:
+        return read_json(folder / ADDRESS, StoreAddress)
+    except FileNotFoundError:
+        raise ValueError(f"{folder}: not the folder of a sweep: it has no {ADDRESS}") from None
+
+
+def open_tracker(folder: Path, uri: str | None = None, own_uri: str | None = None) -> MlflowTracker:
+    """The tracker that a sweep's runs belong to.
+
+    Args:
+        folder: The sweep's folder.
+        uri: Use this address instead of the sweep's own.
+        own_uri: An address with login, used where the sweep's own is the same without it.
+
+    Raises:
+        ValueError: The folder is none of a sweep, or its database is gone.
+        TrackingError: MLflow cannot be reached.
+    """
+    address = read_address(folder)
+    if uri is None and own_uri is not None and _without_login(own_uri) == address.uri:
+        uri = own_uri
+    if uri is None:
+        database = local_database(address.uri)
+        if database is not None and not database.is_file():
+            raise ValueError(
+                f"{folder}: its MLflow database {database} is gone; name another one, or a server, with --tracking-uri"
+            )
+        # MLflow takes logins also from the environment.
+        uri = address.uri.replace("***@", "")
+    check_tracking(uri)
+    return MlflowTracker(uri, address.experiment)
+
+
+def find_sweeps(folders: Iterable[Path]) -> list[Path]:
+    """The folders of sweeps: those given, and those in the storage folders given.
+
+    Raises:
+        ValueError: A folder is neither.
+    """
+    sweeps: list[Path] = []
+    for folder in folders:
+        within = (
+            [folder] if (folder / ADDRESS).is_file() else sorted(path.parent for path in folder.glob(f"*/{ADDRESS}"))
+        )
+        if not within:
+            raise ValueError(
+                f"{folder}: neither the folder of a sweep, which has a {ADDRESS}, nor a storage folder that holds some"
+            )
+        sweeps += within
+    return sweeps
+
+
+def unshipped(folder: Path) -> list[RunLedger]:
+    """The runs of a sweep that MLflow lacks or has in part, in the order in which they began."""
+    ledgers = [RunLedger(file.parent) for place in _RUNS for file in folder.glob(f"{place}/{RUN}")]
+    return sorted((ledger for ledger in ledgers if not ledger.is_shipped()), key=_began_ms)
+
+
+def sync(
+    folder: Path, tracker: MlflowTracker, *, close_open: bool = True, timeout_s: float | None = None
+) -> SyncResult:
+    """Send what MLflow lacks of a sweep on which nobody is at work; done twice, it sends nothing and doubles nothing.
+
+    A run whose end no driver noted is closed as KILLED, with the tag ``irtune.killed_by``: its driver died.
+
+    Args:
+        folder: The sweep's folder.
+        tracker: Where its runs belong.
+        close_open: False for the sweep's own driver as it goes on, which holds the sweep's ``Heartbeat``: send only
+            the runs that ended, and leave the others to be followed again.
+        timeout_s: Begin no further run after this time.
+    """
+    return _sync(folder, lambda: tracker, close_open, timeout_s)
+
+
+def try_sync(folder: Path, open_tracker: Callable[[Path], MlflowTracker], timeout_s: float | None = None) -> SyncResult:
+    """Like ``sync``, but MLflow is asked only if something is unshipped, and what goes wrong is told in ``left``.
+
+    Args:
+        folder: The sweep's folder.
+        open_tracker: From the sweep's folder to the tracker that its runs belong to.
+        timeout_s: Begin no further run after this time.
+    """
+    try:
+        return _sync(folder, lambda: open_tracker(folder), True, timeout_s)
+    # Of several sweeps, one that cannot be sent holds up no other.
+    except Exception as error:
+        return SyncResult(left={folder.name: _reason(error)})
+
+
+def _sync(
+    folder: Path, open_tracker: Callable[[], MlflowTracker], close_open: bool, timeout_s: float | None
+) -> SyncResult:
+    try:
+        with Heartbeat(folder) if close_open else contextlib.nullcontext():
+            ledgers = unshipped(folder)
+            result = _send(ledgers, open_tracker(), close_open, timeout_s) if ledgers else SyncResult()
+            if close_open and not result.left:
+                write_json(folder / SYNCED, _Synced(time.time_ns() // 1_000_000))
+            return result
+    except DriverAliveError:
+        return SyncResult(is_live=True)
+
+
+def _send(
+    ledgers: Iterable[RunLedger], tracker: MlflowTracker, close_open: bool, timeout_s: float | None
+) -> SyncResult:
+    shipper = Shipper(tracker)
+    num_runs = num_records = failures = 0
+    left: dict[str, str] = {}
+    started_s = time.monotonic()
+    for ledger in ledgers:
+        name = ledger.folder.name
+        if failures == _MOST_FAILURES:
+            left[name] = "not tried, since MLflow did not take those before it"
+        elif timeout_s is not None and time.monotonic() - started_s > timeout_s:
+            left[name] = "not tried for lack of time"
+        else:
+            try:
+                if ledger.end() is None:
+                    if not close_open:
+                        continue
+                    ledger.finish(_end_without_driver(ledger, tracker))
+                num_records += shipper.settle(ledger)
+                num_runs, failures = num_runs + 1, 0
+            except ValueError as error:
+                left[name] = _reason(error)
+            except Exception as error:
+                left[name] = _reason(error)
+                failures += 1
+    return SyncResult(num_runs, num_records, left)
+
+
+def _end_without_driver(ledger: RunLedger, tracker: MlflowTracker) -> RunEnd:
+    """The end of a run of which the ledger knows none."""
+    start = ledger.start()
+    told = tracker.end_of(start.key)
+    if told is not None:
+        # Its driver could still tell MLflow, but no longer write to the disk.
+        status, end_time_ms = told
+        return RunEnd(status, {}, None, end_time_ms)
+    end_time_ms = last_written_ms(ledger.spool()) or start.start_time_ms
+    return RunEnd("KILLED", {KILLED_BY_TAG: "hard kill"}, None, end_time_ms)
+
+
+def _began_ms(ledger: RunLedger) -> int:
+    try:
+        return ledger.start().start_time_ms
+    except ValueError:
+        return 0
+
+
+def _without_login(uri: str) -> str:
+    # The path of a database has no login, whatever it looks like.
+    return uri if local_database(uri) is not None else redact(uri)
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(redact(f"{error}").split()) or type(error).__name__
+    return text if len(text) <= _REASON_LENGTH else text[: _REASON_LENGTH - 1] + "…"

@@ -1,0 +1,112 @@
+"""What the driver does as trials start and end: it keeps the book of them, and tells MLflow."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from irtune.config.load import with_overrides
+from irtune.tracking.ledger import RunLedger
+from irtune.tracking.shipper import Shipper
+from irtune.tracking.spool import Record, SpoolReader
+from irtune.tuning.artifacts import keep_trace
+from irtune.tuning.book import TrialEntry, config_hash, trial_name
+from irtune.tuning.preflight import Sweep
+from irtune.tuning.provenance import git_commit
+from irtune.tuning.searcher import BASELINE_TRIAL, EndedTrial
+from irtune.tuning.worker import SPOOL, TrialSetup
+
+
+class SweepCallback(tune.Callback):  # type: ignore[misc]
+    """Keeps the book of trials, and tells MLflow when one starts and how it ends."""
+
+    def __init__(self, sweep: Sweep, setup: TrialSetup, shipper: Shipper) -> None:
+        self.sweep = sweep
+        self.trials = setup
+        self.shipper = shipper
+        self.entries: dict[str, TrialEntry] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles callbacks for a restore of its own, while ours hold on to threads."""
+        return {}
+
+    def take(self, key: str, records: list[Record]) -> None:
+        """New records of a trial, from the shipper's thread."""
+        entry = self.entries.get(key.rpartition("/")[2])
+        if entry is not None:
+            entry.take(records)
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Open the trial's run; a restarted trial goes on in the same."""
+        name = trial.config["trial"]
+        if name in self.entries:
+            return
+        self._follow(self._enter(name, trial.config["overrides"]))
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """The trial ran to its end, or the scheduler stopped it."""
+        finished = bool(trial.last_result.get("final"))
+        self._end(trial.config["trial"], "finished" if finished else "pruned", None)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """The trial failed for good."""
+        text = Path(trial.error_file).read_text(errors="replace") if trial.error_file else "no error was recorded"
+        self._end(trial.config["trial"], "failed", text)
+
+    def restore(self, trials: Sequence[EndedTrial]) -> dict[str, dict[int, float]]:
+        """Enter trials that an earlier driver saw end; returns their metric by optimizer step, for each name."""
+        metric = self.sweep.config.tune.metric
+        scores = {}
+        for trial in trials:
+            entry = self._enter(trial.name, trial.overrides)
+            records = SpoolReader(entry.folder / SPOOL).poll()
+            entry.take(records)
+            ledger = RunLedger(entry.folder)
+            end = ledger.end()
+            entry.status, entry.error = trial.status, trial.reason if end is None else end.error_text
+            if not ledger.is_shipped():
+                self._follow(entry)
+                self._end(entry.trial_id, entry.status, entry.error)
+            measured = (record for record in records if record["kind"] == "metrics" and metric in record["values"])
+            scores[trial.name] = {record["step"]: record["values"][metric] for record in measured}
+        return scores
+
+    def close_open(self) -> None:
+        """Whatever still runs is being killed with the driver."""
+        for entry in self.entries.values():
+            if entry.status is None:
+                self._end(entry.trial_id, "killed", None)
+
+    def _enter(self, name: str, overrides: Mapping[str, Any]) -> TrialEntry:
+        config = with_overrides(self.sweep.config.experiment(), overrides)
+        folder = self.trials.trial_folder(name)
+        entry = TrialEntry(name, trial_name(config), config, folder, is_baseline=name == BASELINE_TRIAL)
+        entry.num_blocks = self.sweep.ready.num_blocks
+        self.entries[name] = entry
+        return entry
+
+    def _follow(self, entry: TrialEntry) -> None:
+        config = entry.config
+        tags = {
+            "irtune.sweep": self.sweep.name,
+            "irtune.kind": "trial",
+            "irtune.strategy": config.strategy,
+            "irtune.baseline": str(entry.is_baseline).lower(),
+            "irtune.seed": str(config.seed),
+            "irtune.config_hash": config_hash(config),
+            "irtune.git_commit": git_commit(),
+            "irtune.trial_folder": str(entry.folder),
+        }
+        self.shipper.add(self._key(entry), entry.folder / SPOOL, name=entry.name, tags=tags)
+
+    def _end(self, name: str, status: Any, error: str | None) -> None:
+        entry = self.entries[name]
+        entry.status, entry.error = status, error
+        keep_trace(entry)
+        state = {"finished": "FINISHED", "pruned": "FINISHED", "failed": "FAILED", "killed": "KILLED"}[status]
+        tags = {"irtune.pruned": str(status == "pruned").lower()}
+        self.shipper.finish(self._key(entry), state, tags, error)  # type: ignore[arg-type]
+
+    def _key(self, entry: TrialEntry) -> str:
+        return f"{self.sweep.name}/{entry.trial_id}"

@@ -1,0 +1,126 @@
+"""What a later driver needs to go on with a sweep, and what it is refused for: being another sweep."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+
+from irtune.config.load import ConfigError, dotted_keys, storage_path
+from irtune.config.schema import SweepConfig
+from irtune.files import write_whole
+from irtune.tracking.address import redact
+
+Resume = Literal["ask", "always", "never"]
+"""Whether to go on with an earlier sweep of the same name: ``ask`` does with one that did not come to its end, and asks
+first if somebody sits at a terminal."""
+
+IDENTITY = "sweep.json"
+FREE_SETTINGS = {"name", "storage", "tune.num_trials", "tune.max_concurrent_trials", "tune.max_failures"}
+"""What may be another in a resumed sweep: it changes how many trials run, where and at once, but none of them."""
+
+_STARTED = r"-\d{8}-\d{6}"
+
+
+def write_identity(folder: Path, config: SweepConfig, fingerprint: str, *, complete: bool = False) -> None:
+    """Write down what a sweep is, and whether it has come to its end."""
+    identity = {"settings": _settings(config), "data fingerprint": fingerprint, "complete": complete}
+    write_whole(folder / IDENTITY, json.dumps(identity, indent=1))
+
+
+def sweep_to_resume(
+    config: SweepConfig,
+    fingerprint: str,
+    resume: Resume,
+    *,
+    source: str,
+    console: Console,
+    is_live: Callable[[Path], bool],
+) -> Path | None:
+    """The folder of the earlier sweep to go on with; None to begin a new one.
+
+    Of sweeps of this name it is the newest that did not come to its end; with ``always`` one that did will do, since
+    more trials may be wanted.
+
+    Args:
+        config: The sweep, with absolute paths.
+        fingerprint: Of its data.
+        resume: Whether to go on at all.
+        source: The file it came from, for messages.
+        console: Where to ask, or to say what is done.
+        is_live: Whether some driver is at work on the sweep in a folder.
+
+    Raises:
+        ConfigError: If ``always`` finds no sweep of this name, or one that is another sweep, or that still runs.
+    """
+    if resume == "never":
+        return None
+    earlier = sorted(_earlier_sweeps(config), key=lambda folder: (not _identity(folder)["complete"], folder.name))
+    folder = earlier[-1] if earlier else None
+    if resume == "always":
+        return _checked(folder, config, fingerprint, source, is_live)
+    if folder is None or _identity(folder)["complete"] or is_live(folder):
+        return None
+    different = _differences(folder, config, fingerprint)
+    if different:
+        _say(console, f"note: {folder.name} did not come to its end, but is another sweep: {'; '.join(different)}")
+        return None
+    if console.is_terminal and console.input(f"{folder.name} did not come to its end. Go on with it? [Y/n] ") not in (
+        *("", "y", "Y", "yes"),
+    ):
+        return None
+    _say(console, f"note: going on with {folder.name}; --new begins a new sweep")
+    return folder
+
+
+def _checked(
+    folder: Path | None, config: SweepConfig, fingerprint: str, source: str, is_live: Callable[[Path], bool]
+) -> Path:
+    if folder is None:
+        mistakes = [f"name: no sweep called {config.name!r} lies under {storage_path(config)}; leave out --resume"]
+    elif is_live(folder):
+        mistakes = [f"name: {folder.name} is running; wait for it, or stop it first"]
+    else:
+        mistakes = _differences(folder, config, fingerprint)
+        mistakes += [f"so {folder.name} cannot be resumed; set them back, or begin anew with --new"] if mistakes else []
+    if folder is None or mistakes:
+        raise ConfigError(source, mistakes)
+    return folder
+
+
+def _earlier_sweeps(config: SweepConfig) -> list[Path]:
+    of_this_name = re.compile(re.escape(config.name) + _STARTED)
+    folders = (file.parent for file in storage_path(config).glob(f"*/{IDENTITY}"))
+    return [folder for folder in folders if of_this_name.fullmatch(folder.name)]
+
+
+def _differences(folder: Path, config: SweepConfig, fingerprint: str) -> list[str]:
+    """What of a sweep is not as its first driver knew it, in words."""
+    identity = _identity(folder)
+    before, now = identity["settings"], json.loads(json.dumps(_settings(config)))
+    keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    different = [f"{key}: {_said(before, key)} before, {_said(now, key)} now" for key in keys]
+    if identity["data fingerprint"] != fingerprint:
+        different.append(f"data: other examples than before (fingerprint {identity['data fingerprint']})")
+    return different
+
+
+def _identity(folder: Path) -> dict[str, Any]:
+    identity: dict[str, Any] = json.loads((folder / IDENTITY).read_text(encoding="utf-8"))
+    return identity
+
+
+def _settings(config: SweepConfig) -> dict[str, Any]:
+    settings = {key: value for key, value in dotted_keys(config).items() if key not in FREE_SETTINGS}
+    uri = settings.get("tracking.uri")
+    return settings | ({"tracking.uri": redact(uri)} if uri else {})
+
+
+def _said(settings: dict[str, Any], key: str) -> str:
+    return repr(settings[key]) if key in settings else "absent"
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, highlight=False, soft_wrap=True, markup=False)

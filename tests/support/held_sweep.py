@@ -1,0 +1,35 @@
+"""A driver that holds a run open until it is killed: ``python held_sweep.py SWEEP_FOLDER TRACKING_URI``."""
+
+import itertools
+import sys
+import time
+from pathlib import Path
+
+from irtune.tracking.heartbeat import Heartbeat
+from irtune.tracking.mlflow_tracker import MlflowTracker
+from irtune.tracking.shipper import Shipper
+from irtune.tracking.spool import SpoolWriter
+from irtune.tracking.sync import write_address
+
+
+def main(folder: Path, uri: str) -> None:
+    with Heartbeat(folder, interval_s=0.2):
+        write_address(folder, uri, "irtune")
+        shipper = Shipper(MlflowTracker(uri, "irtune"), interval_s=0.01)
+        shipper.start()
+        for trial in ("a", "b"):
+            shipper.add(f"{folder.name}/{trial}", folder / "trials" / trial / "spool", trial, {})
+        done = SpoolWriter(folder / "trials" / "a" / "spool", 0)
+        done.metrics(0, {"loss": 0.5})
+        shipper.finish(f"{folder.name}/a", "FINISHED", {"irtune.pruned": False})
+        open_one = SpoolWriter(folder / "trials" / "b" / "spool", 0)
+        for step in itertools.count():
+            open_one.metrics(step, {"loss": 1 / (step + 1), "cost/step_s": 0.001})
+            if step == 50:
+                shipper.drain(60)
+                print("ready", flush=True)
+            time.sleep(0.002)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])

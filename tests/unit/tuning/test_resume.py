@@ -1,0 +1,135 @@
+"""Which earlier sweep is gone on with, and which is not."""
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from irtune.config.load import ConfigError, build
+from irtune.config.schema import SweepConfig
+from irtune.tuning.resume import IDENTITY, sweep_to_resume, write_identity
+
+DATA = "5f3c"
+
+
+def sweep(storage, **settings):
+    space = {"selection.policy.k": {"type": "int", "low": 1, "high": 5}}
+    tree = {"name": "tiny", "storage": str(storage), "selection": {"policy": {"name": "top_k", "k": 3}}, "space": space}
+    return build(SweepConfig, tree | settings, "test")
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """Makes the folder of an earlier sweep."""
+
+    def begin(called="tiny-20260101-120000", *, complete=False, fingerprint=DATA, **settings):
+        folder = tmp_path / called
+        write_identity(folder, sweep(tmp_path, **settings), fingerprint, complete=complete)
+        return folder
+
+    return begin
+
+
+def choose(config, resume, *, answer=None, live=(), fingerprint=DATA):
+    """The chosen folder, and what was said; ``answer`` is what somebody at a terminal types."""
+    said = io.StringIO()
+    console = Console(file=said, width=400, force_terminal=answer is not None)
+    console.input = lambda prompt: (said.write(prompt), answer)[1]
+    folder = sweep_to_resume(config, fingerprint, resume, source="file", console=console, is_live=lambda f: f in live)
+    return folder, said.getvalue()
+
+
+def test_without_an_earlier_sweep_a_new_one_begins(tmp_path):
+    assert choose(sweep(tmp_path), "ask") == (None, "")
+    with pytest.raises(ConfigError, match=r"file: name: no sweep called 'tiny' lies under .*; leave out --resume"):
+        choose(sweep(tmp_path), "always")
+
+
+def test_one_that_did_not_come_to_its_end_is_gone_on_with(tmp_path, begun):
+    folder = begun()
+    assert choose(sweep(tmp_path), "always")[0] == folder
+    chosen, said = choose(sweep(tmp_path), "ask")
+    assert chosen == folder
+    assert "going on with tiny-20260101-120000; --new begins a new sweep" in said
+    assert choose(sweep(tmp_path), "never") == (None, "")
+
+
+@pytest.mark.parametrize(("answer", "goes_on"), [("", True), ("y", True), ("n", False), ("no", False)])
+def test_at_a_terminal_somebody_is_asked(tmp_path, begun, answer, goes_on):
+    folder = begun()
+    chosen, said = choose(sweep(tmp_path), "ask", answer=answer)
+    assert chosen == (folder if goes_on else None)
+    assert "tiny-20260101-120000 did not come to its end. Go on with it? [Y/n]" in said
+
+
+def test_a_complete_one_is_only_gone_on_with_on_demand(tmp_path, begun):
+    folder = begun(complete=True)
+    assert choose(sweep(tmp_path), "ask") == (None, "")
+    more_trials = sweep(tmp_path, tune={"num_trials": 99})
+    assert choose(more_trials, "always")[0] == folder
+
+
+def test_of_several_it_is_the_newest_that_did_not_come_to_its_end(tmp_path, begun):
+    begun("tiny-20260101-120000")
+    newest = begun("tiny-20260102-120000")
+    begun("tiny-20260103-120000", complete=True)
+    # Another sweep's name may begin like this one's.
+    begun("tiny-too-20260104-120000", name="tiny-too")
+    assert choose(sweep(tmp_path), "always")[0] == newest
+
+
+@pytest.mark.parametrize(
+    ("settings", "difference"),
+    [
+        ({"training": {"learning_rate": 1e-3}}, "training.learning_rate: 0.0002 before, 0.001 now"),
+        ({"seed": 7}, "seed: 0 before, 7 now"),
+        (
+            {"space": {"selection.policy.k": {"type": "int", "low": 1, "high": 9}}},
+            "space.selection.policy.k.high: 5.0 before, 9.0 now",
+        ),
+        (
+            {"space": {"training.learning_rate": {"type": "float", "low": 1e-5, "high": 1e-3}}},
+            "space.selection.policy.k.type: 'int' before, absent now",
+        ),
+    ],
+)
+def test_another_sweep_is_refused_with_the_difference(tmp_path, begun, settings, difference):
+    begun()
+    with pytest.raises(ConfigError) as caught:
+        choose(sweep(tmp_path, **settings), "always")
+    assert difference in str(caught.value)
+    assert "tiny-20260101-120000 cannot be resumed; set them back, or begin anew with --new" in str(caught.value)
+    chosen, said = choose(sweep(tmp_path, **settings), "ask")
+    assert chosen is None
+    assert difference in said
+
+
+def test_other_data_is_another_sweep(tmp_path, begun):
+    begun()
+    with pytest.raises(ConfigError, match="data: other examples than before"):
+        choose(sweep(tmp_path), "always", fingerprint="other")
+
+
+def test_how_many_trials_run_and_where_may_change(tmp_path, begun):
+    folder = begun(tune={"num_trials": 5})
+    moved = sweep(tmp_path, tune={"num_trials": 50, "max_concurrent_trials": 1, "max_failures": 3})
+    assert choose(moved, "always")[0] == folder
+
+
+def test_one_that_still_runs_is_left_alone(tmp_path, begun):
+    folder = begun()
+    assert choose(sweep(tmp_path), "ask", live=[folder]) == (None, "")
+    with pytest.raises(ConfigError, match="tiny-20260101-120000 is running"):
+        choose(sweep(tmp_path), "always", live=[folder])
+
+
+def test_no_secret_is_written_down(tmp_path, begun):
+    address = {"tracking": {"uri": "https://user:secret@example.org"}}
+    folder = begun(**address)
+    assert "secret" not in (folder / IDENTITY).read_text()
+    assert choose(sweep(tmp_path, **address), "always")[0] == folder
+
+
+def test_an_identity_is_json_that_people_can_read(begun):
+    assert json.loads((begun() / IDENTITY).read_text())["settings"]["selection.policy.k"] == 3
