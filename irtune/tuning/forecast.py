@@ -32,7 +32,7 @@ class TrialCost:
 
     Args:
         step_s: Seconds of an optimizer step; None where no time can be given.
-        seconds: From its start to its end, in a process that is there already; likewise.
+        seconds: From its start to its end; likewise.
         train_flops: FLOPs of its training, over all workers.
     """
 
@@ -41,10 +41,13 @@ class TrialCost:
     train_flops: float
 
     @classmethod
-    def of(cls, work: Workload, times: Times | None, num_workers: int) -> "TrialCost":
-        """The cost of one trial."""
+    def of(cls, work: Workload, times: Times | None, num_workers: int, *, is_first: bool = False) -> "TrialCost":
+        """The cost of one trial. The first one starts the process that others go on in, and workers start anew."""
         flops = work.step_flops * work.max_steps * num_workers
-        return cls(times.step(work), times.whole(work), flops) if times else cls(None, None, flops)
+        if times is None:
+            return cls(None, None, flops)
+        starting_s = times.process_s if is_first or num_workers > 1 else 0.0
+        return cls(times.step(work), starting_s + times.whole(work), flops)
 
     @classmethod
     def mean(cls, trials: "Sequence[TrialCost]") -> "TrialCost":

@@ -195,7 +195,7 @@ def make_plan(
     baseline, *others = works
     estimate = _estimate(base, int(lengths["train"].max()), rehearsal)
     at_once, where = _at_once(config)
-    trials = [TrialCost.of(work, estimate.times, config.engine.num_workers) for work in works]
+    num_workers = config.engine.num_workers
     return Plan(
         name=config.name,
         num_trials=num_planned(config),
@@ -205,8 +205,8 @@ def make_plan(
         at_once=at_once,
         where=where,
         estimate=estimate,
-        baseline=trials[0],
-        selective=TrialCost.mean(trials[1:]),
+        baseline=TrialCost.of(baseline, estimate.times, num_workers, is_first=True),
+        selective=TrialCost.mean([TrialCost.of(work, estimate.times, num_workers) for work in others]),
         expected=SweepCost.of(config, baseline, others, estimate.times, at_once, config.tune.scheduler),
         most=SweepCost.of(config, baseline, others, estimate.times, at_once, None),
         places=_places(config, ready, sum(int(tokens.sum()) for tokens in lengths.values())),

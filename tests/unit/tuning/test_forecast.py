@@ -73,7 +73,12 @@ def test_counted_in_flops():
 def test_an_average_of_trials():
     assert TrialCost.mean([TrialCost(1.0, 10.0, 100.0), TrialCost(3.0, 30.0, 300.0)]) == TrialCost(2.0, 20.0, 200.0)
     assert TrialCost.mean([TrialCost(None, None, 100.0)]) == TrialCost(None, None, 100.0)
-    assert TrialCost.of(WORK, TIMES, num_workers=2) == TrialCost(2.0, WHOLE, 80.0)
+
+
+def test_the_first_trial_starts_the_process_and_workers_start_anew():
+    assert TrialCost.of(WORK, TIMES, num_workers=1) == TrialCost(2.0, WHOLE, 40.0)
+    assert TrialCost.of(WORK, TIMES, num_workers=1, is_first=True) == TrialCost(2.0, 7 + WHOLE, 40.0)
+    assert TrialCost.of(WORK, TIMES, num_workers=2) == TrialCost(2.0, 7 + WHOLE, 80.0)
 
 
 def test_without_times_a_sweep_is_counted_in_flops_alone():
