@@ -29,7 +29,8 @@ sweep: install ## Run search_spaces/quickstart.yaml on a local Ray
 test: install ## Unit, contract and integration tests
 	@$(RUN) -m pytest tests/unit tests/contracts tests/integration
 
-lint: install ## ruff and mypy --strict
+lint: install ## ruff and mypy --strict, and no half-made merge
+	@! git grep -nE '^(<<<<<<<|>>>>>>>) '
 	@$(RUN) -m ruff check --no-cache .
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m mypy

@@ -1,8 +1,8 @@
 """What a later driver needs to go on with a sweep, and what it is refused for: being another sweep."""
 
-import json
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,8 +10,8 @@ from rich.console import Console
 
 from irtune.config.load import ConfigError, dotted_keys, storage_path
 from irtune.config.schema import SweepConfig
-from irtune.files import write_whole
 from irtune.tracking.address import redact
+from irtune.tracking.json_file import read_json, write_json
 
 Resume = Literal["ask", "always", "never"]
 """Whether to go on with an earlier sweep of the same name: ``ask`` does with one that did not come to its end, and asks
@@ -24,10 +24,24 @@ FREE_SETTINGS = {"name", "storage", "tune.num_trials", "tune.max_concurrent_tria
 _STARTED = r"-\d{8}-\d{6}"
 
 
+@dataclass(frozen=True)
+class Identity:
+    """What a sweep is.
+
+    Args:
+        settings: By dotted key, those left out that may change.
+        data_fingerprint: Of its data.
+        complete: Whether it has come to its end.
+    """
+
+    settings: dict[str, Any]
+    data_fingerprint: str
+    complete: bool
+
+
 def write_identity(folder: Path, config: SweepConfig, fingerprint: str, *, complete: bool = False) -> None:
     """Write down what a sweep is, and whether it has come to its end."""
-    identity = {"settings": _settings(config), "data fingerprint": fingerprint, "complete": complete}
-    write_whole(folder / IDENTITY, json.dumps(identity, indent=1))
+    write_json(folder / IDENTITY, Identity(_settings(config), fingerprint, complete))
 
 
 def sweep_to_resume(
@@ -57,19 +71,18 @@ def sweep_to_resume(
     """
     if resume == "never":
         return None
-    earlier = sorted(_earlier_sweeps(config), key=lambda folder: (not _identity(folder)["complete"], folder.name))
+    earlier = sorted(_earlier_sweeps(config), key=lambda folder: (not _identity(folder).complete, folder.name))
     folder = earlier[-1] if earlier else None
     if resume == "always":
         return _checked(folder, config, fingerprint, source, is_live)
-    if folder is None or _identity(folder)["complete"] or is_live(folder):
+    if folder is None or _identity(folder).complete or is_live(folder):
         return None
     different = _differences(folder, config, fingerprint)
     if different:
         _say(console, f"note: {folder.name} did not come to its end, but is another sweep: {'; '.join(different)}")
         return None
-    if console.is_terminal and console.input(f"{folder.name} did not come to its end. Go on with it? [Y/n] ") not in (
-        *("", "y", "Y", "yes"),
-    ):
+    question = f"{folder.name} did not come to its end. Go on with it? [Y/n] "
+    if console.is_terminal and console.input(question) not in ("", "y", "Y", "yes"):
         return None
     _say(console, f"note: going on with {folder.name}; --new begins a new sweep")
     return folder
@@ -99,17 +112,16 @@ def _earlier_sweeps(config: SweepConfig) -> list[Path]:
 def _differences(folder: Path, config: SweepConfig, fingerprint: str) -> list[str]:
     """What of a sweep is not as its first driver knew it, in words."""
     identity = _identity(folder)
-    before, now = identity["settings"], json.loads(json.dumps(_settings(config)))
+    before, now = identity.settings, _settings(config)
     keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     different = [f"{key}: {_said(before, key)} before, {_said(now, key)} now" for key in keys]
-    if identity["data fingerprint"] != fingerprint:
-        different.append(f"data: other examples than before (fingerprint {identity['data fingerprint']})")
+    if identity.data_fingerprint != fingerprint:
+        different.append(f"data: other examples than before (fingerprint {identity.data_fingerprint})")
     return different
 
 
-def _identity(folder: Path) -> dict[str, Any]:
-    identity: dict[str, Any] = json.loads((folder / IDENTITY).read_text(encoding="utf-8"))
-    return identity
+def _identity(folder: Path) -> Identity:
+    return read_json(folder / IDENTITY, Identity)
 
 
 def _settings(config: SweepConfig) -> dict[str, Any]:

@@ -168,10 +168,6 @@ class OptunaAskTell(Searcher):  # type: ignore[misc]
     def save(self, checkpoint_path: str) -> None:
         """Nothing to write: the study is written to at once, and a later driver goes on from it alone."""
 
-    def restore(self, checkpoint_path: str) -> None:
-        """Refused: Tune's own record is written now and then, and may not know of trials that have ended."""
-        raise NotImplementedError("a sweep is resumed from its study: irtune sweep FILE --resume")
-
     def _begin(self, trial: Trial) -> _Running:
         """A trial that goes on with another one has that one's intermediate values."""
         running = _Running(trial)

@@ -108,24 +108,7 @@ def _search(sweep: Sweep, console: Console) -> Outcome:
     for name, scores in callback.restore(ended_trials(study)).items():
         if isinstance(scheduler, Asha):
             scheduler.remember(name, scores)
-    tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(run_trial, setup=setup), _trial_resources(config)),
-        tune_config=tune.TuneConfig(
-            num_samples=-1,
-            search_alg=searcher,
-            scheduler=scheduler,
-            max_concurrent_trials=at_once,
-            reuse_actors=config.engine.num_workers == 1,
-        ),
-        run_config=tune.RunConfig(
-            # What Tune keeps of its own is of no use to another driver.
-            name=f"tune_{len(list(sweep.folder.glob('tune_*')))}",
-            storage_path=str(sweep.folder),
-            callbacks=[callback],
-            failure_config=tune.FailureConfig(max_failures=config.tune.max_failures),
-            verbose=0,
-        ),
-    )
+    tuner = _tuner(sweep, setup, searcher, scheduler, callback, at_once)
     shipper.start()
     try:
         _fit(tuner, callback, console, config)
@@ -145,6 +128,35 @@ def _search(sweep: Sweep, console: Console) -> Outcome:
                 soft_wrap=True,
                 markup=False,
             )
+
+
+def _tuner(
+    sweep: Sweep,
+    setup: TrialSetup,
+    searcher: OptunaAskTell,
+    scheduler: tune.schedulers.TrialScheduler,
+    callback: SweepCallback,
+    at_once: int,
+) -> tune.Tuner:
+    config = sweep.config
+    return tune.Tuner(
+        tune.with_resources(tune.with_parameters(run_trial, setup=setup), _trial_resources(config)),
+        tune_config=tune.TuneConfig(
+            num_samples=-1,
+            search_alg=searcher,
+            scheduler=scheduler,
+            max_concurrent_trials=at_once,
+            reuse_actors=config.engine.num_workers == 1,
+        ),
+        run_config=tune.RunConfig(
+            # What Tune keeps of its own is of no use to another driver.
+            name=f"tune_{len(list(sweep.folder.glob('tune_*')))}",
+            storage_path=str(sweep.folder),
+            callbacks=[callback],
+            failure_config=tune.FailureConfig(max_failures=config.tune.max_failures),
+            verbose=0,
+        ),
+    )
 
 
 def _fit(tuner: tune.Tuner, callback: SweepCallback, console: Console, config: SweepConfig) -> None:

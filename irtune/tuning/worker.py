@@ -39,13 +39,8 @@ class TrialSetup:
         return with_overrides(build(ExperimentConfig, self.experiment, "sweep"), overrides)
 
     def trial_folder(self, trial: str) -> Path:
-        """Where the trial of this name keeps its spool, checkpoints and adapter."""
-        return trial_folder(self.folder, trial)
-
-
-def trial_folder(sweep: Path, trial: str) -> Path:
-    """Where a trial of a sweep's folder keeps what is its own; whoever goes on with the trial finds it there."""
-    return sweep / "trials" / trial
+        """Where the trial of this name keeps what is its own, and whoever goes on with it finds that."""
+        return self.folder / "trials" / trial
 
 
 def run_trial(suggestion: Mapping[str, Any], setup: TrialSetup) -> None:

@@ -1,7 +1,6 @@
 """One real sweep through Ray Tune: a closed-form objective, our searcher and our scheduler."""
 
 import json
-import logging
 from wsgiref.util import setup_testing_defaults
 
 import optuna_dashboard
@@ -12,6 +11,7 @@ from ray import tune
 
 from irtune.config.load import build
 from irtune.config.schema import SweepConfig
+from irtune.tuning import cluster
 from irtune.tuning.scheduler import build_scheduler
 from irtune.tuning.searcher import BASELINE_OVERRIDES, OptunaAskTell, open_study
 from irtune.tuning.space_checks import check_space
@@ -63,7 +63,8 @@ def sweep(tmp_path_factory):
     assert check_space(config, num_blocks=30) == []
     study = open_study(folder / "study.journal", "closed-form", config.tune)
     metric, mode = config.tune.metric, config.tune.mode
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    # As a sweep does: Ray's own defaults start no worker in a path with spaces, and wait for it without a word.
+    cluster.connect()
     try:
         results = tune.Tuner(
             tune.with_resources(make_trainable(metric), {"cpu": 1}),
