@@ -72,30 +72,24 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _sweep(options: argparse.Namespace, console: Console) -> int:
-    import optuna
+    from irtune.training.rehearsal import Rehearsal
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     file, overrides = _file_and_overrides(options)
     file = file or Path(QUICKSTART)
     config = load(SweepConfig, file, parse_overrides(overrides))
-    if options.plan:
-        return _plan(config, str(file), console)
+    # It imports what training needs while this process imports what a sweep needs.
+    with Rehearsal(config.experiment()) as rehearsal:
+        import optuna
 
-    from irtune.tuning.sweep import run_sweep
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        if options.plan:
+            from irtune.tuning.plan import plan_sweep
 
-    return 0 if run_sweep(config, str(file), console, options.resume).succeeded else 1
+            plan_sweep(config, str(file), console, options.resume, rehearsal).show(console)
+            return 0
+        from irtune.tuning.sweep import run_sweep
 
-
-def _plan(config: SweepConfig, source: str, console: Console) -> int:
-    from irtune.training.rehearsal import Rehearsal
-
-    # It imports what training needs while this process imports what planning needs.
-    with Rehearsal(config.engine) as rehearsal:
-        from irtune.tuning.plan import plan_sweep
-        from irtune.tuning.plan_view import plan_table
-
-        console.print(plan_table(plan_sweep(config, source, console, rehearsal)), highlight=False)
-    return 0
+        return 0 if run_sweep(config, str(file), console, options.resume, rehearsal).succeeded else 1
 
 
 def _validate(options: argparse.Namespace, console: Console) -> int:

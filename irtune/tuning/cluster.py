@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 
 from irtune.config.load import Config, ConfigError, apply_overrides, build, explicit, relative_paths
 from irtune.config.schema import EngineConfig
@@ -94,6 +95,21 @@ def connect() -> None:
         options["runtime_env"]["py_executable"] = shlex.quote(sys.executable)
         # A cluster that another program left on this machine is not ours to load.
         ray.init(address="local", include_dashboard=False, _node_ip_address="127.0.0.1", **options)
+
+
+def planned_resources() -> Mapping[str, float]:
+    """What the cluster of a sweep holds; one on this machine is not started for that.
+
+    Raises:
+        ConnectionError: If the named cluster cannot be reached.
+    """
+    if not joins():
+        return {"CPU": os.cpu_count() or 1, "GPU": torch.cuda.device_count()}
+    connect()
+    try:
+        return dict(ray.cluster_resources())
+    finally:
+        ray.shutdown()
 
 
 def concurrency(engine: EngineConfig, resources: Mapping[str, float]) -> int:

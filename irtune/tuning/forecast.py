@@ -1,62 +1,167 @@
-"""What trials and a sweep of them take: the sweep is played through on a clock of its own, ASHA included."""
+"""What trials and a sweep of them take: FLOPs by a closed form, seconds at a pace that was measured."""
 
-import heapq
-import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import Any
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import islice
 
 import numpy as np
-from ray.tune.schedulers import TrialScheduler
 
-from irtune.config.schema import AshaConfig, SweepConfig
-from irtune.training.estimate import IN_FLOPS, Times
-from irtune.training.workload import Workload
-from irtune.tuning.scheduler import TIME_ATTR, build_scheduler
-from irtune.tuning.space import size
+from irtune.config.schema import AshaConfig, ExperimentConfig
+from irtune.data.base import Split
+from irtune.data.encode import training_batches
+from irtune.importance import Importance
+from irtune.layers.controller import ProbePasses
+from irtune.selection import SelectionContext
+from irtune.training.cost import CostModel
+from irtune.training.rehearsal import Pace
 
-MAX_TRIALS = 200
-"""How many trials are played through; of a longer sweep the rest is taken to be like them."""
+MAX_REFRESHES = 50
+"""How many refreshes of a run are played through, evenly over its steps; the others are taken to be like them."""
 
-MAX_REPETITIONS, MAX_REPORTS = 50, 5_000
-"""How often a sweep is played through, and how many reports of trials that may take."""
-
-SCORE, STOP = "score", TrialScheduler.STOP
-OVER = -1
+MAX_BATCHES = 64
+"""How many training batches are looked at for their length."""
 
 
 @dataclass(frozen=True)
-class TrialCost:
-    """What a trial takes that is not stopped.
+class Trial:
+    """What a trial takes that nothing stops, on average over several.
 
     Args:
-        step_s: Seconds of an optimizer step; None where no time can be given.
-        seconds: From its start to its end; likewise.
-        train_flops: FLOPs of its training, over all workers.
+        num_steps: Its optimizer steps.
+        eval_every: Optimizer steps between evaluations.
+        step_flops: FLOPs of one step on all workers.
+        load_s: Seconds before the first step, in a process that is there already.
+        step_s: Seconds of one step.
+        evaluation_s: Seconds of scoring validation once.
+        test_s: Seconds of scoring test.
     """
 
-    step_s: float | None
-    seconds: float | None
-    train_flops: float
+    num_steps: float
+    eval_every: float
+    step_flops: float
+    load_s: float = math.nan
+    step_s: float = math.nan
+    evaluation_s: float = math.nan
+    test_s: float = math.nan
 
     @classmethod
-    def of(cls, work: Workload, times: Times | None, num_workers: int, *, is_first: bool = False) -> "TrialCost":
-        """The cost of one trial. The first one starts the process that others go on in, and workers start anew."""
-        flops = work.step_flops * work.max_steps * num_workers
-        if times is None:
-            return cls(None, None, flops)
-        starting_s = times.process_s if is_first or num_workers > 1 else 0.0
-        return cls(times.step(work), starting_s + times.whole(work), flops)
+    def of(
+        cls, config: ExperimentConfig, cost: CostModel, lengths: Mapping[Split, np.ndarray], pace: Pace | None
+    ) -> "Trial":
+        """What a configuration asks for.
 
-    @classmethod
-    def mean(cls, trials: "Sequence[TrialCost]") -> "TrialCost":
-        """The average of several, which were all measured or all not."""
-        return cls(
-            _mean([trial.step_s for trial in trials]),
-            _mean([trial.seconds for trial in trials]),
-            float(np.mean([trial.train_flops for trial in trials])),
+        Saving checkpoints and weights is left out, and so is what workers send each other.
+
+        Args:
+            config: The run.
+            cost: Of its model.
+            lengths: Tokens ``(N,)`` of each split's examples; they are cut to ``model.max_length``.
+            pace: What a worker takes; None leaves seconds unknown.
+        """
+        training, ranks = config.training, config.engine.num_workers
+        cost = replace(cost, recompute=config.model.gradient_checkpointing)
+        cut = {split: np.minimum(tokens, config.model.max_length) for split, tokens in lengths.items()}
+        stream = training_batches(cut["train"], training.micro_batch_size, seed=config.seed, world_size=ranks)
+        longest = [cut["train"][batch].max() for batch in islice(stream, min(MAX_BATCHES, training.max_steps))]
+        length = float(np.mean(longest))
+        flops = mean_step_flops(config, cost, length)
+        trial = cls(training.max_steps, training.eval_every, flops * ranks)
+        if pace is None:
+            return trial
+        scored_s = {}
+        for split, tokens in cut.items():
+            each = cost.forward_flops(1, float(tokens.mean())) / tokens.mean()
+            scored_s[split] = pace.seconds(each * tokens.sum() / ranks, tokens.sum() / ranks)
+        step_s = pace.seconds(flops, training.micro_batch_size * training.gradient_accumulation_steps * length)
+        return replace(
+            trial, load_s=pace.load_s, step_s=step_s, evaluation_s=scored_s["validation"], test_s=scored_s["test"]
         )
+
+    @classmethod
+    def mean(cls, trials: "Sequence[Trial]") -> "Trial":
+        """The average of several."""
+        names = [field.name for field in fields(cls)]
+        return cls(**{name: float(np.mean([getattr(trial, name) for trial in trials])) for name in names})
+
+    @property
+    def seconds(self) -> float:
+        """From its start to its end, in a process that is there already."""
+        return self.until(self.num_steps) + self.test_s
+
+    def until(self, step: float) -> float:
+        """Seconds from its start to the evaluation after ``step``."""
+        return self.load_s + step * self.step_s + math.ceil(step / self.eval_every) * self.evaluation_s
+
+
+def mean_step_flops(config: ExperimentConfig, cost: CostModel, length: float) -> float:
+    """FLOPs of an optimizer step on one rank, averaged over a run.
+
+    Which blocks train is what the policy chooses on scores drawn at random. That is right for a policy that trains a
+    given number of blocks, but for where the lowest of them lies, and a guess for one that makes up its number.
+
+    Args:
+        config: The run.
+        cost: Of its model.
+        length: Tokens of an input, on average.
+    """
+    training, signal, policy = config.training, config.importance, config.selection.policy
+    batch, tokens, every = training.micro_batch_size, round(length), range(len(cost.forward))
+    rows = math.ceil(signal.probe_fraction * batch)
+    reads = (policy.uses_importance or config.selection.measure == "always") and not signal.stale
+    in_step = reads and signal.source == "gradients" and signal.probe_fraction == 1
+    apart = reads and not in_step and signal.source != "weights"
+    chosen_flops, refresh_flops = [], []
+    for active, num_probes in _choices(config, cost, length):
+        chosen = cost.step_flops(active, batch, tokens)
+        passes = ProbePasses(num_probes + apart, int(apart and signal.source == "gradients"), rows)
+        more = (cost.step_flops(every, batch, tokens) - chosen) * training.gradient_accumulation_steps * in_step
+        chosen_flops.append(chosen)
+        refresh_flops.append(more + cost.passes_flops(passes, tokens))
+    share = math.ceil(training.max_steps / _interval(config)) / training.max_steps
+    return float(training.gradient_accumulation_steps * np.mean(chosen_flops) + share * np.mean(refresh_flops))
+
+
+def _interval(config: ExperimentConfig) -> int:
+    return config.selection.reselect_every or config.training.max_steps
+
+
+def _choices(config: ExperimentConfig, cost: CostModel, length: float) -> Iterator[tuple[Sequence[int], int]]:
+    """The blocks that refreshes choose, and the forward passes that the policy asks for before."""
+    policy, num_blocks, per_block = config.selection.policy, len(cost.forward), cost.per_block(length)
+    refreshes = range(0, config.training.max_steps, _interval(config))
+    generator = np.random.default_rng(config.seed)
+    importance, state = Importance.unseen(num_blocks), {}
+    for step in refreshes[:: math.ceil(len(refreshes) / MAX_REFRESHES)]:
+        scores = generator.lognormal(sigma=0.5, size=num_blocks)
+        importance = Importance(scores, np.full(num_blocks, step), importance.num_probes + 1)
+        context = SelectionContext(num_blocks, step, config.training.max_steps, importance, generator, state, per_block)
+        probes = policy.probes(context)
+        losses = generator.random(len(probes))
+        active, state = policy.select(replace(context, probes=probes, probe_losses=losses))
+        yield active, len(probes)
+
+
+def expected_stops(asha: AshaConfig | None, num_trials: int, trial: Trial) -> dict[int, float]:
+    """How many trials are stopped after which step, if trials come in no order of quality.
+
+    Of the n-th trial at a rung, n from 0, the score lies with equal chance between any two of those before it, and ASHA
+    lets it go on if it is above all but the best ``1 / reduction_factor`` of them: with probability ``(1 + (n - 1) /
+    reduction_factor) / (n + 1)``. The first always goes on; it is taken to be the baseline.
+
+    Args:
+        asha: None stops no trial.
+        num_trials: The baseline included.
+        trial: What they are like.
+    """
+    stops: dict[int, float] = {}
+    reached, rung = num_trials, float(asha.grace_steps) if asha else math.inf
+    while asha and (step := math.ceil(rung / trial.eval_every) * int(trial.eval_every)) < trial.num_steps:
+        if step not in stops:
+            go_on = 1 + sum((1 + (n - 1) / asha.reduction_factor) / (n + 1) for n in range(1, reached))
+            stops[step], reached = reached - go_on, round(go_on)
+        rung *= asha.reduction_factor
+    return stops
 
 
 @dataclass(frozen=True)
@@ -64,168 +169,47 @@ class SweepCost:
     """What a sweep takes.
 
     Args:
-        wall_s: From its first trial's start to its last trial's end; None where no time can be given.
-        trials_s: Of all trials together; likewise.
-        flops: Of training and evaluation, over all workers.
+        trials_s: Seconds of all trials together.
+        wall_s: From the first trial's start to the last one's end.
+        flops: Of training, on all workers.
         stopped: Trials that are stopped early.
     """
 
-    wall_s: float | None
-    trials_s: float | None
+    trials_s: float
+    wall_s: float
     flops: float
     stopped: float
 
     @classmethod
     def of(
         cls,
-        config: SweepConfig,
-        baseline: Workload,
-        others: Sequence[Workload],
-        times: Times | None,
-        at_once: int | None,
-        asha: AshaConfig | None,
+        baseline: Trial,
+        others: Trial,
+        num_trials: int,
+        stops: Mapping[int, float],
+        at_once: int,
+        num_repeats: int = 0,
     ) -> "SweepCost":
-        """The cost of a sweep.
+        """Add it up.
 
         Args:
-            config: The sweep.
-            baseline: Its first trial.
-            others: Trials of its space.
-            times: What a worker takes; None if that is not known.
-            at_once: Trials at a time; None if that is not known.
-            asha: None to stop no trial.
+            baseline: The first trial, which nothing stops.
+            others: The others, on average.
+            num_trials: The baseline included.
+            stops: How many of the others are stopped after which step.
+            at_once: Trials at a time.
+            num_repeats: Further runs from start to end, such as those of finalists.
         """
-        num_workers = config.engine.num_workers
-
-        def played(clock: Times) -> Duration:
-            return play(
-                baseline,
-                others,
-                num_planned(config),
-                clock,
-                at_once=at_once or 1,
-                asha=asha,
-                fresh_processes=num_workers > 1,
-            )
-
-        in_flops = played(IN_FLOPS)
-        if times is None:
-            return cls(None, None, in_flops.busy * num_workers, in_flops.stopped)
-        in_s = played(times)
-        return cls(in_s.wall if at_once else None, in_s.busy, in_flops.busy * num_workers, in_s.stopped)
-
-
-def num_planned(config: SweepConfig) -> int:
-    """Trials of a sweep, the baseline included; fewer than were asked for if the space has no more."""
-    return 1 + min(config.tune.num_trials, size(config.space) or sys.maxsize)
-
-
-@dataclass(frozen=True)
-class Duration:
-    """What a sweep takes, in the unit of the clock that it was played through with.
-
-    Args:
-        wall: From its first trial's start to its last trial's end.
-        busy: Of all trials together.
-        stopped: Trials that ASHA stopped.
-    """
-
-    wall: float
-    busy: float
-    stopped: float
-
-
-def play(
-    baseline: Workload,
-    others: Sequence[Workload],
-    num_trials: int,
-    times: Times,
-    *,
-    at_once: int,
-    asha: AshaConfig | None,
-    fresh_processes: bool,
-) -> Duration:
-    """Play a sweep through, several times, and average.
-
-    ASHA's decisions are its own; the scores that it decides on are random, one a trial, so that trials are in no order.
-
-    Args:
-        baseline: The first trial, which is never stopped.
-        others: Trials of the space, of which each repetition draws some.
-        num_trials: The baseline included.
-        times: The clock: seconds, or FLOPs.
-        at_once: Trials at a time.
-        asha: None stops no trial.
-        fresh_processes: Whether each trial starts a process of its own; else those of ended trials go on.
-    """
-    shown = min(num_trials, MAX_TRIALS)
-    reports = sum(1 + work.max_steps / work.eval_every for work in others) / len(others) * shown
-    played = []
-    for repetition in range(max(1, min(MAX_REPETITIONS, int(MAX_REPORTS / reports)))):
-        generator = np.random.default_rng(repetition)
-        trials = [baseline, *(others[index] for index in generator.integers(len(others), size=shown - 1))]
-        scores = generator.permutation(shown).astype(float)
-        stopper = _Stopper(asha, max(work.max_steps for work in trials), scores)
-        played.append(_play_once(trials, times, at_once, stopper, fresh_processes))
-    return Duration(*(float(value) * num_trials / shown for value in np.mean(played, axis=0)))
-
-
-def _play_once(
-    trials: Sequence[Workload], times: Times, at_once: int, stopper: "_Stopper", fresh_processes: bool
-) -> tuple[float, float, float]:
-    started_at: list[float] = []
-    now, busy, stopped, running = 0.0, 0.0, 0, 0
-    # When something happens to a trial, which it is, and the step after which it reports, or that it is over.
-    events: list[tuple[float, int, int]] = []
-    while True:
-        while running < at_once and (index := len(started_at)) < len(trials):
-            is_fresh = fresh_processes or index < at_once
-            first = _next_report(trials[index], 0)
-            begun = now + times.start_s + times.process_s * is_fresh
-            heapq.heappush(events, (begun + times.between(trials[index], 0, first), index, first))
-            started_at.append(now)
-            running += 1
-        if not events:
-            return now, busy, stopped
-        now, index, step = heapq.heappop(events)
-        work = trials[index]
-        if step == OVER:
-            running -= 1
-            busy += now - started_at[index]
-        elif step == work.max_steps:
-            heapq.heappush(events, (now + times.finishing(work), index, OVER))
-        elif stopper.stops(index, step):
-            stopped += 1
-            heapq.heappush(events, (now, index, OVER))
-        else:
-            following = _next_report(work, step)
-            heapq.heappush(events, (now + times.between(work, step, following), index, following))
-
-
-def _next_report(work: Workload, step: int) -> int:
-    return min((step // work.eval_every + 1) * work.eval_every, work.max_steps)
-
-
-class _Stopper:
-    """Asks ASHA about trials that Tune knows nothing of."""
-
-    def __init__(self, asha: AshaConfig | None, max_steps: int, scores: np.ndarray) -> None:
-        self._scores = scores
-        self._scheduler = build_scheduler(asha, max_steps=max_steps, metric=SCORE, mode="max") if asha else None
-        self._known: set[int] = set()
-
-    def stops(self, index: int, step: int) -> bool:
-        """Whether the trial ``index`` is stopped after ``step``."""
-        if self._scheduler is None:
-            return False
-        trial: Any = SimpleNamespace(trial_id=str(index), config={"is_baseline": index == 0})
-        if index not in self._known:
-            self._known.add(index)
-            self._scheduler.on_trial_add(None, trial)
-        result = {TIME_ATTR: step, SCORE: self._scores[index]}
-        return bool(self._scheduler.on_trial_result(None, trial, result) == STOP)
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
+        stopped = sum(stops.values())
+        whole = num_trials - 1 - stopped + num_repeats
+        steps = whole * others.num_steps + sum(count * step for step, count in stops.items())
+        others_s = whole * others.seconds + sum(count * others.until(step) for step, count in stops.items())
+        total = baseline.seconds + others_s
+        # Where trials end by themselves, a place is free for half a trial at the end, but for the one of the last.
+        last = (at_once - 1) / at_once * others.seconds / 2
+        return cls(
+            trials_s=total,
+            wall_s=max(total / at_once + last, baseline.seconds),
+            flops=baseline.step_flops * baseline.num_steps + others.step_flops * steps,
+            stopped=stopped,
+        )

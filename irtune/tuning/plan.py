@@ -1,42 +1,39 @@
 """What a sweep will do and take, said before anything runs; and kept, to stand beside what it took."""
 
 import logging
-import os
+import math
 import sys
 import tempfile
 from collections.abc import Mapping
-from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import optuna
+import yaml
 from optuna.samplers import RandomSampler
-from pydantic import TypeAdapter
 from rich.console import Console
 
-from irtune.analysis.tables import duration
-from irtune.config.load import ConfigError, storage_path, with_overrides
-from irtune.config.schema import Dimension, EngineConfig, ExperimentConfig, SweepConfig
+from irtune.analysis.tables import duration, operations
+from irtune.config.load import storage_path, with_overrides
+from irtune.config.schema import EngineConfig, ExperimentConfig, SweepConfig
 from irtune.data.base import Split
 from irtune.tracking.address import local_database, redact
-from irtune.training.cost import CostModel
-from irtune.training.distributed import num_gpus
-from irtune.training.estimate import StepEstimate, closed_form
-from irtune.training.model import materialize, shapes_only
-from irtune.training.rehearsal import Rehearsal, RehearsalError
-from irtune.training.workload import Workload
+from irtune.tracking.heartbeat import is_live
+from irtune.tracking.json_file import write_json
+from irtune.training.cost import CostModel, memory_by_shape
+from irtune.training.model import shapes_only
+from irtune.training.rehearsal import Pace, Rehearsal, RehearsalError
 from irtune.tuning import cluster
-from irtune.tuning.forecast import SweepCost, TrialCost, num_planned
-from irtune.tuning.preflight import Ready, prepare, tokenise
+from irtune.tuning.forecast import SweepCost, Trial, expected_stops
+from irtune.tuning.preflight import Ready, Sweep, prepare, tokenise
+from irtune.tuning.resume import Resume, sweep_to_resume
 from irtune.tuning.searcher import BASELINE_OVERRIDES
 from irtune.tuning.space import size, suggest
 
-_LOGGER = logging.getLogger(__name__)
 PLAN = "plan.json"
-NUM_DRAWN = 50
-"""Configurations drawn from the space to say what its trials cost on average."""
+NUM_DRAWN = 30
+"""Configurations drawn from the space to say what its trials take on average."""
 
 
 @dataclass(frozen=True)
@@ -44,54 +41,23 @@ class Plan:
     """What a sweep will do and take.
 
     Args:
-        name: Of the sweep.
-        num_trials: The baseline included.
-        num_configurations: Of the space; None = infinitely many.
-        space: Its dimensions by dotted key.
-        engine: What a trial runs on.
-        at_once: Trials at a time; None where that is not known here.
-        where: What ``at_once`` depends on, in words.
-        estimate: What a worker takes, and whether that was measured.
-        baseline: Of the trial in which every block trains.
-        selective: Of the others, on average over the space.
-        expected: Of the sweep, if trials come in no order of quality.
-        most: Of the sweep, if none is stopped early.
-        places: What is written where, by what it is.
+        facts: In words, by what they are about.
+        predicted: Numbers, by what ``comparison.QUANTITIES`` calls them; what is not known is left out.
+        source: Where the numbers come from.
     """
 
-    name: str
-    num_trials: int
-    num_configurations: int | None
-    space: Mapping[str, Dimension]
-    engine: EngineConfig
-    at_once: int | None
-    where: str
-    estimate: StepEstimate
-    baseline: TrialCost
-    selective: TrialCost
-    expected: SweepCost
-    most: SweepCost
-    places: Mapping[str, str]
+    facts: dict[str, str]
+    predicted: dict[str, float]
+    source: str
 
-    def write(self, folder: Path) -> None:
-        """Keep the plan in a sweep's folder."""
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / PLAN).write_bytes(TypeAdapter(Plan).dump_json(self, indent=1))
-
-    @classmethod
-    def read(cls, folder: Path) -> "Plan | None":
-        """The plan in a sweep's folder; None if there is none that this version can read."""
-        try:
-            return TypeAdapter(Plan).validate_json((folder / PLAN).read_bytes())
-        except FileNotFoundError:
-            return None
-        except ValueError as error:
-            _LOGGER.warning("%s cannot be read: %s", folder / PLAN, error)
-            return None
+    def show(self, console: Console) -> None:
+        """Print it."""
+        for name, fact in self.facts.items():
+            console.print(f"{name:11} {fact}", highlight=False, soft_wrap=True, markup=False)
 
 
-def plan_sweep(config: SweepConfig, source: str, console: Console, rehearsal: Rehearsal) -> Plan:
-    """Check a sweep as ``run_sweep`` does and say what it would do. Starts no Ray and writes nothing that stays.
+def plan_sweep(config: SweepConfig, source: str, console: Console, resume: Resume, rehearsal: Rehearsal) -> Plan:
+    """Check a sweep as ``run_sweep`` does, and say what that would do; nothing is started, and nothing written.
 
     Only a model that is not in the cache yet is put there.
 
@@ -99,152 +65,122 @@ def plan_sweep(config: SweepConfig, source: str, console: Console, rehearsal: Re
         config: The sweep.
         source: The file it came from, for messages.
         console: Where notes are shown.
-        rehearsal: What tries a few steps; not asked where trials would run elsewhere.
+        resume: Whether to go on with an earlier sweep of the same name.
+        rehearsal: Of its experiment.
 
     Raises:
-        ConfigError: If settings are wrong.
+        ConfigError: If settings are wrong, the cluster can never run a trial, or what is to be resumed is another
+            sweep.
         DataError: If rows cannot be used.
         TrackingError: If MLflow cannot be reached.
     """
     config = cluster.with_absolute_paths(config)
-    measures = not _elsewhere(config.engine)
-    if measures:
-        # Whatever is wrong with the settings is found while it loads the model, and said with the rest.
-        rehearsal.begin(_baseline(config))
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="irtune-plan-")))
-        if console.is_terminal:
-            stack.enter_context(console.status("checking settings, model and data, and trying a few steps"))
-        ready = prepare(config, source, makes_store=False)
-        lengths = tokenise(config, ready, folder)
-        for doubt in ready.doubts:
-            console.print(f"note: {source}: {doubt}", highlight=False, soft_wrap=True, markup=False)
-        return make_plan(config, ready, lengths, rehearsal if measures else None)
+    ready = prepare(config, source, makes_store=False)
+    for doubt in ready.doubts:
+        console.print(f"note: {source}: {doubt}", highlight=False, soft_wrap=True, markup=False)
+    # Without a terminal nobody is asked; what would be gone on with is only said.
+    told = Console(file=console.file, width=console.width, force_terminal=False)
+    fingerprint = ready.dataset.fingerprint()
+    folder = sweep_to_resume(config, fingerprint, resume, source=source, console=told, is_live=is_live)
+    fits = cluster.concurrency(config.engine, cluster.planned_resources())
+    at_once = min(fits, config.tune.max_concurrent_trials or fits, num_planned(config))
+    with tempfile.TemporaryDirectory(prefix="irtune-plan-") as encoded:
+        lengths = tokenise(config, ready, Path(encoded))
+        folder = folder or storage_path(config) / f"{config.name}-<date>-<time>"
+        return make_plan(config, ready, lengths, rehearsal, at_once, folder)
 
 
-class Prediction:
-    """The plan that a sweep makes of itself at its start, for its end to be compared with; nothing may fail for it.
+def predict(
+    sweep: Sweep, lengths: Mapping[Split, np.ndarray], rehearsal: Rehearsal, at_once: int, console: Console
+) -> None:
+    """Keep a plan in a sweep's folder, for its end to be compared with, and say how long the sweep will take.
 
-    Making one takes a few seconds of the real model before the first trial, most of them (imports) while the sweep is
-    being checked. Enter it before the checks.
-
-    Args:
-        config: The sweep.
+    One that goes on keeps the plan it began with. No sweep fails for want of a plan: what goes wrong is logged.
     """
+    if (sweep.folder / PLAN).is_file():
+        return
+    try:
+        plan = make_plan(sweep.config, sweep.ready, lengths, rehearsal, at_once, sweep.folder)
+        write_json(sweep.folder / PLAN, plan)
+    except Exception as error:
+        logging.getLogger(__name__).warning("there is no prediction: %s", error, exc_info=True)
+        return
+    console.print(f"{'time':8} {plan.facts['sweep']}; {plan.source}", highlight=False, soft_wrap=True, markup=False)
 
-    def __init__(self, config: SweepConfig) -> None:
-        self._config = config
-        self._stack = ExitStack()
-        self._rehearsal: Rehearsal | None = None
 
-    def __enter__(self) -> "Prediction":
-        try:
-            if not _elsewhere(self._config.engine):
-                self._rehearsal = self._stack.enter_context(Rehearsal(self._config.engine))
-                self._rehearsal.begin(_baseline(self._config))
-        except (OSError, ValueError) as error:
-            # What is wrong with the configuration the checks say.
-            _LOGGER.warning("nothing is tried before the sweep: %s", error)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._stack.close()
-
-    def make(self, ready: Ready, lengths: Mapping[Split, np.ndarray], folder: Path, console: Console) -> None:
-        """Write the plan to the sweep's folder and say how long the sweep will take, unless a plan is there already."""
-        with self._stack:
-            if (folder / PLAN).is_file():
-                return
-            try:
-                with console.status("trying a few steps") if console.is_terminal else nullcontext():
-                    plan = make_plan(self._config, ready, lengths, self._rehearsal)
-                plan.write(folder)
-            except Exception as error:
-                _LOGGER.warning("the sweep goes on without a prediction: %s", error)
-                return
-        if plan.expected.wall_s is not None and plan.most.wall_s is not None:
-            text = f"about {duration(plan.expected.wall_s)}"
-            if plan.expected.stopped:
-                text += f", {duration(plan.most.wall_s)} if no trial is stopped early"
-            text += f" ({plan.estimate.source}: {plan.estimate.how})"
-            console.print(f"{'time':8} {text}", highlight=False, soft_wrap=True, markup=False)
+def num_planned(config: SweepConfig) -> int:
+    """Trials of a sweep, the baseline included; fewer than were asked for if the space has no more."""
+    return 1 + min(config.tune.num_trials, size(config.space) or sys.maxsize)
 
 
 def make_plan(
-    config: SweepConfig, ready: Ready, lengths: Mapping[Split, np.ndarray], rehearsal: Rehearsal | None
+    config: SweepConfig,
+    ready: Ready,
+    lengths: Mapping[Split, np.ndarray],
+    rehearsal: Rehearsal,
+    at_once: int,
+    folder: Path,
 ) -> Plan:
     """What a sweep will do and take.
 
-    Trials are costed by their FLOPs relative to those of the baseline, which was tried. The space is represented by
-    random draws, although a sampler comes to prefer some of it, and the cost of a model's blocks is that of the
-    experiment's own adapter, also where the space varies that.
+    The space is represented by random draws, although a sampler comes to prefer some of it, and every trial by the
+    model and adapter of the experiment, also where the space varies them.
 
     Args:
         config: The sweep.
         ready: What was found out about it.
-        lengths: Tokens of each example ``(N,)`` of each split.
-        rehearsal: What measures, and has begun to; None where trials would run elsewhere.
+        lengths: Tokens ``(N,)`` of each split's examples.
+        rehearsal: Of its experiment.
+        at_once: Trials at a time.
+        folder: Where the sweep will lie.
     """
-    base = _baseline(config)
-    costs = {config.model.name: _cost_model(base)}
-    works = []
-    for one in (base, *_drawn(config)):
-        if one.model.name not in costs:
-            costs[one.model.name] = _cost_model(one)
-        works.append(Workload.of(one, costs[one.model.name], lengths))
-    baseline, *others = works
-    estimate = _estimate(base, int(lengths["train"].max()), rehearsal)
-    at_once, where = _at_once(config)
-    num_workers = config.engine.num_workers
-    return Plan(
-        name=config.name,
-        num_trials=num_planned(config),
-        num_configurations=size(config.space),
-        space=config.space,
-        engine=config.engine,
-        at_once=at_once,
-        where=where,
-        estimate=estimate,
-        baseline=TrialCost.of(baseline, estimate.times, num_workers, is_first=True),
-        selective=TrialCost.mean([TrialCost.of(work, estimate.times, num_workers) for work in others]),
-        expected=SweepCost.of(config, baseline, others, estimate.times, at_once, config.tune.scheduler),
-        most=SweepCost.of(config, baseline, others, estimate.times, at_once, None),
-        places=_places(config, ready, sum(int(tokens.sum()) for tokens in lengths.values())),
-    )
-
-
-def _elsewhere(engine: EngineConfig) -> str:
-    """Why trials would run on other devices than this machine's; "" if they would not."""
-    if cluster.joins():
-        return "trials run on a cluster, whose machines may be unlike this one"
-    if engine.gpus_per_worker and not num_gpus():
-        return "trials need GPUs, and this machine has none"
-    return ""
-
-
-def _at_once(config: SweepConfig) -> tuple[int | None, str]:
-    """Trials at a time, and what that depends on."""
-    limit = min(config.tune.max_concurrent_trials or sys.maxsize, num_planned(config))
-    if cluster.joins():
-        return None, "as many as the cluster holds" + (f", at most {limit}" if limit < num_planned(config) else "")
-    here = {"CPU": os.cpu_count() or 1, "GPU": num_gpus()}
-    holds = " and ".join(f"{count} {name}s" for name, count in here.items() if count)
+    drawn = _drawn(config)
+    longest = int(lengths["train"].max())
+    tokens = longest * max(one.training.micro_batch_size for one in drawn)
+    pace: Pace | None = None
     try:
-        return min(cluster.concurrency(config.engine, here), limit), f"on this machine, which has {holds}"
-    except ConfigError as error:
-        return None, f"none on this machine, which has {holds}: {'; '.join(error.mistakes)}"
-
-
-def _cost_model(config: ExperimentConfig) -> CostModel:
-    return CostModel.of(_shapes(config), recompute=config.model.gradient_checkpointing)
-
-
-def _shapes(config: ExperimentConfig) -> Any:
-    return shapes_only(materialize(config.model), config.adapter)
-
-
-def _baseline(config: SweepConfig) -> ExperimentConfig:
-    return with_overrides(config.experiment(), BASELINE_OVERRIDES)
+        pace = rehearsal.pace()
+        cost, memory_bytes = pace.cost, pace.memory_bytes(tokens)
+        source = "measured: steps of the real model on this machine"
+        source += ", one worker by itself" if config.engine.num_workers > 1 else ""
+    except RehearsalError as error:
+        model = shapes_only(ready.checkpoint, config.adapter)
+        cost = CostModel.of(model, recompute=config.model.gradient_checkpointing)
+        memory_bytes = memory_by_shape(model, config, tokens, longest)
+        source = f"closed form: {error}"
+    num_trials = num_planned(config)
+    baseline = Trial.of(with_overrides(config.experiment(), BASELINE_OVERRIDES), cost, lengths, pace)
+    others = Trial.mean([Trial.of(one, cost, lengths, pace) for one in drawn])
+    if pace:
+        # Worker groups start anew for each trial; a process of its own goes on with the next one.
+        share = 1.0 if config.engine.num_workers > 1 else (at_once - 1) / (num_trials - 1)
+        baseline = replace(baseline, load_s=baseline.load_s + pace.process_s)
+        others = replace(others, load_s=others.load_s + share * pace.process_s)
+    stops = expected_stops(config.tune.scheduler, num_trials, others)
+    expected = SweepCost.of(baseline, others, num_trials, stops, at_once)
+    predicted = {
+        "step_s": baseline.step_s,
+        "baseline_s": baseline.seconds,
+        "trial_s": others.seconds,
+        "trial_flops": others.step_flops * others.num_steps,
+        "memory_bytes": memory_bytes,
+        "stopped": expected.stopped,
+        "trials_s": expected.trials_s,
+        "sweep_s": expected.wall_s,
+    }
+    most = SweepCost.of(baseline, others, num_trials, {}, at_once)
+    facts = {
+        "trials": f"{num_trials}: the baseline and {num_trials - 1} of {_configurations(config)}",
+        **{f"space {number}": _dimension(key, config) for number, key in enumerate(config.space, 1)},
+        "a trial": _resources(config.engine),
+        "at once": f"{at_once}",
+        "estimates": source,
+        "memory": f"{memory_bytes / 2**30:.2g} GiB a worker",
+        "time": _times(baseline, others),
+        "sweep": _sweep_in_words(config.engine, expected, most),
+        **_places(config, ready, folder, sum(int(tokens.sum()) for tokens in lengths.values())),
+    }
+    return Plan(facts, {name: value for name, value in predicted.items() if not math.isnan(value)}, source)
 
 
 def _drawn(config: SweepConfig) -> list[ExperimentConfig]:
@@ -253,26 +189,49 @@ def _drawn(config: SweepConfig) -> list[ExperimentConfig]:
     return [with_overrides(config.experiment(), values) for values in draws]
 
 
-def _estimate(base: ExperimentConfig, longest: int, rehearsal: Rehearsal | None) -> StepEstimate:
-    """Measured if that is possible, else from the closed form."""
-    reason = _elsewhere(base.engine)
-    if rehearsal is not None:
-        try:
-            return rehearsal.result()
-        except RehearsalError as error:
-            reason = str(error)
-    return closed_form(base, _shapes(base), longest, reason)
+def _configurations(config: SweepConfig) -> str:
+    number = size(config.space)
+    return "infinitely many configurations" if number is None else f"{number:,} configurations"
 
 
-def _places(config: SweepConfig, ready: Ready, num_tokens: int) -> dict[str, str]:
+def _dimension(key: str, config: SweepConfig) -> str:
+    said = config.space[key].model_dump(mode="json", exclude_defaults=True)
+    return yaml.safe_dump({key: said}, default_flow_style=True, sort_keys=False, width=math.inf).strip()[1:-1]
+
+
+def _resources(engine: EngineConfig) -> str:
+    gpus = f" and {engine.gpus_per_worker:g} GPUs" if engine.gpus_per_worker else ""
+    return f"{engine.num_workers} x {engine.cpus_per_worker:g} CPUs{gpus} (workers x what each has)"
+
+
+def _times(baseline: Trial, others: Trial) -> str:
+    if math.isnan(baseline.seconds):
+        return f"unknown; {operations(baseline.step_flops)} FLOPs an optimizer step of the baseline"
+    each = f"{baseline.step_s:.3g}s and {others.step_s:.3g}s an optimizer step"
+    return f"{duration(baseline.seconds)} the baseline, {duration(others.seconds)} another trial; {each}"
+
+
+def _sweep_in_words(engine: EngineConfig, expected: SweepCost, most: SweepCost) -> str:
+    def words(cost: SweepCost) -> str:
+        flops = f"{operations(cost.flops)} FLOPs of training"
+        if math.isnan(cost.trials_s):
+            return flops
+        hours = cost.trials_s * engine.num_workers / 3600
+        gpus = f", {hours * engine.gpus_per_worker:.2g} GPU-hours" if engine.gpus_per_worker else ""
+        return f"{duration(cost.wall_s)}, {hours * engine.cpus_per_worker:.2g} core-hours{gpus}, {flops}"
+
+    if not expected.stopped:
+        return f"about {words(expected)}"
+    return f"about {words(expected)}, if {expected.stopped:.1f} trials are stopped early; {words(most)}, if none is"
+
+
+def _places(config: SweepConfig, ready: Ready, folder: Path, num_tokens: int) -> dict[str, str]:
     """What a sweep writes, and where."""
-    encoded_bytes = 4 * num_tokens
-    folder = storage_path(config) / f"{config.name}-<date>-<time>"
     database = local_database(ready.tracking_uri)
     made = "" if database is None or database.exists() else ", which will be made"
     return {
-        "trials": f"{folder}/trials: measurements, checkpoints, adapters and predictions",
-        "encoded data": f"{folder}/encoded: {encoded_bytes / 2**20:.1f} MiB of tokens, once for all trials",
-        "results": f"{folder}: report.html, {PLAN}, the study and what else is about the sweep",
+        "writes": f"{folder}: study, report and {PLAN}",
+        "trials in": f"{folder / 'trials'}: measurements, checkpoints, adapters and predictions",
+        "tokens in": f"{folder / 'encoded'}: {4 * num_tokens / 2**20:.1f} MiB, once for all trials",
         "MLflow": f"{redact(ready.tracking_uri)}, experiment {config.tracking.experiment}{made}",
     }

@@ -20,21 +20,24 @@ from irtune.analysis.tables import markdown_table, trial_table
 from irtune.analysis.trials import TrialRow
 from irtune.config.load import concise, dotted_keys
 from irtune.tracking.address import comparison_url, redact, requires_server, ui_command
+from irtune.tracking.json_file import read_json
 from irtune.tracking.mlflow_tracker import MlflowTracker
 from irtune.tracking.shipper import Shipper
 from irtune.tracking.spool import SpoolWriter, next_attempt
 from irtune.tracking.view import SweepView
 from irtune.tuning.artifacts import HEAT_MAP
 from irtune.tuning.book import TrialEntry
+from irtune.tuning.comparison import actual, side_by_side, table
 from irtune.tuning.plan import PLAN, Plan
-from irtune.tuning.plan_view import Compared, compare, compared_markdown, compared_table
 from irtune.tuning.preflight import Sweep
 from irtune.tuning.provenance import environment
 
 LOCAL_UI = "http://127.0.0.1:5000"
 REPORT, FIGURE, TABLE, BEST = "report.html", "response.png", "trials.md", "best.yaml"
-COMPARED = "predicted.md"
 SUMMARY = "summary"
+Compared = tuple[list[tuple[str, str, str, str]], dict[str, float]]
+"""Predicted and actual in words, and as metrics."""
+
 COLUMNS = (
     "final/validation_f1_macro",
     "final/test_f1_macro",
@@ -76,16 +79,26 @@ def conclude(
         num_validation=len(sweep.ready.dataset.splits["validation"]),
     )
     commands = _ways_to_look(sweep, tracker)
-    plan = Plan.read(sweep.folder)
-    compared = compare(plan, entries) if plan else []
-    if plan:
-        (sweep.folder / COMPARED).write_text(compared_markdown(compared, plan), encoding="utf-8")
-        console.print()
-        console.print(compared_table(compared, plan))
+    compared = _compare(sweep, entries, console)
     _write_files(sweep, entries, rows, answer, commands, compared)
     _record(sweep, answer, compared, shipper)
     _show(sweep, entries, answer, rows, commands, console)
     return Outcome(sweep.name, sweep.folder, answer, tuple(rows), tracker.experiment_id)
+
+
+def _compare(sweep: Sweep, entries: Sequence[TrialEntry], console: Console) -> Compared:
+    """Show what was predicted beside what happened; a sweep without a plan that can be read has nothing to compare."""
+    try:
+        plan = read_json(sweep.folder / PLAN, Plan)
+    except (OSError, ValueError) as error:
+        logging.getLogger(__name__).warning("nothing was predicted: %s", error)
+        return [], {}
+    found = actual(entries)
+    rows = side_by_side(plan, found)
+    console.print()
+    console.print(table(plan, rows))
+    metrics = {f"predicted/{name}": value for name, value in plan.predicted.items()}
+    return rows, metrics | {f"actual/{name}": value for name, value in found.items()}
 
 
 def _ways_to_look(sweep: Sweep, tracker: MlflowTracker) -> tuple[str, str]:
@@ -114,7 +127,7 @@ def _write_files(
     rows: Sequence[TrialRow],
     answer: Answer,
     commands: tuple[str, str],
-    compared: Sequence[Compared],
+    compared: Compared,
 ) -> None:
     by_id = {entry.trial_id: entry for entry in entries}
     picture = BytesIO()
@@ -144,13 +157,13 @@ def _write_files(
             "sweep file": sweep.source,
             "MLflow": redact(sweep.ready.tracking_uri),
         }
-        | {f"predicted: {row.name}": row.sentence for row in compared},
+        | {f"predicted: {name}": f"{predicted}, actually {took}" for name, predicted, took, _ in compared[0]},
         mode=mode,
     )
     (sweep.folder / REPORT).write_text(report, encoding="utf-8")
 
 
-def _record(sweep: Sweep, answer: Answer, compared: Sequence[Compared], shipper: Shipper) -> None:
+def _record(sweep: Sweep, answer: Answer, compared: Compared, shipper: Shipper) -> None:
     """A run of its own for the sweep, with everything that is about all of its trials."""
     key, spool = f"{sweep.name}/{SUMMARY}", sweep.folder / SUMMARY / "spool"
     tags = {"irtune.sweep": sweep.name, "irtune.kind": "summary", "irtune.data": sweep.ready.dataset.name}
@@ -169,12 +182,11 @@ def _record(sweep: Sweep, answer: Answer, compared: Sequence[Compared], shipper:
         "summary/test_f1_difference_low": interval.low if interval else None,
         "summary/test_f1_difference_high": interval.high if interval else None,
     }
-    values |= {f"predicted/{row.metric}": row.predicted for row in compared}
-    values |= {f"actual/{row.metric}": row.actual for row in compared}
-    writer.metrics(attempt, {name: value for name, value in values.items() if value is not None})
+    known = {name: value for name, value in values.items() if value is not None}
+    writer.metrics(attempt, known | compared[1])
     # The journal may be written to while it is uploaded, so a copy is.
     shutil.copyfile(sweep.folder / "study.journal", sweep.folder / SUMMARY / "study.journal")
-    for file in (REPORT, FIGURE, TABLE, BEST, PLAN, COMPARED, f"{SUMMARY}/study.journal"):
+    for file in (REPORT, FIGURE, TABLE, BEST, PLAN, f"{SUMMARY}/study.journal"):
         if (sweep.folder / file).is_file():
             writer.artifact(sweep.folder / file, "")
     writer.close()

@@ -19,10 +19,10 @@ from irtune.tracking.janitor import close_dead
 from irtune.tracking.mlflow_tracker import MlflowTracker
 from irtune.tracking.shipper import Shipper
 from irtune.tracking.sync import open_tracker, sync, write_address
+from irtune.training.rehearsal import Rehearsal
 from irtune.tuning import cluster
 from irtune.tuning.callback import SweepCallback
-from irtune.tuning.forecast import num_planned
-from irtune.tuning.plan import Prediction
+from irtune.tuning.plan import num_planned, predict
 from irtune.tuning.preflight import Sweep, prepare, tokenise
 from irtune.tuning.progress import SweepProgress, Ticker
 from irtune.tuning.resume import Resume, sweep_to_resume, write_identity
@@ -41,7 +41,7 @@ class _Killed(SystemExit):
     """SIGTERM, as ``ray job stop`` sends it."""
 
 
-def run_sweep(config: SweepConfig, source: str, console: Console, resume: Resume = "ask") -> Outcome:
+def run_sweep(config: SweepConfig, source: str, console: Console, resume: Resume, rehearsal: Rehearsal) -> Outcome:
     """Check, search, and conclude.
 
     Args:
@@ -49,6 +49,7 @@ def run_sweep(config: SweepConfig, source: str, console: Console, resume: Resume
         source: The file it came from, for messages.
         console: Where progress and the answer are shown.
         resume: Whether to go on with an earlier sweep of the same name.
+        rehearsal: Of its experiment, from which the sweep's end is predicted.
 
     Raises:
         ConfigError: If settings are wrong, the cluster can never run a trial, or what is to be resumed is another
@@ -57,11 +58,6 @@ def run_sweep(config: SweepConfig, source: str, console: Console, resume: Resume
         TrackingError: If MLflow cannot be reached at the start.
     """
     config = cluster.with_absolute_paths(config)
-    with Prediction(config) as prediction:
-        return _run(config, source, console, resume, prediction)
-
-
-def _run(config: SweepConfig, source: str, console: Console, resume: Resume, prediction: Prediction) -> Outcome:
     with _status(console, "checking settings, model, data and tracking"):
         ready = prepare(config, source)
     fingerprint = ready.dataset.fingerprint()
@@ -75,17 +71,17 @@ def _run(config: SweepConfig, source: str, console: Console, resume: Resume, pre
             write_address(folder, ready.tracking_uri, config.tracking.experiment)
             close_dead(storage_path(config), lambda other: open_tracker(other, own_uri=ready.tracking_uri))
         _announce(sweep, console)
-        prediction.make(ready, lengths, folder, console)
         cluster.connect()
         try:
-            return _search(sweep, console)
+            at_once = _trials_at_once(sweep)
+            predict(sweep, lengths, rehearsal, at_once, console)
+            return _search(sweep, at_once, console)
         finally:
             ray.shutdown()
 
 
-def _search(sweep: Sweep, console: Console) -> Outcome:
+def _search(sweep: Sweep, at_once: int, console: Console) -> Outcome:
     config = sweep.config
-    at_once = _trials_at_once(sweep)
     setup = TrialSetup(
         explicit(config.experiment()),
         sweep.folder,
