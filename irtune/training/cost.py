@@ -131,11 +131,10 @@ def _lowest_shared(blocks: nn.ModuleList) -> int | None:
 
 
 def memory_by_shape(model: Any, config: ExperimentConfig, tokens: int, length: int) -> float:
-    """Bytes that a worker holds at most, by a closed form.
+    """Bytes that a worker holds at most by a closed form, without what Python (about 0.6 GB) and kernels take.
 
-    Weights, gradients, Adam's moments and master weights, and roughly activations: without recomputation
-    ``17 h + 2.5 a s`` numbers a token and block for hidden size h, a attention heads and s tokens of context. What
-    Python and its libraries take (about 0.6 GB), and what kernels work with, is not in it.
+    Weights, gradients, Adam's moments and masters, and activations: about ``17 h + 2.5 a s`` numbers a token and block
+    for hidden size h, a attention heads and s tokens, those of GPT, which here stand for all models and adapters.
 
     Args:
         model: The classifier with its adapter, of which only shapes are looked at.
@@ -143,8 +142,7 @@ def memory_by_shape(model: Any, config: ExperimentConfig, tokens: int, length: i
         tokens: Of a micro-batch.
         length: Of its longest input.
 
-    Source: Korthikanti et al., Reducing Activation Recomputation in Large Transformer Models (arXiv 2205.05198). Their
-        numbers are those of GPT; here they stand for all models, and what adapters keep is left out.
+    Source: Korthikanti et al., Reducing Activation Recomputation in Large Transformer Models (arXiv 2205.05198).
     """
     engine, text = config.engine, model.get_base_model().config.get_text_config()
     number, stage, ranks = 4 if engine.precision == "fp32" else 2, engine.zero_stage, engine.num_workers

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -61,7 +60,7 @@ class Pace:
         """Seconds that ``flops`` over ``tokens`` take: on the line between both steps, else in proportion to FLOPs."""
         each, most = flops / tokens, self.flops[1]
         inside = np.interp(min(each, most), [0.0, *self.flops], [0.0, *self.token_s])
-        return float(inside) * max(each / most, 1.0) * tokens
+        return float(inside * max(each / most, 1.0) * tokens)
 
     def memory_bytes(self, tokens: float) -> float:
         """What a worker holds that trains every block on micro-batches of ``tokens``."""
@@ -69,27 +68,24 @@ class Pace:
 
 
 class Rehearsal:
-    """A process that measures a ``Pace``, from construction on; it ends with the context.
-
-    Args:
-        config: The experiment.
-    """
+    """A process that measures the ``Pace`` of an experiment, from construction on; it ends with the context."""
 
     def __init__(self, config: ExperimentConfig) -> None:
         context = multiprocessing.get_context("spawn")
+        self._folder = tempfile.TemporaryDirectory(prefix="irtune-rehearsal-")
         self._answer, answers = context.Pipe(duplex=False)
-        self._process = context.Process(target=_measure_in_process, args=(answers, config), daemon=True)
+        task = (answers, config, Path(self._folder.name))
+        self._process = context.Process(target=_answer_with_pace, args=task, daemon=True)
         self._process.start()
         answers.close()
 
     def __enter__(self) -> "Rehearsal":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._process.kill()
         self._process.join()
+        self._folder.cleanup()
 
     def pace(self) -> Pace:
         """What was measured.
@@ -109,7 +105,7 @@ class Rehearsal:
         return answer
 
 
-def _measure_in_process(answers: Connection, config: ExperimentConfig) -> None:
+def _answer_with_pace(answers: Connection, config: ExperimentConfig, folder: Path) -> None:
     """Send a pace, or why there is none."""
     # What libraries print is nothing for the user.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -118,8 +114,7 @@ def _measure_in_process(answers: Connection, config: ExperimentConfig) -> None:
         # Should memory run out, this process is the one to go.
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     try:
-        with tempfile.TemporaryDirectory(prefix="irtune-rehearsal-") as folder:
-            answers.send(measure(config, Path(folder)))
+        answers.send(measure(config, folder))
     except Exception as error:
         answers.send(f"{type(error).__name__}: {error}".splitlines()[0])
     # Taking the interpreter down in order takes seconds, and somebody waits.
@@ -127,12 +122,7 @@ def _measure_in_process(answers: Connection, config: ExperimentConfig) -> None:
 
 
 def measure(config: ExperimentConfig, folder: Path) -> Pace:
-    """Train a few steps in this process.
-
-    Args:
-        config: What to train, whatever its policy.
-        folder: For what a run writes.
-    """
+    """Train a few steps in this process, which writes to ``folder``."""
     import psutil
 
     from irtune.training.distributed import select_accelerator

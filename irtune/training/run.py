@@ -113,16 +113,7 @@ def prepared(
     report: Report,
     encoded_folder: Path,
 ) -> Iterator[Loop]:
-    """All that a run trains with, checked, inside the context; every rank enters it.
-
-    Args:
-        config: The whole configuration.
-        dataset: The data.
-        folder: The run's own folder.
-        recorder: Takes the measurements of rank 0.
-        report: Takes evaluations.
-        encoded_folder: Where tokenised data is shared between runs.
-    """
+    """All that a run trains with, checked, inside the context; every rank enters it. Arguments are those of ``run``."""
     device = select_accelerator(config.engine)
     release_memory()
     torch.set_num_threads(max(1, int(config.engine.cpus_per_worker)))

@@ -1,6 +1,6 @@
 """What a sweep took beside what its plan predicted."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import mean
 
 from rich.box import SIMPLE_HEAD
@@ -23,6 +23,9 @@ QUANTITIES: dict[str, tuple[str, Callable[[float], str]]] = {
 }
 """What is predicted and looked at afterwards: its name for people, and how its numbers are worded."""
 
+Row = tuple[str, ...]
+"""A quantity's name, predicted, actual, and how many times the prediction the actual is."""
+
 
 def actual(entries: Sequence[TrialEntry]) -> dict[str, float]:
     """What a sweep took, by the names in ``QUANTITIES``; what cannot be told is left out.
@@ -34,7 +37,7 @@ def actual(entries: Sequence[TrialEntry]) -> dict[str, float]:
     baseline = [entry for entry in finished if entry.is_baseline]
     others = [entry for entry in finished if not entry.is_baseline]
     spans = _spans_s(entries)
-    found = {
+    found: dict[str, list[float]] = {
         "step_s": [entry.latest["cost/train_s"] / entry.step for entry in baseline],
         "baseline_s": [end - start for start, end in _spans_s(baseline)],
         "trial_s": [end - start for start, end in _spans_s(others)],
@@ -54,19 +57,19 @@ def _spans_s(entries: Sequence[TrialEntry]) -> list[tuple[float, float]]:
     return [(ledger.start().start_time_ms / 1000, end.end_time_ms / 1000) for ledger, end in ended]
 
 
-def side_by_side(plan: Plan, found: dict[str, float]) -> list[tuple[str, str, str, str]]:
-    """A row a quantity: its name, predicted, actual, and how many times the prediction the actual is."""
+def side_by_side(plan: Plan, found: Mapping[str, float]) -> list[Row]:
+    """What was predicted and what was found, in words."""
     rows = []
     for name, (label, wording) in QUANTITIES.items():
         predicted, took = plan.predicted.get(name), found.get(name)
-        words = [MISSING if number is None else wording(number) for number in (predicted, took)]
-        rows.append((label, *words, f"{took / predicted:.2f}" if took and predicted else MISSING))
+        ratio = f"{took / predicted:.2f}" if took and predicted else MISSING
+        rows.append((label, *(MISSING if value is None else wording(value) for value in (predicted, took)), ratio))
     return rows
 
 
-def table(plan: Plan, rows: Sequence[tuple[str, str, str, str]]) -> Table:
-    """The rows for the terminal."""
-    shown = Table("", box=SIMPLE_HEAD, title="Predicted and actual", title_justify="left", caption=plan.source)
+def table(rows: Sequence[Row], source: str) -> Table:
+    """The rows for the terminal, with where the prediction came from."""
+    shown = Table("", box=SIMPLE_HEAD, title="Predicted and actual", title_justify="left", caption=f"from {source}")
     for heading in ("predicted", "actual", "actual / predicted"):
         shown.add_column(heading, justify="right")
     for row in rows:

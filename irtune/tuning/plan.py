@@ -1,5 +1,6 @@
 """What a sweep will do and take, said before anything runs; and kept, to stand beside what it took."""
 
+import json
 import logging
 import math
 import sys
@@ -10,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import optuna
-import yaml
 from optuna.samplers import RandomSampler
 from rich.console import Console
 
@@ -18,7 +18,7 @@ from irtune.analysis.tables import duration, operations
 from irtune.config.load import storage_path, with_overrides
 from irtune.config.schema import EngineConfig, ExperimentConfig, SweepConfig
 from irtune.data.base import Split
-from irtune.tracking.address import local_database, redact
+from irtune.tracking.address import redact
 from irtune.tracking.heartbeat import is_live
 from irtune.tracking.json_file import write_json
 from irtune.training.cost import CostModel, memory_by_shape
@@ -32,6 +32,7 @@ from irtune.tuning.searcher import BASELINE_OVERRIDES
 from irtune.tuning.space import size, suggest
 
 PLAN = "plan.json"
+MEASURED = "measured steps of the real model on this machine"
 NUM_DRAWN = 30
 """Configurations drawn from the space to say what its trials take on average."""
 
@@ -53,7 +54,7 @@ class Plan:
     def show(self, console: Console) -> None:
         """Print it."""
         for name, fact in self.facts.items():
-            console.print(f"{name:11} {fact}", highlight=False, soft_wrap=True, markup=False)
+            console.print(f"{name:10} {fact}", highlight=False, soft_wrap=True, markup=False)
 
 
 def plan_sweep(config: SweepConfig, source: str, console: Console, resume: Resume, rehearsal: Rehearsal) -> Plan:
@@ -105,7 +106,8 @@ def predict(
     except Exception as error:
         logging.getLogger(__name__).warning("there is no prediction: %s", error, exc_info=True)
         return
-    console.print(f"{'time':8} {plan.facts['sweep']}; {plan.source}", highlight=False, soft_wrap=True, markup=False)
+    text = f"{plan.facts['in all']} (from {plan.source})"
+    console.print(f"{'time':8} {text}", highlight=False, soft_wrap=True, markup=False)
 
 
 def num_planned(config: SweepConfig) -> int:
@@ -124,7 +126,7 @@ def make_plan(
     """What a sweep will do and take.
 
     The space is represented by random draws, although a sampler comes to prefer some of it, and every trial by the
-    model and adapter of the experiment, also where the space varies them.
+    model, adapter and tokens of the experiment, also where the space varies them.
 
     Args:
         config: The sweep.
@@ -134,51 +136,47 @@ def make_plan(
         at_once: Trials at a time.
         folder: Where the sweep will lie.
     """
-    drawn = _drawn(config)
+    drawn, num_trials = _drawn(config), num_planned(config)
     longest = int(lengths["train"].max())
-    tokens = longest * max(one.training.micro_batch_size for one in drawn)
+    most_tokens = longest * max(one.training.micro_batch_size for one in drawn)
     pace: Pace | None = None
     try:
         pace = rehearsal.pace()
-        cost, memory_bytes = pace.cost, pace.memory_bytes(tokens)
-        source = "measured: steps of the real model on this machine"
-        source += ", one worker by itself" if config.engine.num_workers > 1 else ""
+        cost, memory_bytes, source = pace.cost, pace.memory_bytes(most_tokens), MEASURED
     except RehearsalError as error:
         model = shapes_only(ready.checkpoint, config.adapter)
         cost = CostModel.of(model, recompute=config.model.gradient_checkpointing)
-        memory_bytes = memory_by_shape(model, config, tokens, longest)
-        source = f"closed form: {error}"
-    num_trials = num_planned(config)
+        memory_bytes, source = memory_by_shape(model, config, most_tokens, longest), f"a closed form: {error}"
     baseline = Trial.of(with_overrides(config.experiment(), BASELINE_OVERRIDES), cost, lengths, pace)
     others = Trial.mean([Trial.of(one, cost, lengths, pace) for one in drawn])
     if pace:
         # Worker groups start anew for each trial; a process of its own goes on with the next one.
-        share = 1.0 if config.engine.num_workers > 1 else (at_once - 1) / (num_trials - 1)
+        starts = 1.0 if config.engine.num_workers > 1 else (at_once - 1) / (num_trials - 1)
         baseline = replace(baseline, load_s=baseline.load_s + pace.process_s)
-        others = replace(others, load_s=others.load_s + share * pace.process_s)
+        others = replace(others, load_s=others.load_s + starts * pace.process_s)
     stops = expected_stops(config.tune.scheduler, num_trials, others)
-    expected = SweepCost.of(baseline, others, num_trials, stops, at_once)
+    stopped = sum(stops.values())
+    expected = SweepCost.of(baseline, others, num_trials - 1 - stopped, stops, at_once)
+    most = SweepCost.of(baseline, others, num_trials - 1, {}, at_once)
     predicted = {
         "step_s": baseline.step_s,
         "baseline_s": baseline.seconds,
         "trial_s": others.seconds,
         "trial_flops": others.step_flops * others.num_steps,
         "memory_bytes": memory_bytes,
-        "stopped": expected.stopped,
+        "stopped": stopped,
         "trials_s": expected.trials_s,
         "sweep_s": expected.wall_s,
     }
-    most = SweepCost.of(baseline, others, num_trials, {}, at_once)
+    in_all = f"{_in_words(most, config.engine)}; about {_in_words(expected, config.engine)} if ASHA stops {stopped:.1f}"
     facts = {
-        "trials": f"{num_trials}: the baseline and {num_trials - 1} of {_configurations(config)}",
-        **{f"space {number}": _dimension(key, config) for number, key in enumerate(config.space, 1)},
-        "a trial": _resources(config.engine),
-        "at once": f"{at_once}",
-        "estimates": source,
+        **_work(config, at_once),
+        "estimated": f"from {source}",
         "memory": f"{memory_bytes / 2**30:.2g} GiB a worker",
-        "time": _times(baseline, others),
-        "sweep": _sweep_in_words(config.engine, expected, most),
-        **_places(config, ready, folder, sum(int(tokens.sum()) for tokens in lengths.values())),
+        "a trial": _trial_in_words(baseline, others),
+        "in all": in_all if stopped else _in_words(most, config.engine),
+        "results": f"{folder}: trials with their checkpoints and predictions, tokens, study, report",
+        "MLflow": f"{redact(ready.tracking_uri)}, experiment {config.tracking.experiment}",
     }
     return Plan(facts, {name: value for name, value in predicted.items() if not math.isnan(value)}, source)
 
@@ -189,49 +187,31 @@ def _drawn(config: SweepConfig) -> list[ExperimentConfig]:
     return [with_overrides(config.experiment(), values) for values in draws]
 
 
-def _configurations(config: SweepConfig) -> str:
-    number = size(config.space)
-    return "infinitely many configurations" if number is None else f"{number:,} configurations"
-
-
-def _dimension(key: str, config: SweepConfig) -> str:
-    said = config.space[key].model_dump(mode="json", exclude_defaults=True)
-    return yaml.safe_dump({key: said}, default_flow_style=True, sort_keys=False, width=math.inf).strip()[1:-1]
-
-
-def _resources(engine: EngineConfig) -> str:
+def _work(config: SweepConfig, at_once: int) -> dict[str, str]:
+    """What there is to do, and on what."""
+    engine, number = config.engine, size(config.space)
+    space = {key: one.model_dump(mode="json", exclude_defaults=True) for key, one in config.space.items()}
     gpus = f" and {engine.gpus_per_worker:g} GPUs" if engine.gpus_per_worker else ""
-    return f"{engine.num_workers} x {engine.cpus_per_worker:g} CPUs{gpus} (workers x what each has)"
-
-
-def _times(baseline: Trial, others: Trial) -> str:
-    if math.isnan(baseline.seconds):
-        return f"unknown; {operations(baseline.step_flops)} FLOPs an optimizer step of the baseline"
-    each = f"{baseline.step_s:.3g}s and {others.step_s:.3g}s an optimizer step"
-    return f"{duration(baseline.seconds)} the baseline, {duration(others.seconds)} another trial; {each}"
-
-
-def _sweep_in_words(engine: EngineConfig, expected: SweepCost, most: SweepCost) -> str:
-    def words(cost: SweepCost) -> str:
-        flops = f"{operations(cost.flops)} FLOPs of training"
-        if math.isnan(cost.trials_s):
-            return flops
-        hours = cost.trials_s * engine.num_workers / 3600
-        gpus = f", {hours * engine.gpus_per_worker:.2g} GPU-hours" if engine.gpus_per_worker else ""
-        return f"{duration(cost.wall_s)}, {hours * engine.cpus_per_worker:.2g} core-hours{gpus}, {flops}"
-
-    if not expected.stopped:
-        return f"about {words(expected)}"
-    return f"about {words(expected)}, if {expected.stopped:.1f} trials are stopped early; {words(most)}, if none is"
-
-
-def _places(config: SweepConfig, ready: Ready, folder: Path, num_tokens: int) -> dict[str, str]:
-    """What a sweep writes, and where."""
-    database = local_database(ready.tracking_uri)
-    made = "" if database is None or database.exists() else ", which will be made"
     return {
-        "writes": f"{folder}: study, report and {PLAN}",
-        "trials in": f"{folder / 'trials'}: measurements, checkpoints, adapters and predictions",
-        "tokens in": f"{folder / 'encoded'}: {4 * num_tokens / 2**20:.1f} MiB, once for all trials",
-        "MLflow": f"{redact(ready.tracking_uri)}, experiment {config.tracking.experiment}{made}",
+        "trials": f"{num_planned(config)}, the baseline included, {at_once} at a time",
+        "space": f"{'infinitely many' if number is None else f'{number:,}'} configurations: {json.dumps(space)}",
+        "workers": f"{engine.num_workers} a trial, each with {engine.cpus_per_worker:g} CPUs{gpus}",
     }
+
+
+def _trial_in_words(baseline: Trial, others: Trial) -> str:
+    if math.isnan(baseline.seconds):
+        return (
+            f"{operations(baseline.step_flops)} FLOPs a step of the baseline, {operations(others.step_flops)} of others"
+        )
+    steps = f"with steps of {baseline.step_s:.3g}s and {others.step_s:.3g}s"
+    return f"{duration(baseline.seconds)} the baseline, {duration(others.seconds)} another, {steps}"
+
+
+def _in_words(cost: SweepCost, engine: EngineConfig) -> str:
+    flops = f"{operations(cost.flops)} FLOPs of training"
+    if math.isnan(cost.trials_s):
+        return flops
+    hours = cost.trials_s * engine.num_workers / 3600
+    gpus = f", {hours * engine.gpus_per_worker:.2g} GPU-hours" if engine.gpus_per_worker else ""
+    return f"{duration(cost.wall_s)}, {hours * engine.cpus_per_worker:.2g} core-hours{gpus}, {flops}"

@@ -81,12 +81,12 @@ def check_config(config: ExperimentConfig, source: str) -> tuple[Path, int]:
 
 
 def prepare(config: SweepConfig, source: str, *, makes_store: bool = True) -> Ready:
-    """Check everything and read the data; leaves nothing behind but an MLflow database where that is the store.
+    """Check everything and read the data.
 
     Args:
         config: The sweep.
         source: The file it came from, for messages.
-        makes_store: Whether a database that does not exist yet is made; else it is not looked at.
+        makes_store: Whether a database for MLflow that does not exist yet is made; else nothing is written.
 
     Raises:
         ConfigError: If settings, model or space are wrong.

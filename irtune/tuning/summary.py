@@ -27,7 +27,7 @@ from irtune.tracking.spool import SpoolWriter, next_attempt
 from irtune.tracking.view import SweepView
 from irtune.tuning.artifacts import HEAT_MAP
 from irtune.tuning.book import TrialEntry
-from irtune.tuning.comparison import actual, side_by_side, table
+from irtune.tuning.comparison import Row, actual, side_by_side, table
 from irtune.tuning.plan import PLAN, Plan
 from irtune.tuning.preflight import Sweep
 from irtune.tuning.provenance import environment
@@ -35,7 +35,7 @@ from irtune.tuning.provenance import environment
 LOCAL_UI = "http://127.0.0.1:5000"
 REPORT, FIGURE, TABLE, BEST = "report.html", "response.png", "trials.md", "best.yaml"
 SUMMARY = "summary"
-Compared = tuple[list[tuple[str, str, str, str]], dict[str, float]]
+Compared = tuple[list[Row], dict[str, float]]
 """Predicted and actual in words, and as metrics."""
 
 COLUMNS = (
@@ -96,7 +96,7 @@ def _compare(sweep: Sweep, entries: Sequence[TrialEntry], console: Console) -> C
     found = actual(entries)
     rows = side_by_side(plan, found)
     console.print()
-    console.print(table(plan, rows))
+    console.print(table(rows, plan.source))
     metrics = {f"predicted/{name}": value for name, value in plan.predicted.items()}
     return rows, metrics | {f"actual/{name}": value for name, value in found.items()}
 

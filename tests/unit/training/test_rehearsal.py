@@ -1,65 +1,60 @@
-"""Trying a few steps in a process of its own: which rows it takes, and what is said when it fails."""
+"""Trying a few steps in a process of its own: what is made of them, and what is said when it fails."""
 
 import os
 import subprocess
 import sys
 import time
-from dataclasses import replace
 
+import numpy as np
 import pytest
+import rehearsals
 
 from irtune.config.load import build
-from irtune.config.schema import EngineConfig, ExperimentConfig
-from irtune.data.base import Revision, RevisionDataset
+from irtune.config.schema import ExperimentConfig
 from irtune.training import rehearsal
-from irtune.training.rehearsal import Rehearsal, RehearsalError
+from irtune.training.cost import CostModel
+from irtune.training.rehearsal import Pace, Rehearsal, RehearsalError
 
-CONFIG = build(ExperimentConfig, {"training": {"micro_batch_size": 2, "eval_batch_size": 3}}, "x")
-LENGTHS = {"train": [10, 60, 20, 40, 30, 50, 70], "validation": [5, 9], "test": [4, 8]}
-DATA = RevisionDataset(
-    "few",
-    ("a", "b"),
-    {split: tuple(Revision("1", "x" * n, "y", "a") for n in lengths) for split, lengths in LENGTHS.items()},
-    "?",
+CONFIG = build(ExperimentConfig, {}, "x")
+COST = CostModel(np.array([10.0]), np.array([1.0]), head=2.0, attention=0.0, recompute=False)
+# Half of the blocks: 6 FLOPs a token in 1 s, all of them: 10 FLOPs in 3 s.
+PACE = Pace(7.0, 2.0, (6.0, 10.0), (1.0, 3.0), tokens=100, loaded_bytes=50.0, trained_bytes=80.0, cost=COST)
+
+
+@pytest.mark.parametrize(
+    ("flops", "seconds"),
+    # For 4 tokens: as measured; half-way between; half of the lesser one; twice the larger one.
+    [(24, 4.0), (40, 12.0), (32, 8.0), (12, 2.0), (80, 24.0)],
 )
+def test_seconds_lie_on_the_line_between_the_measured_steps(flops, seconds):
+    assert PACE.seconds(flops, tokens=4) == pytest.approx(seconds)
 
 
-def in_place_of_python(monkeypatch, tmp_path, script):
-    program = tmp_path / "python"
-    program.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
-    program.chmod(0o755)
-    monkeypatch.setattr(rehearsal.sys, "executable", str(program))
+def test_memory_grows_with_the_tokens_of_a_batch():
+    assert PACE.memory_bytes(200) == 50 + 30 * 2
+    # What was held is held, also by smaller batches.
+    assert PACE.memory_bytes(10) == 80
 
 
-def test_rows_are_spread_over_the_lengths_and_the_longest_is_among_them():
-    few = rehearsal.sample(CONFIG, DATA).splits
-    assert [len(revision.before) for revision in few["train"]] == [70, 60, 50, 30, 20, 10]
-    # As many as a batch has: 2 of each.
-    assert [len(revision.before) for revision in few["validation"]] == [9, 5]
-    assert [len(revision.before) for revision in few["test"]] == [8]
-    fewer = replace(DATA, splits=DATA.splits | {"train": DATA.splits["train"][:1]})
-    assert len(rehearsal.sample(CONFIG, fewer).splits["train"]) == 6
-
-
-def test_a_failure_is_told_in_its_own_words(monkeypatch, tmp_path):
-    in_place_of_python(
-        monkeypatch, tmp_path, "cat > /dev/null; echo noise >&2; echo 'MemoryError: too big' >&2; exit 1"
-    )
-    with Rehearsal(EngineConfig()) as tried:
-        tried.begin(CONFIG)
-        with pytest.raises(RehearsalError, match=r"^measuring failed: MemoryError: too big$"):
-            tried.result()
-
-
-def test_what_takes_too_long_is_ended(monkeypatch, tmp_path):
-    in_place_of_python(monkeypatch, tmp_path, f"echo $$ > '{tmp_path}/pid'; exec sleep 60")
+@pytest.mark.parametrize(
+    ("process", "told"),
+    [
+        (rehearsals.refuses, "measuring failed: MemoryError: too big"),
+        (rehearsals.dies, "measuring ended with status 3"),
+        (rehearsals.hangs, "a step of the real model was not over after 0.5 s"),
+    ],
+)
+def test_a_failure_is_told_and_leaves_nothing(monkeypatch, process, told):
+    monkeypatch.setattr(rehearsal, "_answer_with_pace", process)
+    monkeypatch.setattr(rehearsal, "LIMIT_S", 0.5 if process is rehearsals.hangs else 60.0)
     start = time.monotonic()
-    with Rehearsal(EngineConfig(), limit_s=0.5) as tried:
-        tried.begin(CONFIG)
-        with pytest.raises(RehearsalError, match=r"^a step of the real model was not over after 0\.5 s$"):
-            tried.result()
-    assert time.monotonic() - start < 20
-    pid = int((tmp_path / "pid").read_text())
+    with Rehearsal(CONFIG) as tried:
+        with pytest.raises(RehearsalError) as failure:
+            tried.pace()
+        pid, folder = tried._process.pid, tried._folder.name
+    assert str(failure.value) == told
+    assert time.monotonic() - start < 30
+    assert not os.path.exists(folder)
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 
