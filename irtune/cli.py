@@ -1,6 +1,7 @@
 """The command line: ``irtune sweep | validate | methods | sync``."""
 
 import argparse
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -86,6 +87,8 @@ def _sweep(options: argparse.Namespace, console: Console) -> int:
             from irtune.tuning.plan import plan_sweep
 
             plan_sweep(config, str(file), console, options.resume, rehearsal).show(console)
+            # So that Python does not spend seconds on looking through torch's objects once more as it ends.
+            gc.freeze()
             return 0
         from irtune.tuning.sweep import run_sweep
 

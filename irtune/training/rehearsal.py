@@ -74,7 +74,7 @@ class Rehearsal:
         context = multiprocessing.get_context("spawn")
         self._folder = tempfile.TemporaryDirectory(prefix="irtune-rehearsal-")
         self._answer, answers = context.Pipe(duplex=False)
-        task = (answers, config, Path(self._folder.name))
+        task = (answers, config, Path(self._folder.name), time.time())
         self._process = context.Process(target=_answer_with_pace, args=task, daemon=True)
         self._process.start()
         answers.close()
@@ -105,7 +105,7 @@ class Rehearsal:
         return answer
 
 
-def _answer_with_pace(answers: Connection, config: ExperimentConfig, folder: Path) -> None:
+def _answer_with_pace(answers: Connection, config: ExperimentConfig, folder: Path, started_at: float) -> None:
     """Send a pace, or why there is none."""
     # What libraries print is nothing for the user.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -113,18 +113,18 @@ def _answer_with_pace(answers: Connection, config: ExperimentConfig, folder: Pat
     if sys.platform == "linux":
         # Should memory run out, this process is the one to go.
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+    # DeepSpeed's autotuner, which nothing uses here, would import it, and that takes longer than the rest of DeepSpeed.
+    sys.modules["mlflow"] = None  # type: ignore[assignment]
     try:
-        answers.send(measure(config, folder))
+        answers.send(measure(config, folder, started_at))
     except Exception as error:
         answers.send(f"{type(error).__name__}: {error}".splitlines()[0])
     # Taking the interpreter down in order takes seconds, and somebody waits.
     os._exit(0)
 
 
-def measure(config: ExperimentConfig, folder: Path) -> Pace:
-    """Train a few steps in this process, which writes to ``folder``."""
-    import psutil
-
+def measure(config: ExperimentConfig, folder: Path, started_at: float) -> Pace:
+    """Train a few steps in this process, which was started at a time since the epoch, and writes to ``folder``."""
     from irtune.training.distributed import select_accelerator
 
     select_accelerator(config.engine)
@@ -132,7 +132,7 @@ def measure(config: ExperimentConfig, folder: Path) -> Pace:
 
     from irtune.training.run import NoRecorder, prepared
 
-    process_s = time.time() - psutil.Process().create_time()
+    process_s = time.time() - started_at
     rows = NUM_BATCHES * config.training.micro_batch_size
     dataset = config.data.load()
     dataset = replace(dataset, splits={split: revisions[:rows] for split, revisions in dataset.splits.items()})

@@ -86,19 +86,19 @@ def prepare(config: SweepConfig, source: str, *, makes_store: bool = True) -> Re
     Args:
         config: The sweep.
         source: The file it came from, for messages.
-        makes_store: Whether a database for MLflow that does not exist yet is made; else nothing is written.
+        makes_store: Whether MLflow's database is opened, and made if absent; else only a server is looked for.
 
     Raises:
         ConfigError: If settings, model or space are wrong.
         DataError: If rows cannot be used.
         TrackingError: If MLflow cannot be reached.
     """
-    from irtune.tracking.connection import check_tracking
-
     uri = resolve_tracking_uri(config.tracking.uri, storage_path(config))
     checkpoint, blocks = check_config(config, source)
-    database = local_database(uri)
-    if makes_store or database is None or database.exists():
+    if makes_store or local_database(uri) is None:
+        # MLflow takes seconds to import.
+        from irtune.tracking.connection import check_tracking
+
         check_tracking(uri)
     dataset = config.data.load()
     metrics = [f"eval/{name}" for name in metric_names(dataset.labels)]

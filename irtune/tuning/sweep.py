@@ -74,7 +74,8 @@ def run_sweep(config: SweepConfig, source: str, console: Console, resume: Resume
         cluster.connect()
         try:
             at_once = _trials_at_once(sweep)
-            predict(sweep, lengths, rehearsal, at_once, console)
+            with _status(console, "trying a few steps of the model"):
+                predict(sweep, lengths, rehearsal, at_once, console)
             return _search(sweep, at_once, console)
         finally:
             ray.shutdown()

@@ -4,14 +4,14 @@ import os
 import time
 
 
-def refuses(answers, config, folder):
+def refuses(answers, config, folder, started_at):
     (folder / "started").touch()
     answers.send("MemoryError: too big")
 
 
-def dies(answers, config, folder):
+def dies(answers, config, folder, started_at):
     os._exit(3)
 
 
-def hangs(answers, config, folder):
+def hangs(answers, config, folder, started_at):
     time.sleep(60)
