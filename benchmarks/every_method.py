@@ -27,7 +27,8 @@ from irtune.config.methods import METHODS
 from irtune.config.schema import ExperimentConfig
 from irtune.data.base import RevisionDataset
 from irtune.training.engine import DeepSpeedBlocks
-from irtune.training.run import NoRecorder, run
+from irtune.training.recorder import NoRecorder
+from irtune.training.run import run
 from irtune.tuning.provenance import environment
 
 SETTINGS = {

@@ -20,7 +20,8 @@ from pathlib import Path
 from irtune.config.load import load
 from irtune.config.schema import ExperimentConfig
 from irtune.data.base import RevisionDataset
-from irtune.training.run import NoRecorder, run
+from irtune.training.recorder import NoRecorder
+from irtune.training.run import run
 from irtune.tuning.provenance import environment
 
 WINDOW = (0.35, 0.90)

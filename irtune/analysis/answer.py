@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from irtune.analysis.sentence import caveat_seeds, sentence_of
-from irtune.analysis.statistics import Interval, paired_bootstrap
+from irtune.analysis.finalists import Finalist, compare_finalists, interval_between, winner
+from irtune.analysis.sentence import caveat_final, caveat_lost, caveat_seeds, sentence_of
+from irtune.analysis.statistics import Interval
 from irtune.analysis.trials import Mode, TrialRow, chosen, other_differences
 
 __all__ = ["Answer", "TrialRow", "answer_sweep"]
@@ -19,9 +20,12 @@ _SMALL_TEST_SET = 200
 class Answer:
     """The outcome of a sweep in words and numbers.
 
+    Where finalists were repeated over seeds, ``best``, ``selective`` and ``baseline`` are means over common seeds.
+
     Args:
         sentence: The answer, for who decides how many blocks to train.
-        best: The finished trial that is best on validation; it may be the baseline. None if none finished.
+        best: The finished trial that is best on validation; it may be the baseline. None if none finished within the
+            constraints.
         selective: The best finished trial that selects blocks: the one compared with the baseline.
         baseline: The best finished trial that trains all blocks.
         interval: Test macro-F1 of ``selective`` minus that of ``baseline``; None without predictions of both.
@@ -29,6 +33,7 @@ class Answer:
         saving_flops: Likewise for FLOPs.
         saving_trainable: Likewise for the mean number of trainable parameters.
         caveats: What to know before relying on the sentence.
+        finalists: What was repeated over seeds, the baseline among it, best on validation first.
     """
 
     sentence: str
@@ -40,6 +45,7 @@ class Answer:
     saving_flops: float | None
     saving_trainable: float | None
     caveats: tuple[str, ...]
+    finalists: tuple[Finalist, ...] = ()
 
 
 def answer_sweep(
@@ -54,8 +60,10 @@ def answer_sweep(
 ) -> Answer:
     """Choose on validation, compare with the baseline on test, and say what it is worth.
 
+    Where finalists were repeated over seeds, the one best on validation over these is compared, over these.
+
     Args:
-        rows: All trials of the sweep, in any state.
+        rows: All trials of the sweep, and the repeats of its finalists, in any state.
         metric: What the sweep compared on validation, for the wording.
         mode: Whether more (``max``) or less (``min``) of it is better.
         num_classes: Classes of the task; None: the highest class index met, plus one.
@@ -66,18 +74,23 @@ def answer_sweep(
     Raises:
         ValueError: If ``mode`` does not fit the rows (see ``ranked``), or predictions are not class indices.
     """
-    best = chosen(rows, mode)
-    selective = chosen(rows, mode, baseline=False)
-    baseline = chosen(rows, mode, baseline=True)
+    trials = [row for row in rows if row.repeats is None]
+    finalists = compare_finalists(rows, mode, num_classes, num_resamples, seed)
+    final = winner(finalists)
     interval = None
-    if selective is not None and baseline is not None:
-        interval = _interval(selective, baseline, num_classes, num_resamples, seed)
+    if final is None:
+        selective, baseline = (chosen(trials, mode, baseline=kind) for kind in (False, True))
+        if selective is not None and baseline is not None:
+            interval = interval_between([selective], [baseline], num_classes, num_resamples, seed)
+    else:
+        selective, baseline, interval = final.mean, final.baseline_mean, final.interval
+    best = chosen([row for row in (selective, baseline) if row is not None], mode)
     savings = {
         "seconds": _saving(selective, baseline, "seconds"),
         "flops": _saving(selective, baseline, "flops"),
         "trainable": _saving(selective, baseline, "trainable_share"),
     }
-    sentence = sentence_of(rows, best, selective, baseline, interval, savings, metric)
+    sentence = sentence_of(trials, best, selective, baseline, interval, savings, metric, final)
     return Answer(
         sentence=_nothing_learnt(selective, baseline, num_classes) + sentence,
         best=best,
@@ -87,7 +100,8 @@ def answer_sweep(
         saving_seconds=savings["seconds"],
         saving_flops=savings["flops"],
         saving_trainable=savings["trainable"],
-        caveats=_caveats(rows, selective, baseline, interval, metric, num_validation),
+        caveats=_caveats(rows, selective, baseline, interval, metric, num_validation, final),
+        finalists=finalists,
     )
 
 
@@ -105,23 +119,6 @@ def _nothing_learnt(selective: TrialRow | None, baseline: TrialRow | None, num_c
     )
 
 
-def _interval(
-    selective: TrialRow, baseline: TrialRow, num_classes: int | None, num_resamples: int, seed: int
-) -> Interval | None:
-    """The paired interval; None unless both kept their predictions on one and the same test set."""
-    if selective.test_labels is None or baseline.test_labels is None:
-        return None
-    if selective.test_predictions is None or baseline.test_predictions is None:
-        return None
-    labels = np.asarray(selective.test_labels)
-    ours, theirs = np.asarray(selective.test_predictions), np.asarray(baseline.test_predictions)
-    if len(labels) == 0 or not np.array_equal(labels, baseline.test_labels):
-        return None
-    if num_classes is None:
-        num_classes = 1 + int(max(labels.max(), ours.max(), theirs.max()))
-    return paired_bootstrap(labels, ours, theirs, num_classes, num_resamples, seed)
-
-
 def _saving(selective: TrialRow | None, baseline: TrialRow | None, measure: str) -> float | None:
     ours, theirs = getattr(selective, measure, None), getattr(baseline, measure, None)
     return None if ours is None or not theirs else 1.0 - ours / theirs
@@ -134,24 +131,47 @@ def _caveats(
     interval: Interval | None,
     metric: str,
     num_validation: int | None,
+    final: Finalist | None,
 ) -> tuple[str, ...]:
     caveats = []
     compared = [row for row in (selective, baseline) if row is not None]
+    trials = [row for row in rows if row.repeats is None]
     if compared:
-        caveats.append(caveat_seeds(rows, selective, baseline))
+        caveats.append(caveat_seeds(trials, selective, baseline) if final is None else caveat_final(final))
         caveats.extend(_test_set(compared))
-        caveats.append(_choice(rows, metric, num_validation))
+        caveats.append(
+            _choice(trials, metric, num_validation, "best of each kind was" if final is None else "finalists were")
+        )
+    caveats.extend(caveat_lost(rows))
     if selective is not None and baseline is not None:
         caveats.extend(_differences(selective, baseline))
         caveats.extend(_disagreement(selective, baseline, interval))
-    lost = Counter(row.status for row in rows if row.status != "finished")
+    caveats.extend(_trade_off(trials, metric))
+    lost = Counter(row.status for row in trials if row.status != "finished")
     if lost:
         ended = ", ".join(f"{count} {status}" for status, count in sorted(lost.items()))
         pruned = " A pruned trial was stopped on its early validation scores." if lost["pruned"] else ""
-        caveats.append(f"Trials that did not finish: {ended}, of {len(rows)}.{pruned}")
+        caveats.append(f"Trials that did not finish: {ended}, of {len(trials)}.{pruned}")
     if len(compared) == 2:
         caveats.append("Time on a shared machine is noisy; FLOPs are the dependable figure for cost.")
     return tuple(caveats)
+
+
+def _trade_off(rows: Sequence[TrialRow], metric: str) -> list[str]:
+    """What a sweep of several objectives, or with constraints, leaves to its reader."""
+    caveats = []
+    others = list(next((row.objectives for row in rows), {}))[1:]
+    if others:
+        caveats.append(
+            f"There are several objectives, and best means by the first of them, {metric}. What it costs in "
+            f"{' and '.join(others)} is for you to weigh: the trials worth weighing are those on the Pareto front."
+        )
+    infeasible = [row for row in rows if row.broken]
+    if infeasible:
+        listed = "; ".join(f"{row.name} ({', '.join(row.broken)})" for row in infeasible[:3])
+        more = f"; and {len(infeasible) - 3} more" if len(infeasible) > 3 else ""
+        caveats.append(f"Finished, but infeasible, and therefore never the best: {listed}{more}.")
+    return caveats
 
 
 def _test_set(compared: Sequence[TrialRow]) -> list[str]:
@@ -171,12 +191,12 @@ def _test_set(compared: Sequence[TrialRow]) -> list[str]:
     return caveats
 
 
-def _choice(rows: Sequence[TrialRow], metric: str, num_validation: int | None) -> str:
+def _choice(rows: Sequence[TrialRow], metric: str, num_validation: int | None, picked: str) -> str:
     finished = [row for row in rows if row.status == "finished" and row.score is not None]
     selective = sum(not row.is_baseline for row in finished)
     size = "the validation set" if num_validation is None else f"{num_validation} validation examples"
     return (
-        f"Finished: {selective} selective, {len(finished) - selective} baseline. The best of each kind was picked by "
+        f"Finished: {selective} selective, {len(finished) - selective} baseline. The {picked} picked by "
         f"{metric} on {size}; the more there are to pick from, the more luck is in the best."
     )
 

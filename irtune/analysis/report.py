@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from irtune.analysis.answer import Answer
-from irtune.analysis.tables import COLUMNS, table_rows
+from irtune.analysis.finalists_view import FINALIST_COLUMNS, finalist_rows
+from irtune.analysis.tables import columns_of, table_rows
 from irtune.analysis.trials import Mode, TrialRow
 
 
@@ -16,6 +17,9 @@ def render_report(
     answer: Answer,
     rows: Sequence[TrialRow],
     response_png: bytes | None = None,
+    pareto_png: bytes | None = None,
+    front: Sequence[TrialRow] = (),
+    finalists_png: bytes | None = None,
     best_yaml: str = "",
     heat_maps: Mapping[str, bytes] | None = None,
     tracking_command: str = "",
@@ -28,8 +32,11 @@ def render_report(
     Args:
         title: Heading of the page.
         answer: What the sweep found.
-        rows: All trials, for the table.
+        rows: All trials of the search, for the table.
         response_png: The response curves as PNG.
+        pareto_png: Of a sweep with several objectives, one against the other as PNG.
+        front: The trials on the Pareto front.
+        finalists_png: The finalists of ``answer`` over seeds as PNG.
         best_yaml: Configuration of the best trial.
         heat_maps: Layer traces as PNG by caption, in the order to show them.
         tracking_command: Command that opens the tracker.
@@ -43,9 +50,14 @@ def render_report(
     return environment.get_template("report.html").render(
         title=title,
         answer=answer,
-        columns=COLUMNS,
-        rows=table_rows(rows, mode),
+        columns=columns_of(rows),
+        rows=table_rows(rows, mode, front),
+        first_objective=next(iter(rows[0].objectives), None) if rows else None,
+        finalist_columns=FINALIST_COLUMNS,
+        finalists=finalist_rows(answer.finalists),
+        finalists_figure=None if finalists_png is None else _embedded(finalists_png),
         response=None if response_png is None else _embedded(response_png),
+        pareto=None if pareto_png is None else _embedded(pareto_png),
         best_yaml=best_yaml,
         heat_maps={caption: _embedded(png) for caption, png in (heat_maps or {}).items()},
         tracking_command=tracking_command,

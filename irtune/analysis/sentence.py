@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from irtune.analysis.finalists import Finalist
 from irtune.analysis.statistics import Interval
 from irtune.analysis.trials import TrialRow, same_configuration
 
@@ -17,17 +18,19 @@ def sentence_of(
     interval: Interval | None,
     savings: Mapping[str, float | None],
     metric: str,
+    final: Finalist | None = None,
 ) -> str:
     """The answer in a few sentences, whatever became of the sweep.
 
     Args:
-        rows: All trials.
+        rows: All trials of the search.
         best: The best finished trial on validation.
         selective: The best finished trial that selects blocks.
         baseline: The best finished trial that trains all blocks.
         interval: Test macro-F1 of ``selective`` minus that of ``baseline``.
         savings: Share saved of ``seconds``, ``flops`` and ``trainable`` parameters; None where not measured.
         metric: What was compared on validation.
+        final: The finalist whose means over seeds ``selective`` holds, if they are means.
     """
     if selective is None:
         return _nothing_selective(rows, baseline)
@@ -35,7 +38,7 @@ def sentence_of(
         return _no_baseline(rows, selective)
     comparison = (
         f"{_what(selective)} {_verdict(interval)} training all {baseline.num_blocks}: "
-        f"{_scores(selective, baseline, interval)}. {_cost(savings)}"
+        f"{_scores(selective, baseline, interval, final)}. {_cost(savings)}"
     ).strip()
     if best is baseline:
         return (
@@ -62,9 +65,32 @@ def caveat_seeds(rows: Sequence[TrialRow], selective: TrialRow | None, baseline:
     )
 
 
+def caveat_final(final: Finalist) -> str:
+    """Which seeds stand behind the means compared, and what the interval covers."""
+    seeds = _listed([str(row.seed) for row in final.repeats])
+    return (
+        f"Means over the seeds {seeds}, none of them the search's. The interval covers other seeds and other "
+        "test examples. Of the finalists the sentence is about the one that is best on validation over these seeds; "
+        "test examples chose nothing."
+    )
+
+
+def caveat_lost(rows: Sequence[TrialRow]) -> list[str]:
+    """Repeats of finalists that did not finish, and what that means for the comparison."""
+    lost = [row for row in rows if row.repeats is not None and row.status != "finished"]
+    if not lost:
+        return []
+    listed = ", ".join(f"{row.repeats} with seed {row.seed} {row.status}" for row in lost)
+    return [
+        f"Repeats that did not finish: {listed}. A finalist is compared on the seeds that both it and the "
+        "baseline finished, which flatters one that fails."
+    ]
+
+
 def _nothing_selective(rows: Sequence[TrialRow], baseline: TrialRow | None) -> str:
     tried = [row for row in rows if not row.is_baseline]
-    start = f"No trial that selects blocks finished ({_endings(tried)})" if tried else "No trial selects blocks"
+    within = " within the constraints" if any(row.broken for row in tried) else ""
+    start = f"No trial that selects blocks finished{within} ({_endings(tried)})" if tried else "No trial selects blocks"
     start += ", so this sweep cannot say how many blocks are worth training."
     if baseline is None:
         return f"{start} No baseline (strategy all) finished either."
@@ -103,8 +129,9 @@ def _verdict(interval: Interval | None) -> str:
     return "is better than" if interval.low > 0 else "is worse than"
 
 
-def _scores(selective: TrialRow, baseline: TrialRow, interval: Interval | None) -> str:
-    scores = f"test macro-F1 {_score(selective.test_f1)} against {_score(baseline.test_f1)}"
+def _scores(selective: TrialRow, baseline: TrialRow, interval: Interval | None, final: Finalist | None) -> str:
+    over = "" if final is None else f", each the mean of {len(final.repeats)} seeds"
+    scores = f"test macro-F1 {_score(selective.test_f1)} against {_score(baseline.test_f1)}{over}"
     if interval is not None:
         bounds = f"95% interval {interval.low:+.3f} to {interval.high:+.3f}"
         return f"{scores}, a difference of {interval.difference:+.3f} ({bounds})"
@@ -138,7 +165,8 @@ def _spread(group: Sequence[TrialRow]) -> str:
 
 
 def _endings(rows: Sequence[TrialRow]) -> str:
-    counts = Counter("finished without a score" if row.status == "finished" else row.status for row in rows)
+    unscored = {"finished": "finished without a score"}
+    counts = Counter("infeasible" if row.broken else unscored.get(row.status, row.status) for row in rows)
     return ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
 
 

@@ -1,8 +1,9 @@
 """The trials of a sweep as a table: for the terminal, for Markdown and for the report, from one list of columns."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 from rich.box import SIMPLE_HEAD
 from rich.markup import escape
@@ -11,17 +12,19 @@ from rich.table import Table
 from irtune.analysis.trials import Mode, TrialRow, chosen, ranked
 
 MISSING = "–"
-_MEDIUM_WIDTH, _FULL_WIDTH = 100, 140
+MEDIUM_WIDTH, FULL_WIDTH = 100, 140
+
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
-class Column:
+class Column(Generic[Row]):
     """One column: its heading, what it says, and how a cell is worded.
 
     Args:
         heading: A few short words; a narrow terminal wraps them.
         meaning: One line for the legend.
-        cell: From a trial to its text.
+        cell: From what a line is about, such as a trial, to its text.
         justify: Numbers right, words left.
         may_fold: Whether a narrow terminal may break the text over lines; never a number.
         from_width: Narrowest terminal, in characters, that shows it.
@@ -29,7 +32,7 @@ class Column:
 
     heading: str
     meaning: str
-    cell: Callable[[TrialRow], str]
+    cell: Callable[[Row], str]
     justify: Literal["left", "right"] = "right"
     may_fold: bool = False
     from_width: int = 0
@@ -68,8 +71,17 @@ def operations(flops: float) -> str:
     return f"{flops:.0f}"
 
 
-COLUMNS: tuple[Column, ...] = (
-    Column("trial", "name of the trial in the tracker", lambda row: row.name, "left", True, _FULL_WIDTH),
+def worded(metric: str, value: float) -> str:
+    """The value of a metric in the unit that its name tells."""
+    if metric.endswith("flops"):
+        return operations(value)
+    if metric.endswith("_bytes"):
+        return f"{value / 2**30:.2f}GiB"
+    return f"{value:.3f}s" if metric.endswith("_s") else f"{value:.3f}" if abs(value) < 1000 else f"{value:.4g}"
+
+
+COLUMNS: tuple[Column[TrialRow], ...] = (
+    Column("trial", "name of the trial in the tracker", lambda row: row.name, "left", True, FULL_WIDTH),
     Column("strategy", "method or selection policy; all is the baseline", lambda row: row.strategy, "left", True),
     Column("blocks", "blocks training at a time, on average (effective k), of all", _blocks),
     Column(
@@ -83,11 +95,11 @@ COLUMNS: tuple[Column, ...] = (
         _number("within_block", str),
         "left",
         True,
-        _MEDIUM_WIDTH,
+        MEDIUM_WIDTH,
     ),
     Column("val F1", "macro-F1 on validation", _number("validation_f1", "{:.3f}".format)),
     Column("test F1", "macro-F1 on test, scored once at the end", _number("test_f1", "{:.3f}".format)),
-    Column("train loss", "training loss at the end", _number("train_loss", "{:.3f}".format), from_width=_MEDIUM_WIDTH),
+    Column("train loss", "training loss at the end", _number("train_loss", "{:.3f}".format), from_width=MEDIUM_WIDTH),
     Column("time", "time spent training", _number("seconds", duration)),
     Column("FLOPs", "floating point operations; T is 10^12, P is 10^15", _number("flops", operations)),
     Column(
@@ -104,50 +116,87 @@ COLUMNS: tuple[Column, ...] = (
         "peak GiB",
         "peak device memory",
         _number("peak_memory_bytes", lambda size: f"{size / 2**30:.1f}"),
-        from_width=_MEDIUM_WIDTH,
+        from_width=MEDIUM_WIDTH,
     ),
-    Column("seed", "seed of the run", lambda row: str(row.seed), from_width=_FULL_WIDTH),
-    Column("status", "how the trial ended", lambda row: row.status, "left"),
+    Column("seed", "seed of the run", lambda row: str(row.seed), from_width=FULL_WIDTH),
+    Column(
+        "status",
+        "how the trial ended; infeasible: it finished, and breaks a constraint",
+        lambda row: "infeasible" if row.broken else row.status,
+        "left",
+    ),
 )
+_QUALITY = 6
+"""The column after which other objectives stand."""
+
+
+def columns_of(rows: Sequence[TrialRow]) -> tuple[Column[TrialRow], ...]:
+    """``COLUMNS``, and one more for each objective that has none there."""
+    names = [name for name in next((row.objectives for row in rows), {}) if name != "eval/f1_macro"]
+    return (*COLUMNS[:_QUALITY], *map(_objective, names), *COLUMNS[_QUALITY:])
+
+
+def _objective(name: str) -> Column[TrialRow]:
+    def cell(row: TrialRow) -> str:
+        value = row.objectives.get(name, math.nan)
+        return MISSING if math.isnan(value) else worded(name, value)
+
+    kind, _, short = name.partition("/")
+    heading = f"{'val ' if kind == 'eval' else ''}{short}".replace("_", " ")
+    return Column(heading, f"the objective {name}, of a trial that did not finish as last measured", cell)
 
 
 @dataclass(frozen=True)
 class TableRow:
-    """A trial's cells in the order of ``COLUMNS`` and what marks it: ``best``, ``baseline``, both or nothing."""
+    """A line's cells in the order of the columns and what marks it, which may be several things or none."""
 
     cells: tuple[str, ...]
     is_best: bool
     is_baseline: bool
+    is_on_front: bool = False
 
     @property
     def mark(self) -> str:
-        """``*`` for the best finished trial on validation, ``=`` for the baseline."""
-        return ("*" if self.is_best else "") + ("=" if self.is_baseline else "")
+        """``*`` for the best finished trial on validation, ``+`` on the Pareto front, ``=`` for the baseline."""
+        return "*" * self.is_best + "+" * self.is_on_front + "=" * self.is_baseline
 
 
-def table_rows(rows: Sequence[TrialRow], mode: Mode = "max") -> list[TableRow]:
+def table_rows(rows: Sequence[TrialRow], mode: Mode = "max", front: Sequence[TrialRow] = ()) -> list[TableRow]:
     """All trials as text, best validation score first; those never scored last."""
-    best = chosen(rows, mode)
+    best, columns = chosen(rows, mode), columns_of(rows)
     return [
-        TableRow(tuple(column.cell(row) for column in COLUMNS), row is best, row.is_baseline)
+        TableRow(tuple(column.cell(row) for column in columns), row is best, row.is_baseline, row in front)
         for row in ranked(rows, mode)
     ]
 
 
-def trial_table(rows: Sequence[TrialRow], mode: Mode = "max", width: int = 100) -> Table:
+def trial_table(
+    rows: Sequence[TrialRow], mode: Mode = "max", width: int = 100, front: Sequence[TrialRow] = ()
+) -> Table:
     """The trials as a rich table.
 
     Args:
         rows: All trials of the sweep.
         mode: Whether more or less of the validation score is better.
         width: Width of the terminal in characters; below 140 the less telling columns are left out, below 100 more.
+        front: The trials on the Pareto front, of a sweep that has one.
     """
-    shown = [index for index, column in enumerate(COLUMNS) if column.from_width <= width]
-    texts = table_rows(rows, mode)
-    table = Table(box=SIMPLE_HEAD, padding=0, caption="* best on validation, = baseline")
-    table.add_column("", width=2)
+    by = f" by {next(iter(rows[0].objectives))}, + on the Pareto front" if front else ""
+    return rich_table(columns_of(rows), table_rows(rows, mode, front), width, f"* best on validation{by}, = baseline")
+
+
+def rich_table(
+    columns: Sequence[Column[Any]],
+    texts: Sequence[TableRow],
+    width: int,
+    caption: str = "* best on validation, = baseline",
+) -> Table:
+    """Lines of text under those of ``columns`` that a terminal of ``width`` characters has room for."""
+    shown = [index for index, column in enumerate(columns) if column.from_width <= width]
+    table = Table(box=SIMPLE_HEAD, padding=0, caption=caption)
+    table.add_column("", width=max([2, *(len(text.mark) for text in texts)]))
     for index in shown:
-        column = COLUMNS[index]
+        column = columns[index]
         # Two lines each, so that headings stand on their rule and a column is no wider than what it says.
         heading = column.heading.replace(" ", "\n") if " " in column.heading else f"\n{column.heading}"
         # A fixed width is what rich never shrinks.
@@ -160,11 +209,16 @@ def trial_table(rows: Sequence[TrialRow], mode: Mode = "max", width: int = 100) 
     return table
 
 
-def markdown_table(rows: Sequence[TrialRow], mode: Mode = "max") -> str:
+def markdown_table(rows: Sequence[TrialRow], mode: Mode = "max", front: Sequence[TrialRow] = ()) -> str:
     """The trials as a Markdown table with every column."""
+    return markdown(columns_of(rows), table_rows(rows, mode, front))
+
+
+def markdown(columns: Sequence[Column[Any]], texts: Sequence[TableRow]) -> str:
+    """Lines of text under ``columns`` as a Markdown table."""
     lines = [
-        ["", *(column.heading for column in COLUMNS)],
-        ["---", *("---:" if column.justify == "right" else ":---" for column in COLUMNS)],
-        *([row.mark, *(cell.replace("|", "\\|") for cell in row.cells)] for row in table_rows(rows, mode)),
+        ["", *(column.heading for column in columns)],
+        ["---", *("---:" if column.justify == "right" else ":---" for column in columns)],
+        *([row.mark, *(cell.replace("|", "\\|") for cell in row.cells)] for row in texts),
     ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -44,7 +44,10 @@ class TrialRow:
         test_labels: Class indices ``(N,)`` of the test set.
         test_predictions: Class indices ``(N,)`` predicted for it.
         params: The configuration by dotted key, such as ``training.learning_rate``.
-        objective: The sweep's metric on validation where that is not macro-F1; None: ``validation_f1``.
+        objective: The sweep's first metric where that is not macro-F1 on validation; None: ``validation_f1``.
+        objectives: All metrics of a sweep that has several, the first one first; NaN where not measured.
+        broken: The constraints that a finished trial breaks, in words; such a trial is never chosen.
+        repeats: The ``trial_id`` of the trial that it repeats with another seed; None for a trial of the search.
     """
 
     trial_id: str
@@ -69,6 +72,9 @@ class TrialRow:
     test_predictions: NDArray[np.integer[Any]] | None = None
     params: Mapping[str, object] = field(default_factory=dict)
     objective: float | None = None
+    objectives: Mapping[str, float] = field(default_factory=dict)
+    broken: tuple[str, ...] = ()
+    repeats: str | None = None
 
     @property
     def is_baseline(self) -> bool:
@@ -106,11 +112,21 @@ def ranked(rows: Iterable[TrialRow], mode: Mode = "max") -> list[TrialRow]:
 
 
 def chosen(rows: Iterable[TrialRow], mode: Mode = "max", *, baseline: bool | None = None) -> TrialRow | None:
-    """The best finished row on validation, among baselines only (True), selective ones only (False) or all (None)."""
+    """The best finished row on validation, among baselines only (True), selective ones only (False) or all (None).
+
+    None of them breaks a constraint, unless only baselines are asked for: that is what the others are compared with.
+    """
+    return next(iter(best_first(rows, mode, baseline=baseline)), None)
+
+
+def best_first(rows: Iterable[TrialRow], mode: Mode = "max", *, baseline: bool | None = None) -> list[TrialRow]:
+    """The rows that may be ``chosen``, ranked."""
     finished = [row for row in rows if row.status == "finished" and row.score is not None]
     if baseline is not None:
         finished = [row for row in finished if row.is_baseline == baseline]
-    return next(iter(ranked(finished, mode)), None)
+    if not baseline:
+        finished = [row for row in finished if not row.broken]
+    return ranked(finished, mode)
 
 
 def same_configuration(row: TrialRow, rows: Iterable[TrialRow]) -> list[TrialRow]:

@@ -238,6 +238,8 @@ def relative_paths(config: ExperimentConfig) -> dict[str, str]:
         candidates["tracking.uri"] = config.tracking.uri.removeprefix("sqlite:///")
     if config.model.name.endswith(".gguf") or config.model.name.startswith(".") or Path(config.model.name).is_dir():
         candidates["model.name"] = config.model.name
+    if isinstance(config, SweepConfig) and config.tune.warm_start:
+        candidates["tune.warm_start"] = config.tune.warm_start
     return {key: path for key, path in candidates.items() if not os.path.isabs(os.path.expanduser(path))}
 
 

@@ -26,6 +26,9 @@ from irtune.importance import SIGNALS, GradientNorm, ImportanceSignal
 from irtune.selection import POLICIES, SelectionPolicy
 
 Precision = Literal["fp32", "bf16", "fp16"]
+Mode = Literal["max", "min"]
+"""Whether more or less of a metric is better."""
+
 BASELINE = "all"
 """The policy that every strategy is compared with."""
 
@@ -159,6 +162,9 @@ class TrainingConfig(Section):
     eval_batch_size: int = Field(16, gt=0)
     checkpoint_every: int = Field(50, gt=0, description="optimizer steps between checkpoints to resume from")
     log_every: int = Field(1, gt=0, description="optimizer steps between points of train/…")
+    on_out_of_memory: Literal["fail", "smaller_micro_batches"] = Field(
+        "fail", description="whether a retry may take smaller micro-batches, and more of them a step; tried once"
+    )
 
 
 class EngineConfig(Section):
@@ -166,7 +172,9 @@ class EngineConfig(Section):
 
     num_workers: int = Field(1, gt=0, description="ranks; above 1 a Ray Train worker group is started")
     cpus_per_worker: float = Field(1, gt=0, description="CPU cores (and intra-op threads) a worker")
-    gpus_per_worker: float = Field(0, ge=0, description="GPUs a worker; 0 trains on CPU")
+    gpus_per_worker: float = Field(
+        0, ge=0, description="GPUs a worker; 0 trains on CPU, below 1 several trials share one, and its memory"
+    )
     zero_stage: Literal[0, 1, 2, 3] = 0
     precision: Precision = Field("fp32", description="fp16 needs a GPU")
     process_group_timeout_s: float = Field(600, gt=0, description="a collective that waits longer fails")
@@ -176,6 +184,16 @@ class EngineConfig(Section):
     def _fp16_needs_a_gpu(self) -> "EngineConfig":
         if self.precision == "fp16" and self.gpus_per_worker == 0:
             raise mistakes({"precision": "fp16 needs a GPU; set engine.gpus_per_worker, or use bf16 or fp32"})
+        return self
+
+    @model_validator(mode="after")
+    def _gpus_are_whole_or_part_of_one(self) -> "EngineConfig":
+        gpus = self.gpus_per_worker
+        if gpus > 1 and not gpus.is_integer():
+            raise mistakes({"gpus_per_worker": f"above 1 must be a whole number, not {gpus:g}"})
+        if 0 < gpus < 1 and self.num_workers > 1:
+            message = f"{gpus:g} would put workers of one trial on one GPU, which NCCL refuses"
+            raise mistakes({"gpus_per_worker": f"{message}; set num_workers to 1 to put several trials on one"})
         return self
 
 
@@ -323,22 +341,99 @@ class AshaConfig(Section):
     name: Literal["asha"] = "asha"
     grace_steps: int = Field(10, gt=0, description="no trial is stopped before this optimizer step")
     reduction_factor: float = Field(3, gt=1, description="of the trials at a rung, one in this many goes on")
+    metric: str | None = Field(None, description="what trials are stopped by; default: the first objective of eval/…")
+
+
+class Constraint(Section):
+    """Bounds within which a finished trial has to lie, themselves included."""
+
+    max: float | None = Field(None, description="most that is allowed")
+    min: float | None = Field(None, description="least that is allowed")
+
+    @model_validator(mode="after")
+    def _bounds(self) -> "Constraint":
+        if self.max is None and self.min is None:
+            raise mistakes({"max": "a constraint needs max, min or both"})
+        if self.max is not None and self.min is not None and self.min > self.max:
+            raise mistakes({"min": f"{self.min:g} is above max ({self.max:g})"})
+        return self
+
+
+class FinalistsConfig(Section):
+    """Repeats over seeds of the best trials, and of the baseline, after the search."""
+
+    top: int = Field(3, gt=0, description="so many of the trials, the best on validation")
+    seeds: int = Field(5, ge=2, description="common seeds that each is repeated on; none is the search's own")
 
 
 class TuneConfig(Section):
-    """How the space is searched."""
+    """How the space is searched, and for what.
+
+    Metrics are those of an evaluation (``eval/…``, of a trial's best weights) and what a run costs (``cost/…``). Of
+    what is measured at each step, such as ``cost/step_flops``, the mean over the run is meant.
+    """
 
     num_trials: int = Field(20, gt=0, description="sampled trials; the baseline comes on top")
-    metric: str = "eval/f1_macro"
-    mode: Literal["max", "min"] = "max"
+    metric: str = Field("eval/f1_macro", description="what is searched for, where that is one thing")
+    mode: Mode = "max"
+    metrics: tuple[dict[str, Mode], ...] | None = Field(
+        None,
+        description="several objectives instead of metric and mode; best is by the first: [{eval/f1_macro: max}, …]",
+    )
+    constraints: dict[str, Constraint] = Field({}, description="bounds by metric: {cost/peak_memory_bytes: {max: 8e9}}")
     sampler: Literal["tpe", "gp", "nsga2", "random", "grid"] = Field(
         "tpe", description="grid tries every configuration once, in random order"
     )
     num_startup_trials: int = Field(5, ge=0, description="random trials before tpe or gp models the space")
     seed: int = Field(0, ge=0, description="of the sampler; trials train with the top-level seed")
+    warm_start: str | None = Field(
+        None, description="folder or study.journal of an earlier sweep, whose trials the sampler learns from"
+    )
     scheduler: AshaConfig | None = AshaConfig()
     max_concurrent_trials: int | None = Field(None, gt=0, description="default: as many as the cluster holds")
     max_failures: int = Field(1, ge=0, description="how often a trial is retried from its last checkpoint")
+    execution: Literal["in_process", "slots", "isolated"] | None = Field(
+        None,
+        description="where trials run: in Tune's process (one worker only), in worker groups that take trial after "
+        "trial, or each in a worker group of its own; default: in_process for one worker, slots for more",
+    )
+    renew_slots_after: int = Field(50, gt=0, description="trials after which a slot's processes are started anew")
+    finalists: FinalistsConfig | None = Field(None, description="repeat the best over seeds; null does not")
+
+    def execution_of(self, engine: EngineConfig) -> str:
+        """Where trials with these workers run."""
+        return self.execution or ("in_process" if engine.num_workers == 1 else "slots")
+
+    @model_validator(mode="after")
+    def _one_way_to_say_it(self) -> "TuneConfig":
+        if self.metrics is None:
+            return self
+        names = [name for entry in self.metrics for name in entry]
+        if any(len(entry) != 1 for entry in self.metrics) or not names or len(set(names)) < len(names):
+            raise mistakes({"metrics": "must be a list of one metric: max|min each, every metric once"})
+        if said := sorted({"metric", "mode"} & self.model_fields_set):
+            raise mistakes({"metrics": f"excludes tune.{' and tune.'.join(said)}; name all objectives here"})
+        return self
+
+    @property
+    def objectives(self) -> dict[str, Mode]:
+        """What is searched for: metric to mode, the first of which says what is best."""
+        if self.metrics is None:
+            return {self.metric: self.mode}
+        return {name: mode for entry in self.metrics for name, mode in entry.items()}
+
+    @property
+    def first_objective(self) -> tuple[str, Mode]:
+        """Metric and mode that decide which trial is called best."""
+        return next(iter(self.objectives.items()))
+
+    @property
+    def stops_by(self) -> tuple[str, Mode]:
+        """Metric and mode by which running trials are judged."""
+        evaluated = [name for name in self.objectives if name.startswith("eval/")]
+        metric = (self.scheduler and self.scheduler.metric) or next(iter(evaluated), "eval/f1_macro")
+        # Of what evaluations measure only the loss is the better the lower.
+        return metric, self.objectives.get(metric, "min" if metric == "eval/loss" else "max")
 
 
 class SweepConfig(ExperimentConfig):
@@ -346,6 +441,14 @@ class SweepConfig(ExperimentConfig):
 
     space: dict[str, Dimension] = Field(min_length=1)
     tune: TuneConfig = TuneConfig()
+
+    @model_validator(mode="after")
+    def _in_process_is_one_worker(self) -> "SweepConfig":
+        workers = self.engine.num_workers
+        if self.tune.execution == "in_process" and workers > 1:
+            message = f"in_process is for one worker, and engine.num_workers is {workers}; use slots or isolated"
+            raise mistakes({"tune.execution": message})
+        return self
 
     def experiment(self) -> ExperimentConfig:
         """The experiment that trials start from."""

@@ -14,7 +14,7 @@ from typing import Self
 import psutil
 from filelock import FileLock
 
-from irtune.tracking.json_file import read_json, write_json
+from irtune.files import read_json, write_json
 
 logger = logging.getLogger(__name__)
 

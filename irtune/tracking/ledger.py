@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from irtune.files import read_json, write_json
 from irtune.tracking.address import redact
-from irtune.tracking.json_file import read_json, write_json
 from irtune.tracking.spool import size_bytes
 
 logger = logging.getLogger(__name__)

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from irtune.files import read_json, write_json
 from irtune.tracking.address import local_database, redact
 from irtune.tracking.connection import check_tracking
 from irtune.tracking.heartbeat import SYNCED, DriverAliveError, Heartbeat
-from irtune.tracking.json_file import read_json, write_json
 from irtune.tracking.ledger import RUN, RunEnd, RunLedger
 from irtune.tracking.mlflow_tracker import MlflowTracker
 from irtune.tracking.shipper import Shipper

@@ -24,6 +24,9 @@ def select_accelerator(config: EngineConfig) -> torch.device:
         )
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     torch.cuda.set_device(device)
+    if config.gpus_per_worker < 1:
+        # A trial that needs more than its share must not take that of the others.
+        torch.cuda.set_per_process_memory_fraction(config.gpus_per_worker, device)
     return device
 
 

@@ -8,7 +8,7 @@ is kept for what it saves, the backward pass below the lowest active block.
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -44,12 +44,13 @@ class DeepSpeedBlocks(MeasuredModel):
         _without_compiled_ops()
         # ZeRO stage 3 replaces this function for the whole process.
         self._linear = torch.nn.functional.linear
-        self.engine = deepspeed.initialize(
-            model=model,
-            optimizer=_adamw(blocks, training),
-            config=deepspeed_config(training, engine),
-            dist_init_required=False,
-        )[0]
+        with _frozen_not_broadcast(model):
+            self.engine = deepspeed.initialize(
+                model=model,
+                optimizer=_adamw(blocks, training),
+                config=deepspeed_config(training, engine),
+                dist_init_required=False,
+            )[0]
         self.stage = int(self.engine.zero_optimization_stage())
         self.skips_overflow = bool(self.engine.fp16_enabled())
         self.base_optimizer = innermost_optimizer(self.engine.optimizer)
@@ -285,6 +286,21 @@ def _adamw(blocks: Blocks, training: TrainingConfig) -> torch.optim.AdamW:
         eps=training.adam_epsilon,
         weight_decay=training.weight_decay,
     )
+
+
+@contextmanager
+def _frozen_not_broadcast(model: nn.Module) -> Iterator[None]:
+    """Keep DeepSpeed from broadcasting what is not trained, which every rank has from the same file: written to, it
+    would no longer be the one memory-mapped copy that all processes of a machine share."""
+    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+    for parameter in frozen:
+        # DeepSpeed's own mark of parameters that are no copies of rank 0's.
+        parameter.ds_optim_param = True  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        for parameter in frozen:
+            del parameter.ds_optim_param  # type: ignore[attr-defined]
 
 
 def _without_compiled_ops() -> None:

@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,45 +19,10 @@ from irtune.training.checkpoint import latest_checkpoint, load_checkpoint, save_
 from irtune.training.cost import CostModel, PeakMemory
 from irtune.training.engine import DeepSpeedBlocks
 from irtune.training.metrics import classification_metrics
+from irtune.training.recorder import Recorder, Report
 
 BEST_WEIGHTS = "best.safetensors"
 CHECKPOINTS = "checkpoints"
-
-
-class Recorder(Protocol):
-    """Where a run's measurements go as they are made. Only rank 0 writes."""
-
-    def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Values after ``step`` optimizer steps."""
-        ...
-
-    def params(self, values: Mapping[str, Any]) -> None:
-        """Settings, by dotted key."""
-        ...
-
-    def tags(self, values: Mapping[str, Any]) -> None:
-        """Facts about the run."""
-        ...
-
-    def artifact(self, path: Path, artifact_folder: str) -> None:
-        """A file or folder to keep."""
-        ...
-
-    def selection(self, record: Mapping[str, Any]) -> None:
-        """One refresh."""
-        ...
-
-    def resumed(self, step: int) -> None:
-        """The run goes on from a checkpoint after ``step`` optimizer steps."""
-        ...
-
-
-class Report(Protocol):
-    """Tells whoever started the run how it goes; called by every rank, and may raise to end the run."""
-
-    def __call__(self, metrics: Mapping[str, Any]) -> None:
-        """Take the metrics of one evaluation."""
-        ...
 
 
 @dataclass

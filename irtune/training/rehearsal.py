@@ -130,7 +130,8 @@ def measure(config: ExperimentConfig, folder: Path, started_at: float) -> Pace:
     select_accelerator(config.engine)
     import deepspeed  # noqa: F401
 
-    from irtune.training.run import NoRecorder, prepared
+    from irtune.training.recorder import NoRecorder
+    from irtune.training.run import prepared
 
     process_s = time.time() - started_at
     rows = NUM_BATCHES * config.training.micro_batch_size
@@ -139,7 +140,7 @@ def measure(config: ExperimentConfig, folder: Path, started_at: float) -> Pace:
     one_batch = config.training.model_copy(update={"gradient_accumulation_steps": 1})
     config = config.model_copy(update={"training": one_batch})
     begun_at = time.perf_counter()
-    with prepared(config, dataset, folder, NoRecorder(), lambda metrics: None, folder) as loop:
+    with prepared(config, folder, NoRecorder(), lambda metrics: None, folder, dataset) as loop:
         load_s, loaded_bytes = time.perf_counter() - begun_at, float(loop.memory.sample())
         every = loop.controller.all_blocks
         kinds = (every[len(every) // 2 :], every)

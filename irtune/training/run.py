@@ -1,6 +1,7 @@
 """One training run from configuration to result: the same on a laptop, in a Ray Train worker and in a test."""
 
 import json
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import set_seed
 
 from irtune.config.load import dotted_keys
 from irtune.config.schema import ExperimentConfig
@@ -22,7 +24,7 @@ from irtune.training.adapter import add_adapter
 from irtune.training.checkpoint import load_weights, save_adapter
 from irtune.training.cost import CostModel, PeakMemory, release_memory
 from irtune.training.distributed import ensure_process_group, select_accelerator
-from irtune.training.loop import BEST_WEIGHTS, Loop, Recorder, Report, Totals
+from irtune.training.loop import BEST_WEIGHTS, Loop, Totals
 from irtune.training.metrics import classification_metrics
 from irtune.training.model import (
     QuietLoading,
@@ -31,6 +33,8 @@ from irtune.training.model import (
     load_tokenizer,
     materialize,
 )
+from irtune.training.out_of_memory import out_of_memory, remembered, smaller_micro_batches
+from irtune.training.recorder import NoRecorder, Recorder, Report
 
 ADAPTER = "adapter"
 PREDICTIONS = "predictions.npz"
@@ -43,13 +47,6 @@ class TrialResult:
     """What a finished run found, by metric name: ``final/…``, ``cost/…`` and the last ``eval/…``."""
 
     metrics: Mapping[str, float]
-
-
-class NoRecorder:
-    """Takes every measurement and keeps none; what ranks above 0 record to."""
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda *arguments: None
 
 
 class _SelectionSink:
@@ -92,31 +89,45 @@ def run(
     if finished is not None:
         report(finished)
         return TrialResult({name: value for name, value in finished.items() if name not in ("step", "final")})
-    dataset = dataset or config.data.load()
-    with prepared(config, dataset, folder, recorder, report, encoded_folder or folder / "encoded") as loop:
-        _describe(loop, dataset)
-        totals = loop.run()
-        metrics = _finish(loop, dataset, totals)
-        result = {"step": totals.step, "final": True, **metrics}
-        if loop.blocks.rank == 0:
-            write_whole(folder / RESULT, json.dumps(result))
-    report(result)
+    with remembered(folder, config):
+        config = smaller_micro_batches(folder, config)
+        metrics = _run(config, folder, recorder, report, encoded_folder or folder / "encoded", dataset)
+    report({"step": config.training.max_steps, "final": True, **metrics})
     return TrialResult(metrics)
+
+
+def _run(
+    config: ExperimentConfig,
+    folder: Path,
+    recorder: Recorder,
+    report: Report,
+    encoded_folder: Path,
+    dataset: RevisionDataset | None,
+) -> dict[str, float]:
+    started = time.perf_counter()
+    dataset = dataset or config.data.load()
+    with prepared(config, folder, recorder, report, encoded_folder, dataset) as loop:
+        _describe(loop, dataset)
+        setup_s = time.perf_counter() - started
+        totals = loop.run()
+        metrics = _finish(loop, dataset, totals, setup_s)
+        if loop.blocks.rank == 0:
+            write_whole(folder / RESULT, json.dumps({"step": totals.step, "final": True, **metrics}))
+    return metrics
 
 
 @contextmanager
 def prepared(
     config: ExperimentConfig,
-    dataset: RevisionDataset,
     folder: Path,
     recorder: Recorder,
     report: Report,
     encoded_folder: Path,
+    dataset: RevisionDataset,
 ) -> Iterator[Loop]:
     """All that a run trains with, checked, inside the context; every rank enters it. Arguments are those of ``run``."""
     device = select_accelerator(config.engine)
-    release_memory()
-    torch.set_num_threads(max(1, int(config.engine.cpus_per_worker)))
+    _reset_process(config)
     ensure_process_group(config.engine)
     loop = _prepare(config, dataset, folder, recorder, report, device, encoded_folder)
     try:
@@ -125,6 +136,14 @@ def prepared(
         yield loop
     finally:
         loop.blocks.destroy()
+
+
+def _reset_process(config: ExperimentConfig) -> None:
+    """Leave nothing of the runs that this process did before."""
+    release_memory()
+    torch.set_num_threads(max(1, int(config.engine.cpus_per_worker)))
+    # irtune seeds what it draws where it draws it; this is for what users bring.
+    set_seed(config.seed)
 
 
 def _finished(folder: Path) -> dict[str, Any] | None:
@@ -239,9 +258,13 @@ def _describe(loop: Loop, dataset: RevisionDataset) -> None:
             "irtune.blocks.name": loop.blocks.blocks.name,
         }
     )
+    lack = out_of_memory(loop.folder)
+    if lack is not None:
+        tried = f"with micro-batches of {lack.micro_batch_size}; tried again with {config.training.micro_batch_size}"
+        loop.recorder.tags({"irtune.out_of_memory": tried})
 
 
-def _finish(loop: Loop, dataset: RevisionDataset, totals: Totals) -> dict[str, float]:
+def _finish(loop: Loop, dataset: RevisionDataset, totals: Totals, setup_s: float) -> dict[str, float]:
     """Score the best weights on validation and, for the only time, on test; keep adapter and predictions."""
     weights = loop.folder / BEST_WEIGHTS
     load_weights(loop.blocks, weights)
@@ -255,6 +278,7 @@ def _finish(loop: Loop, dataset: RevisionDataset, totals: Totals) -> dict[str, f
     metrics |= {
         "final/best_step": float(totals.best_step),
         "final/train_loss": float(np.mean(totals.recent_losses)),
+        "cost/setup_s": setup_s,
         **_cost_metrics(loop, totals),
     }
     if loop.blocks.rank == 0:
@@ -270,6 +294,7 @@ def _cost_metrics(loop: Loop, totals: Totals) -> dict[str, float]:
         "cost/train_s": totals.train_s,
         "cost/total_flops": totals.flops,
         "cost/mean_step_flops": totals.per_step("flops"),
+        "cost/mean_step_s": totals.per_step("train_s"),
         "cost/mean_tokens_per_s": totals.tokens / totals.train_s,
         "cost/peak_memory_bytes": float(max(gather(loop.memory.sample()))),
         **_probe_costs(loop, totals),

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +12,10 @@ import numpy as np
 
 from irtune.analysis.trials import Status, TrialRow
 from irtune.config.load import dotted_keys
-from irtune.config.schema import BASELINE, ExperimentConfig
+from irtune.config.schema import BASELINE, Constraint, ExperimentConfig, TuneConfig
 from irtune.selection.base import resolve_count
 from irtune.training.run import PREDICTIONS
+from irtune.tuning import objectives
 
 _SUMMED = ("cost/step_s", "cost/step_flops", "cost/active_blocks", "cost/lowest_active_block")
 
@@ -28,6 +30,7 @@ class TrialEntry:
         config: Its whole configuration.
         folder: Its folder on storage.
         is_baseline: Whether it is the baseline of the sweep.
+        repeats: The name of the trial that it repeats with another seed.
     """
 
     trial_id: str
@@ -35,6 +38,7 @@ class TrialEntry:
     config: ExperimentConfig
     folder: Path
     is_baseline: bool
+    repeats: str | None = None
     status: Status | None = None
     error: str | None = None
     step: int = 0
@@ -53,12 +57,15 @@ class TrialEntry:
             elif record["kind"] == "tags" and "irtune.blocks" in record["values"]:
                 self.num_blocks = int(record["values"]["irtune.blocks"])
 
-    def row(self, metric: str) -> TrialRow:
+    def row(self, tune: TuneConfig) -> TrialRow:
         """The trial as the analysis sees it. A trial that did not finish has its costs summed up from its steps.
 
         Args:
-            metric: What the sweep compares, such as ``eval/f1_macro``.
+            tune: What the sweep searches for and demands.
         """
+        first, _ = tune.first_objective
+        # NaN where it was not measured: macro-F1 does not stand in for another objective.
+        values = {metric: math.nan if (v := self.score(metric)) is None else v for metric in tune.objectives}
         seconds, flops, active, lowest = self._costs()
         policy, labels = self.config.selection.policy, self._test_predictions()
         k = getattr(policy, "k", None)
@@ -84,13 +91,19 @@ class TrialEntry:
             test_labels=labels[0],
             test_predictions=labels[1],
             params=dotted_keys(self.config),
-            objective=None if metric == "eval/f1_macro" else self.score(metric),
+            objective=None if first == "eval/f1_macro" else values[first],
+            objectives=values if len(values) > 1 else {},
+            broken=self.broken(tune.constraints),
+            repeats=self.repeats,
         )
 
     def score(self, metric: str) -> float | None:
-        """The sweep's metric: of the best weights if the trial finished, else as last measured."""
-        of_best = metric.replace("eval/", "final/validation_", 1)
-        return self.latest.get(of_best, self.latest.get(metric))
+        """A metric of the trial: of the best weights if it finished, else as last measured."""
+        return objectives.measured(self.latest, metric)
+
+    def broken(self, constraints: Mapping[str, Constraint]) -> tuple[str, ...]:
+        """The constraints that the trial, if it finished, breaks."""
+        return objectives.broken(self.latest, constraints) if self.status == "finished" else ()
 
     def _costs(self) -> tuple[float | None, ...]:
         names = (

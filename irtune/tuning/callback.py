@@ -1,6 +1,6 @@
 """What the driver does as trials start and end: it keeps the book of them, and tells MLflow."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,13 @@ from irtune.tuning.worker import SPOOL, TrialSetup
 class SweepCallback(tune.Callback):  # type: ignore[misc]
     """Keeps the book of trials, and tells MLflow when one starts and how it ends."""
 
-    def __init__(self, sweep: Sweep, setup: TrialSetup, shipper: Shipper) -> None:
+    def __init__(
+        self, sweep: Sweep, setup: TrialSetup, shipper: Shipper, on_end: Callable[[str], None] = lambda trial: None
+    ) -> None:
         self.sweep = sweep
         self.trials = setup
         self.shipper = shipper
+        self.on_end = on_end
         self.entries: dict[str, TrialEntry] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -42,7 +45,7 @@ class SweepCallback(tune.Callback):  # type: ignore[misc]
         name = trial.config["trial"]
         if name in self.entries:
             return
-        self._follow(self._enter(name, trial.config["overrides"]))
+        self._follow(self._enter(name, trial.config["overrides"], trial.config.get("repeats")))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """The trial ran to its end, or the scheduler stopped it."""
@@ -55,11 +58,11 @@ class SweepCallback(tune.Callback):  # type: ignore[misc]
         self._end(trial.config["trial"], "failed", text)
 
     def restore(self, trials: Sequence[EndedTrial]) -> dict[str, dict[int, float]]:
-        """Enter trials that an earlier driver saw end; returns their metric by optimizer step, for each name."""
-        metric = self.sweep.config.tune.metric
+        """Enter trials that an earlier driver saw end; returns what stops trials by optimizer step, for each name."""
+        metric, _ = self.sweep.config.tune.stops_by
         scores = {}
         for trial in trials:
-            entry = self._enter(trial.name, trial.overrides)
+            entry = self._enter(trial.name, trial.overrides, trial.repeats)
             records = SpoolReader(entry.folder / SPOOL).poll()
             entry.take(records)
             ledger = RunLedger(entry.folder)
@@ -78,10 +81,11 @@ class SweepCallback(tune.Callback):  # type: ignore[misc]
             if entry.status is None:
                 self._end(entry.trial_id, "killed", None)
 
-    def _enter(self, name: str, overrides: Mapping[str, Any]) -> TrialEntry:
+    def _enter(self, name: str, overrides: Mapping[str, Any], repeats: str | None) -> TrialEntry:
         config = with_overrides(self.sweep.config.experiment(), overrides)
         folder = self.trials.trial_folder(name)
-        entry = TrialEntry(name, trial_name(config), config, folder, is_baseline=name == BASELINE_TRIAL)
+        shown = trial_name(config) if repeats is None else f"{trial_name(config)} seed={config.seed}"
+        entry = TrialEntry(name, shown, config, folder, BASELINE_TRIAL in (name, repeats), repeats)
         entry.num_blocks = self.sweep.ready.num_blocks
         self.entries[name] = entry
         return entry
@@ -90,17 +94,18 @@ class SweepCallback(tune.Callback):  # type: ignore[misc]
         config = entry.config
         tags = {
             "irtune.sweep": self.sweep.name,
-            "irtune.kind": "trial",
+            "irtune.kind": "trial" if entry.repeats is None else "finalist",
             "irtune.strategy": config.strategy,
             "irtune.baseline": str(entry.is_baseline).lower(),
             "irtune.seed": str(config.seed),
             "irtune.config_hash": config_hash(config),
             "irtune.git_commit": git_commit(),
             "irtune.trial_folder": str(entry.folder),
-        }
+        } | ({} if entry.repeats is None else {"irtune.repeats": entry.repeats})
         self.shipper.add(self._key(entry), entry.folder / SPOOL, name=entry.name, tags=tags)
 
     def _end(self, name: str, status: Any, error: str | None) -> None:
+        self.on_end(name)
         entry = self.entries[name]
         entry.status, entry.error = status, error
         keep_trace(entry)

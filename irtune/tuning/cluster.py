@@ -5,7 +5,8 @@ import math
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,10 @@ WORKER_ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     # Reports of Train workers are fetched this often; every one waits for it.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    # Workers import for a while, and longer where several start at once.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
+    # A process more for each worker group, which tells it of nodes that are about to go; trials have checkpoints.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     # The metric is absent from the last report of a trial that failed by itself.
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -31,6 +36,7 @@ _SCHEME = {"tracking.uri": "sqlite:///"}
 """What stands before the path in settings that are addresses."""
 HEAD_NODE: Mapping[str, float] = {"node:__internal_head__": 0.001}
 """A claim that pins a process to the head node and takes no CPU from workers."""
+_AUTH_MODE = "RAY_AUTH_MODE"
 
 
 def in_job() -> bool:
@@ -73,11 +79,44 @@ def with_absolute_paths(config: Config) -> Config:
     return build(type(config), apply_overrides(explicit(config), absolute), "paths")
 
 
+@dataclass(frozen=True)
+class Node:
+    """A machine of the cluster.
+
+    Args:
+        id: As Ray knows it.
+        address: Its IP address.
+        resources: What it has by name, such as ``CPU`` and ``GPU``, in use or not.
+    """
+
+    id: str
+    address: str
+    resources: Mapping[str, float]
+
+    @property
+    def is_head(self) -> bool:
+        """Whether the processes run here that drive trials of several workers."""
+        return HEAD_NODE.keys() <= self.resources.keys()
+
+    def room(self, engine: EngineConfig) -> int:
+        """How many workers fit: none spans nodes, and a part of a GPU is a part of one GPU."""
+        cpus, gpus = self.resources.get("CPU", 0), math.floor(self.resources.get("GPU", 0))
+        room = _times(engine.cpus_per_worker, cpus)
+        if engine.gpus_per_worker >= 1:
+            room = min(room, _times(engine.gpus_per_worker, gpus))
+        elif engine.gpus_per_worker > 0:
+            room = min(room, gpus * _times(engine.gpus_per_worker, 1))
+        return room
+
+
 def connect() -> None:
-    """Join the cluster that ``RAY_ADDRESS`` or the job names, or start one on this machine, on loopback.
+    """Join the cluster that ``RAY_ADDRESS`` or the job names, or start one on this machine.
+
+    A cluster that is joined says by itself whether it wants a token, and ``RAY_AUTH_MODE`` whether this process has
+    one; one that is started here wants one, unless ``RAY_AUTH_MODE`` is ``disabled``.
 
     Raises:
-        ConnectionError: If the named cluster cannot be reached.
+        ConnectionError: If the named cluster cannot be reached, or wants another token.
     """
     os.environ.update({name: os.environ.get(name, value) for name, value in WORKER_ENVIRONMENT.items()})
     options: dict[str, Any] = {
@@ -86,7 +125,7 @@ def connect() -> None:
         "runtime_env": {"env_vars": {name: os.environ[name] for name in WORKER_ENVIRONMENT}},
     }
     if joins():
-        ray.init(**options)
+        _join(options)
     else:
         # By default Ray's workers give way to every other process, and a worker whose threads wait for each other then
         # all but stops as soon as the machine does anything else.
@@ -97,41 +136,69 @@ def connect() -> None:
         ray.init(address="local", include_dashboard=False, _node_ip_address="127.0.0.1", **options)
 
 
-def planned_resources() -> Mapping[str, float]:
-    """What the cluster of a sweep holds; one on this machine is not started for that.
+def describe() -> str:
+    """The cluster that this process is connected to, in a line."""
+    nodes = alive_nodes()
+    count = "1 node" if len(nodes) == 1 else f"{len(nodes)} nodes"
+    return f"{count} with {_amounts(ray.cluster_resources())}; RAY_AUTH_MODE is {os.environ.get(_AUTH_MODE, 'unset')}"
+
+
+def alive_nodes() -> list[Node]:
+    """The nodes of the cluster that are alive."""
+    return [
+        Node(node["NodeID"], node["NodeManagerAddress"], node["Resources"]) for node in ray.nodes() if node["Alive"]
+    ]
+
+
+def future_nodes() -> list[Node]:
+    """The nodes that a sweep will find; a cluster on this machine is not started for that.
 
     Raises:
-        ConnectionError: If the named cluster cannot be reached.
+        ConnectionError: If a named cluster cannot be reached.
     """
     if not joins():
-        return {"CPU": os.cpu_count() or 1, "GPU": torch.cuda.device_count()}
+        here = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count()), **HEAD_NODE}
+        return [Node("", "this machine", here)]
     connect()
     try:
-        return dict(ray.cluster_resources())
+        return alive_nodes()
     finally:
         ray.shutdown()
 
 
-def concurrency(engine: EngineConfig, resources: Mapping[str, float]) -> int:
-    """How many trials fit into a cluster at once.
+def concurrency(engine: EngineConfig, nodes: Sequence[Node]) -> int:
+    """How many trials fit onto nodes at once.
 
     Raises:
-        ConfigError: If not even one does.
+        ConfigError: If not even one does, with what each node has.
     """
-    needs = {"CPU": engine.num_workers * engine.cpus_per_worker, "GPU": engine.num_workers * engine.gpus_per_worker}
-    # 3 CPUs hold ten trials of 3 workers with 0.1 CPU each, whatever the rounding of floats says.
-    fits = {name: math.floor(resources.get(name, 0) / need + 1e-9) for name, need in needs.items() if need > 0}
-    short = [
-        f"engine.num_workers: a trial needs {needs[name]:g} {name}s ({engine.num_workers} workers x "
-        f"engine.{name.lower()}s_per_worker), the cluster has {resources.get(name, 0):g}"
-        for name, count in fits.items()
-        if count == 0
-    ]
-    if short:
-        raise ConfigError("cluster", short)
-    return min(fits.values())
+    room = sum(node.room(engine) for node in nodes)
+    if room < engine.num_workers:
+        worker = _amounts({"CPU": engine.cpus_per_worker, "GPU": engine.gpus_per_worker})
+        have = "; ".join(f"{node.address} has {_amounts(node.resources)}" for node in nodes)
+        mistake = (
+            f"engine.num_workers: a trial needs {engine.num_workers}, each with {worker} of one node, and the cluster "
+            f"has room for {room}: {have}; ask for less, or add nodes"
+        )
+        raise ConfigError("cluster", [mistake])
+    return room // engine.num_workers
 
 
-def num_nodes() -> int:
-    """Nodes of the cluster that are alive."""
-    return sum(bool(node["Alive"]) for node in ray.nodes())
+def _join(options: Mapping[str, Any]) -> None:
+    try:
+        ray.init(**options)
+    except (ConnectionError, ray.exceptions.AuthenticationError) as error:
+        raise ConnectionError(
+            f"{error}. Is it running? {_AUTH_MODE} is {os.environ.get(_AUTH_MODE, 'unset')} here: a cluster with token "
+            f"authentication needs {_AUTH_MODE}=token, and the token that `ray get-auth-token` prints on its head in "
+            "~/.ray/auth_token, or in the file that RAY_AUTH_TOKEN_PATH names"
+        ) from error
+
+
+def _times(need: float, available: float) -> int:
+    # 3 CPUs hold thirty workers with 0.1 CPU each, whatever the rounding of floats says.
+    return math.floor(available / need + 1e-9)
+
+
+def _amounts(resources: Mapping[str, float]) -> str:
+    return " and ".join(f"{resources.get(name, 0):g} {name}s" for name in ("CPU", "GPU"))

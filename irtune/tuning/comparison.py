@@ -33,7 +33,7 @@ def actual(entries: Sequence[TrialEntry]) -> dict[str, float]:
     Time in which an interrupted sweep did not run is part of what it took, and of what the trials took that were in
     flight.
     """
-    finished = [entry for entry in entries if entry.status == "finished"]
+    finished = [entry for entry in entries if entry.status == "finished" and entry.repeats is None]
     baseline = [entry for entry in finished if entry.is_baseline]
     others = [entry for entry in finished if not entry.is_baseline]
     spans = _spans_s(entries)

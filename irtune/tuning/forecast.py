@@ -132,23 +132,23 @@ def _choices(config: ExperimentConfig, cost: CostModel, length: float) -> Iterat
         yield active, len(probes)
 
 
-def expected_stops(asha: AshaConfig | None, num_trials: int, trial: Trial) -> dict[int, float]:
+def expected_stops(asha: AshaConfig | None, num_searched: int, trial: Trial) -> dict[int, float]:
     """How many trials are stopped after which step, if trials come in no order of quality.
 
     The score of a trial that comes to a rung after n others lies with equal chance between any two of theirs, and ASHA
     lets it go on if it is above all but the best ``1 / reduction_factor`` of them: with probability ``(1 + (n - 1) /
-    reduction_factor) / (n + 1)``. The first is the baseline, which always goes on.
+    reduction_factor) / (n + 1)``. The first at each rung is the baseline, which always goes on.
 
     Args:
         asha: None stops no trial.
-        num_trials: The baseline included.
+        num_searched: The trials besides the baseline.
         trial: What they are like.
     """
     stops: dict[int, float] = {}
-    reached, rung = num_trials, float(asha.grace_steps) if asha else math.inf
+    reached, rung = num_searched, float(asha.grace_steps) if asha else math.inf
     while asha and (step := math.ceil(rung / trial.eval_every) * int(trial.eval_every)) < trial.num_steps:
         if step not in stops:
-            go_on = 1 + sum((1 + (n - 1) / asha.reduction_factor) / (n + 1) for n in range(1, reached))
+            go_on = sum((1 + (n - 1) / asha.reduction_factor) / (n + 1) for n in range(1, reached + 1))
             stops[step], reached = reached - go_on, round(go_on)
         rung *= asha.reduction_factor
     return stops

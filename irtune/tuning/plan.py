@@ -5,7 +5,7 @@ import logging
 import math
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,18 +15,19 @@ from optuna.samplers import RandomSampler
 from rich.console import Console
 
 from irtune.analysis.tables import duration, operations
-from irtune.config.load import storage_path, with_overrides
+from irtune.config.load import ConfigError, storage_path, with_overrides
 from irtune.config.schema import EngineConfig, ExperimentConfig, SweepConfig
 from irtune.data.base import Split
-from irtune.tracking.address import redact
+from irtune.files import write_json
+from irtune.tracking.address import redact, requires_server
 from irtune.tracking.heartbeat import is_live
-from irtune.tracking.json_file import write_json
 from irtune.training.cost import CostModel, memory_by_shape
 from irtune.training.model import shapes_only
 from irtune.training.rehearsal import Pace, Rehearsal, RehearsalError
 from irtune.tuning import cluster
+from irtune.tuning.finalists import num_repeats
 from irtune.tuning.forecast import SweepCost, Trial, expected_stops
-from irtune.tuning.preflight import Ready, Sweep, prepare, tokenise
+from irtune.tuning.preflight import Sweep, prepare, tokenise
 from irtune.tuning.resume import Resume, sweep_to_resume
 from irtune.tuning.searcher import BASELINE_OVERRIDES
 from irtune.tuning.space import size, suggest
@@ -83,12 +84,11 @@ def plan_sweep(config: SweepConfig, source: str, console: Console, resume: Resum
     told = Console(file=console.file, width=console.width, force_terminal=False)
     fingerprint = ready.dataset.fingerprint()
     folder = sweep_to_resume(config, fingerprint, resume, source=source, console=told, is_live=is_live)
-    fits = cluster.concurrency(config.engine, cluster.planned_resources())
-    at_once = min(fits, config.tune.max_concurrent_trials or fits, num_planned(config))
+    folder = folder or storage_path(config) / f"{config.name}-<date>-<time>"
+    sweep = Sweep(folder.name, folder, config, ready, source)
+    at_once = trials_at_once(sweep, cluster.future_nodes())
     with tempfile.TemporaryDirectory(prefix="irtune-plan-") as encoded:
-        lengths = tokenise(config, ready, Path(encoded))
-        folder = folder or storage_path(config) / f"{config.name}-<date>-<time>"
-        return make_plan(config, ready, lengths, rehearsal, at_once, folder)
+        return make_plan(sweep, tokenise(config, ready, Path(encoded)), rehearsal, at_once)
 
 
 def predict(
@@ -101,7 +101,7 @@ def predict(
     if (sweep.folder / PLAN).is_file():
         return
     try:
-        plan = make_plan(sweep.config, sweep.ready, lengths, rehearsal, at_once, sweep.folder)
+        plan = make_plan(sweep, lengths, rehearsal, at_once)
         write_json(sweep.folder / PLAN, plan)
     except Exception as error:
         logging.getLogger(__name__).warning("there is no prediction: %s", error, exc_info=True)
@@ -110,33 +110,43 @@ def predict(
     console.print(f"{'time':8} {text}", highlight=False, soft_wrap=True, markup=False)
 
 
-def num_planned(config: SweepConfig) -> int:
-    """Trials of a sweep, the baseline included; fewer than were asked for if the space has no more."""
-    return 1 + min(config.tune.num_trials, size(config.space) or sys.maxsize)
+def num_searched(config: SweepConfig) -> int:
+    """Trials of the search besides the baseline; fewer than were asked for if the space has no more."""
+    return min(config.tune.num_trials, size(config.space) or sys.maxsize)
 
 
-def make_plan(
-    config: SweepConfig,
-    ready: Ready,
-    lengths: Mapping[Split, np.ndarray],
-    rehearsal: Rehearsal,
-    at_once: int,
-    folder: Path,
-) -> Plan:
+def trials_at_once(sweep: Sweep, nodes: Sequence[cluster.Node]) -> int:
+    """How many trials run at a time.
+
+    Raises:
+        ConfigError: If none fits onto the nodes, or MLflow's store is a file and there are several nodes.
+    """
+    config, uri = sweep.config, sweep.ready.tracking_uri
+    fits = cluster.concurrency(config.engine, nodes)
+    if len(nodes) > 1 and requires_server(uri):
+        raise ConfigError(
+            sweep.source,
+            [
+                f"tracking.uri: {redact(uri)} is a file, and the cluster has {len(nodes)} nodes; start `mlflow server` "
+                "and set MLFLOW_TRACKING_URI to its address"
+            ],
+        )
+    return min(fits, config.tune.max_concurrent_trials or fits, config.tune.num_trials + 1)
+
+
+def make_plan(sweep: Sweep, lengths: Mapping[Split, np.ndarray], rehearsal: Rehearsal, at_once: int) -> Plan:
     """What a sweep will do and take.
 
     The space is represented by random draws, although a sampler comes to prefer some of it, and every trial by the
     model, adapter and tokens of the experiment, also where the space varies them.
 
     Args:
-        config: The sweep.
-        ready: What was found out about it.
+        sweep: What was found out about it.
         lengths: Tokens ``(N,)`` of each split's examples.
         rehearsal: Of its experiment.
         at_once: Trials at a time.
-        folder: Where the sweep will lie.
     """
-    drawn, num_trials = _drawn(config), num_planned(config)
+    config, drawn, searched = sweep.config, _drawn(sweep.config), num_searched(sweep.config)
     longest = int(lengths["train"].max())
     most_tokens = longest * max(one.training.micro_batch_size for one in drawn)
     pace: Pace | None = None
@@ -144,20 +154,22 @@ def make_plan(
         pace = rehearsal.pace()
         cost, memory_bytes, source = pace.cost, pace.memory_bytes(most_tokens), MEASURED
     except RehearsalError as error:
-        model = shapes_only(ready.checkpoint, config.adapter)
+        model = shapes_only(sweep.ready.checkpoint, config.adapter)
         cost = CostModel.of(model, recompute=config.model.gradient_checkpointing)
         memory_bytes, source = memory_by_shape(model, config, most_tokens, longest), f"a closed form: {error}"
     baseline = Trial.of(with_overrides(config.experiment(), BASELINE_OVERRIDES), cost, lengths, pace)
     others = Trial.mean([Trial.of(one, cost, lengths, pace) for one in drawn])
+    repeats = num_repeats(config.tune.finalists, searched)
     if pace:
-        # Worker groups start anew for each trial; a process of its own goes on with the next one.
-        starts = 1.0 if config.engine.num_workers > 1 else (at_once - 1) / (num_trials - 1)
+        # A group of the trial's own starts anew; slots, and processes of one worker, go on with the next trial.
+        is_isolated = config.tune.execution_of(config.engine) == "isolated"
+        starts = 1.0 if is_isolated else (at_once - 1) / (searched + repeats)
         baseline = replace(baseline, load_s=baseline.load_s + pace.process_s)
         others = replace(others, load_s=others.load_s + starts * pace.process_s)
-    stops = expected_stops(config.tune.scheduler, num_trials, others)
+    stops = expected_stops(config.tune.scheduler, searched, others)
     stopped = sum(stops.values())
-    expected = SweepCost.of(baseline, others, num_trials - 1 - stopped, stops, at_once)
-    most = SweepCost.of(baseline, others, num_trials - 1, {}, at_once)
+    expected = SweepCost.of(baseline, others, searched - stopped + repeats, stops, at_once)
+    most = SweepCost.of(baseline, others, searched + repeats, {}, at_once)
     predicted = {
         "step_s": baseline.step_s,
         "baseline_s": baseline.seconds,
@@ -175,8 +187,8 @@ def make_plan(
         "memory": f"{memory_bytes / 2**30:.2g} GiB a worker",
         "a trial": _trial_in_words(baseline, others),
         "in all": in_all if stopped else _in_words(most, config.engine),
-        "results": f"{folder}: trials with their checkpoints and predictions, tokens, study, report",
-        "MLflow": f"{redact(ready.tracking_uri)}, experiment {config.tracking.experiment}",
+        "results": f"{sweep.folder}: trials with their checkpoints and predictions, tokens, study, report",
+        "MLflow": f"{redact(sweep.ready.tracking_uri)}, experiment {config.tracking.experiment}",
     }
     return Plan(facts, {name: value for name, value in predicted.items() if not math.isnan(value)}, source)
 
@@ -189,13 +201,16 @@ def _drawn(config: SweepConfig) -> list[ExperimentConfig]:
 
 def _work(config: SweepConfig, at_once: int) -> dict[str, str]:
     """What there is to do, and on what."""
-    engine, number = config.engine, size(config.space)
+    engine, searched, number = config.engine, num_searched(config), size(config.space)
+    repeats = num_repeats(config.tune.finalists, searched)
+    repeated = f", and {repeats} repeats of the best" if repeats else ""
     space = {key: one.model_dump(mode="json", exclude_defaults=True) for key, one in config.space.items()}
     gpus = f" and {engine.gpus_per_worker:g} GPUs" if engine.gpus_per_worker else ""
+    each = f"{engine.cpus_per_worker:g} CPUs{gpus}"
     return {
-        "trials": f"{num_planned(config)}, the baseline included, {at_once} at a time",
+        "trials": f"{1 + searched}, the baseline included{repeated}, {at_once} at a time",
         "space": f"{'infinitely many' if number is None else f'{number:,}'} configurations: {json.dumps(space)}",
-        "workers": f"{engine.num_workers} a trial, each with {engine.cpus_per_worker:g} CPUs{gpus}",
+        "workers": f"{engine.num_workers} a trial ({config.tune.execution_of(engine)}), each with {each}",
     }
 
 

@@ -11,13 +11,14 @@ from irtune.config.schema import ExperimentConfig, SweepConfig
 from irtune.data.base import RevisionDataset, Split
 from irtune.data.encode import encode_once
 from irtune.layers import map_parameters
-from irtune.plugins import nearest
 from irtune.tracking.address import local_database, resolve_tracking_uri
 from irtune.training.deepspeed_config import deepspeed_config
 from irtune.training.metrics import metric_names
 from irtune.training.model import ModelError, load_tokenizer, materialize, num_blocks, shapes_only
 from irtune.training.run import check_tensors
+from irtune.tuning.objectives import unknown_metrics
 from irtune.tuning.space_checks import check_space, doubtful, indistinct_choices
+from irtune.tuning.warm_start import Earlier, earlier_trials
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Ready:
         dataset: The data, read and checked.
         num_blocks: L.
         tracking_uri: Where MLflow is.
+        earlier: The trials that the sampler knows from the start.
         doubts: What is allowed but probably not meant.
     """
 
@@ -36,6 +38,7 @@ class Ready:
     dataset: RevisionDataset
     num_blocks: int
     tracking_uri: str
+    earlier: Earlier
     doubts: tuple[str, ...]
 
 
@@ -101,11 +104,12 @@ def prepare(config: SweepConfig, source: str, *, makes_store: bool = True) -> Re
 
         check_tracking(uri)
     dataset = config.data.load()
-    metrics = [f"eval/{name}" for name in metric_names(dataset.labels)]
-    if config.tune.metric not in metrics:
-        mistake = f"tune.metric: unknown metric {config.tune.metric!r}: {nearest(config.tune.metric, metrics)}"
-        raise ConfigError(source, [mistake])
-    return Ready(checkpoint, dataset, blocks, uri, tuple(doubtful(config)))
+    mistakes = unknown_metrics(config.tune, [f"eval/{name}" for name in metric_names(dataset.labels)])
+    mistakes += _complaints(earlier_trials, config.tune, config.space)
+    if mistakes:
+        raise ConfigError(source, mistakes)
+    earlier = earlier_trials(config.tune, config.space)
+    return Ready(checkpoint, dataset, blocks, uri, earlier, (*doubtful(config), *earlier.doubts))
 
 
 def tokenise(config: SweepConfig, ready: Ready, folder: Path) -> dict[Split, np.ndarray]:

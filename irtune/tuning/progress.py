@@ -9,7 +9,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from irtune.analysis.tables import duration
+from irtune.analysis.tables import duration, worded
+from irtune.config.schema import TuneConfig
 from irtune.tuning.book import TrialEntry
 
 LINE_EVERY_S = 20.0
@@ -23,8 +24,7 @@ class SweepProgress:
         console: Where to show it.
         num_trials: Trials planned, the baseline included.
         steps_per_trial: Optimizer steps of a trial that is not stopped.
-        metric: The sweep's metric.
-        mode: Whether more (``max``) or less (``min``) of it is better.
+        tune: What the sweep searches for; shown is the first objective.
         steps_before: Optimizer steps that an earlier driver has seen done, which say nothing about the time left.
     """
 
@@ -33,15 +33,13 @@ class SweepProgress:
         console: Console,
         num_trials: int,
         steps_per_trial: int,
-        metric: str,
-        mode: str,
+        tune: TuneConfig,
         steps_before: int = 0,
     ) -> None:
         self.console = console
         self.num_trials = num_trials
         self.steps_per_trial = steps_per_trial
-        self.metric = metric
-        self.mode = mode
+        self.tune = tune
         self.steps_before = steps_before
         self.started = time.monotonic()
         self.first_step_at: float | None = None
@@ -105,16 +103,16 @@ class SweepProgress:
         if self.first_step_at is not None and now - self.moved_at > SILENCE_S and done < total:
             running = [entry.name for entry in entries if entry.status is None]
             parts.append(f"no step for {duration(now - self.moved_at)}, waiting for {', '.join(running) or 'workers'}")
-        best = self._best(entries)
-        return ", ".join(parts) + (f"; best {self.metric} {best}" if best else "")
+        return ", ".join(parts) + self._best(entries)
 
     def _best(self, entries: list[TrialEntry]) -> str:
-        scores = [(entry.score(self.metric), entry.name) for entry in entries]
+        metric, mode = self.tune.first_objective
+        scores = [(e.score(metric), e.name) for e in entries if not e.broken(self.tune.constraints)]
         scored = [(score, name) for score, name in scores if score is not None]
         if not scored:
             return ""
-        score, name = (max if self.mode == "max" else min)(scored)
-        return f"{score:.3f} ({name})"
+        score, name = (max if mode == "max" else min)(scored)
+        return f"; best {metric} {worded(metric, score)} ({name})"
 
 
 class Ticker:

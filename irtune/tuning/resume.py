@@ -10,16 +10,29 @@ from rich.console import Console
 
 from irtune.config.load import ConfigError, dotted_keys, storage_path
 from irtune.config.schema import SweepConfig
+from irtune.files import read_json, write_json
 from irtune.tracking.address import redact
-from irtune.tracking.json_file import read_json, write_json
 
 Resume = Literal["ask", "always", "never"]
 """Whether to go on with an earlier sweep of the same name: ``ask`` does with one that did not come to its end, and asks
 first if somebody sits at a terminal."""
 
 IDENTITY = "sweep.json"
-FREE_SETTINGS = {"name", "storage", "tune.num_trials", "tune.max_concurrent_trials", "tune.max_failures"}
-"""What may be another in a resumed sweep: it changes how many trials run, where and at once, but none of them."""
+FREE_SETTINGS = {
+    "name",
+    "storage",
+    "tune.num_trials",
+    "tune.max_concurrent_trials",
+    "tune.max_failures",
+    "tune.execution",
+    "tune.renew_slots_after",
+    "tune.warm_start",
+    "tune.finalists",
+    "tune.finalists.top",
+    "tune.finalists.seeds",
+}
+"""What may be another in a resumed sweep: it changes how many trials run, where, at once and after what, but none of
+them."""
 
 _STARTED = r"-\d{8}-\d{6}"
 

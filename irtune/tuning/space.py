@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping
 from graphlib import TopologicalSorter
 
-from optuna.trial import Trial
+from optuna.trial import FixedTrial, Trial
 
 from irtune.config.schema import Choice, Dimension
 
@@ -36,7 +36,7 @@ def is_active(key: str, space: Space, values: Mapping[str, Choice]) -> bool:
     return when.key in values and values[when.key] in when.values
 
 
-def suggest(trial: Trial, space: Space) -> Values:
+def suggest(trial: Trial | FixedTrial, space: Space) -> Values:
     """Dotted key -> value for every dimension that exists in this trial; ints are int, floats float."""
     values: Values = {}
     for key in in_order(space):
@@ -45,7 +45,7 @@ def suggest(trial: Trial, space: Space) -> Values:
     return values
 
 
-def _suggest_one(trial: Trial, key: str, dimension: Dimension) -> Choice:
+def _suggest_one(trial: Trial | FixedTrial, key: str, dimension: Dimension) -> Choice:
     if dimension.choices is not None:
         choice: Choice = trial.suggest_categorical(key, dimension.choices)
         return choice

@@ -20,7 +20,7 @@ NOT_SEARCHABLE = {
     "name": "it names the sweep, in whose folder and experiment all trials are looked for",
     "storage": "all trials of a sweep lie under one folder",
     "tracking": "the runs of a sweep are compared within one experiment of one server",
-    "seed": "the search would choose lucky seeds; repeat configurations over seeds with irtune ablate",
+    "seed": "the search would choose lucky seeds; tune.finalists repeats the best over seeds",
     "data.name": "scores on different data cannot be compared",
     "data.seed": "each value is another validation set, and scores on different data cannot be compared",
     "engine.num_workers": "the trials of a sweep share its workers, and it would change the batch size; search that",
@@ -29,6 +29,9 @@ NOT_SEARCHABLE = {
     "engine.process_group_timeout_s": "the trials of a sweep share its workers",
 }
 """Settings (or whole sections) that a sweep keeps fixed, and why."""
+
+LEARN_FROM_EARLIER = ("tpe", "gp")
+"""Samplers that learn from any trial of a study; nsga2 breeds from generations that it suggested itself."""
 
 
 def check_space(config: SweepConfig, num_blocks: int | None = None) -> list[str]:
@@ -57,11 +60,22 @@ def check_space(config: SweepConfig, num_blocks: int | None = None) -> list[str]
             for key, dimension in space.items()
             if num_values(dimension) is None
         ]
+    if config.tune.warm_start is not None and config.tune.sampler not in LEARN_FROM_EARLIER:
+        mistakes.append(
+            f"tune.warm_start: tune.sampler={config.tune.sampler} learns nothing from trials that are not its own; use "
+            f"{' or '.join(LEARN_FROM_EARLIER)}, or leave it out"
+        )
     asha, max_steps = config.tune.scheduler, config.training.max_steps
     if asha is not None and "training.max_steps" not in space and asha.grace_steps >= max_steps:
         mistakes.append(
             f"tune.scheduler.grace_steps: {asha.grace_steps} is not below training.max_steps ({max_steps}), so that no "
             "trial would be stopped; lower it, or set tune.scheduler to null"
+        )
+    finalists = config.tune.finalists
+    if finalists is not None and finalists.top > config.tune.num_trials:
+        mistakes.append(
+            f"tune.finalists.top: {finalists.top} is more than tune.num_trials ({config.tune.num_trials}); lower it, "
+            "or raise tune.num_trials"
         )
     try:
         in_order(space)
@@ -88,6 +102,7 @@ def doubtful(config: SweepConfig) -> list[str]:
         doubts.append(
             f"tune.num_trials: {config.tune.num_trials} of the grid's {num_configurations} configurations are tried"
         )
+    doubts += _doubtful_sampler(config)
     tree = explicit(config.experiment())
     without_effect: dict[str, set[str]] = {}
     for _, _, values in _cases(space):
@@ -99,6 +114,21 @@ def doubtful(config: SweepConfig) -> list[str]:
     for key, strategies in without_effect.items():
         names = ", ".join(sorted(strategies))
         doubts.append(f"space.{key}: has no effect under {names}; restrict it with when: {{key: {chooser}, …}}")
+    return doubts
+
+
+def _doubtful_sampler(config: SweepConfig) -> list[str]:
+    sampler, conditional = config.tune.sampler, [key for key, d in config.space.items() if d.when is not None]
+    doubts = []
+    if conditional and sampler in ("gp", "nsga2"):
+        doubts.append(
+            f"tune.sampler: {sampler} draws dimensions that do not exist in every trial at random "
+            f"({', '.join(conditional)}); tpe learns about them too"
+        )
+    if config.tune.constraints and sampler in ("random", "grid"):
+        doubts.append(
+            f"tune.constraints: {sampler} does not keep away from what breaks them; such trials run, and are marked"
+        )
     return doubts
 
 

@@ -5,22 +5,24 @@ import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import yaml
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.markup import escape
 from rich.syntax import Syntax
 
 from irtune.analysis.answer import Answer, answer_sweep
-from irtune.analysis.figures import response_curves, save_png
+from irtune.analysis.figures import finalist_plot, pareto_plot, response_curves, save_png
+from irtune.analysis.finalists_view import finalist_markdown, finalist_table
+from irtune.analysis.pareto import pareto_front
 from irtune.analysis.report import render_report
 from irtune.analysis.tables import markdown_table, trial_table
 from irtune.analysis.trials import TrialRow
 from irtune.config.load import concise, dotted_keys
+from irtune.files import read_json
 from irtune.tracking.address import comparison_url, redact, requires_server, ui_command
-from irtune.tracking.json_file import read_json
 from irtune.tracking.mlflow_tracker import MlflowTracker
 from irtune.tracking.shipper import Shipper
 from irtune.tracking.spool import SpoolWriter, next_attempt
@@ -33,7 +35,8 @@ from irtune.tuning.preflight import Sweep
 from irtune.tuning.provenance import environment
 
 LOCAL_UI = "http://127.0.0.1:5000"
-REPORT, FIGURE, TABLE, BEST = "report.html", "response.png", "trials.md", "best.yaml"
+REPORT, TABLE, BEST = "report.html", "trials.md", "best.yaml"
+FIGURE, PARETO, FINALISTS_FIGURE = "response.png", "pareto.png", "finalists.png"
 SUMMARY = "summary"
 Compared = tuple[list[Row], dict[str, float]]
 """Predicted and actual in words, and as metrics."""
@@ -61,7 +64,7 @@ class Outcome:
 
     @property
     def succeeded(self) -> bool:
-        """Whether at least one trial ran to its end."""
+        """Whether at least one trial ran to its end, and kept to the constraints."""
         return self.answer.best is not None
 
 
@@ -69,12 +72,13 @@ def conclude(
     sweep: Sweep, entries: Sequence[TrialEntry], shipper: Shipper, tracker: MlflowTracker, console: Console
 ) -> Outcome:
     """Answer, write, record and show."""
-    tune = sweep.config.tune
-    rows = [entry.row(tune.metric) for entry in entries]
+    metric, mode = sweep.config.tune.first_objective
+    all_rows = [entry.row(sweep.config.tune) for entry in entries]
+    rows = [row for row in all_rows if row.repeats is None]
     answer = answer_sweep(
-        rows,
-        metric="macro-F1" if tune.metric == "eval/f1_macro" else tune.metric,
-        mode=tune.mode,
+        all_rows,
+        metric="macro-F1" if metric == "eval/f1_macro" else metric,
+        mode=mode,
         num_classes=len(sweep.ready.dataset.labels),
         num_validation=len(sweep.ready.dataset.splits["validation"]),
     )
@@ -109,6 +113,7 @@ def _ways_to_look(sweep: Sweep, tracker: MlflowTracker) -> tuple[str, str]:
         sort_by=COLUMNS[0],
         metrics=COLUMNS,
         params=(*sweep.config.space, "selection.policy.name"),
+        tags=("irtune.strategy", "irtune.pruned", *(["irtune.repeats"] if sweep.config.tune.finalists else [])),
         trade_off=("cost/total_flops", COLUMNS[0]),
     )
     try:
@@ -130,11 +135,15 @@ def _write_files(
     compared: Compared,
 ) -> None:
     by_id = {entry.trial_id: entry for entry in entries}
-    picture = BytesIO()
-    mode = sweep.config.tune.mode
-    save_png(response_curves(rows, mode=mode), picture)
-    (sweep.folder / FIGURE).write_bytes(picture.getvalue())
-    (sweep.folder / TABLE).write_text(markdown_table(rows, mode) + "\n", encoding="utf-8")
+    _, mode = sweep.config.tune.first_objective
+    front = _front(sweep, rows)
+    response = _drawn(response_curves(rows, mode=mode), sweep.folder / FIGURE)
+    pareto = _drawn(pareto_plot(rows, sweep.config.tune.objectives), sweep.folder / PARETO) if front else None
+    tables, finalists = [markdown_table(rows, mode, front)], None
+    if answer.finalists:
+        tables.append(finalist_markdown(answer.finalists))
+        finalists = _drawn(finalist_plot(answer.finalists), sweep.folder / FINALISTS_FIGURE)
+    (sweep.folder / TABLE).write_text("\n\n".join(tables) + "\n", encoding="utf-8")
     best_yaml = ""
     if answer.best is not None:
         best_yaml = yaml.safe_dump(by_id[answer.best.trial_id].config.model_dump(mode="json"), sort_keys=False)
@@ -144,7 +153,10 @@ def _write_files(
         title=f"Sweep {sweep.name}",
         answer=answer,
         rows=rows,
-        response_png=picture.getvalue(),
+        response_png=response,
+        pareto_png=pareto,
+        front=front,
+        finalists_png=finalists,
         best_yaml=best_yaml,
         heat_maps={name: file.read_bytes() for name, file in shown.items() if file.is_file()},
         tracking_command=commands[0],
@@ -161,6 +173,17 @@ def _write_files(
         mode=mode,
     )
     (sweep.folder / REPORT).write_text(report, encoding="utf-8")
+
+
+def _front(sweep: Sweep, rows: Sequence[TrialRow]) -> list[TrialRow]:
+    """The trials on the Pareto front, where there are several objectives."""
+    modes = sweep.config.tune.objectives
+    return pareto_front(rows, modes) if len(modes) > 1 else []
+
+
+def _drawn(figure: Figure, path: Path) -> bytes:
+    save_png(figure, path)
+    return path.read_bytes()
 
 
 def _record(sweep: Sweep, answer: Answer, compared: Compared, shipper: Shipper) -> None:
@@ -186,7 +209,7 @@ def _record(sweep: Sweep, answer: Answer, compared: Compared, shipper: Shipper) 
     writer.metrics(attempt, known | compared[1])
     # The journal may be written to while it is uploaded, so a copy is.
     shutil.copyfile(sweep.folder / "study.journal", sweep.folder / SUMMARY / "study.journal")
-    for file in (REPORT, FIGURE, TABLE, BEST, PLAN, f"{SUMMARY}/study.journal"):
+    for file in (REPORT, FIGURE, PARETO, FINALISTS_FIGURE, TABLE, BEST, PLAN, f"{SUMMARY}/study.journal"):
         if (sweep.folder / file).is_file():
             writer.artifact(sweep.folder / file, "")
     writer.close()
@@ -202,20 +225,26 @@ def _show(
     console: Console,
 ) -> None:
     console.print()
-    console.print(trial_table(rows, sweep.config.tune.mode, width=console.width))
+    metric, mode = sweep.config.tune.first_objective
+    front = _front(sweep, rows)
+    console.print(trial_table(rows, mode, width=console.width, front=front))
+    if answer.finalists:
+        console.print("[bold]Finalists over seeds[/]")
+        console.print(finalist_table(answer.finalists, width=console.width))
     for entry in entries:
         if entry.error is not None:
             reason = entry.error.strip().splitlines()[-1]
             console.print(f"failed: {entry.name}: {reason}", highlight=False, soft_wrap=True, markup=False)
     if answer.best is not None:
         where = f"what differs from the defaults; all of it: {sweep.folder / BEST}"
-        console.print(f"\n[bold]Best configuration[/] ({escape(where)})", highlight=False, soft_wrap=True)
+        by = f" by {metric}, the first objective" if front else ""
+        console.print(f"\n[bold]Best configuration{by}[/] ({escape(where)})", highlight=False, soft_wrap=True)
         best = next(entry.config for entry in entries if entry.trial_id == answer.best.trial_id)
         console.print(Syntax(yaml.safe_dump(concise(best), sort_keys=False), "yaml", background_color="default"))
     console.print("[bold]Look at it[/]")
     for label, what in {
         "report": str(sweep.folder / REPORT),
-        "figure": str(sweep.folder / FIGURE),
+        "figure": str(sweep.folder / (PARETO if front else FIGURE)),
         "study": shlex.join(["optuna-dashboard", str(sweep.folder / "study.journal")]),
         "MLflow": commands[0],
         "": f"then open {commands[1]}",

@@ -8,12 +8,15 @@ from types import FrameType
 from typing import Any
 
 import ray
+from optuna import Study
 from ray import tune
+from ray.tune.schedulers import FIFOScheduler
+from ray.tune.search import Searcher
 from rich.console import Console
 
-from irtune.config.load import ConfigError, explicit, storage_path
+from irtune.config.load import explicit, storage_path
 from irtune.config.schema import BASELINE, SweepConfig
-from irtune.tracking.address import redact, requires_server
+from irtune.tracking.address import redact
 from irtune.tracking.heartbeat import Heartbeat, is_live
 from irtune.tracking.janitor import close_dead
 from irtune.tracking.mlflow_tracker import MlflowTracker
@@ -22,19 +25,22 @@ from irtune.tracking.sync import open_tracker, sync, write_address
 from irtune.training.rehearsal import Rehearsal
 from irtune.tuning import cluster
 from irtune.tuning.callback import SweepCallback
-from irtune.tuning.plan import num_planned, predict
+from irtune.tuning.execution import Execution
+from irtune.tuning.finalists import RepeatSearcher, choose_repeats, num_repeats
+from irtune.tuning.plan import num_searched, predict, trials_at_once
 from irtune.tuning.preflight import Sweep, prepare, tokenise
 from irtune.tuning.progress import SweepProgress, Ticker
 from irtune.tuning.resume import Resume, sweep_to_resume, write_identity
 from irtune.tuning.scheduler import Asha, build_scheduler
-from irtune.tuning.searcher import OptunaAskTell, ended_trials, open_study, requeue_interrupted
+from irtune.tuning.searcher import STUDY, OptunaAskTell, ended_trials, open_study, requeue_interrupted
+from irtune.tuning.storage_check import check_shared_storage
 from irtune.tuning.summary import Outcome, conclude
-from irtune.tuning.worker import TrialSetup, run_trial
+from irtune.tuning.warm_start import warm_start
+from irtune.tuning.worker import TrialSetup
 
 DRAIN_S = 120.0
 SYNC_S = 30.0
 DRAIN_KILLED_S = 8.0
-STUDY = "study.journal"
 
 
 class _Killed(SystemExit):
@@ -52,8 +58,8 @@ def run_sweep(config: SweepConfig, source: str, console: Console, resume: Resume
         rehearsal: Of its experiment, from which the sweep's end is predicted.
 
     Raises:
-        ConfigError: If settings are wrong, the cluster can never run a trial, or what is to be resumed is another
-            sweep.
+        ConfigError: If settings are wrong, the cluster can never run a trial, a node lacks the storage, or what is to
+            be resumed is another sweep.
         DataError: If rows cannot be used.
         TrackingError: If MLflow cannot be reached at the start.
     """
@@ -73,7 +79,8 @@ def run_sweep(config: SweepConfig, source: str, console: Console, resume: Resume
         _announce(sweep, console)
         cluster.connect()
         try:
-            at_once = _trials_at_once(sweep)
+            console.print(f"Ray      {cluster.describe()}", highlight=False, soft_wrap=True, markup=False)
+            at_once = _checked_trials_at_once(sweep)
             with _status(console, "trying a few steps of the model"):
                 predict(sweep, lengths, rehearsal, at_once, console)
             return _search(sweep, at_once, console)
@@ -87,30 +94,33 @@ def _search(sweep: Sweep, at_once: int, console: Console) -> Outcome:
         explicit(config.experiment()),
         sweep.folder,
         ray.put(sweep.ready.dataset),
-        config.tune.max_failures,
     )
+    execution = Execution(config, setup, at_once)
     study = open_study(sweep.folder / STUDY, sweep.name, config.tune)
     requeue_interrupted(study)
+    warm_start(study, sweep.ready.earlier)
     callback: SweepCallback
     tracker = MlflowTracker(sweep.ready.tracking_uri, config.tracking.experiment)
     sync(sweep.folder, tracker, close_open=False, timeout_s=SYNC_S)
     shipper = Shipper(tracker, on_records=lambda key, records: callback.take(key, records))
-    callback = SweepCallback(sweep, setup, shipper)
-    searcher = OptunaAskTell(
-        study, config.space, num_trials=config.tune.num_trials, metric=config.tune.metric, mode=config.tune.mode
-    )
-    scheduler = build_scheduler(
-        config.tune.scheduler, max_steps=_most_steps(config), metric=config.tune.metric, mode=config.tune.mode
-    )
+    callback = SweepCallback(sweep, setup, shipper, execution.forget)
+    searcher = OptunaAskTell(study, config.space, config.tune)
+    metric, mode = config.tune.stops_by
+    scheduler = build_scheduler(config.tune.scheduler, max_steps=_most_steps(config), metric=metric, mode=mode)
     for name, scores in callback.restore(ended_trials(study)).items():
         if isinstance(scheduler, Asha):
             scheduler.remember(name, scores)
-    tuner = _tuner(sweep, setup, searcher, scheduler, callback, at_once)
+    tuner = _tuner(sweep, execution, searcher, scheduler, callback)
     shipper.start()
     try:
-        _fit(tuner, callback, console, config)
+        searched = num_searched(config)
+        _fit(tuner, callback, console, config, 1 + searched + num_repeats(config.tune.finalists, searched))
+        is_complete = searcher.is_exhausted and all(entry.status for entry in callback.entries.values())
+        if is_complete and config.tune.finalists is not None:
+            is_complete = _repeat_finalists(sweep, execution, study, callback, shipper, console)
+        execution.close()
         entries = list(callback.entries.values())
-        if searcher.is_exhausted and all(entry.status for entry in entries):
+        if is_complete:
             write_identity(sweep.folder, config, sweep.ready.dataset.fingerprint(), complete=True)
         shipper.drain(DRAIN_S)
         return conclude(sweep, entries, shipper, tracker, console)
@@ -127,23 +137,44 @@ def _search(sweep: Sweep, at_once: int, console: Console) -> Outcome:
             )
 
 
+def _repeat_finalists(
+    sweep: Sweep,
+    execution: Execution,
+    study: Study,
+    callback: SweepCallback,
+    shipper: Shipper,
+    console: Console,
+) -> bool:
+    """Repeat the best trials and the baseline over seeds, as far as that is not done; returns whether it is now."""
+    config = sweep.config
+    # The book is to hold all that was measured; MLflow may hear of it later.
+    shipper.drain(0.0)
+    repeats = choose_repeats(study, [entry.row(config.tune) for entry in callback.entries.values()], config)
+    callback.restore([ended for repeat in repeats if (ended := repeat.ended(callback.trials)) is not None])
+    left = [repeat for repeat in repeats if repeat.name not in callback.entries]
+    if left:
+        # A trial that is stopped early says nothing about its configuration over seeds.
+        tuner = _tuner(sweep, execution, RepeatSearcher(left), FIFOScheduler(), callback)
+        _fit(tuner, callback, console, config, len(callback.entries) + len(left))
+    return all(repeat.name in callback.entries and callback.entries[repeat.name].status for repeat in repeats)
+
+
 def _tuner(
     sweep: Sweep,
-    setup: TrialSetup,
-    searcher: OptunaAskTell,
+    execution: Execution,
+    searcher: Searcher,
     scheduler: tune.schedulers.TrialScheduler,
     callback: SweepCallback,
-    at_once: int,
 ) -> tune.Tuner:
     config = sweep.config
     return tune.Tuner(
-        tune.with_resources(tune.with_parameters(run_trial, setup=setup), _trial_resources(config)),
+        execution.trainable(),
         tune_config=tune.TuneConfig(
             num_samples=-1,
             search_alg=searcher,
             scheduler=scheduler,
-            max_concurrent_trials=at_once,
-            reuse_actors=config.engine.num_workers == 1,
+            max_concurrent_trials=execution.at_once,
+            reuse_actors=execution.reuses_actors,
         ),
         run_config=tune.RunConfig(
             # What Tune keeps of its own is of no use to another driver.
@@ -156,15 +187,12 @@ def _tuner(
     )
 
 
-def _fit(tuner: tune.Tuner, callback: SweepCallback, console: Console, config: SweepConfig) -> None:
-    """Run the search under a progress display; SIGTERM ends it at once."""
-    planned = num_planned(config)
+def _fit(tuner: tune.Tuner, callback: SweepCallback, console: Console, config: SweepConfig, planned: int) -> None:
+    """Run trials under a progress display that counts to ``planned``; SIGTERM ends it at once."""
     # Ray replaces handlers that were there before it started.
     before = signal.signal(signal.SIGTERM, _raise_killed)
     steps_before = sum(entry.step for entry in callback.entries.values())
-    with SweepProgress(
-        console, planned, _most_steps(config), config.tune.metric, config.tune.mode, steps_before
-    ) as progress:
+    with SweepProgress(console, planned, _most_steps(config), config.tune, steps_before) as progress:
         ticker = Ticker(lambda: progress.update(callback.entries.values()))
         try:
             tuner.fit()
@@ -181,25 +209,13 @@ def _raise_killed(number: int, frame: FrameType | None) -> None:
     raise _Killed(128 + number)
 
 
-def _trials_at_once(sweep: Sweep) -> int:
-    config = sweep.config
-    fits = cluster.concurrency(config.engine, ray.cluster_resources())
-    if cluster.num_nodes() > 1 and requires_server(sweep.ready.tracking_uri):
-        raise ConfigError(
-            sweep.source,
-            [
-                f"tracking.uri: {redact(sweep.ready.tracking_uri)} is a file, and the cluster has "
-                f"{cluster.num_nodes()} nodes; start `mlflow server` and set MLFLOW_TRACKING_URI to its address"
-            ],
-        )
-    return min(fits, config.tune.max_concurrent_trials or fits, config.tune.num_trials + 1)
-
-
-def _trial_resources(config: SweepConfig) -> Any:
-    """What Tune reserves for a trial's own process; a worker group's resources are Ray Train's to reserve."""
-    if config.engine.num_workers > 1:
-        return tune.PlacementGroupFactory([dict(cluster.HEAD_NODE)])
-    return {"CPU": config.engine.cpus_per_worker, "GPU": config.engine.gpus_per_worker}
+def _checked_trials_at_once(sweep: Sweep) -> int:
+    nodes = cluster.alive_nodes()
+    at_once = trials_at_once(sweep, nodes)
+    if len(nodes) > 1:
+        workers = [node for node in nodes if node.is_head or node.room(sweep.config.engine)]
+        check_shared_storage(sweep.folder, workers)
+    return at_once
 
 
 def _most_steps(config: SweepConfig) -> int:
@@ -214,11 +230,14 @@ def _announce(sweep: Sweep, console: Console) -> None:
         console.print(f"note: {sweep.source}: {doubt}", highlight=False, soft_wrap=True, markup=False)
     config, dataset = sweep.config, sweep.ready.dataset
     sizes = ", ".join(f"{len(revisions)} {split}" for split, revisions in dataset.splits.items())
+    finalists = config.tune.finalists
+    repeated = f"; the best {finalists.top} and it again on {finalists.seeds} seeds" if finalists else ""
     facts = {
         "sweep": sweep.name,
         "model": f"{config.model.name}, {sweep.ready.num_blocks} blocks",
         "data": f"{dataset.name}: {sizes}" + (f"; {dataset.skipped_rows} rows skipped" if dataset.skipped_rows else ""),
-        "trials": f"{config.tune.num_trials} and the baseline ({BASELINE}) of {config.training.max_steps} steps",
+        "trials": f"{config.tune.num_trials} and the baseline ({BASELINE}) of {config.training.max_steps} steps"
+        + repeated,
         "results": str(sweep.folder),
         "MLflow": redact(sweep.ready.tracking_uri),
     }

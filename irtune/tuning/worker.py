@@ -1,11 +1,10 @@
-"""One trial as Ray Tune runs it: in the trial's own process, or in a Ray Train worker group of its own."""
+"""What one rank of a trial does, and the Ray Train worker group that ranks live in."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import ray
 
@@ -13,9 +12,36 @@ from irtune.config.load import build, with_overrides
 from irtune.config.schema import ExperimentConfig
 from irtune.data.base import RevisionDataset
 from irtune.tracking.spool import SpoolWriter, next_attempt
-from irtune.training.loop import Report
+from irtune.training.recorder import NoRecorder, Recorder, Report
+
+if TYPE_CHECKING:
+    from ray.train.torch import TorchTrainer
 
 SPOOL = "spool"
+
+
+class Objective(Protocol):
+    """What a trial does: training, or something that stands for it. Every rank calls it."""
+
+    def __call__(
+        self,
+        config: ExperimentConfig,
+        *,
+        folder: Path,
+        recorder: Recorder,
+        report: Report,
+        encoded_folder: Path,
+        dataset: RevisionDataset,
+    ) -> Any:
+        """Record and report what was measured; see ``irtune.training.run.run``."""
+        ...
+
+
+def train(config: ExperimentConfig, **surroundings: Any) -> None:
+    """The training run."""
+    from irtune.training.run import run
+
+    run(config, **surroundings)
 
 
 @dataclass(frozen=True)
@@ -26,13 +52,13 @@ class TrialSetup:
         experiment: What was said of the experiment that trials vary, as a JSON-able tree.
         folder: The sweep's folder on storage that all nodes share.
         dataset: The data of ``experiment``, in Ray's object store.
-        max_failures: How often a worker group is started again from the last checkpoint.
+        objective: What a trial does.
     """
 
     experiment: Mapping[str, Any]
     folder: Path
     dataset: "ray.ObjectRef[RevisionDataset]"
-    max_failures: int
+    objective: Objective = train
 
     def config(self, overrides: Mapping[str, Any]) -> ExperimentConfig:
         """The configuration of one trial."""
@@ -43,29 +69,19 @@ class TrialSetup:
         return self.folder / "trials" / trial
 
 
-def run_trial(suggestion: Mapping[str, Any], setup: TrialSetup) -> None:
-    """The function that Ray Tune calls for every trial."""
-    from ray import tune
-
-    trial, overrides = suggestion["trial"], suggestion["overrides"]
-    if setup.config(overrides).engine.num_workers == 1:
-        train_rank(overrides, trial, setup, lambda metrics: tune.report(dict(metrics)), rank=0)
-    else:
-        # Ray Train goes on with a run of the same name, which must be one of this driver's.
-        _run_worker_group(overrides, trial, setup, run_name=f"{trial}_{tune.get_context().get_trial_id()}")
-
-
 def train_rank(overrides: Mapping[str, Any], trial: str, setup: TrialSetup, report: Report, rank: int) -> None:
-    """Train as one rank of a trial; rank 0 writes the trial's spool."""
-    from irtune.training.run import NoRecorder, run
+    """Be one rank of a trial; rank 0 writes the trial's spool."""
+    from irtune.layers.collectives import gather
 
     config = setup.config(overrides)
     folder = setup.trial_folder(trial)
     same_data = config.data == build(ExperimentConfig, setup.experiment, "sweep").data
     dataset = ray.get(setup.dataset) if same_data else config.data.load()
+    nodes = gather(ray.util.get_node_ip_address())
     recorder: Any = SpoolWriter(folder / SPOOL, next_attempt(folder / SPOOL)) if rank == 0 else NoRecorder()
     try:
-        run(
+        recorder.tags({f"irtune.engine.node.rank_{rank}": node for rank, node in enumerate(nodes)})
+        setup.objective(
             config,
             folder=folder,
             recorder=recorder,
@@ -77,45 +93,52 @@ def train_rank(overrides: Mapping[str, Any], trial: str, setup: TrialSetup, repo
         recorder.close()
 
 
-def _run_worker_group(overrides: Mapping[str, Any], trial: str, setup: TrialSetup, run_name: str) -> None:
-    """Start a Ray Train worker group for this trial alone, and start it again from a checkpoint if a worker dies."""
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-    from ray.tune.integration.ray_train import TuneReportCallback
+def worker_group(
+    setup: TrialSetup,
+    loop: Callable[[dict[str, Any]], None],
+    loop_config: Mapping[str, Any],
+    *,
+    name: str,
+    max_failures: int,
+    callbacks: list[Any],
+) -> "TorchTrainer":
+    """A Ray Train worker group that runs ``loop`` on every rank; ``fit`` starts it and waits for its end.
 
-    engine = setup.config(overrides).engine
-    TorchTrainer(
-        _train_worker,
-        train_loop_config={"overrides": dict(overrides), "trial": trial, "setup": setup},
-        torch_config=TorchConfig(
-            backend="nccl" if engine.gpus_per_worker else "gloo",
-            timeout_s=int(timedelta(seconds=engine.process_group_timeout_s).total_seconds()),
-        ),
+    Args:
+        setup: The sweep, all of whose trials have the same workers.
+        loop: What a rank does.
+        loop_config: The argument of ``loop``.
+        name: Of the Train run; Ray goes on with one of the same name.
+        max_failures: How often the group is started again if a worker dies.
+        callbacks: Of the Train run.
+    """
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    from irtune.tuning.network import torch_config
+
+    engine = setup.config({}).engine
+    resources = {"CPU": engine.cpus_per_worker} | ({"GPU": engine.gpus_per_worker} if engine.gpus_per_worker else {})
+    return TorchTrainer(
+        loop,
+        train_loop_config=dict(loop_config),
+        torch_config=torch_config(engine),
         scaling_config=ScalingConfig(
-            num_workers=engine.num_workers,
-            use_gpu=engine.gpus_per_worker > 0,
-            resources_per_worker={"CPU": engine.cpus_per_worker}
-            | ({"GPU": engine.gpus_per_worker} if engine.gpus_per_worker else {}),
+            num_workers=engine.num_workers, use_gpu=engine.gpus_per_worker > 0, resources_per_worker=resources
         ),
         run_config=RunConfig(
-            name=run_name,
+            name=name,
             storage_path=str(setup.folder / "train"),
             # Without a limit, a group that cannot start is retried without end.
-            failure_config=FailureConfig(max_failures=setup.max_failures, controller_failure_limit=1),
-            callbacks=[TuneReportCallback()],
+            failure_config=FailureConfig(max_failures=max_failures, controller_failure_limit=1),
+            callbacks=callbacks,
         ),
-    ).fit()
+    )
 
 
-def _train_worker(trial: Mapping[str, Any]) -> None:
-    """What every worker of a group runs."""
+def own_rank() -> int:
+    """This worker's rank in its group; also tells PyTorch and DeepSpeed its rank among those of its node."""
     from ray import train
 
     os.environ.setdefault("LOCAL_RANK", str(train.get_context().get_local_rank()))
-    train_rank(
-        trial["overrides"],
-        trial["trial"],
-        trial["setup"],
-        lambda metrics: train.report(dict(metrics)),
-        rank=train.get_context().get_world_rank(),
-    )
+    return int(train.get_context().get_world_rank())

@@ -2,13 +2,10 @@
 
 import json
 import os
-import signal
-import time
 from pathlib import Path
 
-import psutil
 import pytest
-from sweeps import SweepRun, run_sweep, start_sweep
+from sweeps import SweepRun, kill_when, run_sweep, start_sweep
 
 STEPS = 9
 WAITS = "faulty_policies:WaitsForASecondDriver"
@@ -31,20 +28,8 @@ def storage(tmp_path_factory: pytest.TempPathFactory, flags: Path) -> Path:
     """Of a sweep that was killed with one trial in the middle and the others done."""
     storage = tmp_path_factory.mktemp("killed") / "storage"
     driver = start_sweep(storage, *ARGUMENTS, IRTUNE_TEST_FLAGS=str(flags))
-    try:
-        deadline = time.monotonic() + 200
-        while not ((flags / "waiting").exists() and len(list(storage.glob("*/trials/*/result.json"))) == 2):
-            assert driver.poll() is None, driver.communicate()[0]
-            assert time.monotonic() < deadline, "the sweep does not get to the point where it is to be killed"
-            time.sleep(0.1)
-        # The others' ends are to be known to the study, or not: both may happen.
-        children = psutil.Process(driver.pid).children(recursive=True)
-    finally:
-        driver.kill()
-        driver.communicate()
-    _, alive = psutil.wait_procs(children, timeout=60)
-    for process in alive:
-        process.send_signal(signal.SIGKILL)
+    # The others' ends are to be known to the study, or not: both may happen.
+    kill_when(driver, lambda: (flags / "waiting").exists() and len(list(storage.glob("*/trials/*/result.json"))) == 2)
     return storage
 
 

@@ -15,7 +15,8 @@ from irtune.config.schema import ExperimentConfig
 from irtune.data.encode import encode_once
 from irtune.training.cost import CostModel
 from irtune.training.model import load_tokenizer, materialize, shapes_only
-from irtune.training.run import NoRecorder, run
+from irtune.training.recorder import NoRecorder
+from irtune.training.run import run
 from irtune.tuning.forecast import Trial
 
 NEITHER_RAY_NOR_MLFLOW = """
@@ -51,7 +52,7 @@ def test_a_plan_is_measured_starts_nothing_and_leaves_nothing_behind(tmp_path: P
     ("setting", "told"),
     [
         ("selection.policy.k=9", "selection.policy.k: 9 blocks asked for, the model has 6"),
-        ("engine.cpus_per_worker=4096", "a trial needs 4096 CPUs"),
+        ("engine.cpus_per_worker=4096", "each with 4096 CPUs"),
         ("tracking.uri=http://127.0.0.1:9", "tracking.uri"),
     ],
 )

@@ -115,6 +115,24 @@ def test_a_run_does_not_depend_on_what_ran_before_it(tmp_path: Path) -> None:
     assert without_timing(first.metrics) == without_timing(second.metrics)
 
 
+def test_a_run_without_enough_memory_goes_on_with_smaller_micro_batches(tmp_path: Path) -> None:
+    def lack(metrics: Mapping[str, Any]) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    config = tiny(**{"training.on_out_of_memory": "smaller_micro_batches", "training.micro_batch_size": 4})
+    with pytest.raises(torch.OutOfMemoryError):
+        run(config, folder=tmp_path, recorder=Memory(), report=lack)
+    memory = Memory()
+    result = run(config, folder=tmp_path, recorder=memory)
+    assert memory.resumed_at == [2]
+    assert memory.tag_values["irtune.out_of_memory"] == "with micro-batches of 4; tried again with 2"
+    assert memory.param_values["training.micro_batch_size"] == 2
+    # Steps see as many examples as before.
+    assert memory.param_values["training.gradient_accumulation_steps"] == 2
+    assert sorted(memory.points["train/loss"]) == [3, 4, 5, 6, 7, 8]
+    assert result.metrics["cost/setup_s"] > 0
+
+
 def test_the_adapter_is_a_normal_peft_folder_with_the_trained_head(tmp_path: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForSequenceClassification

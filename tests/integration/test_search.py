@@ -62,14 +62,14 @@ def sweep(tmp_path_factory):
     config = build(SweepConfig, SWEEP, "sweep")
     assert check_space(config, num_blocks=30) == []
     study = open_study(folder / "study.journal", "closed-form", config.tune)
-    metric, mode = config.tune.metric, config.tune.mode
+    metric, mode = config.tune.stops_by
     # As a sweep does: Ray's own defaults start no worker in a path with spaces, and wait for it without a word.
     cluster.connect()
     try:
         results = tune.Tuner(
             tune.with_resources(make_trainable(metric), {"cpu": 1}),
             tune_config=tune.TuneConfig(
-                search_alg=OptunaAskTell(study, config.space, num_trials=NUM_TRIALS, metric=metric, mode=mode),
+                search_alg=OptunaAskTell(study, config.space, config.tune),
                 scheduler=build_scheduler(config.tune.scheduler, max_steps=MAX_STEPS, metric=metric, mode=mode),
                 num_samples=-1,
                 max_concurrent_trials=2,

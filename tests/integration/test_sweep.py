@@ -7,6 +7,8 @@ import optuna
 import pytest
 import yaml
 from mlflow.entities import Run
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from sweeps import ROOT, SweepRun, run_sweep
 
@@ -82,6 +84,45 @@ def test_optuna_dashboard_reads_the_study(tiny_sweep: SweepRun) -> None:
     own = [trial for trial in trials if "duplicate_of" not in trial.user_attrs]
     assert len(own) == 4
     assert {trial.state for trial in own} <= {TrialState.COMPLETE, TrialState.PRUNED}
+
+
+def test_several_objectives_give_a_front_and_later_sweeps_learn_from_it(tmp_path: Path) -> None:
+    several = "tune.metrics=[{eval/f1_macro: max}, {cost/step_flops: min}]"
+    bounded = "tune.constraints={cost/active_blocks: {max: 4}}"
+    # After three steps the macro-F1 of all trials is the same, and their loss is not.
+    arguments = ("tests/support/tiny_sweep.yaml", several, bounded, "tune.scheduler.metric=eval/loss")
+    first = run_sweep(tmp_path / "first", *arguments, "tune.num_trials=8")
+    assert first.status == 0, first.output
+    study = _study(first)
+    own = [trial for trial in study.trials if "duplicate_of" not in trial.user_attrs]
+    assert {trial.state for trial in own} == {TrialState.COMPLETE, TrialState.PRUNED}
+    for trial in own:
+        k = trial.params["selection.policy.k"]
+        if trial.state == TrialState.PRUNED:
+            assert (trial.values, trial.user_attrs["intermediate/3"].keys()) == (None, {"eval/f1_macro"})
+        else:
+            kept = trial.user_attrs
+            assert trial.values == [kept["final/validation_f1_macro"], kept["cost/mean_step_flops"]]
+            assert trial.constraints == {"cost/active_blocks max": (k - 4) / 4}
+    assert all(
+        trial.state == TrialState.COMPLETE and trial.params["selection.policy.k"] < 5 for trial in study.best_trials
+    )
+    assert "+ on the Pareto front" in first.output
+    assert "by eval/f1_macro, the first objective" in first.output
+    (summary,) = first.runs("summary")
+    assert "pareto.png" in {file.path for file in first.client().list_artifacts(summary.info.run_id)}
+
+    warm_start = f"tune.warm_start={first.folder}"
+    second = run_sweep(tmp_path / "second", *arguments, "tune.num_trials=1", warm_start)
+    assert second.status == 0, second.output
+    earlier = [trial for trial in _study(second).trials if "earlier" in trial.user_attrs]
+    assert [trial.values for trial in earlier] == [trial.values for trial in own]
+    assert len(second.runs()) == 2
+
+
+def _study(sweep: SweepRun) -> optuna.Study:
+    storage = JournalStorage(JournalFileBackend(str(sweep.folder / "study.journal")))
+    return optuna.load_study(study_name=sweep.folder.name, storage=storage)
 
 
 def test_a_failing_trial_is_marked_a_killed_one_is_resumed_and_neither_harms_another(tmp_path: Path) -> None:
@@ -162,7 +203,12 @@ def test_two_workers_shard_the_work_and_a_killed_one_is_replaced(tmp_path: Path)
         (["model.name=no-such/model"], "use a local folder, a .gguf file, or one of smollm2-135m, tiny-random"),
         (["data={name: file, path: /no/such.csv}"], "/no/such.csv"),
         (["tracking.uri=http://127.0.0.1:9"], "tracking.uri"),
-        (["engine.cpus_per_worker=4096"], "a trial needs 4096 CPUs"),
+        (
+            ["tune.metric=cost/step_flop"],
+            "tune.metric: unknown metric 'cost/step_flop': did you mean 'cost/step_flops'?",
+        ),
+        (["tune.warm_start=/no/such/sweep"], "tune.warm_start: /no/such/sweep is not there"),
+        (["engine.cpus_per_worker=4096"], "a trial needs 1, each with 4096 CPUs"),
     ],
 )
 def test_a_mistake_gives_one_clear_error_and_no_traceback(tmp_path: Path, arguments: list[str], told: str) -> None:

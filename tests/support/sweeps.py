@@ -1,12 +1,16 @@
 """Sweeps as a user runs them: through the script, in a process of its own, on a local Ray."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
+import psutil
 from mlflow.entities import Run
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +48,23 @@ def start_sweep(storage: Path, *arguments: str, **environment: str) -> "subproce
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+def kill_when(driver: "subprocess.Popen[str]", is_time: Callable[[], bool], timeout_s: float = 240) -> None:
+    """SIGKILL a sweep's driver once something is so, and wait until its cluster is gone too."""
+    try:
+        deadline = time.monotonic() + timeout_s
+        while not is_time():
+            assert driver.poll() is None, driver.communicate()[0]
+            assert time.monotonic() < deadline, "the sweep does not get to the point where it is to be killed"
+            time.sleep(0.1)
+        children = psutil.Process(driver.pid).children(recursive=True)
+    finally:
+        driver.kill()
+        driver.communicate()
+    _, alive = psutil.wait_procs(children, timeout=60)
+    for process in alive:
+        process.send_signal(signal.SIGKILL)
 
 
 def run_sweep(storage: Path, *arguments: str, timeout_s: float = 280, **environment: str) -> SweepRun:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
 from irtune.analysis import statistics
-from irtune.analysis.statistics import Interval, macro_f1, paired_bootstrap
+from irtune.analysis.statistics import Interval, macro_f1, paired_bootstrap, paired_over_seeds
 
 NUM_CLASSES = 4
 
@@ -104,3 +104,80 @@ def test_all_mistakes_are_told_together() -> None:
         macro_f1([], [], 3)
     with pytest.raises(ValueError, match="num_resamples must be at least 1, found 0"):
         paired_bootstrap([0], [0], [0], 1, num_resamples=0)
+
+
+def test_over_seeds_that_contradict_each_other_the_interval_is_that_of_students_t() -> None:
+    labels = np.repeat([0, 1], 10)
+    slip = labels.copy()
+    slip[0] = 1
+    # With one seed the first model is perfect and the second slips once, with the other seed the reverse. The slip
+    # leaves an F1 of 18/19 in class 0 and of 20/21 in class 1, so it costs x = (1/19 + 1/21) / 2 of macro-F1.
+    x = (1 / 19 + 1 / 21) / 2
+    interval = paired_over_seeds(labels, [labels, slip], [slip, labels], 2)
+    assert interval.difference == pytest.approx(0)
+    # Differences +x and -x have variance 2 x², their mean x². Resampled examples move them against each other, so they
+    # add nothing. The quantile of t with one degree of freedom is tan(0.475 pi) = 12.706.
+    assert interval.high == pytest.approx(np.tan(0.475 * np.pi) * x)
+    assert interval.low == pytest.approx(-interval.high)
+
+
+def test_seeds_that_agree_leave_only_the_luck_of_the_examples() -> None:
+    labels, first, second = np.random.default_rng(5).integers(NUM_CLASSES, size=(3, 30))
+    drawn = np.random.default_rng(7).integers(30, size=(20, 30))
+    differences = [
+        macro_f1(labels[rows], first[rows], NUM_CLASSES) - macro_f1(labels[rows], second[rows], NUM_CLASSES)
+        for rows in drawn
+    ]
+    interval = paired_over_seeds(labels, [first] * 3, [second] * 3, NUM_CLASSES, num_resamples=20, seed=7)
+    assert interval.difference == pytest.approx(paired_bootstrap(labels, first, second, NUM_CLASSES).difference)
+    assert interval.high - interval.difference == pytest.approx(1.959964 * np.std(differences), rel=1e-6)
+
+
+@settings(max_examples=30, deadline=None)
+@given(label_sets(4))
+def test_over_seeds_identical_predictions_differ_by_exactly_nothing(arrays: list[np.ndarray]) -> None:
+    labels, *seeds = arrays
+    interval = paired_over_seeds(labels, seeds, [found.copy() for found in seeds], NUM_CLASSES, num_resamples=20)
+    assert interval == Interval(0.0, 0.0, 0.0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(label_sets(7), st.permutations(range(3)))
+def test_the_order_of_the_seeds_is_irrelevant_and_swapping_the_models_flips_the_sign(
+    arrays: list[np.ndarray], order: list[int]
+) -> None:
+    labels, first, second = arrays[0], arrays[1:4], arrays[4:]
+    one = paired_over_seeds(labels, first, second, NUM_CLASSES, num_resamples=20)
+    other = paired_over_seeds(
+        labels, [second[i] for i in order], [first[i] for i in order], NUM_CLASSES, num_resamples=20
+    )
+    assert (one.difference, one.low, one.high) == pytest.approx((-other.difference, -other.high, -other.low), abs=1e-9)
+    assert -1 <= one.low <= one.difference <= one.high <= 1
+
+
+@pytest.mark.parametrize("num_seeds", [2, 3])
+def test_the_interval_holds_what_it_promises_where_seeds_and_examples_are_luck(num_seeds: int) -> None:
+    """Of worlds in which two models are equally good, 95 % of the intervals should contain zero."""
+    generator = np.random.default_rng(0)
+    num_worlds, num_examples = 300, 60
+    covered = 0
+    for _ in range(num_worlds):
+        labels = generator.integers(3, size=num_examples)
+        hard = generator.normal(0, 1, num_examples)
+        models = []
+        for _model in range(2):
+            own = hard + generator.normal(0, 0.5, num_examples)
+            luck = generator.normal(0, 0.4, (num_seeds, 1)) + generator.normal(0, 0.4, (num_seeds, num_examples))
+            models.append(np.where(own + luck < 1, labels, (labels + 1) % 3))
+        interval = paired_over_seeds(labels, list(models[0]), list(models[1]), 3, num_resamples=100)
+        covered += interval.contains_zero
+    assert 0.92 <= covered / num_worlds <= 0.99
+
+
+def test_a_comparison_over_seeds_needs_the_same_two_or_more() -> None:
+    with pytest.raises(ValueError, match="needs the same two or more seeds of both models, found 1 and 1"):
+        paired_over_seeds([0], [[0]], [[0]], 1)
+    with pytest.raises(ValueError, match="found 2 and 3"):
+        paired_over_seeds([0], [[0], [0]], [[0], [0], [0]], 1)
+    with pytest.raises(ValueError, match=r"predictions 3 must lie in 0\.\.0"):
+        paired_over_seeds([0], [[0], [0]], [[0], [1]], 1)

@@ -15,9 +15,9 @@ from typing import Any
 import psutil
 import pytest
 
+from irtune.files import read_json, write_json
 from irtune.tracking import heartbeat as heartbeat_module
 from irtune.tracking.heartbeat import DRIVER, SYNCED, Driver, DriverAliveError, Heartbeat, is_live
-from irtune.tracking.json_file import read_json, write_json
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from irtune.config.load import build
-from irtune.config.schema import ExperimentConfig
+from irtune.config.schema import ExperimentConfig, TuneConfig
 from irtune.tracking.spool import SpoolReader, SpoolWriter
 from irtune.tuning.book import TrialEntry, config_hash, trial_name
 
@@ -62,7 +62,7 @@ def test_a_trial_that_finished(tmp_path):
         test_labels=np.array([0, 1, 1]),
         test_probabilities=np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]]),
     )
-    row = entry.row("eval/f1_macro")
+    row = entry.row(TuneConfig())
     assert (row.trial_id, row.name, row.strategy, row.status) == ("0a1b", "top_k k=17", "top_k", "finished")
     assert (row.num_blocks, row.k, row.reselect_every, row.seed, row.within_block) == (30, 17, 20, 0, "l2")
     # The best weights count, not the last ones.
@@ -78,7 +78,7 @@ def test_a_trial_that_finished(tmp_path):
 def test_another_metric_becomes_the_objective():
     entry = entry_of(status="finished")
     entry.take([metrics(3, eval__loss=1.1, final__validation_loss=0.9, final__validation_f1_macro=0.5)])
-    row = entry.row("eval/loss")
+    row = entry.row(TuneConfig(metric="eval/loss", mode="min"))
     assert (row.objective, row.validation_f1) == (0.9, 0.5)
     assert row.score == 0.9
 
@@ -86,7 +86,7 @@ def test_another_metric_becomes_the_objective():
 def test_a_trial_that_was_stopped_early_has_its_costs_summed_up_from_its_steps():
     entry = entry_of(status="pruned", num_blocks=30)
     entry.take([*STEPS, metrics(3, eval__f1_macro=0.4)])
-    row = entry.row("eval/f1_macro")
+    row = entry.row(TuneConfig())
     assert row.seconds == pytest.approx(1.2)
     assert row.flops == pytest.approx(510)
     assert row.mean_active == pytest.approx(64 / 3)
@@ -100,7 +100,7 @@ def test_a_trial_that_was_stopped_early_has_its_costs_summed_up_from_its_steps()
 def test_steps_between_those_logged_count_like_them():
     entry = entry_of(status="pruned")
     entry.take([STEPS[1], step(4, 0.5, 200.0, 17, 4), metrics(5, eval__f1_macro=0.4)])
-    row = entry.row("eval/f1_macro")
+    row = entry.row(TuneConfig())
     assert row.seconds == pytest.approx(5 * 0.4)
     assert row.flops == pytest.approx(5 * 150)
     assert row.mean_active == 17
@@ -114,7 +114,7 @@ def test_steps_that_a_restarted_trial_repeats_count_once():
     for record in [{"kind": "resumed", "step": 1}, *again]:
         entry.take([record | {"attempt": 1}])
     assert entry.step == 4
-    row = entry.row("eval/f1_macro")
+    row = entry.row(TuneConfig())
     assert row.seconds == pytest.approx(0.5 + 0.9 + 0.6 + 0.4)
     assert row.flops == pytest.approx(300 + 100 + 110 + 110)
     assert row.mean_active == pytest.approx((30 + 17 * 3) / 4)
@@ -128,7 +128,7 @@ def test_a_trial_is_as_far_as_its_furthest_step():
 
 
 def test_a_trial_that_never_measured_anything():
-    row = entry_of().row("eval/f1_macro")
+    row = entry_of().row(TuneConfig())
     assert row.status == "killed"
     assert row.score is None
     measured = ("seconds", "flops", "mean_active", "mean_lowest_active", "train_loss", "peak_memory_bytes", "test_f1")
@@ -137,7 +137,7 @@ def test_a_trial_that_never_measured_anything():
 
 def test_predictions_of_a_trial_that_did_not_finish_are_not_looked_at(tmp_path):
     (tmp_path / "predictions.npz").write_bytes(b"torn")
-    assert entry_of(tmp_path, status="failed").row("eval/f1_macro").test_predictions is None
+    assert entry_of(tmp_path, status="failed").row(TuneConfig()).test_predictions is None
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_predictions_of_a_trial_that_did_not_finish_are_not_looked_at(tmp_path):
 def test_k_is_a_number_of_blocks_and_only_what_has_an_effect_is_shown(policy, k, within_block):
     entry = entry_of(tree={"selection": {"policy": policy}})
     entry.take([{"kind": "tags", "values": {"irtune.blocks": "6", "irtune.data": "synthetic"}}])
-    row = entry.row("eval/f1_macro")
+    row = entry.row(TuneConfig())
     assert (row.num_blocks, row.k, row.within_block) == (6, k, within_block)
 
 
@@ -169,7 +169,7 @@ def test_what_a_trial_spools_is_what_the_book_reads(tmp_path):
     entry = entry_of()
     entry.take(SpoolReader(tmp_path / "spool").poll())
     assert (entry.step, entry.num_blocks, entry.score("eval/f1_macro")) == (3, 30, 0.25)
-    assert entry.row("eval/f1_macro").flops == pytest.approx(510)
+    assert entry.row(TuneConfig()).flops == pytest.approx(510)
 
 
 @pytest.mark.parametrize(

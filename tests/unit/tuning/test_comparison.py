@@ -7,7 +7,7 @@ from rich.console import Console
 
 from irtune.config.load import build
 from irtune.config.schema import ExperimentConfig
-from irtune.tracking.json_file import write_json
+from irtune.files import write_json
 from irtune.tracking.ledger import RunEnd, RunLedger, RunStart
 from irtune.tuning.book import TrialEntry
 from irtune.tuning.comparison import actual, side_by_side, table

@@ -101,18 +101,18 @@ WHOLE = trial(load_s=1.0, step_s=2.0, evaluation_s=3.0, test_s=5.0)
 
 def test_asha_stops_all_but_a_share_at_each_rung():
     asha = AshaConfig(grace_steps=4, reduction_factor=2)
-    # Of 4 trials at step 4 the baseline goes on, and those after it with probability (1 + (n - 1) / 2) / (n + 1): 1/2,
-    # 1/2, 1/2. That leaves 2.5, rounded to 2 at step 8, of which the second goes on with probability 1/2.
-    assert expected_stops(asha, 4, trial()) == {4: 1.5, 8: 0.5}
+    # The three that come to step 4 after the baseline go on with probability (1 + (n - 1) / 2) / (n + 1): 1/2 each.
+    # That is 1.5, rounded to 2 at step 8, where one goes on.
+    assert expected_stops(asha, 3, trial()) == {4: 1.5, 8: 1.0}
     # With a factor of 3: 1/2, (1 + 1/3) / 3 and (1 + 2/3) / 4. The next rung, 12, is left to one or two.
-    assert expected_stops(AshaConfig(grace_steps=4, reduction_factor=3), 4, trial())[4] == pytest.approx(
+    assert expected_stops(AshaConfig(grace_steps=4, reduction_factor=3), 3, trial())[4] == pytest.approx(
         3 - 1 / 2 - 4 / 9 - 5 / 12
     )
     # A rung is decided at the next evaluation, and never at the last step.
-    assert list(expected_stops(AshaConfig(grace_steps=5, reduction_factor=3), 4, trial())) == [8]
-    assert expected_stops(AshaConfig(grace_steps=16), 4, trial()) == {}
-    assert expected_stops(None, 4, trial()) == {}
-    assert expected_stops(asha, 1, trial()) == {4: 0.0, 8: 0.0}
+    assert list(expected_stops(AshaConfig(grace_steps=5, reduction_factor=3), 3, trial())) == [8]
+    assert expected_stops(AshaConfig(grace_steps=16), 3, trial()) == {}
+    assert expected_stops(None, 3, trial()) == {}
+    assert expected_stops(asha, 0, trial()) == {4: 0, 8: 0}
 
 
 def test_a_sweep_adds_up_its_trials():

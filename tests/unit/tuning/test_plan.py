@@ -8,7 +8,7 @@ from rich.console import Console
 from irtune.cli import main
 from irtune.config.load import ConfigError, build
 from irtune.config.schema import SweepConfig
-from irtune.tracking.json_file import read_json
+from irtune.files import read_json
 from irtune.training import rehearsal as rehearsing
 from irtune.training.cost import CostModel
 from irtune.training.model import materialize, shapes_only
@@ -96,7 +96,7 @@ def test_what_it_says(tmp_path, console):
         "trials     10, the baseline included, 2 at a time",
         'space      infinitely many configurations: {"selection.policy.k": {"type": "int", "low": 1.0, "high": 6.0}, '
         '"training.learning_rate": {"type": "float", "low": 0.0001, "high": 0.01, "log": true}}',
-        "workers    1 a trial, each with 2 CPUs",
+        "workers    1 a trial (in_process), each with 2 CPUs",
         "estimated  from measured steps of the real model on this machine",
         "memory     1.5 GiB a worker",
     ]
@@ -111,13 +111,23 @@ def test_larger_batches_take_more_memory(tmp_path, console):
     assert plan_of(tmp_path, console, space=space).predicted["memory_bytes"] == 2.5 * GIB
 
 
-def test_worker_groups_start_anew_for_each_trial(tmp_path, console):
-    one, two = (plan_of(tmp_path, console, engine={"num_workers": number}) for number in (1, 2))
-    assert two.facts["trials"] == "10, the baseline included, 2 at a time"
-    # At 5 trials at a time 4 of 9 start a process; in groups all do. Half of validation and test each is too little
-    # to tell.
-    difference = two.predicted["trial_s"] - one.predicted["trial_s"]
-    assert difference == pytest.approx(3 * (1 - 4 / 9), rel=0.1)
+def test_isolated_trials_start_a_process_each(tmp_path, console):
+    tune = TREE["tune"] | {"max_concurrent_trials": 1}
+    found = {
+        mode: plan_of(tmp_path, console, engine={"num_workers": 2}, tune=tune | {"execution": mode}).predicted
+        for mode in ("slots", "isolated")
+    }
+    assert found["isolated"]["trial_s"] - found["slots"]["trial_s"] == pytest.approx(3)
+    assert found["isolated"]["baseline_s"] == found["slots"]["baseline_s"]
+
+
+def test_repeats_of_finalists_are_counted(tmp_path, console):
+    once = plan_of(tmp_path, console, tune=TREE["tune"] | {"max_concurrent_trials": 1})
+    tune = TREE["tune"] | {"max_concurrent_trials": 1, "finalists": {"top": 2, "seeds": 4}}
+    plan = plan_of(tmp_path, console, tune=tune)
+    assert plan.facts["trials"] == "10, the baseline included, and 12 repeats of the best, 1 at a time"
+    difference = plan.predicted["trials_s"] - once.predicted["trials_s"]
+    assert difference == pytest.approx(12 * once.predicted["trial_s"])
 
 
 def test_a_small_space_has_fewer_trials(tmp_path, console):
@@ -128,7 +138,10 @@ def test_a_small_space_has_fewer_trials(tmp_path, console):
 
 @pytest.mark.parametrize(
     ("engine", "told"),
-    [({"num_workers": 6}, "a trial needs 6 CPUs"), ({"gpus_per_worker": 1}, "a trial needs 1 GPUs")],
+    [
+        ({"num_workers": 6}, "a trial needs 6, each with 1 CPUs and 0 GPUs .* this machine has 5 CPUs and 0 GPUs"),
+        ({"gpus_per_worker": 1}, "a trial needs 1, each with 1 CPUs and 1 GPUs"),
+    ],
 )
 def test_what_can_never_run_is_refused(tmp_path, console, engine, told):
     with pytest.raises(ConfigError, match=told):
@@ -139,13 +152,17 @@ def test_a_cluster_is_asked(tmp_path, console, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     calls = []
     monkeypatch.setattr(cluster, "connect", lambda: calls.append("connect"))
-    monkeypatch.setattr(cluster.ray, "cluster_resources", lambda: {"CPU": 64.0, "GPU": 7.0})
+    nodes = [cluster.Node(name, name, {"CPU": 32.0, "GPU": gpus}) for name, gpus in (("a", 3.0), ("b", 4.0))]
+    monkeypatch.setattr(cluster, "alive_nodes", lambda: nodes)
     monkeypatch.setattr(cluster.ray, "shutdown", lambda: calls.append("shutdown"))
+    with pytest.raises(ConfigError, match="is a file, and the cluster has 2 nodes"):
+        plan_of(tmp_path, console, engine={"gpus_per_worker": 2})
+    nodes.pop(0)
     plan = plan_of(tmp_path, console, engine={"gpus_per_worker": 2})
-    assert plan.facts["trials"].endswith("3 at a time")
-    assert plan.facts["workers"] == "1 a trial, each with 1 CPUs and 2 GPUs"
+    assert plan.facts["trials"].endswith("2 at a time")
+    assert plan.facts["workers"] == "1 a trial (in_process), each with 1 CPUs and 2 GPUs"
     assert "GPU-hours" in plan.facts["in all"]
-    assert calls == ["connect", "shutdown"]
+    assert calls == ["connect", "shutdown"] * 2
 
 
 def test_a_failed_measurement_leaves_closed_forms(tmp_path, console):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from irtune.config.schema import ExperimentConfig
+from irtune.config.schema import ExperimentConfig, TuneConfig
 from irtune.tuning import progress as progress_module
 from irtune.tuning.book import TrialEntry
 from irtune.tuning.progress import SweepProgress
@@ -23,7 +23,7 @@ class Screen:
         monkeypatch.setattr(progress_module, "time", SimpleNamespace(monotonic=lambda: self.now))
         self.file = StringIO()
         console = Console(file=self.file, width=200, force_terminal=terminal, color_system=None)
-        self.progress = SweepProgress(console, 5, STEPS, metric, mode, steps_before)
+        self.progress = SweepProgress(console, 5, STEPS, TuneConfig(metric=metric, mode=mode), steps_before)
         self.entries = []
 
     def trial(self, name, step=0, status=None, **scores):

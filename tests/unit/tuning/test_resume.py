@@ -113,8 +113,15 @@ def test_other_data_is_another_sweep(tmp_path, begun):
 
 def test_how_many_trials_run_and_where_may_change(tmp_path, begun):
     folder = begun(tune={"num_trials": 5})
-    moved = sweep(tmp_path, tune={"num_trials": 50, "max_concurrent_trials": 1, "max_failures": 3})
+    moved = sweep(tmp_path, tune={"num_trials": 50, "max_concurrent_trials": 1, "max_failures": 3, "warm_start": "/x"})
     assert choose(moved, "always")[0] == folder
+
+
+def test_finalists_may_be_asked_for_later_and_on_more_seeds(tmp_path, begun):
+    folder = begun()
+    assert choose(sweep(tmp_path, tune={"finalists": {"top": 1}}), "always")[0] == folder
+    folder = begun("tiny-20260102-120000", tune={"finalists": {"top": 1, "seeds": 2}})
+    assert choose(sweep(tmp_path, tune={"finalists": {"top": 2, "seeds": 3}}), "always")[0] == folder
 
 
 def test_one_that_still_runs_is_left_alone(tmp_path, begun):

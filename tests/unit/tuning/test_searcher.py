@@ -40,8 +40,8 @@ def study_at(tmp_path, **tune):
     return open_study(tmp_path / "study.journal", "mine", TuneConfig(**tune))
 
 
-def searcher_on(study, space=SPACE, num_trials=5, mode="max"):
-    return OptunaAskTell(study, space, num_trials=num_trials, metric=METRIC, mode=mode)
+def searcher_on(study, space=SPACE, num_trials=5, **tune):
+    return OptunaAskTell(study, space, TuneConfig(num_trials=num_trials, **tune))
 
 
 def score(overrides):

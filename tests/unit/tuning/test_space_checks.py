@@ -404,3 +404,39 @@ def test_aggregations_that_rank_alike_are_judged_under_every_searched_method():
     assert found.startswith("space.importance.within_block.choices: l2, max rank")
     different = {"method": {"type": "categorical", "choices": ["ir", "ir_authors"]}}
     assert indistinct_choices(sweep({**within, **different}), equal_blocks) == []
+
+
+CONDITIONAL = {"selection.policy.name": POLICY, "selection.policy.k": K}
+
+
+@pytest.mark.parametrize("sampler", ["random", "grid", "nsga2"])
+def test_a_sampler_that_learns_nothing_from_earlier_trials_is_refused(sampler):
+    space = {"selection.reselect_every": INTERVAL}
+    assert check(space, tune={"warm_start": "x", "sampler": sampler}) == [
+        f"tune.warm_start: tune.sampler={sampler} learns nothing from trials that are not its own; use tpe or gp, or "
+        "leave it out"
+    ]
+    assert check(space, tune={"warm_start": "x", "sampler": "tpe"}) == []
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "nsga2", "random", "grid"])
+def test_every_sampler_takes_several_objectives_and_constraints(sampler):
+    tune = {"sampler": sampler, "metrics": [{"eval/f1_macro": "max"}, {"cost/step_flops": "min"}]}
+    constraints = {"cost/peak_memory_bytes": {"max": 8e9}}
+    assert check(CONDITIONAL, tune={**tune, "constraints": constraints}) == []
+
+
+def test_what_a_sampler_does_not_model_is_said():
+    def said(**tune):
+        doubts = doubtful(sweep(CONDITIONAL, tune={"num_trials": 2, **tune}))
+        return [doubt for doubt in doubts if doubt.startswith(("tune.sampler", "tune.constraints"))]
+
+    constraints = {"cost/peak_memory_bytes": {"max": 8e9}}
+    assert said(constraints=constraints) == []
+    assert said(sampler="gp") == [
+        "tune.sampler: gp draws dimensions that do not exist in every trial at random (selection.policy.k); tpe learns "
+        "about them too"
+    ]
+    assert said(sampler="random", constraints=constraints) == [
+        "tune.constraints: random does not keep away from what breaks them; such trials run, and are marked"
+    ]

@@ -1,0 +1,396 @@
+"""Faults injected into real sweeps: what of the trials is lost, repeated, or said to have ended otherwise than it did.
+
+    python benchmarks/faults.py [--only SWEEP …] [--keep FOLDER]
+
+Every fault strikes at two moments, in sweeps of eight trials and the baseline (benchmarks/faults.yaml); several strike
+in one sweep, each in a trial of its own or at a time of its own. Each sweep is held against the same sweep without
+faults: final values, and every point in MLflow against the trial's spool. Exits with 1 unless all is as it should be.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+from fault_servers import Tracker
+
+from irtune.tracking.spool import SpoolReader
+from irtune.tuning.provenance import environment
+
+ROOT = Path(__file__).parents[1]
+STEPS = 9
+NUM_TRIALS = 9
+KEY = "importance.clip_quantile"
+SLOTS = ("engine.num_workers=2", "engine.zero_stage=2", "engine.cpus_per_worker=0.25", "tune.execution=slots")
+COLUMNS = (
+    "sweep",
+    "trials expected",
+    "finished",
+    "repeated",
+    "points lost",
+    "points doubled",
+    "wrong status",
+    "other values",
+    "worst stall",
+    "tracking",
+)
+Fault = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A sweep and what happens to it.
+
+    Args:
+        name: As ``--only`` takes it.
+        faults: What strikes inside trials, by the trial's clip quantile.
+        around: What is done to the sweep from outside while it runs.
+        settings: Of the sweep, beside those of its file.
+        num_failing: Trials that are to fail in the end.
+    """
+
+    name: str
+    faults: Mapping[str, Fault] = field(default_factory=dict)
+    around: "Callable[[Sweep], None]" = lambda sweep: sweep.wait()
+    settings: Sequence[str] = ()
+    num_failing: int = 0
+
+
+class Sweep:
+    """A sweep that runs: started, watched, struck, and started again."""
+
+    def __init__(self, scenario: Scenario, folder: Path, tracker: Tracker | None) -> None:
+        self.scenario = scenario
+        self.storage = folder / "storage"
+        self.faults = folder / "faults"
+        self.tracker = tracker
+        self.log = folder / "log.txt"
+        self.faults.mkdir(parents=True)
+        (self.faults / "faults.json").write_text(json.dumps(scenario.faults))
+        self.start()
+
+    def start(self, *arguments: str) -> None:
+        """Start the driver."""
+        paths = [str(ROOT), str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")]
+        surroundings = {"IRTUNE_FAULTS": str(self.faults), "PYTHONPATH": ":".join(filter(None, paths))}
+        if self.tracker is not None:
+            surroundings["MLFLOW_TRACKING_URI"] = self.tracker.uri
+        settings = [f"storage={self.storage}", *self.scenario.settings]
+        with self.log.open("a") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "jobs/sweep.py", "benchmarks/faults.yaml", *settings, *arguments],
+                cwd=ROOT,
+                env=os.environ | surroundings,
+                stdout=log,
+                stderr=log,
+            )
+
+    def wait(self) -> None:
+        """Wait for its end."""
+        status = self.process.wait(900)
+        if status != 0:
+            raise RuntimeError(f"{self.scenario.name}: the sweep ended with {status}: {self.log.read_text()[-3000:]}")
+
+    def until(self, num_finished: int, step: int = 0) -> None:
+        """Wait until so many trials are over, and one more has recorded this step."""
+        deadline = time.monotonic() + 400
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                raise RuntimeError(f"the sweep is over too early: {self.log.read_text()[-3000:]}")
+            trials = list(self.storage.glob("*/trials/*"))
+            over = [trial for trial in trials if (trial / "result.json").is_file()]
+            going = [trial for trial in trials if trial not in over]
+            if len(over) >= num_finished and (step == 0 or any(max(losses(t), default=0) >= step for t in going)):
+                return
+            time.sleep(0.05)
+        raise TimeoutError(f"{self.scenario.name}: {num_finished} trials are not over: {self.log.read_text()[-3000:]}")
+
+    def kill_driver(self, number: int) -> None:
+        """Send the driver a signal, wait until nothing of it is left, and resume."""
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        self.process.send_signal(number)
+        self.process.wait(60)
+        _, alive = psutil.wait_procs(children, timeout=60)
+        for process in alive:
+            process.kill()
+        self.start("--resume")
+
+    def kill(self, title: str) -> None:
+        """Kill a process of the sweep by what Ray calls it."""
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if process.name().startswith(title) or " ".join(process.cmdline()).startswith(title):
+                    process.kill()
+                    (self.faults / f"struck {title} {time.time()}").touch()
+                    return
+        raise RuntimeError(f"no process is called {title}")
+
+
+def losses(trial: Path) -> list[int]:
+    """Steps whose loss a trial has recorded."""
+    records = SpoolReader(trial / "spool").poll()
+    return [r["step"] for r in records if r["kind"] == "metrics" and "train/loss" in r["values"]]
+
+
+def kill_drivers(sweep: Sweep) -> None:
+    """Each signal once early and once late in a trial, each time another trial."""
+    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
+        for step in (2, 7):
+            sweep.until(0, step)
+            sweep.kill_driver(number)
+    sweep.wait()
+
+
+def kill_machinery(sweep: Sweep) -> None:
+    """The actor that hands out trials, and a slot's controller."""
+    for title, over in (("ray::Desk", 1), ("ray::TrainController", 3), ("ray::Desk", 5), ("ray::TrainController", 6)):
+        sweep.until(over, 4)
+        sweep.kill(title)
+    sweep.wait()
+
+
+def disturb_tracker(sweep: Sweep) -> None:
+    """Slow, refusing and failing answers, a server that is away for 40 s: at the start, and in the middle."""
+    assert sweep.tracker is not None
+    for over in (0, 4):
+        for trouble in ("slow", "403", "500"):
+            sweep.until(over, 1)
+            with sweep.tracker.trouble(trouble):
+                time.sleep(8)
+        sweep.tracker.stop()
+        time.sleep(40)
+        sweep.tracker.start()
+    sweep.wait()
+
+
+def kill_tracker_for_good(sweep: Sweep) -> None:
+    """The server does not come back while the sweep runs; afterwards what was measured is sent by hand."""
+    assert sweep.tracker is not None
+    sweep.until(2, 3)
+    sweep.tracker.stop()
+    sweep.wait()
+    sweep.tracker.start()
+    (folder,) = sweep.storage.glob("faults-*")
+    uri = ["--tracking-uri", sweep.tracker.uri]
+    subprocess.run([sys.executable, "-m", "irtune.cli", "sync", str(folder), *uri], cwd=ROOT, check=True)
+
+
+def fill_disk(sweep: Sweep) -> None:
+    """No byte is left on the storage for six seconds, twice."""
+    for over in (1, 5):
+        sweep.until(over, 2)
+        with _full(sweep.storage):
+            time.sleep(6)
+    sweep.wait()
+
+
+@contextlib.contextmanager
+def _full(storage: Path) -> Iterator[None]:
+    ballast = storage / "ballast"
+    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    try:
+        yield
+    finally:
+        ballast.unlink()
+
+
+def strike(kind: str, *ranks: int) -> list[dict[str, Any]]:
+    """A fault at two refreshes, early and late, on each of these ranks."""
+    return [{"kind": kind, "step": step} | {"rank": rank} for rank in ranks for step in (3, 6)]
+
+
+def spread(*faults: Sequence[Fault]) -> dict[str, Fault]:
+    """One fault a trial."""
+    return {f"{0.1 * (index + 1):.1g}": fault for index, fault in enumerate(fault for kind in faults for fault in kind)}
+
+
+SCENARIOS = (
+    Scenario(
+        "trials",
+        spread(strike("raise", 0), strike("nan", 0), strike("out of memory", 0), strike("worker killed", 0)),
+    ),
+    Scenario("failing", spread(strike("always raise", 0)), num_failing=2),
+    Scenario(
+        "slots",
+        spread(strike("raise", 1), strike("worker killed", 0, 1), strike("out of memory", 1)),
+        settings=SLOTS,
+    ),
+    Scenario("machinery", around=kill_machinery, settings=SLOTS),
+    Scenario("drivers", around=kill_drivers),
+    Scenario("tracker", around=disturb_tracker),
+    Scenario("tracker for good", around=kill_tracker_for_good),
+    Scenario("full disk", around=fill_disk),
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What became of a sweep's trials; ``differing`` ones end with other values than without faults."""
+
+    finished: int
+    repeated: int
+    lost_points: int
+    doubled_points: int
+    wrong_status: int
+    differing: int
+    worst_stall_ms: float
+    tracking_share: float
+
+
+def examine(sweep: Sweep, database: Path, undisturbed: Mapping[str, dict[str, float]]) -> Finding:
+    """Hold a sweep's folder and MLflow's database against each other, and against the sweep without faults."""
+    (folder,) = sweep.storage.glob("faults-*")
+    trials = sorted((folder / "trials").iterdir())
+    values = final_values(folder)
+    failing = {quantile for quantile, fault in sweep.scenario.faults.items() if fault["kind"].startswith("always")}
+    stored = _stored(database)
+    counts = {
+        trial.name: _compare(trial, stored.get(f"{folder.name}/{trial.name}", ("absent", {}))) for trial in trials
+    }
+    expected = {trial.name: "FINISHED" if trial.name in values else "FAILED" for trial in trials}
+    wrong = sum(stored.get(f"{folder.name}/{name}", ("absent", {}))[0] != status for name, status in expected.items())
+    seconds = [float(line) for file in sweep.faults.glob("tracking_*.txt") for line in file.read_text().splitlines()]
+    trained_s = sum(value["cost/train_s"] for value in values.values())
+    named = by_quantile(folder, values)
+    return Finding(
+        finished=len(values),
+        repeated=sum(_repeats(trial) for trial in trials),
+        lost_points=sum(lost for lost, _ in counts.values()) + (NUM_TRIALS - len(trials)),
+        doubled_points=sum(doubled for _, doubled in counts.values()),
+        wrong_status=wrong,
+        differing=sum(
+            _without_machine(named.get(key, {})) != _without_machine(found)
+            for key, found in undisturbed.items()
+            if key not in failing
+        ),
+        worst_stall_ms=1000 * max(seconds, default=0.0),
+        tracking_share=sum(seconds) / trained_s,
+    )
+
+
+def final_values(folder: Path) -> dict[str, dict[str, float]]:
+    """What each finished trial found, by its name."""
+    return {file.parent.name: json.loads(file.read_text()) for file in folder.glob("trials/*/result.json")}
+
+
+def by_quantile(folder: Path, values: Mapping[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """The same by what tells configurations apart."""
+    found = {}
+    for name, value in values.items():
+        params = next(
+            r["values"] for r in SpoolReader(folder / "trials" / name / "spool").poll() if r["kind"] == "params"
+        )
+        found[name if name == "baseline" else params[KEY]] = value
+    return found
+
+
+def _without_machine(result: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in result.items() if name.startswith("final/")}
+
+
+def _repeats(trial: Path) -> int:
+    """Whether a trial was trained on after it had finished."""
+    attempts: dict[int, list[int]] = {}
+    for record in SpoolReader(trial / "spool").poll():
+        if record["kind"] == "metrics" and "train/loss" in record["values"]:
+            attempts.setdefault(record["attempt"], []).append(record["step"])
+    ended = [attempt for attempt, steps in attempts.items() if STEPS in steps]
+    return sum(attempt > min(ended) for attempt in attempts) if ended else 0
+
+
+def _compare(trial: Path, run: tuple[str, Mapping[tuple[str, int], int]]) -> tuple[int, int]:
+    """Points of a trial's spool that MLflow lacks, and points that it has more than once."""
+    records = SpoolReader(trial / "spool").poll()
+    points = {(name, r["step"]) for r in records if r["kind"] == "metrics" for name in r["values"]}
+    return len(points - run[1].keys()), sum(count > 1 for count in run[1].values())
+
+
+def _stored(database: Path) -> dict[str, tuple[str, dict[tuple[str, int], int]]]:
+    """By irtune's key of a run: its status, and how often each point is stored."""
+    with contextlib.closing(sqlite3.connect(database)) as rows:
+        keys = dict(rows.execute("SELECT run_uuid, value FROM tags WHERE key = 'irtune.key'"))
+        runs = {keys[run]: (status, {}) for run, status in rows.execute("SELECT run_uuid, status FROM runs")}
+        for run, name, step, count in rows.execute(
+            "SELECT run_uuid, key, step, COUNT(*) FROM metrics GROUP BY run_uuid, key, step"
+        ):
+            runs[keys[run]][1][name, step] = count
+    return runs
+
+
+def run_scenario(scenario: Scenario, folder: Path, undisturbed: Mapping[str, dict[str, float]] | None) -> Any:
+    """Run a sweep; returns its final values, or what became of it against those of one without faults."""
+    with contextlib.ExitStack() as stack:
+        folder.mkdir(parents=True)
+        tracker = stack.enter_context(Tracker(folder / "mlflow")) if "tracker" in scenario.name else None
+        if scenario.name == "full disk":
+            stack.enter_context(_small_disk(folder / "storage"))
+        sweep = Sweep(scenario, folder, tracker)
+        stack.callback(sweep.process.kill)
+        scenario.around(sweep)
+        if undisturbed is None:
+            (found,) = sweep.storage.glob("faults-*")
+            return by_quantile(found, final_values(found))
+        database = tracker.database if tracker is not None else sweep.storage / "mlflow.db"
+        struck = len(list(sweep.faults.glob("struck *")))
+        if struck < len(scenario.faults):
+            raise RuntimeError(f"{scenario.name}: only {struck} of {len(scenario.faults)} faults struck")
+        return examine(sweep, database, undisturbed)
+
+
+@contextlib.contextmanager
+def _small_disk(folder: Path) -> Iterator[None]:
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def main() -> int:
+    """Print the table; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=[scenario.name for scenario in SCENARIOS])
+    parser.add_argument("--keep", type=Path, help="where to leave logs and sweeps")
+    options = parser.parse_args()
+    chosen = [scenario for scenario in SCENARIOS if scenario.name in (options.only or scenario.name)]
+    print("\n".join(f"- {name}: {value}" for name, value in environment().items()))
+    print("\n| " + " | ".join(COLUMNS) + " |")
+    print("|---" * len(COLUMNS) + "|", flush=True)
+    references: dict[Sequence[str], dict[str, dict[str, float]]] = {}
+    right = True
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.keep or Path(temporary)
+        for scenario in chosen:
+            settings = scenario.settings
+            if settings not in references:
+                name = f"undisturbed {len(references)}"
+                references[settings] = run_scenario(Scenario(name, settings=settings), folder / name, None)
+            found = run_scenario(scenario, folder / scenario.name, references[settings])
+            expected = NUM_TRIALS - scenario.num_failing
+            mistakes = (found.repeated, found.lost_points, found.doubled_points, found.wrong_status, found.differing)
+            right = right and found.finished == expected and not any(mistakes) and found.worst_stall_ms < 50
+            numbers = " | ".join(map(str, (expected, found.finished, *mistakes)))
+            print(
+                f"| {scenario.name} | {numbers} | {found.worst_stall_ms:.1f} ms | {found.tracking_share:.2%} |",
+                flush=True,
+            )
+    print("\nPASS" if right else "\nFAIL")
+    return 0 if right else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

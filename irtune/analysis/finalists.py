@@ -1,0 +1,127 @@
+"""The finalists of a sweep: what their repeats over seeds say of each, and of its difference to the baseline."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from irtune.analysis.statistics import Interval, paired_bootstrap, paired_over_seeds
+from irtune.analysis.trials import Mode, TrialRow, ranked
+
+_MEASURED = (
+    "mean_active",
+    "validation_f1",
+    "test_f1",
+    "train_loss",
+    "seconds",
+    "flops",
+    "trainable_share",
+    "mean_lowest_active",
+    "peak_memory_bytes",
+    "objective",
+)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Finalist:
+    """One configuration over the seeds that it and the baseline finished.
+
+    Args:
+        mean: The trial of the search that it repeats, with means over the seeds for everything measured.
+        deviation: Standard deviation over the seeds of macro-F1 on test; None below two seeds.
+        repeats: Its repeats, by seed.
+        baseline_mean: Likewise of the baseline, over the same seeds; None for the baseline itself, and without one.
+        baseline_repeats: The baseline's repeats on the same seeds in the same order.
+        interval: Test macro-F1 minus that of the baseline; None below two seeds or without predictions of all.
+    """
+
+    mean: TrialRow
+    deviation: float | None
+    repeats: tuple[TrialRow, ...]
+    baseline_mean: TrialRow | None = None
+    baseline_repeats: tuple[TrialRow, ...] = ()
+    interval: Interval | None = None
+
+
+def compare_finalists(
+    rows: Sequence[TrialRow],
+    mode: Mode = "max",
+    num_classes: int | None = None,
+    num_resamples: int = 2000,
+    seed: int = 0,
+) -> tuple[Finalist, ...]:
+    """Every finalist beside the baseline on common seeds, by mean validation score, best first.
+
+    A seed on which a finalist failed is left out of its own comparison only: a failure costs the others nothing.
+
+    Args:
+        rows: All rows of a sweep: the trials of the search, and their repeats, in any state.
+        mode: Whether more or less of the validation score is better.
+        num_classes: Classes of the task; None: the highest class index met, plus one.
+        num_resamples: Resamples of the bootstrap.
+        seed: Seed of the bootstrap.
+    """
+    trials = {row.trial_id: row for row in rows if row.repeats is None}
+    finished: dict[str, dict[int, TrialRow]] = {}
+    for row in rows:
+        if row.repeats is not None and row.status == "finished":
+            finished.setdefault(row.repeats, {})[row.seed] = row
+    baseline: Mapping[int, TrialRow] = next((found for key, found in finished.items() if trials[key].is_baseline), {})
+    finalists = {}
+    for key, by_seed in finished.items():
+        seeds = sorted(by_seed.keys() & baseline.keys()) or sorted(by_seed)
+        ours = tuple(by_seed[number] for number in seeds)
+        finalist = Finalist(mean=_mean(trials[key], ours), deviation=_deviation(ours), repeats=ours)
+        if not trials[key].is_baseline and by_seed.keys() & baseline.keys():
+            theirs = tuple(baseline[number] for number in seeds)
+            finalist = replace(
+                finalist,
+                baseline_mean=_mean(trials[str(theirs[0].repeats)], theirs),
+                baseline_repeats=theirs,
+                interval=interval_between(ours, theirs, num_classes, num_resamples, seed) if len(seeds) > 1 else None,
+            )
+        finalists[finalist.mean] = finalist
+    return tuple(finalists[mean] for mean in ranked(finalists, mode))
+
+
+def winner(finalists: Sequence[Finalist]) -> Finalist | None:
+    """The selective finalist that is best on validation, of those with two seeds or more beside the baseline's.
+
+    Args:
+        finalists: Best first, as ``compare_finalists`` gives them.
+    """
+    return next((one for one in finalists if len(one.baseline_repeats) > 1), None)
+
+
+def interval_between(
+    ours: Sequence[TrialRow], theirs: Sequence[TrialRow], num_classes: int | None, num_resamples: int, seed: int
+) -> Interval | None:
+    """Test macro-F1 of ``ours`` minus that of ``theirs``: a trial each, or one for each of the same seeds.
+
+    Returns:
+        None unless all kept their predictions, on one and the same test set.
+    """
+    labels = np.asarray(ours[0].test_labels)
+    kept = [row.test_predictions for row in (*ours, *theirs) if row.test_predictions is not None]
+    if labels.ndim < 1 or len(labels) == 0 or len(kept) < len(ours) + len(theirs):
+        return None
+    if not all(np.array_equal(labels, np.asarray(row.test_labels)) for row in (*ours, *theirs)):
+        return None
+    if num_classes is None:
+        num_classes = 1 + max(int(np.max(classes)) for classes in (labels, *kept))
+    if len(ours) == 1:
+        return paired_bootstrap(labels, kept[0], kept[1], num_classes, num_resamples, seed)
+    return paired_over_seeds(labels, kept[: len(ours)], kept[len(ours) :], num_classes, num_resamples, seed)
+
+
+def _mean(trial: TrialRow, repeats: Sequence[TrialRow]) -> TrialRow:
+    """The trial as it is on average over seeds; what not every repeat measured is None."""
+    values = {name: [getattr(row, name) for row in repeats] for name in _MEASURED}
+    means = {name: None if None in found else float(np.mean(found)) for name, found in values.items()}
+    labels = repeats[0].test_labels
+    return replace(trial, status="finished", test_labels=labels, test_predictions=None, **means)  # type: ignore[arg-type]
+
+
+def _deviation(repeats: Sequence[TrialRow]) -> float | None:
+    scores = [row.test_f1 for row in repeats if row.test_f1 is not None]
+    return float(np.std(scores, ddof=1)) if len(scores) > 1 else None

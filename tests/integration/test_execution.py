@@ -1,0 +1,78 @@
+"""The three ways to run a trial find the same, bit for bit, and a slot survives what happens in it."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from sweeps import ROOT
+from trials import run_trials, without_times
+
+from irtune.tracking.spool import SpoolReader
+from irtune.tuning import cluster
+
+pytestmark = pytest.mark.timeout(400)
+
+A = {"selection.policy.k": 2}
+B = {"selection.policy.k": 5, "training.learning_rate": 1e-2, "importance.within_block": "max"}
+TWO_WORKERS: dict[str, Any] = {"engine__num_workers": 2, "engine__cpus_per_worker": 0.5, "engine__zero_stage": 2}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ray() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'tests' / 'support'}")
+        cluster.connect()
+        yield
+        ray.shutdown()
+
+
+def attempts(folder: Path, trial: str) -> dict[int, list[int]]:
+    """Of each attempt of a trial: the steps whose loss it recorded."""
+    found: dict[int, list[int]] = {}
+    for record in SpoolReader(folder / "trials" / trial / "spool").poll():
+        steps = found.setdefault(record["attempt"], [])
+        if record["kind"] == "metrics" and "train/loss" in record["values"]:
+            steps.append(record["step"])
+    return found
+
+
+def test_one_worker_finds_the_same_in_all_three_ways(tmp_path: Path) -> None:
+    in_process = run_trials(tmp_path / "p", [("a", A), ("b", B)], tune__execution="in_process", adapter__dropout=0.1)
+    slots = run_trials(tmp_path / "s", [("b", B), ("a", A)], tune__execution="slots", adapter__dropout=0.1)
+    isolated = run_trials(tmp_path / "i", [("a", A)], tune__execution="isolated", adapter__dropout=0.1)
+    assert without_times(in_process["a"]) == without_times(slots["a"]) == without_times(isolated["a"])
+    assert without_times(in_process["b"]) == without_times(slots["b"])
+    assert in_process["a"]["final/train_loss"] != in_process["b"]["final/train_loss"]
+
+
+def test_two_workers_find_the_same_in_a_slot_whatever_ran_before_and_in_a_group_of_their_own(tmp_path: Path) -> None:
+    trials = [("a", A), ("b", B), ("a again", A)]
+    slots = run_trials(tmp_path / "s", trials, **TWO_WORKERS, adapter__dropout=0.1, tune__renew_slots_after=2)
+    isolated = run_trials(tmp_path / "i", [("b", B)], **TWO_WORKERS, adapter__dropout=0.1, tune__execution="isolated")
+    assert without_times(slots["a"]) == without_times(slots["a again"])
+    assert without_times(slots["b"]) == without_times(isolated["b"])
+    # Two trials, then processes are renewed.
+    assert len(list((tmp_path / "s" / "train").glob("slot_*"))) == 2
+
+
+def test_an_exception_on_one_rank_ends_the_slot_and_its_trial_goes_on_from_its_checkpoint(
+    tmp_path: Path,
+) -> None:
+    faulty = {**A, "importance.name": "faulty_signals:RaisesOnRankOneOnce", "importance.flags": str(tmp_path)}
+    started = time.monotonic()
+    found = run_trials(tmp_path, [("faulty", faulty), ("a", A)], **TWO_WORKERS)
+    # Far from the ten minutes after which a collective gives up.
+    assert time.monotonic() - started < 300
+    assert (tmp_path / "raised").exists()
+    assert without_times(found["faulty"]) == without_times(found["a"])
+    assert attempts(tmp_path, "faulty") == {0: [1, 2, 3, 4, 5, 6], 1: [7, 8, 9]}
+
+
+def test_a_stopped_trial_ends_at_its_report_and_its_slot_takes_the_next(tmp_path: Path) -> None:
+    found = run_trials(tmp_path, [("a", A), ("b", B)], stop={"step": 6}, **TWO_WORKERS)
+    assert found == {}
+    assert attempts(tmp_path, "a") == attempts(tmp_path, "b") == {0: [1, 2, 3, 4, 5, 6]}
+    assert len(list((tmp_path / "train").glob("slot_*"))) == 1

@@ -1,0 +1,59 @@
+"""Trials through Ray Tune in one of the three ways, without search, driver and MLflow."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+
+from irtune.config.load import explicit, load
+from irtune.config.schema import SweepConfig
+from irtune.tuning.execution import Execution
+from irtune.tuning.worker import TrialSetup
+
+TINY = Path(__file__).parent / "tiny_sweep.yaml"
+
+
+def run_trials(
+    folder: Path,
+    suggestions: Sequence[tuple[str, Mapping[str, Any]]],
+    *,
+    at_once: int = 1,
+    stop: Mapping[str, float] | None = None,
+    **overrides: Any,
+) -> dict[str, Any]:
+    """Run named trials on the Ray that is connected; returns what each finished one found (``result.json``).
+
+    Args:
+        folder: Of the sweep.
+        suggestions: Name and overrides of each trial.
+        at_once: Trials at once.
+        stop: Tune's rule to stop a trial, such as ``{"step": 3}``.
+        overrides: Settings of the sweep, with ``__`` for dots.
+    """
+    config = load(SweepConfig, TINY, {key.replace("__", "."): value for key, value in overrides.items()})
+    setup = TrialSetup(explicit(config.experiment()), folder, ray.put(config.data.load()))
+    execution = Execution(config, setup, at_once)
+    tune.Tuner(
+        execution.trainable(),
+        param_space=tune.grid_search([{"trial": name, "overrides": dict(values)} for name, values in suggestions]),
+        tune_config=tune.TuneConfig(max_concurrent_trials=at_once, reuse_actors=execution.reuses_actors),
+        run_config=tune.RunConfig(
+            storage_path=str(folder),
+            name="tune",
+            verbose=0,
+            stop=dict(stop or {}),
+            failure_config=tune.FailureConfig(max_failures=config.tune.max_failures),
+        ),
+    ).fit()
+    execution.close()
+    files = {name: setup.trial_folder(name) / "result.json" for name, _ in suggestions}
+    return {name: json.loads(file.read_text()) for name, file in files.items() if file.is_file()}
+
+
+def without_times(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a result is the same on every machine."""
+    measured = ("cost/train_s", "_s", "memory_bytes", "per_s")
+    return {name: value for name, value in result.items() if not name.endswith(measured)}
