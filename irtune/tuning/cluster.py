@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import torch
 
 from irtune.config.load import Config, ConfigError, apply_overrides, build, explicit, relative_paths
 from irtune.config.schema import EngineConfig
@@ -157,7 +156,10 @@ def future_nodes() -> list[Node]:
         ConnectionError: If a named cluster cannot be reached.
     """
     if not joins():
-        here = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count()), **HEAD_NODE}
+        # Processes that only pass messages on import this file too.
+        from irtune.training.distributed import num_gpus
+
+        here = {"CPU": float(os.cpu_count() or 1), "GPU": float(num_gpus()), **HEAD_NODE}
         return [Node("", "this machine", here)]
     connect()
     try:

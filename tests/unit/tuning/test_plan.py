@@ -9,6 +9,7 @@ from irtune.cli import main
 from irtune.config.load import ConfigError, build
 from irtune.config.schema import SweepConfig
 from irtune.files import read_json
+from irtune.training import distributed
 from irtune.training import rehearsal as rehearsing
 from irtune.training.cost import CostModel
 from irtune.training.model import materialize, shapes_only
@@ -54,7 +55,7 @@ class Rehearsed:
 def _here(monkeypatch):
     """A machine of 5 CPUs without GPUs, and no cluster."""
     monkeypatch.setattr(cluster.os, "cpu_count", lambda: 5)
-    monkeypatch.setattr(cluster.torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(distributed, "num_gpus", lambda: 0)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
