@@ -147,16 +147,7 @@ def make_plan(sweep: Sweep, lengths: Mapping[Split, np.ndarray], rehearsal: Rehe
         at_once: Trials at a time.
     """
     config, drawn, searched = sweep.config, _drawn(sweep.config), num_searched(sweep.config)
-    longest = int(lengths["train"].max())
-    most_tokens = longest * max(one.training.micro_batch_size for one in drawn)
-    pace: Pace | None = None
-    try:
-        pace = rehearsal.pace()
-        cost, memory_bytes, source = pace.cost, pace.memory_bytes(most_tokens), MEASURED
-    except RehearsalError as error:
-        model = shapes_only(sweep.ready.checkpoint, config.adapter)
-        cost = CostModel.of(model, recompute=config.model.gradient_checkpointing)
-        memory_bytes, source = memory_by_shape(model, config, most_tokens, longest), f"a closed form: {error}"
+    pace, cost, memory_bytes, source = _tried(sweep, rehearsal, int(lengths["train"].max()), drawn)
     baseline = Trial.of(with_overrides(config.experiment(), BASELINE_OVERRIDES), cost, lengths, pace)
     others = Trial.mean([Trial.of(one, cost, lengths, pace) for one in drawn])
     repeats = num_repeats(config.tune.finalists, searched)
@@ -168,8 +159,8 @@ def make_plan(sweep: Sweep, lengths: Mapping[Split, np.ndarray], rehearsal: Rehe
         others = replace(others, load_s=others.load_s + starts * pace.process_s)
     stops = expected_stops(config.tune.scheduler, searched, others)
     stopped = sum(stops.values())
-    expected = SweepCost.of(baseline, others, searched - stopped + repeats, stops, at_once)
     most = SweepCost.of(baseline, others, searched + repeats, {}, at_once)
+    expected = SweepCost.of(baseline, others, searched + repeats - stopped, stops, at_once)
     predicted = {
         "step_s": baseline.step_s,
         "baseline_s": baseline.seconds,
@@ -180,17 +171,32 @@ def make_plan(sweep: Sweep, lengths: Mapping[Split, np.ndarray], rehearsal: Rehe
         "trials_s": expected.trials_s,
         "sweep_s": expected.wall_s,
     }
-    in_all = f"{_in_words(most, config.engine)}; about {_in_words(expected, config.engine)} if ASHA stops {stopped:.1f}"
+    if_stopped = f"; about {_in_words(expected, config.engine)} if ASHA stops {stopped:.1f}" if stopped else ""
     facts = {
         **_work(config, at_once),
         "estimated": f"from {source}",
         "memory": f"{memory_bytes / 2**30:.2g} GiB a worker",
         "a trial": _trial_in_words(baseline, others),
-        "in all": in_all if stopped else _in_words(most, config.engine),
+        "in all": _in_words(most, config.engine) + if_stopped,
         "results": f"{sweep.folder}: trials with their checkpoints and predictions, tokens, study, report",
         "MLflow": f"{redact(sweep.ready.tracking_uri)}, experiment {config.tracking.experiment}",
     }
     return Plan(facts, {name: value for name, value in predicted.items() if not math.isnan(value)}, source)
+
+
+def _tried(
+    sweep: Sweep, rehearsal: Rehearsal, longest: int, drawn: Sequence[ExperimentConfig]
+) -> tuple[Pace | None, CostModel, float, str]:
+    """The pace if it could be measured, the cost of a step, the memory of a worker, and where they come from."""
+    config = sweep.config
+    tokens = longest * max(one.training.micro_batch_size for one in drawn)
+    try:
+        pace = rehearsal.pace()
+    except RehearsalError as error:
+        model = shapes_only(sweep.ready.checkpoint, config.adapter)
+        cost = CostModel.of(model, recompute=config.model.gradient_checkpointing)
+        return None, cost, memory_by_shape(model, config, tokens, longest), f"a closed form: {error}"
+    return pace, pace.cost, pace.memory_bytes(tokens), MEASURED
 
 
 def _drawn(config: SweepConfig) -> list[ExperimentConfig]:
