@@ -1,6 +1,7 @@
 """The command line: ``irtune sweep | validate | methods | sync``."""
 
 import argparse
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -53,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
         "--resume", action="store_const", const="always", default="ask", help="go on with the last sweep of this name"
     )
     resume.add_argument("--new", dest="resume", action="store_const", const="never", help="begin a new sweep")
+    sweep.add_argument("--plan", action="store_true", help="say what would be done, how long and where, and do nothing")
     sweep.set_defaults(command=_sweep)
 
     validate = commands.add_parser("validate", help="check files against schema, model and search space")
@@ -71,15 +73,26 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _sweep(options: argparse.Namespace, console: Console) -> int:
-    import optuna
+    from irtune.training.rehearsal import Rehearsal
 
-    from irtune.tuning.sweep import run_sweep
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     file, overrides = _file_and_overrides(options)
     file = file or Path(QUICKSTART)
-    outcome = run_sweep(load(SweepConfig, file, parse_overrides(overrides)), str(file), console, options.resume)
-    return 0 if outcome.succeeded else 1
+    config = load(SweepConfig, file, parse_overrides(overrides))
+    # It imports what training needs while this process imports what a sweep needs.
+    with Rehearsal(config.experiment()) as rehearsal:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        if options.plan:
+            from irtune.tuning.plan import plan_sweep
+
+            plan_sweep(config, str(file), console, options.resume, rehearsal).show(console)
+            # So that Python does not spend seconds on looking through torch's objects once more as it ends.
+            gc.freeze()
+            return 0
+        from irtune.tuning.sweep import run_sweep
+
+        return 0 if run_sweep(config, str(file), console, options.resume, rehearsal).succeeded else 1
 
 
 def _validate(options: argparse.Namespace, console: Console) -> int:

@@ -12,7 +12,9 @@ import psutil
 import torch
 from torch import nn
 
+from irtune.config.schema import ExperimentConfig
 from irtune.layers.blocks import find_blocks
+from irtune.layers.controller import ProbePasses
 from irtune.selection import StepCost
 
 
@@ -84,6 +86,14 @@ class CostModel:
         """FLOPs of one forward and backward pass over ``batch_size`` inputs of ``length`` tokens, padding included."""
         return self.per_block(length).of(active) * batch_size * length
 
+    def passes_flops(self, passes: ProbePasses, length: int) -> float:
+        """FLOPs of what a refresh runs apart from the training step, over inputs of ``length`` tokens."""
+        if passes.rows == 0:
+            return 0.0
+        forward = self.forward_flops(passes.rows, length)
+        through_all = self.step_flops(range(len(self.forward)), passes.rows, length)
+        return forward * (passes.forward - passes.backward) + through_all * passes.backward
+
 
 def _linear_flops(modules: Any, *, trained_only: bool = False) -> float:
     """Forward FLOPs a token of the linear layers among ``modules``: two for every element of a weight matrix."""
@@ -118,6 +128,33 @@ def _lowest_shared(blocks: nn.ModuleList) -> int | None:
             if parameter.requires_grad and first.setdefault(id(parameter), index) != index:
                 shared.append(first[id(parameter)])
     return min(shared, default=None)
+
+
+def memory_by_shape(model: Any, config: ExperimentConfig, tokens: int, length: int) -> float:
+    """Bytes that a worker holds at most by a closed form, without what Python (about 0.6 GB) and kernels take.
+
+    Weights, gradients, Adam's moments and masters, and activations: about ``17 h + 2.5 a s`` numbers a token and block
+    for hidden size h, a attention heads and s tokens, those of GPT, which here stand for all models and adapters.
+
+    Args:
+        model: The classifier with its adapter, of which only shapes are looked at.
+        config: What it trains with, every block at a time.
+        tokens: Of a micro-batch.
+        length: Of its longest input.
+
+    Source: Korthikanti et al., Reducing Activation Recomputation in Large Transformer Models (arXiv 2205.05198).
+    """
+    engine, text = config.engine, model.get_base_model().config.get_text_config()
+    number, stage, ranks = 4 if engine.precision == "fp32" else 2, engine.zero_stage, engine.num_workers
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    held = number * weights / (ranks if stage >= 3 else 1)
+    held += 4 * trained / (ranks if stage >= 2 else 1)
+    held += (8 if engine.precision == "fp32" else 12) * trained / (ranks if stage >= 1 else 1)
+    hidden, blocks = text.hidden_size, text.num_hidden_layers
+    block = 17 * hidden + 2.5 * text.num_attention_heads * length
+    numbers_a_token = hidden * blocks + block if config.model.gradient_checkpointing else block * blocks
+    return float(held + number * numbers_a_token * tokens)
 
 
 def release_memory() -> None:

@@ -30,6 +30,11 @@ def select_accelerator(config: EngineConfig) -> torch.device:
     return device
 
 
+def num_gpus() -> int:
+    """GPUs that PyTorch sees on this machine."""
+    return torch.cuda.device_count()
+
+
 def ensure_process_group(config: EngineConfig) -> None:
     """Join a process group: the one that exists, or a new one of this process alone.
 

@@ -135,7 +135,7 @@ class Loop:
         tokens = world_size * sum(batch * length for batch, length in shapes)
         trained_flops = world_size * sum(self.cost.step_flops(active, *shape) for shape in shapes)
         flops = world_size * sum(self.cost.step_flops(through, *shape) for shape in shapes)
-        flops += world_size * self._passes_flops(shapes[0][1])
+        flops += world_size * self.cost.passes_flops(self.controller.passes, shapes[0][1])
         trainable = self.blocks.trainable_parameters(active)
         is_probe = flops > trained_flops
         totals.step += 1
@@ -158,15 +158,6 @@ class Loop:
             "cost/active_blocks": len(active),
             "cost/lowest_active_block": active[0],
         }
-
-    def _passes_flops(self, length: int) -> float:
-        """FLOPs of what the last refresh of this rank ran apart from the step."""
-        passes = self.controller.passes
-        if passes.rows == 0:
-            return 0.0
-        forward = self.cost.forward_flops(passes.rows, length)
-        through_all = self.cost.step_flops(self.controller.all_blocks, passes.rows, length)
-        return forward * (passes.forward - passes.backward) + through_all * passes.backward
 
     def _log(self, loss: torch.Tensor, learning_rate: float, spent: Mapping[str, float]) -> None:
         totals, settings = self.totals, self.config.training

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.metrics import accuracy_score, average_precision_score, log_loss, precision_recall_fscore_support
 
 OVERALL = ("loss", "accuracy", "precision_macro", "recall_macro", "f1_macro", "auprc_macro")
 PER_CLASS = ("precision", "recall", "f1", "auprc")
@@ -30,6 +29,9 @@ def classification_metrics(
 
     Source: the metrics of Liu & Litman (arXiv 2510.00268).
     """
+    # It takes seconds to import, and much that imports this file scores nothing.
+    from sklearn.metrics import accuracy_score, average_precision_score, log_loss, precision_recall_fscore_support
+
     classes = range(len(class_names))
     predicted = probabilities.argmax(axis=1)
     precision, recall, f1, _ = precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=0)

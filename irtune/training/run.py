@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,23 +105,37 @@ def _run(
     dataset: RevisionDataset | None,
 ) -> dict[str, float]:
     started = time.perf_counter()
-    device = select_accelerator(config.engine)
-    _reset_process(config)
     dataset = dataset or config.data.load()
-    ensure_process_group(config.engine)
-    loop = _prepare(config, dataset, folder, recorder, report, device, encoded_folder)
-    try:
-        if config.selection.self_check:
-            _check(loop)
+    with prepared(config, folder, recorder, report, encoded_folder, dataset) as loop:
         _describe(loop, dataset)
         setup_s = time.perf_counter() - started
         totals = loop.run()
         metrics = _finish(loop, dataset, totals, setup_s)
         if loop.blocks.rank == 0:
             write_whole(folder / RESULT, json.dumps({"step": totals.step, "final": True, **metrics}))
+    return metrics
+
+
+@contextmanager
+def prepared(
+    config: ExperimentConfig,
+    folder: Path,
+    recorder: Recorder,
+    report: Report,
+    encoded_folder: Path,
+    dataset: RevisionDataset,
+) -> Iterator[Loop]:
+    """All that a run trains with, checked, inside the context; every rank enters it. Arguments are those of ``run``."""
+    device = select_accelerator(config.engine)
+    _reset_process(config)
+    ensure_process_group(config.engine)
+    loop = _prepare(config, dataset, folder, recorder, report, device, encoded_folder)
+    try:
+        if config.selection.self_check:
+            _check(loop)
+        yield loop
     finally:
         loop.blocks.destroy()
-    return metrics
 
 
 def _reset_process(config: ExperimentConfig) -> None:

@@ -50,6 +50,11 @@ def job_id() -> str | None:
     return None if found is None else str(found)
 
 
+def joins() -> bool:
+    """Whether a sweep joins a cluster that is there already, instead of starting one on this machine."""
+    return in_job() or os.environ.get("RAY_ADDRESS", "local") != "local"
+
+
 def with_absolute_paths(config: Config) -> Config:
     """The configuration with paths that mean the same everywhere.
 
@@ -118,7 +123,7 @@ def connect() -> None:
         "logging_level": "ERROR",
         "runtime_env": {"env_vars": {name: os.environ[name] for name in WORKER_ENVIRONMENT}},
     }
-    if in_job() or os.environ.get("RAY_ADDRESS", "local") != "local":
+    if joins():
         _join(options)
     else:
         # By default Ray's workers give way to every other process, and a worker whose threads wait for each other then
@@ -142,6 +147,25 @@ def alive_nodes() -> list[Node]:
     return [
         Node(node["NodeID"], node["NodeManagerAddress"], node["Resources"]) for node in ray.nodes() if node["Alive"]
     ]
+
+
+def future_nodes() -> list[Node]:
+    """The nodes that a sweep will find; a cluster on this machine is not started for that.
+
+    Raises:
+        ConnectionError: If a named cluster cannot be reached.
+    """
+    if not joins():
+        # Processes that only pass messages on import this file too.
+        from irtune.training.distributed import num_gpus
+
+        here = {"CPU": float(os.cpu_count() or 1), "GPU": float(num_gpus()), **HEAD_NODE}
+        return [Node("", "this machine", here)]
+    connect()
+    try:
+        return alive_nodes()
+    finally:
+        ray.shutdown()
 
 
 def concurrency(engine: EngineConfig, nodes: Sequence[Node]) -> int:

@@ -4,12 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from irtune.config.load import ConfigError, storage_path
 from irtune.config.schema import ExperimentConfig, SweepConfig
-from irtune.data.base import RevisionDataset
+from irtune.data.base import RevisionDataset, Split
 from irtune.data.encode import encode_once
 from irtune.layers import map_parameters
-from irtune.tracking.address import resolve_tracking_uri
+from irtune.tracking.address import local_database, resolve_tracking_uri
 from irtune.training.deepspeed_config import deepspeed_config
 from irtune.training.metrics import metric_names
 from irtune.training.model import ModelError, load_tokenizer, materialize, num_blocks, shapes_only
@@ -81,19 +83,26 @@ def check_config(config: ExperimentConfig, source: str) -> tuple[Path, int]:
     return checkpoint, num
 
 
-def prepare(config: SweepConfig, source: str) -> Ready:
-    """Check everything and read the data; leaves nothing behind.
+def prepare(config: SweepConfig, source: str, *, makes_store: bool = True) -> Ready:
+    """Check everything and read the data.
+
+    Args:
+        config: The sweep.
+        source: The file it came from, for messages.
+        makes_store: Whether MLflow's database is opened, and made if absent; else only a server is looked for.
 
     Raises:
         ConfigError: If settings, model or space are wrong.
         DataError: If rows cannot be used.
         TrackingError: If MLflow cannot be reached.
     """
-    from irtune.tracking.connection import check_tracking
-
     uri = resolve_tracking_uri(config.tracking.uri, storage_path(config))
     checkpoint, blocks = check_config(config, source)
-    check_tracking(uri)
+    if makes_store or local_database(uri) is None:
+        # MLflow takes seconds to import.
+        from irtune.tracking.connection import check_tracking
+
+        check_tracking(uri)
     dataset = config.data.load()
     mistakes = unknown_metrics(config.tune, [f"eval/{name}" for name in metric_names(dataset.labels)])
     mistakes += _complaints(earlier_trials, config.tune, config.space)
@@ -103,9 +112,10 @@ def prepare(config: SweepConfig, source: str) -> Ready:
     return Ready(checkpoint, dataset, blocks, uri, earlier, (*doubtful(config), *earlier.doubts))
 
 
-def tokenise(config: SweepConfig, ready: Ready, folder: Path) -> None:
-    """Tokenise the data once for all trials, which find it in ``folder``."""
-    encode_once(ready.dataset, load_tokenizer(ready.checkpoint), config.model.max_length, folder)
+def tokenise(config: SweepConfig, ready: Ready, folder: Path) -> dict[Split, np.ndarray]:
+    """Tokenise the data once for all trials, which find it in ``folder``; returns each split's lengths ``(N,)``."""
+    encoded = encode_once(ready.dataset, load_tokenizer(ready.checkpoint), config.model.max_length, folder)
+    return {split: part.lengths for split, part in encoded.items()}
 
 
 def _complaints(check: Callable[..., object], *arguments: object) -> list[str]:

@@ -21,6 +21,7 @@ from irtune.analysis.report import render_report
 from irtune.analysis.tables import markdown_table, trial_table
 from irtune.analysis.trials import TrialRow
 from irtune.config.load import concise, dotted_keys
+from irtune.files import read_json
 from irtune.tracking.address import comparison_url, redact, requires_server, ui_command
 from irtune.tracking.mlflow_tracker import MlflowTracker
 from irtune.tracking.shipper import Shipper
@@ -28,6 +29,8 @@ from irtune.tracking.spool import SpoolWriter, next_attempt
 from irtune.tracking.view import SweepView
 from irtune.tuning.artifacts import HEAT_MAP
 from irtune.tuning.book import TrialEntry
+from irtune.tuning.comparison import Row, actual, side_by_side, table
+from irtune.tuning.plan import PLAN, Plan
 from irtune.tuning.preflight import Sweep
 from irtune.tuning.provenance import environment
 
@@ -35,6 +38,9 @@ LOCAL_UI = "http://127.0.0.1:5000"
 REPORT, TABLE, BEST = "report.html", "trials.md", "best.yaml"
 FIGURE, PARETO, FINALISTS_FIGURE = "response.png", "pareto.png", "finalists.png"
 SUMMARY = "summary"
+Compared = tuple[list[Row], dict[str, float]]
+"""Predicted and actual in words, and as metrics."""
+
 COLUMNS = (
     "final/validation_f1_macro",
     "final/test_f1_macro",
@@ -77,10 +83,26 @@ def conclude(
         num_validation=len(sweep.ready.dataset.splits["validation"]),
     )
     commands = _ways_to_look(sweep, tracker)
-    _write_files(sweep, entries, rows, answer, commands)
-    _record(sweep, answer, shipper)
+    compared = _compare(sweep, entries, console)
+    _write_files(sweep, entries, rows, answer, commands, compared)
+    _record(sweep, answer, compared, shipper)
     _show(sweep, entries, answer, rows, commands, console)
     return Outcome(sweep.name, sweep.folder, answer, tuple(rows), tracker.experiment_id)
+
+
+def _compare(sweep: Sweep, entries: Sequence[TrialEntry], console: Console) -> Compared:
+    """Show what was predicted beside what happened; a sweep without a plan that can be read has nothing to compare."""
+    try:
+        plan = read_json(sweep.folder / PLAN, Plan)
+    except (OSError, ValueError) as error:
+        logging.getLogger(__name__).warning("nothing was predicted: %s", error)
+        return [], {}
+    found = actual(entries)
+    rows = side_by_side(plan, found)
+    console.print()
+    console.print(table(rows, plan.source))
+    metrics = {f"predicted/{name}": value for name, value in plan.predicted.items()}
+    return rows, metrics | {f"actual/{name}": value for name, value in found.items()}
 
 
 def _ways_to_look(sweep: Sweep, tracker: MlflowTracker) -> tuple[str, str]:
@@ -110,6 +132,7 @@ def _write_files(
     rows: Sequence[TrialRow],
     answer: Answer,
     commands: tuple[str, str],
+    compared: Compared,
 ) -> None:
     by_id = {entry.trial_id: entry for entry in entries}
     _, mode = sweep.config.tune.first_objective
@@ -145,7 +168,8 @@ def _write_files(
             "model": sweep.config.model.name,
             "sweep file": sweep.source,
             "MLflow": redact(sweep.ready.tracking_uri),
-        },
+        }
+        | {f"predicted: {name}": f"{predicted}, actually {took}" for name, predicted, took, _ in compared[0]},
         mode=mode,
     )
     (sweep.folder / REPORT).write_text(report, encoding="utf-8")
@@ -162,7 +186,7 @@ def _drawn(figure: Figure, path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _record(sweep: Sweep, answer: Answer, shipper: Shipper) -> None:
+def _record(sweep: Sweep, answer: Answer, compared: Compared, shipper: Shipper) -> None:
     """A run of its own for the sweep, with everything that is about all of its trials."""
     key, spool = f"{sweep.name}/{SUMMARY}", sweep.folder / SUMMARY / "spool"
     tags = {"irtune.sweep": sweep.name, "irtune.kind": "summary", "irtune.data": sweep.ready.dataset.name}
@@ -181,10 +205,11 @@ def _record(sweep: Sweep, answer: Answer, shipper: Shipper) -> None:
         "summary/test_f1_difference_low": interval.low if interval else None,
         "summary/test_f1_difference_high": interval.high if interval else None,
     }
-    writer.metrics(attempt, {name: value for name, value in values.items() if value is not None})
+    known = {name: value for name, value in values.items() if value is not None}
+    writer.metrics(attempt, known | compared[1])
     # The journal may be written to while it is uploaded, so a copy is.
     shutil.copyfile(sweep.folder / "study.journal", sweep.folder / SUMMARY / "study.journal")
-    for file in (REPORT, FIGURE, PARETO, FINALISTS_FIGURE, TABLE, BEST, f"{SUMMARY}/study.journal"):
+    for file in (REPORT, FIGURE, PARETO, FINALISTS_FIGURE, TABLE, BEST, PLAN, f"{SUMMARY}/study.journal"):
         if (sweep.folder / file).is_file():
             writer.artifact(sweep.folder / file, "")
     writer.close()

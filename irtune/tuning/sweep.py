@@ -3,7 +3,6 @@
 import contextlib
 import shlex
 import signal
-import sys
 import time
 from types import FrameType
 from typing import Any
@@ -15,24 +14,25 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 from rich.console import Console
 
-from irtune.config.load import ConfigError, explicit, storage_path
+from irtune.config.load import explicit, storage_path
 from irtune.config.schema import BASELINE, SweepConfig
-from irtune.tracking.address import redact, requires_server
+from irtune.tracking.address import redact
 from irtune.tracking.heartbeat import Heartbeat, is_live
 from irtune.tracking.janitor import close_dead
 from irtune.tracking.mlflow_tracker import MlflowTracker
 from irtune.tracking.shipper import Shipper
 from irtune.tracking.sync import open_tracker, sync, write_address
+from irtune.training.rehearsal import Rehearsal
 from irtune.tuning import cluster
 from irtune.tuning.callback import SweepCallback
 from irtune.tuning.execution import Execution
 from irtune.tuning.finalists import RepeatSearcher, choose_repeats, num_repeats
+from irtune.tuning.plan import num_searched, predict, trials_at_once
 from irtune.tuning.preflight import Sweep, prepare, tokenise
 from irtune.tuning.progress import SweepProgress, Ticker
 from irtune.tuning.resume import Resume, sweep_to_resume, write_identity
 from irtune.tuning.scheduler import Asha, build_scheduler
 from irtune.tuning.searcher import STUDY, OptunaAskTell, ended_trials, open_study, requeue_interrupted
-from irtune.tuning.space import size
 from irtune.tuning.storage_check import check_shared_storage
 from irtune.tuning.summary import Outcome, conclude
 from irtune.tuning.warm_start import warm_start
@@ -47,7 +47,7 @@ class _Killed(SystemExit):
     """SIGTERM, as ``ray job stop`` sends it."""
 
 
-def run_sweep(config: SweepConfig, source: str, console: Console, resume: Resume = "ask") -> Outcome:
+def run_sweep(config: SweepConfig, source: str, console: Console, resume: Resume, rehearsal: Rehearsal) -> Outcome:
     """Check, search, and conclude.
 
     Args:
@@ -55,6 +55,7 @@ def run_sweep(config: SweepConfig, source: str, console: Console, resume: Resume
         source: The file it came from, for messages.
         console: Where progress and the answer are shown.
         resume: Whether to go on with an earlier sweep of the same name.
+        rehearsal: Of its experiment, from which the sweep's end is predicted.
 
     Raises:
         ConfigError: If settings are wrong, the cluster can never run a trial, a node lacks the storage, or what is to
@@ -71,7 +72,7 @@ def run_sweep(config: SweepConfig, source: str, console: Console, resume: Resume
     sweep = Sweep(folder.name, folder, config, ready, source)
     with Heartbeat(folder, cluster.job_id()):
         with _status(console, "tokenising the data, and sending to MLflow what dead sweeps left"):
-            tokenise(config, ready, folder / "encoded")
+            lengths = tokenise(config, ready, folder / "encoded")
             write_identity(folder, config, fingerprint)
             write_address(folder, ready.tracking_uri, config.tracking.experiment)
             close_dead(storage_path(config), lambda other: open_tracker(other, own_uri=ready.tracking_uri))
@@ -79,14 +80,16 @@ def run_sweep(config: SweepConfig, source: str, console: Console, resume: Resume
         cluster.connect()
         try:
             console.print(f"Ray      {cluster.describe()}", highlight=False, soft_wrap=True, markup=False)
-            return _search(sweep, console)
+            at_once = _checked_trials_at_once(sweep)
+            with _status(console, "trying a few steps of the model"):
+                predict(sweep, lengths, rehearsal, at_once, console)
+            return _search(sweep, at_once, console)
         finally:
             ray.shutdown()
 
 
-def _search(sweep: Sweep, console: Console) -> Outcome:
+def _search(sweep: Sweep, at_once: int, console: Console) -> Outcome:
     config = sweep.config
-    at_once = _trials_at_once(sweep)
     setup = TrialSetup(
         explicit(config.experiment()),
         sweep.folder,
@@ -110,7 +113,7 @@ def _search(sweep: Sweep, console: Console) -> Outcome:
     tuner = _tuner(sweep, execution, searcher, scheduler, callback)
     shipper.start()
     try:
-        searched = min(config.tune.num_trials, size(config.space) or sys.maxsize)
+        searched = num_searched(config)
         _fit(tuner, callback, console, config, 1 + searched + num_repeats(config.tune.finalists, searched))
         is_complete = searcher.is_exhausted and all(entry.status for entry in callback.entries.values())
         if is_complete and config.tune.finalists is not None:
@@ -207,21 +210,13 @@ def _raise_killed(number: int, frame: FrameType | None) -> None:
     raise _Killed(128 + number)
 
 
-def _trials_at_once(sweep: Sweep) -> int:
-    config = sweep.config
+def _checked_trials_at_once(sweep: Sweep) -> int:
     nodes = cluster.alive_nodes()
-    fits = cluster.concurrency(config.engine, nodes)
-    if len(nodes) > 1 and requires_server(sweep.ready.tracking_uri):
-        raise ConfigError(
-            sweep.source,
-            [
-                f"tracking.uri: {redact(sweep.ready.tracking_uri)} is a file, and the cluster has "
-                f"{len(nodes)} nodes; start `mlflow server` and set MLFLOW_TRACKING_URI to its address"
-            ],
-        )
+    at_once = trials_at_once(sweep, nodes)
     if len(nodes) > 1:
-        check_shared_storage(sweep.folder, [node for node in nodes if node.is_head or node.room(config.engine)])
-    return min(fits, config.tune.max_concurrent_trials or fits, config.tune.num_trials + 1)
+        workers = [node for node in nodes if node.is_head or node.room(sweep.config.engine)]
+        check_shared_storage(sweep.folder, workers)
+    return at_once
 
 
 def _most_steps(config: SweepConfig) -> int:

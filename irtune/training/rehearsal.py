@@ -1,0 +1,174 @@
+"""A few steps of the real model on this machine, in a process of their own: the pace at which trials will train."""
+
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from irtune.config.schema import ExperimentConfig
+
+# Nothing heavy is imported here, so that the process starts before its parent imports what it needs itself.
+if TYPE_CHECKING:
+    from irtune.training.cost import CostModel
+    from irtune.training.loop import Loop
+
+LIMIT_S = 180.0
+ENOUGH_S = 0.5
+"""Steps of a kind are repeated for so long; one step where it takes longer."""
+
+NUM_BATCHES = 8
+"""Rows that a rehearsal looks at, in micro-batches: tokenising a whole corpus would take long."""
+
+
+class RehearsalError(Exception):
+    """Nothing could be measured; the message says why."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What a worker was seen to take.
+
+    Args:
+        process_s: From the start of a process to where it can train: its imports.
+        load_s: From there to the first step: the model, the engine, the self-check.
+        flops: FLOPs a token of a step in which the upper half of the blocks trains, and of one in which all do.
+        token_s: Seconds a token of these steps.
+        tokens: Of the micro-batch that they took.
+        loaded_bytes: What the worker held before the first step.
+        trained_bytes: The most that it held after one.
+        cost: Of the model.
+    """
+
+    process_s: float
+    load_s: float
+    flops: tuple[float, float]
+    token_s: tuple[float, float]
+    tokens: int
+    loaded_bytes: float
+    trained_bytes: float
+    cost: "CostModel"
+
+    def seconds(self, flops: float, tokens: float) -> float:
+        """Seconds that ``flops`` over ``tokens`` take: on the line between both steps, else in proportion to FLOPs."""
+        each, most = flops / tokens, self.flops[1]
+        inside = np.interp(min(each, most), [0.0, *self.flops], [0.0, *self.token_s])
+        return float(inside * max(each / most, 1.0) * tokens)
+
+    def memory_bytes(self, tokens: float) -> float:
+        """What a worker holds that trains every block on micro-batches of ``tokens``."""
+        return self.loaded_bytes + (self.trained_bytes - self.loaded_bytes) * max(tokens / self.tokens, 1.0)
+
+
+class Rehearsal:
+    """A process that measures the ``Pace`` of an experiment, from construction on; it ends with the context."""
+
+    def __init__(self, config: ExperimentConfig) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._folder = tempfile.TemporaryDirectory(prefix="irtune-rehearsal-")
+        self._answer, answers = context.Pipe(duplex=False)
+        task = (answers, config, Path(self._folder.name), time.time())
+        self._process = context.Process(target=_answer_with_pace, args=task, daemon=True)
+        self._process.start()
+        answers.close()
+
+    def __enter__(self) -> "Rehearsal":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._process.kill()
+        self._process.join()
+        self._folder.cleanup()
+
+    def pace(self) -> Pace:
+        """What was measured.
+
+        Raises:
+            RehearsalError: If that failed or took too long.
+        """
+        if not self._answer.poll(LIMIT_S):
+            raise RehearsalError(f"a step of the real model was not over after {LIMIT_S:g} s")
+        try:
+            answer: Pace | str = self._answer.recv()
+        except EOFError as error:
+            self._process.join()
+            raise RehearsalError(f"measuring ended with status {self._process.exitcode}") from error
+        if isinstance(answer, str):
+            raise RehearsalError(f"measuring failed: {answer}")
+        return answer
+
+
+def _answer_with_pace(answers: Connection, config: ExperimentConfig, folder: Path, started_at: float) -> None:
+    """Send a pace, or why there is none."""
+    # What libraries print is nothing for the user.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.dup2(1, 2)
+    if sys.platform == "linux":
+        # Should memory run out, this process is the one to go.
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+    # DeepSpeed's autotuner, which nothing uses here, would import it, and that takes longer than the rest of DeepSpeed.
+    sys.modules["mlflow"] = None  # type: ignore[assignment]
+    try:
+        answers.send(measure(config, folder, started_at))
+    except Exception as error:
+        answers.send(f"{type(error).__name__}: {error}".splitlines()[0])
+    # Taking the interpreter down in order takes seconds, and somebody waits.
+    os._exit(0)
+
+
+def measure(config: ExperimentConfig, folder: Path, started_at: float) -> Pace:
+    """Train a few steps in this process, which was started at a time since the epoch, and writes to ``folder``."""
+    from irtune.training.distributed import select_accelerator
+
+    select_accelerator(config.engine)
+    import deepspeed  # noqa: F401
+
+    from irtune.training.recorder import NoRecorder
+    from irtune.training.run import prepared
+
+    process_s = time.time() - started_at
+    rows = NUM_BATCHES * config.training.micro_batch_size
+    dataset = config.data.load()
+    dataset = replace(dataset, splits={split: revisions[:rows] for split, revisions in dataset.splits.items()})
+    one_batch = config.training.model_copy(update={"gradient_accumulation_steps": 1})
+    config = config.model_copy(update={"training": one_batch})
+    begun_at = time.perf_counter()
+    with prepared(config, folder, NoRecorder(), lambda metrics: None, folder, dataset) as loop:
+        load_s, loaded_bytes = time.perf_counter() - begun_at, float(loop.memory.sample())
+        every = loop.controller.all_blocks
+        kinds = (every[len(every) // 2 :], every)
+        batch, length = loop.first_batch()["input_ids"].shape
+        token_s = [_step_s(loop, active) / (batch * length) for active in kinds]
+        flops = [loop.cost.step_flops(active, 1, length) / length for active in kinds]
+        return Pace(
+            process_s,
+            load_s,
+            (flops[0], flops[1]),
+            (token_s[0], token_s[1]),
+            batch * length,
+            loaded_bytes,
+            float(loop.memory.sample()),
+            loop.cost,
+        )
+
+
+def _step_s(loop: "Loop", active: Sequence[int]) -> float:
+    """Seconds of an optimizer step in which these blocks train: the median of several where that is quick."""
+    batch = loop.first_batch()
+    loop.blocks.set_active(active)
+    taken: list[float] = []
+    while sum(taken) < ENOUGH_S:
+        start = time.perf_counter()
+        loss = loop.blocks.train_step([batch])
+        loop.blocks.optimizer_step()
+        # A GPU is done when the loss is here.
+        float(loss)
+        taken.append(time.perf_counter() - start)
+    return float(np.median(taken))

@@ -1,0 +1,93 @@
+"""Planning with the real thing: a few steps in a process apart, nothing started, nothing left behind."""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from sweeps import ROOT, SweepRun, run_sweep
+
+from irtune.config.load import build, read_yaml
+from irtune.config.schema import ExperimentConfig
+from irtune.data.encode import encode_once
+from irtune.training.cost import CostModel
+from irtune.training.model import load_tokenizer, materialize, shapes_only
+from irtune.training.recorder import NoRecorder
+from irtune.training.run import run
+from irtune.tuning.forecast import Trial
+
+NEITHER_RAY_NOR_MLFLOW = """
+import sys, ray, mlflow
+from irtune.cli import main
+
+def refuse(*arguments, **options):
+    raise SystemExit("something was started")
+
+ray.init = mlflow.MlflowClient = refuse
+sys.exit(main(["sweep", "tests/support/tiny_sweep.yaml", "--plan", "tune.num_trials=7", sys.argv[1]]))
+"""
+
+
+def test_a_plan_is_measured_starts_nothing_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    before = set(Path(tempfile.gettempdir()).glob("irtune-*"))
+    command = [sys.executable, "-c", NEITHER_RAY_NOR_MLFLOW, f"storage={tmp_path}/storage"]
+    planned = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert planned.returncode == 0, planned.stderr
+    facts = dict(re.split(r"  +", line, maxsplit=1) for line in planned.stdout.splitlines())
+    assert re.fullmatch(r"8, the baseline included, \d+ at a time", facts["trials"])
+    assert facts["space"].startswith("15 configurations: {")
+    assert facts["estimated"] == "from measured steps of the real model on this machine"
+    assert re.fullmatch(r"\d\S* GiB a worker", facts["memory"])
+    assert re.fullmatch(r"\S+ the baseline, \S+ another, with steps of \S+s and \S+s", facts["a trial"])
+    assert re.search(r"core-hours, \S+ FLOPs of training; about .* if ASHA stops \d\.\d", facts["in all"])
+    assert facts["results"].startswith(f"{tmp_path}/storage/")
+    assert not (tmp_path / "storage").exists()
+    assert set(Path(tempfile.gettempdir()).glob("irtune-*")) <= before
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("selection.policy.k=9", "selection.policy.k: 9 blocks asked for, the model has 6"),
+        ("engine.cpus_per_worker=4096", "each with 4096 CPUs"),
+        ("tracking.uri=http://127.0.0.1:9", "tracking.uri"),
+    ],
+)
+def test_a_mistake_is_told_as_by_a_run(tmp_path: Path, setting: str, told: str) -> None:
+    planned = run_sweep(tmp_path / "storage", "tests/support/tiny_sweep.yaml", "--plan", setting)
+    assert planned.status == 2, planned.output
+    assert told in planned.output
+    assert "Traceback" not in planned.output
+    assert not (tmp_path / "storage").exists()
+
+
+def test_a_sweep_ends_with_predicted_and_actual(tiny_sweep: SweepRun) -> None:
+    plan = json.loads((tiny_sweep.folder / "plan.json").read_text())
+    assert plan["source"] == "measured steps of the real model on this machine"
+    (line,) = [line for line in tiny_sweep.output.splitlines() if line.strip().startswith("memory of a worker")]
+    assert 0.5 < float(line.split()[-1]) < 2
+    (summary,) = tiny_sweep.runs("summary")
+    assert summary.data.metrics["predicted/sweep_s"] == pytest.approx(plan["predicted"]["sweep_s"])
+    assert summary.data.metrics["actual/sweep_s"] > summary.data.metrics["actual/baseline_s"] > 0
+    assert "plan.json" in {file.path for file in tiny_sweep.client().list_artifacts(summary.info.run_id)}
+    assert "predicted: the sweep, first trial to last" in (tiny_sweep.folder / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("policy", "tolerance"),
+    [({"name": "all"}, 0.02), ({"name": "top_k", "k": 6}, 0.02), ({"name": "top_k", "k": 2}, 0.2)],
+)
+def test_the_flops_of_a_run_are_known_before_it(tmp_path: Path, policy: dict[str, object], tolerance: float) -> None:
+    tree = read_yaml(ROOT / "tests" / "support" / "tiny_sweep.yaml") | {
+        "selection": {"policy": policy, "reselect_every": 3}
+    }
+    config = build(ExperimentConfig, {key: tree[key] for key in tree.keys() - {"space", "tune"}}, "x")
+    checkpoint, dataset = materialize(config.model), config.data.load()
+    encoded = encode_once(dataset, load_tokenizer(checkpoint), config.model.max_length, tmp_path / "encoded")
+    cost = CostModel.of(shapes_only(checkpoint, config.adapter), recompute=False)
+    trial = Trial.of(config, cost, {split: part.lengths for split, part in encoded.items()}, None)
+    found = run(config, folder=tmp_path, recorder=NoRecorder(), dataset=dataset).metrics
+    assert trial.step_flops == pytest.approx(found["cost/mean_step_flops"], rel=tolerance)
