@@ -152,6 +152,9 @@ def _caveats(
         ended = ", ".join(f"{count} {status}" for status, count in sorted(lost.items()))
         pruned = " A pruned trial was stopped on its early validation scores." if lost["pruned"] else ""
         caveats.append(f"Trials that did not finish: {ended}, of {len(trials)}.{pruned}")
+    interrupted = sum(row.attempts > 1 for row in rows)
+    if interrupted:
+        caveats.append(f"Trials that were interrupted, and went on from their last checkpoint: {interrupted}.")
     if len(compared) == 2:
         caveats.append("Time on a shared machine is noisy; FLOPs are the dependable figure for cost.")
     return tuple(caveats)

@@ -47,6 +47,7 @@ class TrialRow:
         objective: The sweep's first metric where that is not macro-F1 on validation; None: ``validation_f1``.
         objectives: All metrics of a sweep that has several, the first one first; NaN where not measured.
         broken: The constraints that a finished trial breaks, in words; such a trial is never chosen.
+        attempts: How often its training was begun: 1, and one more for each time that it was interrupted.
         repeats: The ``trial_id`` of the trial that it repeats with another seed; None for a trial of the search.
     """
 
@@ -71,6 +72,7 @@ class TrialRow:
     test_labels: NDArray[np.integer[Any]] | None = None
     test_predictions: NDArray[np.integer[Any]] | None = None
     params: Mapping[str, object] = field(default_factory=dict)
+    attempts: int = 1
     objective: float | None = None
     objectives: Mapping[str, float] = field(default_factory=dict)
     broken: tuple[str, ...] = ()

@@ -31,6 +31,8 @@ class TrialEntry:
         folder: Its folder on storage.
         is_baseline: Whether it is the baseline of the sweep.
         repeats: The name of the trial that it repeats with another seed.
+        attempts: Those that have trained.
+        interruptions: Why this driver had to try again, each in a line.
     """
 
     trial_id: str
@@ -45,6 +47,8 @@ class TrialEntry:
     num_blocks: int = 0
     is_settled: bool = False
     latest: dict[str, float] = field(default_factory=dict)
+    attempts: set[int] = field(default_factory=set)
+    interruptions: list[str] = field(default_factory=list)
     _steps: dict[int, tuple[float, ...]] = field(default_factory=dict)
     _mean_step: tuple[float, ...] | None = None
 
@@ -54,6 +58,8 @@ class TrialEntry:
             if record["kind"] == "metrics":
                 self.latest.update(record["values"])
                 self.step = max(self.step, record["step"])
+                if "train/loss" in record["values"]:
+                    self.attempts.add(record["attempt"])
                 if all(name in record["values"] for name in _SUMMED):
                     self._steps[record["step"]] = tuple(record["values"][name] for name in _SUMMED)
             elif record["kind"] == "tags" and "irtune.blocks" in record["values"]:
@@ -102,6 +108,7 @@ class TrialEntry:
             objectives=values if len(values) > 1 else {},
             broken=self.broken(tune.constraints),
             repeats=self.repeats,
+            attempts=max(len(self.attempts), 1),
         )
 
     def score(self, metric: str) -> float | None:

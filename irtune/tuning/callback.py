@@ -1,5 +1,6 @@
 """What the driver does as trials start and end: it keeps the book of them, and tells MLflow."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +18,8 @@ from irtune.tuning.preflight import Sweep
 from irtune.tuning.provenance import git_commit
 from irtune.tuning.searcher import BASELINE_TRIAL, EndedTrial
 from irtune.tuning.worker import SPOOL, TrialSetup
+
+logger = logging.getLogger(__name__)
 
 
 class SweepCallback(tune.Callback):  # type: ignore[misc]
@@ -62,10 +65,15 @@ class SweepCallback(tune.Callback):  # type: ignore[misc]
         finished = bool(trial.last_result.get("final"))
         self._end(trial.config["trial"], "finished" if finished else "pruned", None)
 
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """The trial failed, and will go on from its checkpoint."""
+        entry = self.entries[trial.config["trial"]]
+        entry.interruptions.append(_error(trial).strip().splitlines()[-1])
+        logger.warning("%s is tried again: %s", entry.trial_id, entry.interruptions[-1])
+
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """The trial failed for good."""
-        text = Path(trial.error_file).read_text(errors="replace") if trial.error_file else "no error was recorded"
-        self._end(trial.config["trial"], "failed", text)
+        self._end(trial.config["trial"], "failed", _error(trial))
 
     def restore(self, trials: Sequence[EndedTrial]) -> dict[str, dict[int, float]]:
         """Enter trials that an earlier driver saw end; returns what stops trials by optimizer step, for each name."""
@@ -135,3 +143,9 @@ class SweepCallback(tune.Callback):  # type: ignore[misc]
 
     def _key(self, entry: TrialEntry) -> str:
         return f"{self.sweep.name}/{entry.trial_id}"
+
+
+def _error(trial: Any) -> str:
+    """What Tune kept of a trial's errors."""
+    file = trial.error_file
+    return Path(file).read_text(errors="replace") if file and Path(file).is_file() else "no error was recorded"

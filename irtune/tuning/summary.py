@@ -232,9 +232,11 @@ def _show(
         console.print("[bold]Finalists over seeds[/]")
         console.print(finalist_table(answer.finalists, width=console.width))
     for entry in entries:
+        happened = [f"tried again: {entry.trial_id}, {entry.name}: {reason}" for reason in entry.interruptions]
         if entry.error is not None:
-            reason = entry.error.strip().splitlines()[-1]
-            console.print(f"failed: {entry.name}: {reason}", highlight=False, soft_wrap=True, markup=False)
+            happened.append(f"failed: {entry.trial_id}, {entry.name}: {entry.error.strip().splitlines()[-1]}")
+        for line in happened:
+            console.print(line, highlight=False, soft_wrap=True, markup=False)
     if answer.best is not None:
         where = f"what differs from the defaults; all of it: {sweep.folder / BEST}"
         by = f" by {metric}, the first objective" if front else ""

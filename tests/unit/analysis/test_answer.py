@@ -129,6 +129,12 @@ def test_caveats_of_an_ordinary_sweep(trial: Trial) -> None:
     assert "The test set has 400 examples" in text
     assert "Finished: 2 selective, 1 baseline. The best of each kind was picked by macro-F1 on 300 validation" in text
     assert "Trials that did not finish: 2 pruned, of 5." in text
+    assert "interrupted" not in text
+
+
+def test_interrupted_trials_are_said(trial: Trial) -> None:
+    text = caveats(answer_sweep([trial("all"), trial(attempts=3), trial(k=5)]))
+    assert "Trials that were interrupted, and went on from their last checkpoint: 1." in text
     assert "Time on a shared machine is noisy; FLOPs are the dependable figure" in text
     assert "noise" not in text
     assert "differ" not in text.replace("differences", "")

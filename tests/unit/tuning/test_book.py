@@ -236,10 +236,19 @@ def test_of_a_trial_that_is_over_the_book_keeps_its_costs_and_not_its_steps():
         entry.take(step(number, 0.5, 300.0 + number % 2, 30, 0) for number in range(1, num_steps + 1))
         before = entry.row(TuneConfig())
         entry.settle()
-        assert entry.row(TuneConfig()) == before
+        assert vars(entry.row(TuneConfig())) == vars(before)
         return entry
 
     # 1,000 steps of half a second, of 300.5 FLOPs in the mean.
     row = ended_after(1000).row(TuneConfig())
     assert (row.seconds, row.flops) == (pytest.approx(500), pytest.approx(300_500))
     assert len(pickle.dumps(ended_after(1000))) < len(pickle.dumps(ended_after(4))) + 50
+
+
+def test_attempts_are_those_that_trained():
+    entry = entry_of()
+    assert entry.row(TuneConfig()).attempts == 1
+    # The heat map that a driver draws is an attempt of the spool too.
+    drawn = {"kind": "artifact", "attempt": 2}
+    entry.take([*STEPS[:2], step(2, 0.3, 100.0, 17, 4) | {"attempt": 1}, drawn])
+    assert entry.row(TuneConfig()).attempts == 2

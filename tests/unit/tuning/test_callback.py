@@ -92,6 +92,18 @@ def test_a_drawing_that_fails_costs_a_trial_nothing(driver, monkeypatch, caplog)
     assert "no layer trace" in caplog.text
 
 
+def test_why_a_trial_was_tried_again_is_kept(driver, tmp_path, caplog):
+    trial = driver.start("trial_0000")
+    trial.error_file = tmp_path / "error.txt"
+    trial.error_file.write_text("Failure # 1\nTraceback\nRuntimeError: an injected bug\n")
+    driver.callback.on_trial_recover(0, [], trial)
+    assert driver.callback.entries["trial_0000"].interruptions == ["RuntimeError: an injected bug"]
+    assert "trial_0000 is tried again: RuntimeError: an injected bug" in caplog.text
+    # The trial is not over.
+    driver.callback.wait()
+    assert driver.shipper.finished == []
+
+
 def test_what_still_runs_is_closed_before_the_driver_goes(driver):
     driver.start("trial_0000")
     driver.callback.close_open()

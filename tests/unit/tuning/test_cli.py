@@ -1,5 +1,6 @@
 """What a person types and reads: exit statuses, one message a mistake, overrides with and without a file."""
 
+import contextlib
 import logging
 import shlex
 import subprocess
@@ -266,8 +267,9 @@ class Sweeps:
         self.succeeded = True
         self.error = None
         monkeypatch.setitem(sys.modules, "irtune.tuning.sweep", SimpleNamespace(run_sweep=self.run))
+        monkeypatch.setattr("irtune.training.rehearsal.Rehearsal", contextlib.nullcontext)
 
-    def run(self, config, source, console, resume):
+    def run(self, config, source, console, resume, rehearsal):
         self.asked.append((config, source))
         self.resume = resume
         if self.error:
