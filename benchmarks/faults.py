@@ -379,7 +379,13 @@ def main() -> int:
             if settings not in references:
                 name = f"undisturbed {len(references)}"
                 references[settings] = run_scenario(Scenario(name, settings=settings), folder / name, None)
-            found = run_scenario(scenario, folder / scenario.name, references[settings])
+            try:
+                found = run_scenario(scenario, folder / scenario.name, references[settings])
+            except (RuntimeError, TimeoutError, subprocess.SubprocessError) as error:
+                right = False
+                print(f"| {scenario.name} | did not come to its end: {str(error).splitlines()[0]} |", flush=True)
+                print(error, file=sys.stderr)
+                continue
             expected = NUM_TRIALS - scenario.num_failing
             mistakes = (found.repeated, found.lost_points, found.doubled_points, found.wrong_status, found.differing)
             right = right and found.finished == expected and not any(mistakes) and found.worst_stall_ms < 50

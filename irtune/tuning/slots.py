@@ -17,6 +17,7 @@ from uuid import uuid4
 
 import ray
 
+from irtune.tuning import placement
 from irtune.tuning.worker import TrialSetup, own_rank, train_rank, worker_group
 
 MAX_FAILED_STARTS = 3
@@ -83,6 +84,7 @@ class _Slot:
     asking: set[int] = field(default_factory=set)
     error: str | None = None
     failed_starts: int = 0
+    placement_group: str | None = None
     gave_up: bool = False
 
     @property
@@ -105,6 +107,8 @@ class Desk:
         self._changed = asyncio.Condition()
         self._keepers: list[asyncio.Task[None]] = []
         self._closing = False
+        if ray.get_runtime_context().was_current_actor_reconstructed:
+            placement.remove_worker_groups()
 
     async def start(self, plan: SlotPlan) -> None:
         """Start the slots, unless they are there."""
@@ -158,6 +162,10 @@ class Desk:
         await asyncio.gather(*self._keepers)
 
     # What ranks call.
+
+    async def began(self, slot: int, placement_group: str | None) -> None:
+        """A worker group is there, in this placement group."""
+        self._slots[slot].placement_group = placement_group
 
     async def next_job(self, slot: int, generation: int, number: int, rank: int) -> Job | None:
         """The trial ``number`` of a worker group, once all of its ranks are done with the one before; None ends it."""
@@ -236,6 +244,9 @@ class Desk:
             group.fit()
         except Exception as error:
             return str(error)
+        finally:
+            if (reserved := self._slots[slot].placement_group) is not None:
+                placement.remove(reserved)
         return None
 
     def _ends(self, slot: _Slot, generation: int) -> bool:
@@ -259,6 +270,8 @@ def serve(config: Mapping[str, Any]) -> None:
     """What each rank of a slot does: train one trial after the other."""
     desk, slot, setup, rank = config["desk"], config["slot"], config["setup"], own_rank()
     number = 0
+    if rank == 0:
+        ray.get(desk.began.remote(slot, placement.own_placement_group()))
     while (job := ray.get(desk.next_job.remote(slot, config["generation"], number, rank))) is not None:
         number += 1
         try:

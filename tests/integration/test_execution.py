@@ -76,3 +76,14 @@ def test_a_stopped_trial_ends_at_its_report_and_its_slot_takes_the_next(tmp_path
     assert found == {}
     assert attempts(tmp_path, "a") == attempts(tmp_path, "b") == {0: [1, 2, 3, 4, 5, 6]}
     assert len(list((tmp_path / "train").glob("slot_*"))) == 1
+
+
+def test_what_a_killed_leader_reserved_is_given_back_and_the_trial_goes_on(tmp_path: Path) -> None:
+    faulty = {**A, "importance.name": "faulty_signals:KillsLeadersOnce", "importance.flags": str(tmp_path)}
+    found = run_trials(tmp_path, [("faulty", faulty), ("a", A)], **TWO_WORKERS, tune__max_failures=2)
+    assert {file.name for file in tmp_path.glob("ray::*")} == {"ray::TrainController", "ray::Desk"}
+    assert without_times(found["faulty"]) == without_times(found["a"])
+    deadline = time.monotonic() + 30
+    while ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"] and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"]

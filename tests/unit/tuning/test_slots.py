@@ -45,7 +45,7 @@ class Threads(Desk):
 
 @pytest.fixture(autouse=True)
 def _outside_of_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    context = SimpleNamespace(current_actor=None)
+    context = SimpleNamespace(current_actor=None, was_current_actor_reconstructed=False)
     monkeypatch.setattr(slots, "ray", SimpleNamespace(get_runtime_context=lambda: context))
 
 
