@@ -26,7 +26,8 @@ import ray
 from ray import tune
 
 from irtune.config.load import explicit, load
-from irtune.config.schema import ExperimentConfig, SweepConfig
+from irtune.config.schema import ExperimentConfig
+from irtune.config.sweep import SweepConfig
 from irtune.tracking.spool import SpoolReader
 from irtune.tuning import cluster
 from irtune.tuning.execution import Execution

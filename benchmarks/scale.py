@@ -28,7 +28,7 @@ from ray import tune
 from rich.console import Console
 
 from irtune.config.load import dotted_keys, explicit, load
-from irtune.config.schema import SweepConfig
+from irtune.config.sweep import SweepConfig
 from irtune.tracking.mlflow_tracker import MlflowTracker
 from irtune.tracking.shipper import Shipper
 from irtune.tracking.spool import SpoolWriter

@@ -9,7 +9,7 @@ from typing import Any
 
 _HOME = {
     "ExperimentConfig": "irtune.config.schema",
-    "SweepConfig": "irtune.config.schema",
+    "SweepConfig": "irtune.config.sweep",
     "load_config": "irtune.config.load",
     "ConfigError": "irtune.config.load",
     "SelectionPolicy": "irtune.selection",

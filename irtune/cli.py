@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from irtune.config.load import load, load_any, parse_overrides
-from irtune.config.schema import SweepConfig
+from irtune.config.sweep import SweepConfig
 
 QUICKSTART = "search_spaces/quickstart.yaml"
 RUN = f"irtune sweep {QUICKSTART} 'space={{training.learning_rate: {{type: float, low: 3e-4, high: 3e-3, log: true}}}}'"

@@ -12,7 +12,8 @@ from pydantic import BaseModel, ValidationError
 
 from irtune.config.methods import METHODS, with_method
 from irtune.config.mistakes import ConfigError, describe
-from irtune.config.schema import VARIANTS, ExperimentConfig, SweepConfig
+from irtune.config.schema import VARIANTS, ExperimentConfig
+from irtune.config.sweep import SweepConfig
 
 __all__ = [
     "ConfigError",

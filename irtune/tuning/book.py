@@ -12,7 +12,8 @@ import numpy as np
 
 from irtune.analysis.trials import Status, TrialRow
 from irtune.config.load import dotted_keys
-from irtune.config.schema import BASELINE, Constraint, ExperimentConfig, TuneConfig
+from irtune.config.schema import BASELINE, ExperimentConfig
+from irtune.config.sweep import Constraint, TuneConfig
 from irtune.selection.base import resolve_count
 from irtune.training.run import PREDICTIONS
 from irtune.tuning import objectives

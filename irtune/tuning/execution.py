@@ -6,7 +6,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from irtune.config.schema import SweepConfig
+from irtune.config.sweep import SweepConfig
 from irtune.tuning import cluster
 from irtune.tuning.slots import Desk, Job, SlotPlan, relay
 from irtune.tuning.worker import TrialSetup, own_rank, train_rank, worker_group

@@ -8,7 +8,7 @@ import optuna
 from ray.tune.search import Searcher
 
 from irtune.analysis.trials import TrialRow, best_first, chosen
-from irtune.config.schema import FinalistsConfig, SweepConfig
+from irtune.config.sweep import FinalistsConfig, SweepConfig
 from irtune.tracking.ledger import RunLedger
 from irtune.training.run import RESULT
 from irtune.tuning.searcher import BASELINE_OVERRIDES, BASELINE_TRIAL, EndedTrial, ended_trials

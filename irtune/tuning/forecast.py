@@ -7,7 +7,8 @@ from itertools import islice
 
 import numpy as np
 
-from irtune.config.schema import AshaConfig, ExperimentConfig
+from irtune.config.schema import ExperimentConfig
+from irtune.config.sweep import AshaConfig
 from irtune.data.base import Split
 from irtune.data.encode import training_batches
 from irtune.importance import Importance

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from irtune.config.schema import Constraint, Mode, TuneConfig
+from irtune.config.sweep import Constraint, Mode, TuneConfig
 from irtune.plugins import nearest
 
 _MEASURED_AT_EACH_STEP = (

@@ -23,7 +23,7 @@ def remove(group_id: str) -> None:
 
 
 def remove_worker_groups() -> None:
-    """Give back what all worker groups of this job reserve; the trials' own processes, on the head node, keep theirs."""
+    """Give back what all worker groups of this job reserve; trials' own processes, on the head node, keep theirs."""
     job = ray.get_runtime_context().get_job_id()
     for group_id, group in ray.util.placement_group_table().items():
         # The last bytes of the id are those of its job.

@@ -16,7 +16,8 @@ from rich.console import Console
 
 from irtune.analysis.tables import duration, operations
 from irtune.config.load import ConfigError, storage_path, with_overrides
-from irtune.config.schema import EngineConfig, ExperimentConfig, SweepConfig
+from irtune.config.schema import EngineConfig, ExperimentConfig
+from irtune.config.sweep import SweepConfig
 from irtune.data.base import Split
 from irtune.files import write_json
 from irtune.tracking.address import redact, requires_server

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from irtune.config.load import ConfigError, storage_path
-from irtune.config.schema import ExperimentConfig, SweepConfig
+from irtune.config.schema import ExperimentConfig
+from irtune.config.sweep import SweepConfig
 from irtune.data.base import RevisionDataset, Split
 from irtune.data.encode import encode_once
 from irtune.layers import map_parameters

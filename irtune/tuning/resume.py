@@ -9,7 +9,7 @@ from typing import Any, Literal
 from rich.console import Console
 
 from irtune.config.load import ConfigError, dotted_keys, storage_path
-from irtune.config.schema import SweepConfig
+from irtune.config.sweep import SweepConfig
 from irtune.files import read_json, write_json
 from irtune.tracking.address import redact
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
-from irtune.config.schema import AshaConfig
+from irtune.config.sweep import AshaConfig
 
 TIME_ATTR = "step"
 """The entry of a result that counts optimizer steps; unlike Ray's iterations they go on when a trial is restarted."""

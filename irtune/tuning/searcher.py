@@ -15,7 +15,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 from ray.tune.search import Searcher
 
-from irtune.config.schema import BASELINE, TuneConfig
+from irtune.config.schema import BASELINE
+from irtune.config.sweep import TuneConfig
 from irtune.tuning.objectives import excesses, in_words, measured, result_of
 from irtune.tuning.samplers import build_sampler
 from irtune.tuning.scheduler import TIME_ATTR

@@ -15,7 +15,8 @@ from ray.tune.search import Searcher
 from rich.console import Console
 
 from irtune.config.load import explicit, storage_path
-from irtune.config.schema import BASELINE, SweepConfig
+from irtune.config.schema import BASELINE
+from irtune.config.sweep import SweepConfig
 from irtune.tracking.address import redact
 from irtune.tracking.heartbeat import Heartbeat, is_live
 from irtune.tracking.janitor import close_dead

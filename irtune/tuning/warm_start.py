@@ -9,7 +9,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
-from irtune.config.schema import TuneConfig
+from irtune.config.sweep import TuneConfig
 from irtune.tuning.objectives import excesses, in_words, measured
 from irtune.tuning.searcher import EARLIER, INTERMEDIATE, KEPT_RESULTS, OBJECTIVES, STUDY
 from irtune.tuning.space import Space, suggest

@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 from ray import tune
 
 from irtune.config.load import build
-from irtune.config.schema import SweepConfig
+from irtune.config.sweep import SweepConfig
 from irtune.tuning import cluster
 from irtune.tuning.scheduler import build_scheduler
 from irtune.tuning.searcher import BASELINE_OVERRIDES, OptunaAskTell, open_study

@@ -9,7 +9,7 @@ import ray
 from ray import tune
 
 from irtune.config.load import explicit, load
-from irtune.config.schema import SweepConfig
+from irtune.config.sweep import SweepConfig
 from irtune.tuning.execution import Execution
 from irtune.tuning.worker import TrialSetup
 

@@ -17,7 +17,8 @@ from irtune.config.load import (
     storage_path,
     with_overrides,
 )
-from irtune.config.schema import BASELINE, ExperimentConfig, SweepConfig
+from irtune.config.schema import BASELINE, ExperimentConfig
+from irtune.config.sweep import SweepConfig
 
 SWEEP = {
     "selection": {"policy": {"name": "top_k", "k": 10}},

@@ -18,7 +18,8 @@ from irtune.config.load import (
     with_overrides,
 )
 from irtune.config.methods import METHODS
-from irtune.config.schema import ExperimentConfig, SelectionConfig, SweepConfig
+from irtune.config.schema import ExperimentConfig, SelectionConfig
+from irtune.config.sweep import SweepConfig
 from irtune.importance import SIGNALS, GradientNorm
 from irtune.selection import POLICIES, RandomBlocks, TopK
 

@@ -6,7 +6,8 @@ from typing import ClassVar
 import pytest
 
 from irtune.config.load import ConfigError, build
-from irtune.config.schema import ExperimentConfig, SelectionConfig, SweepConfig
+from irtune.config.schema import ExperimentConfig, SelectionConfig
+from irtune.config.sweep import SweepConfig
 from irtune.importance import SIGNALS, GradientNorm
 from irtune.selection import POLICIES, SelectionPolicy, VarianceSplit
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from irtune.config.load import build
-from irtune.config.schema import ExperimentConfig, TuneConfig
+from irtune.config.schema import ExperimentConfig
+from irtune.config.sweep import TuneConfig
 from irtune.tracking.spool import SpoolReader, SpoolWriter
 from irtune.tuning.book import TrialEntry, config_hash, trial_name
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from irtune.config.load import explicit, load
-from irtune.config.schema import SweepConfig
+from irtune.config.sweep import SweepConfig
 from irtune.tracking.spool import SpoolWriter
 from irtune.tuning import callback as callback_module
 from irtune.tuning.callback import SweepCallback

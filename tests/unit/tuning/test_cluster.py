@@ -5,7 +5,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from irtune.config.load import ConfigError, build
-from irtune.config.schema import EngineConfig, ExperimentConfig, SweepConfig
+from irtune.config.schema import EngineConfig, ExperimentConfig
+from irtune.config.sweep import SweepConfig
 from irtune.tuning.cluster import Node, concurrency, in_job, with_absolute_paths
 
 SPACE = {"selection.policy.k": {"type": "int", "low": 1, "high": 4}}

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from irtune.config.load import build
-from irtune.config.schema import AshaConfig, ExperimentConfig
+from irtune.config.schema import ExperimentConfig
+from irtune.config.sweep import AshaConfig
 from irtune.training.cost import CostModel
 from irtune.training.rehearsal import Pace
 from irtune.tuning.forecast import SweepCost, Trial, expected_stops, mean_step_flops

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from irtune.cli import main
 from irtune.config.load import ConfigError, build
-from irtune.config.schema import SweepConfig
+from irtune.config.sweep import SweepConfig
 from irtune.files import read_json
 from irtune.training import distributed
 from irtune.training import rehearsal as rehearsing

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from irtune.config.schema import ExperimentConfig, TuneConfig
+from irtune.config.schema import ExperimentConfig
+from irtune.config.sweep import TuneConfig
 from irtune.tuning import progress as progress_module
 from irtune.tuning.book import TrialEntry
 from irtune.tuning.progress import SweepProgress

@@ -6,7 +6,7 @@ from optuna.trial import TrialState, create_trial
 
 from irtune.analysis.trials import TrialRow
 from irtune.config.load import build
-from irtune.config.schema import SweepConfig
+from irtune.config.sweep import SweepConfig
 from irtune.tracking.ledger import RunEnd, RunLedger
 from irtune.training.run import RESULT
 from irtune.tuning.finalists import FINALISTS, RepeatSearcher, choose_repeats, num_repeats

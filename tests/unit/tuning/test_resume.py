@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from irtune.config.load import ConfigError, build
-from irtune.config.schema import SweepConfig
+from irtune.config.sweep import SweepConfig
 from irtune.tuning.resume import IDENTITY, sweep_to_resume, write_identity
 
 DATA = "5f3c"

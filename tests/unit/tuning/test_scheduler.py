@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 from ray.tune.schedulers import FIFOScheduler
 
-from irtune.config.schema import AshaConfig
+from irtune.config.sweep import AshaConfig
 from irtune.tuning.scheduler import build_scheduler
 
 

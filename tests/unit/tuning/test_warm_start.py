@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from optuna.trial import TrialState
 
-from irtune.config.schema import Dimension, TuneConfig
+from irtune.config.sweep import Dimension, TuneConfig
 from irtune.tuning.searcher import EARLIER, OptunaAskTell, ended_trials, open_study, requeue_interrupted
 from irtune.tuning.warm_start import earlier_trials, warm_start
 

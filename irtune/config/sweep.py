@@ -1,0 +1,201 @@
+"""A sweep as one tree: an experiment, the space that it is searched in, and how."""
+
+from decimal import Decimal
+from typing import Literal
+
+from pydantic import ConfigDict, Field, model_validator
+
+from irtune.config.schema import EngineConfig, ExperimentConfig, Section, mistakes
+
+Mode = Literal["max", "min"]
+"""Whether more or less of a metric is better."""
+
+Choice = str | int | float | bool | None
+"""One value of a categorical dimension."""
+
+
+class Condition(Section):
+    """A dimension exists only while another setting has one of these values."""
+
+    key: str = Field(description="another dimension of the space, or a setting of the experiment")
+    values: tuple[Choice, ...] = Field(alias="in", min_length=1)
+
+    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
+
+
+class Dimension(Section):
+    """One dimension of a search space."""
+
+    type: Literal["int", "float", "categorical"]
+    low: float | None = Field(None, description="smallest value")
+    high: float | None = Field(None, description="largest value, included")
+    step: float | None = Field(None, gt=0, description="distance between values; default: 1 for int, none for float")
+    log: bool = Field(False, description="search evenly in the logarithm")
+    choices: tuple[Choice, ...] | None = Field(None, description="the values of a categorical dimension")
+    when: Condition | None = Field(None, description="the dimension exists only while this holds")
+
+    @model_validator(mode="after")
+    def _bounds_or_choices(self) -> "Dimension":
+        found = self._mistaken_choices() if self.type == "categorical" else self._mistaken_bounds()
+        if found:
+            raise mistakes(found)
+        return self
+
+    def _mistaken_choices(self) -> dict[str, str]:
+        if not self.choices:
+            return {"choices": "a categorical dimension needs choices: [...]"}
+        bounds = [key for key in ("low", "high", "step") if getattr(self, key) is not None] + ["log"] * self.log
+        found = dict.fromkeys(bounds, "a categorical dimension takes choices only")
+        twice = [choice for index, choice in enumerate(self.choices) if choice in self.choices[:index]]
+        if twice:
+            found["choices"] = f"{twice[0]!r} equals an earlier choice, and a study could not tell them apart"
+        return found
+
+    def _mistaken_bounds(self) -> dict[str, str]:
+        found = {}
+        if self.choices is not None:
+            found["choices"] = f"a dimension of type {self.type} takes low and high, not choices"
+        for key in ("low", "high"):
+            if getattr(self, key) is None:
+                found[key] = f"a dimension of type {self.type} needs low and high"
+        if self.low is None or self.high is None:
+            return found
+        if self.type == "int":
+            for key in ("low", "high", "step"):
+                bound = getattr(self, key)
+                if bound is not None and bound != int(bound):
+                    found[key] = f"must be a whole number in a dimension of type int, not {bound:g}"
+        if self.low > self.high:
+            found["low"] = f"{self.low:g} is above high ({self.high:g})"
+        if self.log and self.low <= 0:
+            found["low"] = f"log needs low above 0, not {self.low:g}"
+        if self.log and self.step is not None:
+            found["log"] = "log and step exclude each other"
+        if self.step is not None and self.low <= self.high and not found:
+            high = Decimal(str(self.high))
+            rest = (high - Decimal(str(self.low))) % Decimal(str(self.step))
+            if rest:
+                last = float(high - rest)
+                found["high"] = f"{self.high:g} is never reached in steps of {self.step:g}; the last value is {last:g}"
+        return found
+
+
+class AshaConfig(Section):
+    """Asynchronous successive halving, measured in optimizer steps."""
+
+    name: Literal["asha"] = "asha"
+    grace_steps: int = Field(10, gt=0, description="no trial is stopped before this optimizer step")
+    reduction_factor: float = Field(3, gt=1, description="of the trials at a rung, one in this many goes on")
+    metric: str | None = Field(None, description="what trials are stopped by; default: the first objective of eval/…")
+
+
+class Constraint(Section):
+    """Bounds within which a finished trial has to lie, themselves included."""
+
+    max: float | None = Field(None, description="most that is allowed")
+    min: float | None = Field(None, description="least that is allowed")
+
+    @model_validator(mode="after")
+    def _bounds(self) -> "Constraint":
+        if self.max is None and self.min is None:
+            raise mistakes({"max": "a constraint needs max, min or both"})
+        if self.max is not None and self.min is not None and self.min > self.max:
+            raise mistakes({"min": f"{self.min:g} is above max ({self.max:g})"})
+        return self
+
+
+class FinalistsConfig(Section):
+    """Repeats over seeds of the best trials, and of the baseline, after the search."""
+
+    top: int = Field(3, gt=0, description="so many of the trials, the best on validation")
+    seeds: int = Field(5, ge=2, description="common seeds that each is repeated on; none is the search's own")
+
+
+class TuneConfig(Section):
+    """How the space is searched, and for what.
+
+    Metrics are those of an evaluation (``eval/…``, of a trial's best weights) and what a run costs (``cost/…``). Of
+    what is measured at each step, such as ``cost/step_flops``, the mean over the run is meant.
+    """
+
+    num_trials: int = Field(20, gt=0, description="sampled trials; the baseline comes on top")
+    metric: str = Field("eval/f1_macro", description="what is searched for, where that is one thing")
+    mode: Mode = "max"
+    metrics: tuple[dict[str, Mode], ...] | None = Field(
+        None,
+        description="several objectives instead of metric and mode; best is by the first: [{eval/f1_macro: max}, …]",
+    )
+    constraints: dict[str, Constraint] = Field({}, description="bounds by metric: {cost/peak_memory_bytes: {max: 8e9}}")
+    sampler: Literal["tpe", "gp", "nsga2", "random", "grid"] = Field(
+        "tpe", description="grid tries every configuration once, in random order"
+    )
+    num_startup_trials: int = Field(5, ge=0, description="random trials before tpe or gp models the space")
+    seed: int = Field(0, ge=0, description="of the sampler; trials train with the top-level seed")
+    warm_start: str | None = Field(
+        None, description="folder or study.journal of an earlier sweep, whose trials the sampler learns from"
+    )
+    scheduler: AshaConfig | None = AshaConfig()
+    max_concurrent_trials: int | None = Field(None, gt=0, description="default: as many as the cluster holds")
+    max_failures: int = Field(1, ge=0, description="how often a trial is retried from its last checkpoint")
+    execution: Literal["in_process", "slots", "isolated"] | None = Field(
+        None,
+        description="where trials run: in Tune's process (one worker only), in worker groups that take trial after "
+        "trial, or each in a worker group of its own; default: in_process for one worker, slots for more",
+    )
+    renew_slots_after: int = Field(50, gt=0, description="trials after which a slot's processes are started anew")
+    finalists: FinalistsConfig | None = Field(None, description="repeat the best over seeds; null does not")
+
+    def execution_of(self, engine: EngineConfig) -> str:
+        """Where trials with these workers run."""
+        return self.execution or ("in_process" if engine.num_workers == 1 else "slots")
+
+    @model_validator(mode="after")
+    def _one_way_to_say_it(self) -> "TuneConfig":
+        if self.metrics is None:
+            return self
+        names = [name for entry in self.metrics for name in entry]
+        if any(len(entry) != 1 for entry in self.metrics) or not names or len(set(names)) < len(names):
+            raise mistakes({"metrics": "must be a list of one metric: max|min each, every metric once"})
+        if said := sorted({"metric", "mode"} & self.model_fields_set):
+            raise mistakes({"metrics": f"excludes tune.{' and tune.'.join(said)}; name all objectives here"})
+        return self
+
+    @property
+    def objectives(self) -> dict[str, Mode]:
+        """What is searched for: metric to mode, the first of which says what is best."""
+        if self.metrics is None:
+            return {self.metric: self.mode}
+        return {name: mode for entry in self.metrics for name, mode in entry.items()}
+
+    @property
+    def first_objective(self) -> tuple[str, Mode]:
+        """Metric and mode that decide which trial is called best."""
+        return next(iter(self.objectives.items()))
+
+    @property
+    def stops_by(self) -> tuple[str, Mode]:
+        """Metric and mode by which running trials are judged."""
+        evaluated = [name for name in self.objectives if name.startswith("eval/")]
+        metric = (self.scheduler and self.scheduler.metric) or next(iter(evaluated), "eval/f1_macro")
+        # Of what evaluations measure only the loss is the better the lower.
+        return metric, self.objectives.get(metric, "min" if metric == "eval/loss" else "max")
+
+
+class SweepConfig(ExperimentConfig):
+    """A search: an experiment, the dimensions along which it varies, and how they are searched."""
+
+    space: dict[str, Dimension] = Field(min_length=1)
+    tune: TuneConfig = TuneConfig()
+
+    @model_validator(mode="after")
+    def _in_process_is_one_worker(self) -> "SweepConfig":
+        workers = self.engine.num_workers
+        if self.tune.execution == "in_process" and workers > 1:
+            message = f"in_process is for one worker, and engine.num_workers is {workers}; use slots or isolated"
+            raise mistakes({"tune.execution": message})
+        return self
+
+    def experiment(self) -> ExperimentConfig:
+        """The experiment that trials start from."""
+        fields = {name: getattr(self, name) for name in ExperimentConfig.model_fields}
+        return ExperimentConfig.model_construct(self.model_fields_set & fields.keys(), **fields)
