@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shlex
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ _SCHEME = {"tracking.uri": "sqlite:///"}
 HEAD_NODE: Mapping[str, float] = {"node:__internal_head__": 0.001}
 """A claim that pins a process to the head node and takes no CPU from workers."""
 _AUTH_MODE = "RAY_AUTH_MODE"
+REACH_S = 10.0
 
 
 def in_job() -> bool:
@@ -187,13 +189,18 @@ def concurrency(engine: EngineConfig, nodes: Sequence[Node]) -> int:
 
 
 def _join(options: Mapping[str, Any]) -> None:
+    address, mode = os.environ.get("RAY_ADDRESS", "unset"), os.environ.get(_AUTH_MODE, "unset")
+    host, _, port = address.rpartition(":")
     try:
+        if port.isdecimal() and "/" not in host:
+            # Ray itself tries for minutes where nobody listens.
+            socket.create_connection((host.strip("[]"), int(port)), REACH_S).close()
         ray.init(**options)
-    except (ConnectionError, ray.exceptions.AuthenticationError) as error:
+    except (OSError, ray.exceptions.AuthenticationError) as error:
         raise ConnectionError(
-            f"{error}. Is it running? {_AUTH_MODE} is {os.environ.get(_AUTH_MODE, 'unset')} here: a cluster with token "
-            f"authentication needs {_AUTH_MODE}=token, and the token that `ray get-auth-token` prints on its head in "
-            "~/.ray/auth_token, or in the file that RAY_AUTH_TOKEN_PATH names"
+            f"RAY_ADDRESS is {address}, and no cluster could be joined: {error}. Is it running? {_AUTH_MODE} is {mode} "
+            f"here: a cluster with token authentication needs {_AUTH_MODE}=token, and the token that `ray "
+            "get-auth-token` prints on its head in ~/.ray/auth_token, or in the file that RAY_AUTH_TOKEN_PATH names"
         ) from error
 
 

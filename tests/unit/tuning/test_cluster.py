@@ -1,5 +1,7 @@
 """What fits into a cluster, and paths that mean the same on all of its nodes."""
 
+import socket
+
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from irtune.config.load import ConfigError, build
 from irtune.config.schema import EngineConfig, ExperimentConfig
 from irtune.config.sweep import SweepConfig
-from irtune.tuning.cluster import Node, concurrency, in_job, with_absolute_paths
+from irtune.tuning.cluster import Node, concurrency, connect, in_job, with_absolute_paths
 
 SPACE = {"selection.policy.k": {"type": "int", "low": 1, "high": 4}}
 
@@ -177,3 +179,12 @@ def test_a_job_refuses_relative_paths_all_together_with_an_example_each():
 def test_a_job_takes_the_home_folder_and_names_that_are_no_paths():
     config = build(ExperimentConfig, {"storage": "~/results", "model": {"name": "tiny-random"}}, "x")
     assert with_absolute_paths(config) == config
+
+
+def test_a_cluster_that_is_not_there_is_said_at_once(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+    monkeypatch.setattr("ray.init", lambda **options: pytest.fail("Ray was asked, which takes minutes"))
+    with pytest.raises(ConnectionError, match=rf"RAY_ADDRESS is 127\.0\.0\.1:{port}, .*refused.* Is it running\?"):
+        connect()
