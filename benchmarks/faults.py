@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,6 @@ from irtune.tracking.spool import SpoolReader
 from irtune.tuning.provenance import environment
 
 ROOT = Path(__file__).parents[1]
-STEPS = 9
 NUM_TRIALS = 9
 KEY = "importance.clip_quantile"
 SLOTS = ("engine.num_workers=2", "engine.zero_stage=2", "engine.cpus_per_worker=0.25", "tune.execution=slots")
@@ -174,10 +174,11 @@ def disturb_tracker(sweep: Sweep) -> None:
     sweep.wait()
 
 
-def kill_tracker_for_good(sweep: Sweep) -> None:
+def kill_tracker_for_good(sweep: Sweep, trials: int = 2) -> None:
     """The server does not come back while the sweep runs; afterwards what was measured is sent by hand."""
     assert sweep.tracker is not None
-    sweep.until(2, 3)
+    if trials:
+        sweep.until(trials, 3)
     sweep.tracker.stop()
     sweep.wait()
     sweep.tracker.start()
@@ -232,6 +233,7 @@ SCENARIOS = (
     Scenario("drivers", around=kill_drivers),
     Scenario("tracker", around=disturb_tracker),
     Scenario("tracker for good", around=kill_tracker_for_good),
+    Scenario("tracker never there", around=partial(kill_tracker_for_good, trials=0)),
     Scenario("full disk", around=fill_disk),
 )
 
@@ -303,12 +305,10 @@ def _without_machine(result: Mapping[str, float]) -> dict[str, float]:
 
 def _repeats(trial: Path) -> int:
     """Whether a trial was trained on after it had finished."""
-    attempts: dict[int, list[int]] = {}
-    for record in SpoolReader(trial / "spool").poll():
-        if record["kind"] == "metrics" and "train/loss" in record["values"]:
-            attempts.setdefault(record["attempt"], []).append(record["step"])
-    ended = [attempt for attempt, steps in attempts.items() if STEPS in steps]
-    return sum(attempt > min(ended) for attempt in attempts) if ended else 0
+    metrics = [record for record in SpoolReader(trial / "spool").poll() if record["kind"] == "metrics"]
+    trained = {record["attempt"] for record in metrics if "train/loss" in record["values"]}
+    finished = {record["attempt"] for record in metrics if "final/test_f1_macro" in record["values"]}
+    return sum(attempt > min(finished) for attempt in trained) if finished else 0
 
 
 def _compare(trial: Path, run: tuple[str, Mapping[tuple[str, int], int]]) -> tuple[int, int]:

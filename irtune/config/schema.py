@@ -199,6 +199,10 @@ class TrackingConfig(Section):
 
     uri: str | None = Field(None, description="default: MLFLOW_TRACKING_URI, else sqlite under storage")
     experiment: str = "irtune"
+    may_be_away: bool = Field(
+        False,
+        description="begin also while the server does not answer: records wait in the sweep's folder until it does",
+    )
 
 
 class ExperimentConfig(Section):

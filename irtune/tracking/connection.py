@@ -23,6 +23,10 @@ class TrackingError(ValueError):
     """MLflow cannot be used as it is configured."""
 
 
+class TrackingAwayError(TrackingError):
+    """MLflow does not answer now; whether it ever will, nobody can tell."""
+
+
 @contextmanager
 def fail_fast(timeout_s: int) -> Iterator[None]:
     """Let MLflow's client fail after one try of at most ``timeout_s`` a request, and print nothing, in this block.
@@ -63,6 +67,7 @@ def check_tracking(uri: str) -> None:
     """Make one call to the store, so that a wrong address is known before a sweep starts.
 
     Raises:
+        TrackingAwayError: A server does not answer.
         TrackingError: No store of a known kind is there, or it does not let us in.
     """
     database = local_database(uri)
@@ -74,7 +79,8 @@ def check_tracking(uri: str) -> None:
         with fail_fast(_CHECK_TIMEOUT_S):
             MlflowClient(uri).search_experiments(max_results=1)
     except MlflowException as error:
-        raise _error(uri, _reason(error)) from error
+        is_away = isinstance(error.__context__, requests.RequestException)
+        raise _error(uri, _reason(error), TrackingAwayError if is_away else TrackingError) from error
 
 
 def _check_database(database: Path) -> None:
@@ -105,9 +111,10 @@ def _reason(error: MlflowException) -> str:
     return f"does not answer as an MLflow server does ({redact(answer)[:200].rstrip(' .')})"
 
 
-def _error(uri: str, reason: str) -> TrackingError:
-    return TrackingError(
+def _error(uri: str, reason: str, kind: type[TrackingError] = TrackingError) -> TrackingError:
+    wait = "; with tracking.may_be_away=true a sweep begins without it" if kind is TrackingAwayError else ""
+    return kind(
         f"tracking.uri: {redact(uri)} {reason}. Set tracking.uri, or the variable MLFLOW_TRACKING_URI, to the http(s) "
         "address of a running MLflow server or to sqlite:///<absolute path>/mlflow.db; with neither, irtune keeps an "
-        "SQLite database under storage"
+        f"SQLite database under storage{wait}"
     )

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,7 @@ class MlflowTracker:
     Args:
         uri: An address that ``check_tracking`` accepts.
         experiment: The experiment's name; made if absent.
+        may_be_away: Ask for the experiment only when it is needed.
 
     Attributes:
         uri: The address, without logins.
@@ -67,12 +69,20 @@ class MlflowTracker:
         MlflowException: MLflow cannot be reached.
     """
 
-    def __init__(self, uri: str, experiment: str) -> None:
+    def __init__(self, uri: str, experiment: str, *, may_be_away: bool = False) -> None:
         self.uri = redact(uri)
+        self._uri, self._experiment = uri, experiment
         with fail_fast(_CALL_TIMEOUT_S):
             self._client = MlflowClient(uri)
-            self.experiment_id = self._find_or_create(uri, experiment)
+            if not may_be_away:
+                _ = self.experiment_id
         self._runs: dict[str, _Run] = {}
+
+    @cached_property
+    def experiment_id(self) -> str:
+        """MLflow's id of the experiment; raises like the constructor."""
+        with fail_fast(_CALL_TIMEOUT_S):
+            return self._find_or_create(self._uri, self._experiment)
 
     def start_run(
         self, key: str, name: str, tags: Mapping[str, str], start_time_ms: int | None = None, *, is_new: bool = False

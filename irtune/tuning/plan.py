@@ -85,6 +85,7 @@ def plan_sweep(config: SweepConfig, source: str, console: Console, resume: Resum
     told = Console(file=console.file, width=console.width, force_terminal=False)
     fingerprint = ready.dataset.fingerprint()
     folder = sweep_to_resume(config, fingerprint, resume, source=source, console=told, is_live=is_live)
+    ready.check_away(config.tracking, is_new=folder is None)
     folder = folder or storage_path(config) / f"{config.name}-<date>-<time>"
     sweep = Sweep(folder.name, folder, config, ready, source)
     at_once = trials_at_once(sweep, cluster.future_nodes())

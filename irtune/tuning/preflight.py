@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from irtune.config.load import ConfigError, storage_path
-from irtune.config.schema import ExperimentConfig
+from irtune.config.schema import ExperimentConfig, TrackingConfig
 from irtune.config.sweep import SweepConfig
 from irtune.data.base import RevisionDataset, Split
 from irtune.data.encode import encode_once
@@ -21,6 +22,9 @@ from irtune.tuning.objectives import unknown_metrics
 from irtune.tuning.space_checks import check_space, doubtful, indistinct_choices
 from irtune.tuning.warm_start import Earlier, earlier_trials
 
+if TYPE_CHECKING:
+    from irtune.tracking.connection import TrackingAwayError
+
 
 @dataclass(frozen=True)
 class Ready:
@@ -33,6 +37,7 @@ class Ready:
         tracking_uri: Where MLflow is.
         earlier: The trials that the sampler knows from the start.
         doubts: What is allowed but probably not meant.
+        away: Why MLflow cannot be reached now; None if it can.
     """
 
     checkpoint: Path
@@ -41,6 +46,16 @@ class Ready:
     tracking_uri: str
     earlier: Earlier
     doubts: tuple[str, ...]
+    away: "TrackingAwayError | None" = None
+
+    def check_away(self, tracking: TrackingConfig, *, is_new: bool) -> None:
+        """Refuse to begin a sweep whose MLflow is away, but not to go on with one that has reached it before.
+
+        Raises:
+            TrackingAwayError: If ``tracking.may_be_away`` does not allow it either.
+        """
+        if self.away is not None and is_new and not tracking.may_be_away:
+            raise self.away
 
 
 @dataclass(frozen=True)
@@ -95,22 +110,26 @@ def prepare(config: SweepConfig, source: str, *, makes_store: bool = True) -> Re
     Raises:
         ConfigError: If settings, model or space are wrong.
         DataError: If rows cannot be used.
-        TrackingError: If MLflow cannot be reached.
+        TrackingError: If MLflow cannot be used; that a server is away is told in ``away``.
     """
     uri = resolve_tracking_uri(config.tracking.uri, storage_path(config))
     checkpoint, blocks = check_config(config, source)
+    away = None
     if makes_store or local_database(uri) is None:
         # MLflow takes seconds to import.
-        from irtune.tracking.connection import check_tracking
+        from irtune.tracking.connection import TrackingAwayError, check_tracking
 
-        check_tracking(uri)
+        try:
+            check_tracking(uri)
+        except TrackingAwayError as error:
+            away = error
     dataset = config.data.load()
     mistakes = unknown_metrics(config.tune, [f"eval/{name}" for name in metric_names(dataset.labels)])
     mistakes += _complaints(earlier_trials, config.tune, config.space)
     if mistakes:
         raise ConfigError(source, mistakes)
     earlier = earlier_trials(config.tune, config.space)
-    return Ready(checkpoint, dataset, blocks, uri, earlier, (*doubtful(config), *earlier.doubts))
+    return Ready(checkpoint, dataset, blocks, uri, earlier, (*doubtful(config), *earlier.doubts), away)
 
 
 def tokenise(config: SweepConfig, ready: Ready, folder: Path) -> dict[Split, np.ndarray]:

@@ -60,7 +60,7 @@ class Outcome:
     folder: Path
     answer: Answer
     rows: tuple[TrialRow, ...]
-    experiment_id: str
+    experiment_id: str | None
 
     @property
     def succeeded(self) -> bool:
@@ -82,12 +82,13 @@ def conclude(
         num_classes=len(sweep.ready.dataset.labels),
         num_validation=len(sweep.ready.dataset.splits["validation"]),
     )
-    commands = _ways_to_look(sweep, tracker)
+    experiment_id = _experiment(tracker)
+    commands = _ways_to_look(sweep, tracker, experiment_id)
     compared = _compare(sweep, entries, console)
     _write_files(sweep, entries, rows, answer, commands, compared)
     _record(sweep, answer, compared, shipper)
     _show(sweep, entries, answer, rows, commands, console)
-    return Outcome(sweep.name, sweep.folder, answer, tuple(rows), tracker.experiment_id)
+    return Outcome(sweep.name, sweep.folder, answer, tuple(rows), experiment_id)
 
 
 def _compare(sweep: Sweep, entries: Sequence[TrialEntry], console: Console) -> Compared:
@@ -105,7 +106,16 @@ def _compare(sweep: Sweep, entries: Sequence[TrialEntry], console: Console) -> C
     return rows, metrics | {f"actual/{name}": value for name, value in found.items()}
 
 
-def _ways_to_look(sweep: Sweep, tracker: MlflowTracker) -> tuple[str, str]:
+def _experiment(tracker: MlflowTracker) -> str | None:
+    """MLflow's id of the experiment; None where the server has been away all the time."""
+    try:
+        return tracker.experiment_id
+    except Exception as error:
+        logging.getLogger(__name__).warning("MLflow cannot be asked for the experiment: %s", redact(str(error)))
+        return None
+
+
+def _ways_to_look(sweep: Sweep, tracker: MlflowTracker, experiment_id: str | None) -> tuple[str, str]:
     """The command that opens MLflow, and the link to the comparison."""
     uri = sweep.ready.tracking_uri
     view = SweepView(
@@ -116,14 +126,16 @@ def _ways_to_look(sweep: Sweep, tracker: MlflowTracker) -> tuple[str, str]:
         tags=("irtune.strategy", "irtune.pruned", *(["irtune.repeats"] if sweep.config.tune.finalists else [])),
         trade_off=("cost/total_flops", COLUMNS[0]),
     )
+    base = LOCAL_UI if requires_server(uri) else uri
+    if experiment_id is None:
+        return ui_command(uri), base
     try:
         view_id: str | None = tracker.save_view(view)
     except Exception:
         # The view is a convenience; the comparison opens without it too.
         logging.getLogger(__name__).warning("MLflow did not take the view of the sweep")
         view_id = None
-    base = LOCAL_UI if requires_server(uri) else uri
-    return ui_command(uri), comparison_url(base, tracker.experiment_id, sweep.name, view_id=view_id)
+    return ui_command(uri), comparison_url(base, experiment_id, sweep.name, view_id=view_id)
 
 
 def _write_files(

@@ -39,6 +39,7 @@ from irtune.tuning.summary import Outcome, conclude
 from irtune.tuning.warm_start import warm_start
 from irtune.tuning.worker import TrialSetup
 
+AWAY = ", which does not answer: records wait in the sweep's folder until it does"
 DRAIN_S = 120.0
 SYNC_S = 30.0
 DRAIN_KILLED_S = 8.0
@@ -62,13 +63,14 @@ def run_sweep(config: SweepConfig, source: str, console: Console, resume: Resume
         ConfigError: If settings are wrong, the cluster can never run a trial, a node lacks the storage, or what is to
             be resumed is another sweep.
         DataError: If rows cannot be used.
-        TrackingError: If MLflow cannot be reached at the start.
+        TrackingError: If MLflow cannot be used, or not be reached at the start of a sweep that is new.
     """
     config = cluster.with_absolute_paths(config)
     with _status(console, "checking settings, model, data and tracking"):
         ready = prepare(config, source)
     fingerprint = ready.dataset.fingerprint()
     folder = sweep_to_resume(config, fingerprint, resume, source=source, console=console, is_live=is_live)
+    ready.check_away(config.tracking, is_new=folder is None)
     folder = folder or storage_path(config) / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     sweep = Sweep(folder.name, folder, config, ready, source)
     with Heartbeat(folder, cluster.job_id()):
@@ -101,7 +103,8 @@ def _search(sweep: Sweep, at_once: int, console: Console) -> Outcome:
     requeue_interrupted(study)
     warm_start(study, sweep.ready.earlier)
     callback: SweepCallback
-    tracker = MlflowTracker(sweep.ready.tracking_uri, config.tracking.experiment)
+    is_away = sweep.ready.away is not None
+    tracker = MlflowTracker(sweep.ready.tracking_uri, config.tracking.experiment, may_be_away=is_away)
     sync(sweep.folder, tracker, close_open=False, timeout_s=SYNC_S)
     shipper = Shipper(tracker, lambda key, records: callback.take(key, records), lambda key: callback.take_last(key))
     callback = SweepCallback(sweep, setup, shipper, execution.forget)
@@ -241,7 +244,7 @@ def _announce(sweep: Sweep, console: Console) -> None:
         "trials": f"{config.tune.num_trials} and the baseline ({BASELINE}) of {config.training.max_steps} steps"
         + repeated,
         "results": str(sweep.folder),
-        "MLflow": redact(sweep.ready.tracking_uri),
+        "MLflow": redact(sweep.ready.tracking_uri) + ("" if sweep.ready.away is None else AWAY),
     }
     for label, fact in facts.items():
         console.print(f"{label:8} {fact}", highlight=False, soft_wrap=True, markup=False)

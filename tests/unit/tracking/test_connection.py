@@ -8,8 +8,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from servers import free_ports
 
-from irtune.tracking.connection import TrackingError, check_tracking, fail_fast
+from irtune.tracking.connection import TrackingAwayError, TrackingError, check_tracking, fail_fast
 
 RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 
@@ -38,20 +39,15 @@ def server_that_answers(status: int) -> Iterator[tuple[str, list[str]]]:
         server.server_close()
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def test_a_store_that_works_passes(store_uri: str) -> None:
     check_tracking(store_uri)
 
 
 def test_a_closed_port_is_told_within_seconds() -> None:
     started = time.monotonic()
-    with pytest.raises(TrackingError, match=r"cannot be reached \(.*refused\).* MLFLOW_TRACKING_URI") as caught:
-        check_tracking(f"http://me:secret@127.0.0.1:{free_port()}")
+    told = r"cannot be reached \(.*refused\).* MLFLOW_TRACKING_URI.*tracking\.may_be_away=true"
+    with pytest.raises(TrackingAwayError, match=told) as caught:
+        check_tracking(f"http://me:secret@127.0.0.1:{free_ports(1)[0]}")
     assert time.monotonic() - started < 5
     assert str(caught.value).startswith("tracking.uri: http://***@127.0.0.1:")
     assert "secret" not in str(caught.value)
@@ -61,16 +57,17 @@ def test_a_server_that_accepts_and_never_answers_is_told_in_time(monkeypatch: py
     monkeypatch.setattr("irtune.tracking.connection._CHECK_TIMEOUT_S", 1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         started = time.monotonic()
-        with pytest.raises(TrackingError, match=r"cannot be reached .*timed out"):
+        with pytest.raises(TrackingAwayError, match=r"cannot be reached .*timed out"):
             check_tracking(f"http://127.0.0.1:{silent.getsockname()[1]}")
         assert 1 <= time.monotonic() - started < 10
 
 
 @pytest.mark.parametrize(("status", "advice"), [(403, "--allowed-hosts"), (401, "MLFLOW_TRACKING_TOKEN"), (503, "503")])
 def test_a_server_that_refuses_is_asked_once_and_its_answer_explained(status: int, advice: str) -> None:
-    with server_that_answers(status) as (uri, asked), pytest.raises(TrackingError, match=advice):
+    with server_that_answers(status) as (uri, asked), pytest.raises(TrackingError, match=advice) as caught:
         check_tracking(uri)
     assert len(asked) == 1
+    assert isinstance(caught.value, TrackingAwayError) == (status == 503)
 
 
 @pytest.mark.parametrize("uri", ["./mlruns", "file:///tmp/mlruns", "htp://host", "postgresql://u:secret@db/x"])

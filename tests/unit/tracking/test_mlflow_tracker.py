@@ -9,6 +9,7 @@ import requests
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
+from servers import free_ports
 
 from irtune.tracking.connection import TrackingError
 from irtune.tracking.mlflow_tracker import MlflowTracker
@@ -229,6 +230,12 @@ def test_an_experiment_in_the_bin_is_refused(store_uri: str, client: MlflowClien
     client.delete_experiment(MlflowTracker(store_uri, "binned").experiment_id)
     with pytest.raises(TrackingError, match=r"tracking\.experiment: 'binned' was deleted"):
         MlflowTracker(store_uri, "binned")
+
+
+def test_a_server_that_may_be_away_is_asked_only_when_it_is_needed() -> None:
+    tracker = MlflowTracker(f"http://127.0.0.1:{free_ports(1)[0]}", "irtune", may_be_away=True)
+    with pytest.raises(MlflowException, match="refused"):
+        tracker.start_run("key", "n", {})
 
 
 def test_no_run_is_active_in_the_process(tracker: MlflowTracker, new_key: NewKey) -> None:

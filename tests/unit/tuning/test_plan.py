@@ -4,11 +4,13 @@ from io import StringIO
 
 import pytest
 from rich.console import Console
+from servers import free_ports
 
 from irtune.cli import main
 from irtune.config.load import ConfigError, build
 from irtune.config.sweep import SweepConfig
 from irtune.files import read_json
+from irtune.tracking.connection import TrackingAwayError
 from irtune.training import distributed
 from irtune.training import rehearsal as rehearsing
 from irtune.training.cost import CostModel
@@ -187,6 +189,17 @@ def test_a_sweep_that_would_go_on_is_named_and_nobody_is_asked(tmp_path, monkeyp
     assert plan.facts["results"].startswith(str(folder))
     assert "<date>" in plan_of(tmp_path, console, resume="never").facts["results"]
     assert sorted(path.name for path in (tmp_path / "storage").rglob("*")) == before
+
+
+def test_a_new_sweep_is_refused_while_mlflow_is_away_unless_that_is_allowed(tmp_path, console):
+    tracking = {"uri": f"http://127.0.0.1:{free_ports(1)[0]}"}
+    with pytest.raises(TrackingAwayError, match=r"cannot be reached .*tracking\.may_be_away=true"):
+        plan_of(tmp_path, console, tracking=tracking)
+    assert plan_of(tmp_path, console, tracking=tracking | {"may_be_away": True}).predicted
+    # A sweep that goes on has reached it before.
+    config = sweep(tmp_path, tracking=tracking)
+    write_identity(tmp_path / "storage" / "small-20260101-000000", config, config.data.load().fingerprint())
+    assert plan_of(tmp_path, console, resume="always", tracking=tracking).predicted
 
 
 def test_what_cannot_be_resumed_is_refused(tmp_path, console):
