@@ -81,14 +81,20 @@ def run_sweep(config: SweepConfig, source: str, console: Console, resume: Resume
             close_dead(storage_path(config), lambda other: open_tracker(other, own_uri=ready.tracking_uri))
         _announce(sweep, console)
         cluster.connect()
+        # Ray has put a handler of its own in place, which may print a stack and go on.
+        before = signal.signal(signal.SIGTERM, _raise_killed)
         try:
             console.print(f"Ray      {cluster.describe()}", highlight=False, soft_wrap=True, markup=False)
             at_once = _checked_trials_at_once(sweep)
             with _status(console, "trying a few steps of the model"):
                 predict(sweep, lengths, rehearsal, at_once, console)
             return _search(sweep, at_once, console)
+        except SystemExit:
+            # Where the signal found Ray waiting, Ray has put an exit of its own in place of ours.
+            raise _Killed(128 + signal.SIGTERM) from None
         finally:
             ray.shutdown()
+            signal.signal(signal.SIGTERM, before)
 
 
 def _search(sweep: Sweep, at_once: int, console: Console) -> Outcome:
@@ -193,9 +199,7 @@ def _tuner(
 
 
 def _fit(tuner: tune.Tuner, callback: SweepCallback, console: Console, config: SweepConfig, planned: int) -> None:
-    """Run trials under a progress display that counts to ``planned``; SIGTERM ends it at once."""
-    # Ray replaces handlers that were there before it started.
-    before = signal.signal(signal.SIGTERM, _raise_killed)
+    """Run trials under a progress display that counts to ``planned``."""
     steps_before = sum(entry.step for entry in callback.entries.values())
     with SweepProgress(console, planned, _most_steps(config), config.tune, steps_before) as progress:
         ticker = Ticker(lambda: progress.update(callback.entries.values()))
@@ -203,7 +207,6 @@ def _fit(tuner: tune.Tuner, callback: SweepCallback, console: Console, config: S
             tuner.fit()
         finally:
             ticker.stop()
-            signal.signal(signal.SIGTERM, before)
 
 
 def _status(console: Console, text: str) -> contextlib.AbstractContextManager[Any]:
