@@ -1,7 +1,7 @@
 """A gradient norm that misbehaves on purpose: what benchmarks/faults.py puts into the trials of real sweeps.
 
 ``IRTUNE_FAULTS`` names a folder with ``faults.json``: clip quantile of the trial -> what strikes there, in which step
-and on which rank. A fault strikes once, and leaves a file of its name behind.
+and on which rank. A fault strikes once, and leaves a file of its name behind; one that waits strikes at each refresh.
 """
 
 import json
@@ -20,6 +20,7 @@ from irtune.importance.gradient_norm import GradientNorm
 from irtune.tracking.spool import SpoolWriter
 
 FOLDER = Path(os.environ["IRTUNE_FAULTS"])
+WAIT_S = 12.0
 _last_refresh = 0
 
 
@@ -46,17 +47,17 @@ class Faulty(GradientNorm):
         if self._strikes("worker killed", step):
             os.kill(os.getpid(), signal.SIGKILL)
         if self._strikes("waits", step):
-            time.sleep(5)
+            time.sleep(WAIT_S)
         return super().update(importance, scores, step)
 
     def _strikes(self, kind: str, step: int) -> bool:
         fault = json.loads((FOLDER / "faults.json").read_text()).get(f"{self.clip_quantile:g}")
-        if fault is None or (fault["kind"], fault["step"]) != (kind, step):
+        if fault is None or fault["kind"] != kind or step == 0 or fault.get("step", step) != step:
             return False
         if fault.get("rank", dist.get_rank()) != dist.get_rank():
             return False
         struck = FOLDER / f"struck {self.clip_quantile:g}"
-        if struck.exists() and kind != "always raise":
+        if struck.exists() and kind not in ("always raise", "waits"):
             return False
         struck.touch()
         return True

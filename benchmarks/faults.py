@@ -87,6 +87,7 @@ class Sweep:
         if self.tracker is not None:
             surroundings["MLFLOW_TRACKING_URI"] = self.tracker.uri
         settings = [f"storage={self.storage}", *self.scenario.settings]
+        self.started_ms = 1000 * time.time()
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "jobs/sweep.py", "benchmarks/faults.yaml", *settings, *arguments],
@@ -103,7 +104,7 @@ class Sweep:
             raise RuntimeError(f"{self.scenario.name}: the sweep ended with {status}: {self.log.read_text()[-3000:]}")
 
     def until(self, num_finished: int, step: int = 0) -> None:
-        """Wait until so many trials are over, and one more has recorded this step."""
+        """Wait until so many trials are over, and this driver has seen one more record this step."""
         deadline = time.monotonic() + 400
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
@@ -111,7 +112,9 @@ class Sweep:
             trials = list(self.storage.glob("*/trials/*"))
             over = [trial for trial in trials if (trial / "result.json").is_file()]
             going = [trial for trial in trials if trial not in over]
-            if len(over) >= num_finished and (step == 0 or any(max(losses(t), default=0) >= step for t in going)):
+            if len(over) >= num_finished and (
+                step == 0 or any(max(losses(t, self.started_ms), default=0) >= step for t in going)
+            ):
                 return
             time.sleep(0.05)
         raise TimeoutError(f"{self.scenario.name}: {num_finished} trials are not over: {self.log.read_text()[-3000:]}")
@@ -137,9 +140,9 @@ class Sweep:
         raise RuntimeError(f"no process is called {title}")
 
 
-def losses(trial: Path) -> list[int]:
-    """Steps whose loss a trial has recorded."""
-    records = SpoolReader(trial / "spool").poll()
+def losses(trial: Path, since_ms: float) -> list[int]:
+    """Steps whose loss a trial has recorded since then."""
+    records = [record for record in SpoolReader(trial / "spool").poll() if record["time_ms"] >= since_ms]
     return [r["step"] for r in records if r["kind"] == "metrics" and "train/loss" in r["values"]]
 
 
@@ -231,7 +234,8 @@ SCENARIOS = (
     ),
     Scenario("machinery", around=kill_machinery, settings=SLOTS),
     Scenario("drivers", around=kill_drivers),
-    Scenario("tracker", around=disturb_tracker),
+    # Each trial waits twice, so that the server's troubles find some that run.
+    Scenario("tracker", {f"{n / 10:g}": {"kind": "waits"} for n in range(1, 9)}, disturb_tracker),
     Scenario("tracker for good", around=kill_tracker_for_good),
     Scenario("tracker never there", around=partial(kill_tracker_for_good, trials=0)),
     Scenario("full disk", around=fill_disk),

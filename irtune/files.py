@@ -1,8 +1,13 @@
-"""Files that are whole or not there, whenever the process that writes them is killed."""
+"""Files that are whole or not there, whenever the process that writes them is killed or the disk is full."""
 
+import errno
 import json
+import logging
+import math
 import os
+import time
 import uuid
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -14,6 +19,13 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 _Content = TypeVar("_Content")
+
+ROOM_S = 300.0
+"""How long to wait for room on a full disk: less than other ranks wait for one that does."""
+
+_TELL_EVERY_S = 60.0
+
+logger = logging.getLogger(__name__)
 
 
 def write_whole(file: Path, text: str, *, durable: bool = True) -> None:
@@ -61,6 +73,40 @@ def read_json(file: Path, kind: type[_Content]) -> _Content:
         where = ".".join(str(part) for part in first["loc"])
         reason = f"{where}: {first['msg']}" if where else first["msg"]
         raise ValueError(f"{file}: is damaged ({reason}); bring it back from a backup, or delete it") from error
+
+
+def once_there_is_room(write: Callable[[], _Content], what: object, limit_s: float = ROOM_S) -> _Content:
+    """Write; while the disk is full, try again, so that somebody can make room before trials are lost.
+
+    Args:
+        write: Does it; done again from the start after it failed half-way.
+        what: Is written, for the message.
+        limit_s: How long to try.
+
+    Returns:
+        What ``write`` returns.
+
+    Raises:
+        Exception: What ``write`` raises, if it is anything else, or there is still no room.
+    """
+    deadline_s, told_s = time.monotonic() + limit_s, -math.inf
+    while True:
+        try:
+            return write()
+        except Exception as error:
+            now_s = time.monotonic()
+            if not _is_full(error) or now_s > deadline_s:
+                raise
+            if now_s - told_s > _TELL_EVERY_S:
+                told_s = now_s
+                logger.warning("%s: no room left on the disk; waiting for at most %.0f s", what, deadline_s - now_s)
+        time.sleep(0.5)
+
+
+def _is_full(error: Exception) -> bool:
+    full = (errno.ENOSPC, errno.EDQUOT)
+    # What is written in Rust has errors of its own, with the number in their text.
+    return getattr(error, "errno", None) in full or any(f"(os error {number})" in str(error) for number in full)
 
 
 @cache

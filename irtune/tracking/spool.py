@@ -10,8 +10,11 @@ import math
 import re
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from irtune.files import once_there_is_room
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +40,9 @@ class SpoolWriter:
 
     def __init__(self, directory: Path, attempt: int) -> None:
         self._trial = directory.resolve().parent
-        directory.mkdir(parents=True, exist_ok=True)
-        self._file = _path(directory, attempt).open("x", buffering=1, encoding="utf-8", newline="\n")
+        once_there_is_room(lambda: directory.mkdir(parents=True, exist_ok=True), directory)
+        self._path = _path(directory, attempt)
+        self._file = self._path.open("xb", buffering=0)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Numbers measured at an optimizer step; NaN and infinities are kept."""
@@ -84,7 +88,10 @@ class SpoolWriter:
 
     def _write(self, kind: str, **content: Any) -> None:
         record = {"kind": kind, "time_ms": time.time_ns() // 1_000_000, **content}
-        self._file.write(json.dumps(record, allow_nan=False, separators=(",", ":")) + "\n")
+        unwritten = memoryview((json.dumps(record, allow_nan=False, separators=(",", ":")) + "\n").encode())
+        while unwritten:
+            # What fits is written, and the rest of the line when there is room again.
+            unwritten = unwritten[once_there_is_room(partial(self._file.write, unwritten), self._path) :]
 
 
 class SpoolReader:

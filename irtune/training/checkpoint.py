@@ -11,7 +11,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from irtune.files import write_whole
+from irtune.files import once_there_is_room, write_whole
 from irtune.training.engine import DeepSpeedBlocks
 from irtune.training.optimizer_state import gather_state, load_state
 
@@ -42,9 +42,13 @@ def save_checkpoint(blocks: DeepSpeedBlocks, folder: Path, step: int, state: Map
             "world_size": dist.get_world_size(),
             "zero_stage": blocks.stage,
         }
-        target.mkdir(parents=True, exist_ok=True)
-        _save_whole(tensors, target / OPTIMIZER_STATE)
-        write_whole(target / COMPLETE, json.dumps(complete))
+
+        def write() -> None:
+            target.mkdir(parents=True, exist_ok=True)
+            _save_whole(tensors, target / OPTIMIZER_STATE)
+            write_whole(target / COMPLETE, json.dumps(complete))
+
+        once_there_is_room(write, target)
         for other in folder.glob("step_*"):
             if other != target:
                 shutil.rmtree(other, ignore_errors=True)
@@ -84,7 +88,8 @@ def save_weights(blocks: DeepSpeedBlocks, file: Path) -> None:
     with blocks.gathered(list(parameters.values())):
         if blocks.rank == 0:
             file.parent.mkdir(parents=True, exist_ok=True)
-            _save_whole({name: p.detach().cpu().contiguous() for name, p in parameters.items()}, file)
+            weights = {name: p.detach().cpu().contiguous() for name, p in parameters.items()}
+            once_there_is_room(lambda: _save_whole(weights, file), file)
     dist.barrier()
 
 
@@ -101,10 +106,14 @@ def load_weights(blocks: DeepSpeedBlocks, file: Path) -> None:
 def save_adapter(blocks: DeepSpeedBlocks, folder: Path, weights: Path, notes: Mapping[str, Any]) -> None:
     """Write saved weights as a normal PEFT folder, with ``irtune.json`` beside them. Rank 0 only."""
     model = blocks.engine.module
-    model.save_pretrained(
-        str(folder), state_dict=load_file(weights), safe_serialization=True, save_embedding_layers=False
-    )
-    (folder / "irtune.json").write_text(json.dumps(notes, indent=2), encoding="utf-8")
+
+    def write() -> None:
+        model.save_pretrained(
+            str(folder), state_dict=load_file(weights), safe_serialization=True, save_embedding_layers=False
+        )
+        (folder / "irtune.json").write_text(json.dumps(notes, indent=2), encoding="utf-8")
+
+    once_there_is_room(write, folder)
 
 
 def saved_parameters(blocks: DeepSpeedBlocks) -> dict[str, nn.Parameter]:

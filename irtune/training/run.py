@@ -16,7 +16,7 @@ from irtune.config.load import dotted_keys
 from irtune.config.schema import ExperimentConfig
 from irtune.data.base import RevisionDataset, Split
 from irtune.data.encode import encode_once, share_hash
-from irtune.files import write_whole
+from irtune.files import once_there_is_room, write_whole
 from irtune.layers import LayerController, SelectionRecord, map_parameters
 from irtune.layers.collectives import gather
 from irtune.layers.self_check import check_at_start
@@ -112,7 +112,8 @@ def _run(
         totals = loop.run()
         metrics = _finish(loop, dataset, totals, setup_s)
         if loop.blocks.rank == 0:
-            write_whole(folder / RESULT, json.dumps({"step": totals.step, "final": True, **metrics}))
+            result = json.dumps({"step": totals.step, "final": True, **metrics})
+            once_there_is_room(lambda: write_whole(folder / RESULT, result), folder / RESULT)
     return metrics
 
 
@@ -334,6 +335,7 @@ def _keep(loop: Loop, dataset: RevisionDataset, weights: Path, probabilities: Ma
         arrays[f"{split}_ids"] = np.array([revision.id for revision in dataset.splits[split]])
         arrays[f"{split}_labels"] = np.asarray(loop.data[split].labels)
         arrays[f"{split}_probabilities"] = values
-    np.savez_compressed(loop.folder / PREDICTIONS, **arrays)
+    predictions = loop.folder / PREDICTIONS
+    once_there_is_room(lambda: np.savez_compressed(predictions, **arrays), predictions)
     loop.recorder.artifact(loop.folder / ADAPTER, ADAPTER)
     loop.recorder.artifact(loop.folder / PREDICTIONS, "")

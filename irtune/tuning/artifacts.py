@@ -3,6 +3,7 @@
 import logging
 
 from irtune.analysis.figures import save_png, trace_heat_map
+from irtune.files import once_there_is_room
 from irtune.tracking.spool import SpoolWriter, next_attempt
 from irtune.tracking.trace import read_trace, save_trace
 from irtune.tuning.book import TrialEntry
@@ -10,6 +11,8 @@ from irtune.tuning.worker import SPOOL
 
 TRACE = "layer_importance.npz"
 HEAT_MAP = "layer_importance.png"
+ROOM_S = 30.0
+"""Whoever ends a sweep waits for its drawings."""
 
 
 def keep_trace(entry: TrialEntry) -> None:
@@ -18,7 +21,7 @@ def keep_trace(entry: TrialEntry) -> None:
     Drawing must not cost a sweep: what goes wrong is logged.
     """
     try:
-        _keep_trace(entry)
+        once_there_is_room(lambda: _keep_trace(entry), entry.folder, ROOM_S)
     except Exception:
         logging.getLogger(__name__).exception("%s: no layer trace", entry.name)
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from irtune.config.load import ConfigError, dotted_keys, storage_path
 from irtune.config.sweep import SweepConfig
-from irtune.files import read_json, write_json
+from irtune.files import once_there_is_room, read_json, write_json
 from irtune.tracking.address import redact
 
 Resume = Literal["ask", "always", "never"]
@@ -54,7 +54,8 @@ class Identity:
 
 def write_identity(folder: Path, config: SweepConfig, fingerprint: str, *, complete: bool = False) -> None:
     """Write down what a sweep is, and whether it has come to its end."""
-    write_json(folder / IDENTITY, Identity(_settings(config), fingerprint, complete))
+    identity = Identity(_settings(config), fingerprint, complete)
+    once_there_is_room(lambda: write_json(folder / IDENTITY, identity), folder / IDENTITY)
 
 
 def sweep_to_resume(

@@ -21,7 +21,7 @@ from irtune.analysis.report import render_report
 from irtune.analysis.tables import markdown_table, trial_table
 from irtune.analysis.trials import TrialRow
 from irtune.config.load import concise, dotted_keys
-from irtune.files import read_json
+from irtune.files import once_there_is_room, read_json
 from irtune.tracking.address import comparison_url, redact, requires_server, ui_command
 from irtune.tracking.mlflow_tracker import MlflowTracker
 from irtune.tracking.shipper import Shipper
@@ -85,7 +85,7 @@ def conclude(
     experiment_id = _experiment(tracker)
     commands = _ways_to_look(sweep, tracker, experiment_id)
     compared = _compare(sweep, entries, console)
-    _write_files(sweep, entries, rows, answer, commands, compared)
+    once_there_is_room(lambda: _write_files(sweep, entries, rows, answer, commands, compared), sweep.folder)
     _record(sweep, answer, compared, shipper)
     _show(sweep, entries, answer, rows, commands, console)
     return Outcome(sweep.name, sweep.folder, answer, tuple(rows), experiment_id)
