@@ -43,6 +43,8 @@ from irtune.tuning.warm_start import Earlier
 from irtune.tuning.worker import SPOOL, TrialSetup
 
 WINDOW = 100
+SHIPPED_TOGETHER = 20
+"""Trials after which the shipper is waited for; it works all the time."""
 MOST_TIMES = 1.5
 STEPS, EVAL_EVERY = 20, 5
 SETTINGS: dict[str, Any] = {
@@ -59,7 +61,9 @@ SETTINGS: dict[str, Any] = {
     "tune.scheduler": {"name": "asha", "grace_steps": EVAL_EVERY},
 }
 PARTS = ("suggestion", "bookkeeping", "shipping")
-"""Asking the study and telling it; callback, scheduler and display; the shipper with what it calls."""
+"""Asking the study and telling it; callback, scheduler and display; all other threads: shipper and drawings."""
+TRIAL = "trial"
+"""What a trial does itself, which is not the driver's."""
 COSTS = ("step_s", "step_flops", "active_blocks", "lowest_active_block", "memory_bytes")
 OF_A_STEP = ("train/loss", *(f"cost/{name}" for name in COSTS))
 FINAL = ("final/validation_f1_macro", "final/test_f1_macro", "final/train_loss", "cost/train_s", "cost/total_flops")
@@ -89,7 +93,7 @@ class Driver:
     def __init__(self, folder: Path, sampler: str, num_trials: int, *, with_mlflow: bool) -> None:
         overrides = {"tune.sampler": sampler, "tune.num_trials": num_trials}
         config = load(SweepConfig, None, SETTINGS | overrides | {"storage": str(folder)})
-        self.seconds = dict.fromkeys(PARTS, 0.0)
+        self.reset()
         self.study, self.database = folder / STUDY, folder / "mlflow.db"
         uri = f"sqlite:///{self.database}"
         ready = Ready(folder, config.data.load(), 30, uri, Earlier("", (), 0), ())
@@ -105,13 +109,23 @@ class Driver:
 
     @contextmanager
     def counted(self, part: str) -> Iterator[None]:
-        """Count the processor time, of all threads, that the block takes."""
-        started = time.process_time()
+        """Count the processor time that the block takes in this thread."""
+        started = time.thread_time()
         yield
-        self.seconds[part] += time.process_time() - started
+        self.seconds[part] += time.thread_time() - started
+
+    def reset(self) -> None:
+        """Begin to count anew."""
+        self.seconds = dict.fromkeys((*PARTS, TRIAL), 0.0)
+        self.began = time.process_time()
+
+    def ms_a_trial(self) -> list[float]:
+        """Milliseconds of each part, over a window."""
+        self.seconds["shipping"] = time.process_time() - self.began - sum(self.seconds.values())
+        return [1000 * self.seconds[part] / WINDOW for part in PARTS]
 
     def run_trial(self, number: int) -> None:
-        """One trial from its suggestion until all of it is shipped; what the trial itself does is not counted."""
+        """One trial from its suggestion to its end, and shipping; what the trial itself does is not counted."""
         with self.counted("suggestion"):
             suggestion = self.searcher.suggest(f"t{number}")
         assert isinstance(suggestion, dict)
@@ -119,13 +133,16 @@ class Driver:
         with self.counted("bookkeeping"):
             self.callback.on_trial_start(0, [], trial)
             self.scheduler.on_trial_add(None, trial)
-        writer = SpoolWriter(self.setup.trial_folder(suggestion["trial"]) / SPOOL, 0)
-        writer.params(dotted_keys(self.setup.config(suggestion["overrides"])))
+        with self.counted(TRIAL):
+            writer = SpoolWriter(self.setup.trial_folder(suggestion["trial"]) / SPOOL, 0)
+            writer.params(dotted_keys(self.setup.config(suggestion["overrides"])))
         for step in range(1, STEPS + 1):
-            writer.metrics(step, dict.fromkeys(OF_A_STEP, 1 / step))
+            with self.counted(TRIAL):
+                writer.metrics(step, dict.fromkeys(OF_A_STEP, 1 / step))
             if step % EVAL_EVERY == 0 and self._stops(trial, step, writer):
                 break
-        writer.close()
+        with self.counted(TRIAL):
+            writer.close()
         with self.counted("suggestion"):
             self.searcher.on_trial_complete(trial.trial_id, trial.last_result)
         with self.counted("bookkeeping"):
@@ -133,9 +150,9 @@ class Driver:
             self.callback.on_trial_complete(0, [], trial)
             self.callback.wait()
             self.progress.update(self.callback.entries.values())
-        with self.counted("shipping"):
+        if number % SHIPPED_TOGETHER == 0:
             left = self.shipper.drain(60)
-        assert not left, left
+            assert not left, left
 
     def sizes(self) -> tuple[int, ...]:
         """Bytes that are resident, in the study's journal, and in MLflow's database."""
@@ -144,7 +161,8 @@ class Driver:
     def _stops(self, trial: Any, step: int, writer: SpoolWriter) -> bool:
         """Evaluate, and tell searcher and scheduler; returns whether the trial is over."""
         score = _score(trial.config["overrides"], step)
-        writer.metrics(step, {"eval/f1_macro": score, "eval/loss": 1 - score})
+        with self.counted(TRIAL):
+            writer.metrics(step, {"eval/f1_macro": score, "eval/loss": 1 - score})
         trial.last_result = {"step": step, "eval/f1_macro": score, "eval/loss": 1 - score}
         with self.counted("bookkeeping"):
             decision = self.scheduler.on_trial_result(None, trial, trial.last_result)
@@ -154,7 +172,8 @@ class Driver:
             self.searcher.on_trial_result(trial.trial_id, trial.last_result)
         if step == STEPS:
             final = dict.fromkeys(FINAL, score)
-            writer.metrics(step, final)
+            with self.counted(TRIAL):
+                writer.metrics(step, final)
             trial.last_result = {"step": step, "final": True, **final}
         return step == STEPS
 
@@ -176,12 +195,12 @@ def grow(sampler: str, ends: tuple[int, ...], *, with_mlflow: bool = False) -> l
         before, grown = 0, driver.sizes()
         for number in range(1, ends[-1] + 1):
             if number + WINDOW - 1 in ends:
-                driver.seconds = dict.fromkeys(PARTS, 0.0)
+                driver.reset()
             driver.run_trial(number)
             if number in ends:
                 sizes = driver.sizes()
                 growth = [(now - then) / (number - before) for now, then in zip(sizes, grown, strict=True)]
-                windows.append(Window(number, [1000 * driver.seconds[part] / WINDOW for part in PARTS], growth))
+                windows.append(Window(number, driver.ms_a_trial(), growth))
                 print(f"{sampler}: {number} trials", file=sys.stderr)
                 before, grown = number, sizes
         driver.shipper.close()
