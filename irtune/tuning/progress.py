@@ -74,7 +74,8 @@ class SweepProgress:
         self.done = -1
         # Trials about which nothing will change are counted once, so that a look takes as long in a long sweep.
         self._past = _Tally()
-        self._counted: set[str] = set()
+        self._recent: list[TrialEntry] = []
+        self._num_seen = 0
         self._lock = threading.Lock()
         self._bar = Progress(
             TextColumn("[bold]{task.description}"),
@@ -116,16 +117,17 @@ class SweepProgress:
 
     def _count(self, entries: list[TrialEntry]) -> tuple[_Tally, list[str]]:
         """All trials together, and the names of those that run."""
-        recent = [entry for entry in entries if entry.trial_id not in self._counted]
+        recent = self._recent + entries[self._num_seen :]
+        self._recent, self._num_seen = [], len(entries)
         for entry in recent:
             if entry.status is not None and entry.is_settled:
                 self._past.add(entry, self.tune)
-                self._counted.add(entry.trial_id)
+            else:
+                self._recent.append(entry)
         tally = replace(self._past)
-        for entry in recent:
-            if entry.trial_id not in self._counted:
-                tally.add(entry, self.tune)
-        return tally, [entry.name for entry in recent if entry.status is None]
+        for entry in self._recent:
+            tally.add(entry, self.tune)
+        return tally, [entry.name for entry in self._recent if entry.status is None]
 
     def _status(self, tally: _Tally, running: list[str], total: int, now: float) -> str:
         done = tally.steps

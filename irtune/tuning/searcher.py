@@ -10,13 +10,12 @@ from typing import Any, Literal
 import numpy as np
 import optuna
 from optuna.samplers import RandomSampler
-from optuna.storages import JournalStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 from ray.tune.search import Searcher
 
 from irtune.config.schema import BASELINE
 from irtune.config.sweep import TuneConfig
-from irtune.tuning.journal import StudyJournal
+from irtune.tuning.journal import StudyStorage
 from irtune.tuning.objectives import excesses, in_words, measured, result_of
 from irtune.tuning.samplers import build_sampler
 from irtune.tuning.scheduler import TIME_ATTR
@@ -62,7 +61,7 @@ def open_study(path: Path, name: str, tune: TuneConfig) -> optuna.Study:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     study = optuna.create_study(
-        storage=JournalStorage(StudyJournal(path.resolve())),
+        storage=StudyStorage(path.resolve()),
         study_name=name,
         directions=["maximize" if mode == "max" else "minimize" for mode in tune.objectives.values()],
         load_if_exists=True,

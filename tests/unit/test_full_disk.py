@@ -4,13 +4,12 @@ import errno
 
 import optuna
 import pytest
-from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from irtune import files
 from irtune.files import once_there_is_room
 from irtune.tracking.spool import SpoolReader, SpoolWriter
-from irtune.tuning.journal import StudyJournal
+from irtune.tuning.journal import StudyStorage
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
@@ -95,7 +94,7 @@ def test_a_record_that_fitted_in_part_is_whole_in_the_end(tmp_path):
 
 
 def study_in(path):
-    return optuna.create_study(storage=JournalStorage(StudyJournal(path)), study_name="s", load_if_exists=True)
+    return optuna.create_study(storage=StudyStorage(path), study_name="s", load_if_exists=True)
 
 
 def test_a_study_goes_on_when_there_is_room_again(tmp_path, monkeypatch, slept):
