@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from irtune.files import once_there_is_room
 from irtune.tracking.address import redact
 from irtune.tracking.ledger import RunEnd, RunLedger, RunStart, RunStatus
 from irtune.tracking.mlflow_tracker import MlflowTracker
@@ -21,6 +22,7 @@ logger = logging.getLogger(__name__)
 _RECORDS_PER_CALL = 2000
 _FIRST_DELAY_S = 0.5
 _LONGEST_DELAY_S = 5.0
+_ROOM_S = 30.0
 
 
 @dataclass
@@ -286,15 +288,15 @@ class Shipper(threading.Thread):
 
 def _begin(ledger: RunLedger, key: str, name: str, tags: Mapping[str, str], spool: str) -> RunStart:
     try:
-        return ledger.begin(key, name, tags, spool)
+        return once_there_is_room(lambda: ledger.begin(key, name, tags, spool), ledger.folder)
     except OSError as error:
         logger.warning("%s: the run's ledger cannot be written, its tracking goes on: %s", ledger.folder, error)
         return RunStart(key, name, dict(tags), time.time_ns() // 1_000_000, spool)
 
 
 def _note(ledger: RunLedger, write: Callable[[RunLedger], None]) -> None:
-    """Write to a ledger; a full disk must not end the sweep."""
+    """Write to a ledger; where it cannot be written, that must not end the sweep."""
     try:
-        write(ledger)
+        once_there_is_room(lambda: write(ledger), ledger.folder, _ROOM_S)
     except OSError as error:
         logger.warning("%s: the run's ledger cannot be written, its tracking goes on: %s", ledger.folder, error)

@@ -1,5 +1,6 @@
 """What a sweep took beside what its plan predicted."""
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from statistics import mean
 
@@ -52,9 +53,14 @@ def actual(entries: Sequence[TrialEntry]) -> dict[str, float]:
 
 def _spans_s(entries: Sequence[TrialEntry]) -> list[tuple[float, float]]:
     """When trials began and ended, in seconds since 1970, as the driver noted it."""
-    ledgers = [RunLedger(entry.folder) for entry in entries]
-    ended = [(ledger, end) for ledger in ledgers if (end := ledger.end())]
-    return [(ledger.start().start_time_ms / 1000, end.end_time_ms / 1000) for ledger, end in ended]
+    spans = []
+    for ledger in (RunLedger(entry.folder) for entry in entries):
+        # A ledger that could not be written must not cost the sweep its summary.
+        with contextlib.suppress(ValueError, OSError):
+            end = ledger.end()
+            if end is not None:
+                spans.append((ledger.start().start_time_ms / 1000, end.end_time_ms / 1000))
+    return spans
 
 
 def side_by_side(plan: Plan, found: Mapping[str, float]) -> list[Row]:

@@ -70,6 +70,12 @@ def test_predicted_and_actual_side_by_side(entry):
     assert "from measured steps" in console.file.getvalue()
 
 
+def test_a_trial_without_a_ledger_costs_no_more_than_its_own_times(entry):
+    lost = entry("finished", 2000, 2010, train_s=1.0, total_flops=1.0, peak_memory_bytes=1.0)
+    (lost.folder / "run.json").unlink()
+    assert actual([entry("failed", 1000, 1001), lost])["trials_s"] == 1.0
+
+
 def test_what_cannot_be_told_is_left_open(entry):
     found = actual([entry("failed", 1000, 1001, baseline=True)])
     assert found == {"stopped": 0.0, "trials_s": 1.0, "sweep_s": 1.0}
