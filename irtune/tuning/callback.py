@@ -94,12 +94,13 @@ class SweepCallback(tune.Callback):  # type: ignore[misc]
             scores[trial.name] = {record["step"]: record["values"][metric] for record in measured}
         return scores
 
-    def close_open(self) -> None:
-        """Whatever still runs is being killed with the driver."""
-        for entry in self.entries.values():
-            if entry.status is None:
-                self._end(entry.trial_id, "killed", None)
+    def close_open(self) -> list[TrialEntry]:
+        """Whatever still runs is being killed with the driver; returns it, since its traces are still to be drawn."""
+        killed = [entry for entry in self.entries.values() if entry.status is None]
+        for entry in killed:
+            self._end(entry.trial_id, "killed", None)
         self.wait()
+        return killed
 
     def wait(self) -> None:
         """Return when the shipper knows the end of every trial that ended."""
@@ -136,7 +137,9 @@ class SweepCallback(tune.Callback):  # type: ignore[misc]
         self._ends.submit(self._close, entry, status, error)
 
     def _close(self, entry: TrialEntry, status: Any, error: str | None) -> None:
-        keep_trace(entry)
+        # Whoever kills a driver does not wait for a drawing either.
+        if status != "killed":
+            keep_trace(entry)
         state = {"finished": "FINISHED", "pruned": "FINISHED", "failed": "FAILED", "killed": "KILLED"}[status]
         tags = {"irtune.pruned": str(status == "pruned").lower()}
         self.shipper.finish(self._key(entry), state, tags, error)  # type: ignore[arg-type]

@@ -25,6 +25,7 @@ from irtune.tracking.shipper import Shipper
 from irtune.tracking.sync import open_tracker, sync, write_address
 from irtune.training.rehearsal import Rehearsal
 from irtune.tuning import cluster
+from irtune.tuning.artifacts import keep_trace
 from irtune.tuning.callback import SweepCallback
 from irtune.tuning.execution import Execution
 from irtune.tuning.finalists import RepeatSearcher, choose_repeats, num_repeats
@@ -136,9 +137,12 @@ def _search(sweep: Sweep, at_once: int, console: Console) -> Outcome:
         shipper.drain(DRAIN_S)
         return conclude(sweep, entries, shipper, tracker, console)
     finally:
-        callback.close_open()
+        killed = callback.close_open()
         unsent = shipper.drain(DRAIN_KILLED_S)
         shipper.close()
+        for entry in killed:
+            # MLflow has the trial's end; its drawing is sent at the next chance.
+            keep_trace(entry)
         if unsent:
             console.print(
                 f"{sum(unsent.values())} records did not reach MLflow; they are in the spools, and "
