@@ -232,7 +232,8 @@ SCENARIOS = (
         spread(strike("raise", 1), strike("worker killed", 0, 1), strike("out of memory", 1)),
         settings=SLOTS,
     ),
-    Scenario("machinery", around=kill_machinery, settings=SLOTS),
+    # A trial may be struck twice here.
+    Scenario("machinery", around=kill_machinery, settings=(*SLOTS, "tune.max_failures=2")),
     Scenario("drivers", around=kill_drivers),
     # Each trial waits twice, so that the server's troubles find some that run.
     Scenario("tracker", {f"{n / 10:g}": {"kind": "waits"} for n in range(1, 9)}, disturb_tracker),
