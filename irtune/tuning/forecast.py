@@ -60,7 +60,8 @@ class Trial:
         """
         training, ranks = config.training, config.engine.num_workers
         stream = training_batches(lengths["train"], training.micro_batch_size, seed=config.seed, world_size=ranks)
-        length = float(np.mean([lengths["train"][batch].max() for batch in islice(stream, MAX_BATCHES)]))
+        num_batches = min(training.max_steps * training.gradient_accumulation_steps, MAX_BATCHES)
+        length = float(np.mean([lengths["train"][batch].max() for batch in islice(stream, num_batches)]))
         flops = mean_step_flops(config, cost, length)
         trial = cls(training.max_steps, training.eval_every, flops * ranks)
         if pace is None:
