@@ -82,11 +82,14 @@ def sweep_to_resume(
 
     Raises:
         ConfigError: If ``always`` finds no sweep of this name, or one that is another sweep, or that still runs.
+        ValueError: If ``always`` finds one of this name whose file is damaged; ``ask`` leaves it alone, with a note.
     """
     if resume == "never":
         return None
-    earlier = sorted(_earlier_sweeps(config), key=lambda folder: (not _identity(folder).complete, folder.name))
-    folder = earlier[-1] if earlier else None
+    earlier = _earlier_sweeps(config)
+    if resume == "ask":
+        earlier = [folder for folder in earlier if _is_readable(folder, console)]
+    folder = max(earlier, key=lambda folder: (not _identity(folder).complete, folder.name), default=None)
     if resume == "always":
         return _checked(folder, config, fingerprint, source, is_live)
     if folder is None or _identity(folder).complete or is_live(folder):
@@ -121,6 +124,15 @@ def _earlier_sweeps(config: SweepConfig) -> list[Path]:
     of_this_name = re.compile(re.escape(config.name) + _STARTED)
     folders = (file.parent for file in storage_path(config).glob(f"*/{IDENTITY}"))
     return [folder for folder in folders if of_this_name.fullmatch(folder.name)]
+
+
+def _is_readable(folder: Path, console: Console) -> bool:
+    try:
+        _identity(folder)
+    except ValueError as error:
+        _say(console, f"note: {folder.name} is left alone: {error}")
+        return False
+    return True
 
 
 def _differences(folder: Path, config: SweepConfig, fingerprint: str) -> list[str]:

@@ -55,6 +55,17 @@ def test_one_that_did_not_come_to_its_end_is_gone_on_with(tmp_path, begun):
     assert choose(sweep(tmp_path), "never") == (None, "")
 
 
+def test_a_damaged_one_is_left_alone_unless_it_is_asked_for(tmp_path, begun):
+    whole, damaged = begun("tiny-20260101-120000"), begun("tiny-20260102-120000")
+    (damaged / IDENTITY).write_text('{"settings": {}, "complete": false}')
+    chosen, said = choose(sweep(tmp_path), "ask")
+    assert chosen == whole
+    assert "note: tiny-20260102-120000 is left alone: " in said
+    assert "sweep.json: is damaged (data_fingerprint: Field required)" in said
+    with pytest.raises(ValueError, match=r"tiny-20260102-120000/sweep\.json: is damaged"):
+        choose(sweep(tmp_path), "always")
+
+
 @pytest.mark.parametrize(("answer", "goes_on"), [("", True), ("y", True), ("n", False), ("no", False)])
 def test_at_a_terminal_somebody_is_asked(tmp_path, begun, answer, goes_on):
     folder = begun()
