@@ -1,11 +1,12 @@
 """A few steps of the real model on this machine, in a process of their own: the pace at which trials will train."""
 
+import contextlib
 import multiprocessing
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -68,16 +69,21 @@ class Pace:
 
 
 class Rehearsal:
-    """A process that measures the ``Pace`` of an experiment, from construction on; it ends with the context."""
+    """A process that measures the ``Pace`` of an experiment.
+
+    It loads what it needs from construction on, beside whatever else there is to do, and takes its steps when asked to,
+    since a machine that is busy with something else would be taken for a slow one. It ends with the context.
+    """
 
     def __init__(self, config: ExperimentConfig) -> None:
         context = multiprocessing.get_context("spawn")
         self._folder = tempfile.TemporaryDirectory(prefix="irtune-rehearsal-")
-        self._answer, answers = context.Pipe(duplex=False)
-        task = (answers, config, Path(self._folder.name), time.time())
+        self._connection, theirs = context.Pipe()
+        task = (theirs, config, Path(self._folder.name), time.time())
         self._process = context.Process(target=_answer_with_pace, args=task, daemon=True)
         self._process.start()
-        answers.close()
+        theirs.close()
+        self._outcome: Pace | RehearsalError | None = None
 
     def __enter__(self) -> "Rehearsal":
         return self
@@ -87,26 +93,39 @@ class Rehearsal:
         self._process.join()
         self._folder.cleanup()
 
+    def measure(self) -> None:
+        """Have the steps taken, and wait until they are; nothing else should load the machine meanwhile."""
+        if self._outcome is None:
+            self._outcome = self._measured()
+
     def pace(self) -> Pace:
         """What was measured.
 
         Raises:
             RehearsalError: If that failed or took too long.
         """
-        if not self._answer.poll(LIMIT_S):
-            raise RehearsalError(f"a step of the real model was not over after {LIMIT_S:g} s")
+        self.measure()
+        assert self._outcome is not None
+        if isinstance(self._outcome, RehearsalError):
+            raise self._outcome
+        return self._outcome
+
+    def _measured(self) -> Pace | RehearsalError:
         try:
-            answer: Pace | str = self._answer.recv()
-        except EOFError as error:
+            # Where it has failed by now, it has said so, and may be gone.
+            with contextlib.suppress(BrokenPipeError):
+                self._connection.send("go")
+            if not self._connection.poll(LIMIT_S):
+                return RehearsalError(f"a step of the real model was not over after {LIMIT_S:g} s")
+            answer: Pace | str = self._connection.recv()
+        except (EOFError, ConnectionResetError):
             self._process.join()
-            raise RehearsalError(f"measuring ended with status {self._process.exitcode}") from error
-        if isinstance(answer, str):
-            raise RehearsalError(f"measuring failed: {answer}")
-        return answer
+            return RehearsalError(f"measuring ended with status {self._process.exitcode}")
+        return RehearsalError(f"measuring failed: {answer}") if isinstance(answer, str) else answer
 
 
-def _answer_with_pace(answers: Connection, config: ExperimentConfig, folder: Path, started_at: float) -> None:
-    """Send a pace, or why there is none."""
+def _answer_with_pace(connection: Connection, config: ExperimentConfig, folder: Path, started_at: float) -> None:
+    """Send a pace once it is asked for, or why there is none."""
     # What libraries print is nothing for the user.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.dup2(1, 2)
@@ -116,15 +135,22 @@ def _answer_with_pace(answers: Connection, config: ExperimentConfig, folder: Pat
     # DeepSpeed's autotuner, which nothing uses here, would import it, and that takes longer than the rest of DeepSpeed.
     sys.modules["mlflow"] = None  # type: ignore[assignment]
     try:
-        answers.send(measure(config, folder, started_at))
+        connection.send(measure(config, folder, started_at, connection.recv))
     except Exception as error:
-        answers.send(f"{type(error).__name__}: {error}".splitlines()[0])
+        connection.send(f"{type(error).__name__}: {error}".splitlines()[0])
     # Taking the interpreter down in order takes seconds, and somebody waits.
     os._exit(0)
 
 
-def measure(config: ExperimentConfig, folder: Path, started_at: float) -> Pace:
-    """Train a few steps in this process, which was started at a time since the epoch, and writes to ``folder``."""
+def measure(config: ExperimentConfig, folder: Path, started_at: float, wait: Callable[[], object]) -> Pace:
+    """Train a few steps in this process.
+
+    Args:
+        config: The experiment.
+        folder: Where it may write.
+        started_at: When the process was started, in seconds since the epoch.
+        wait: Returns when the steps are to be taken.
+    """
     from irtune.training.distributed import select_accelerator
 
     select_accelerator(config.engine)
@@ -144,6 +170,7 @@ def measure(config: ExperimentConfig, folder: Path, started_at: float) -> Pace:
         load_s, loaded_bytes = time.perf_counter() - begun_at, float(loop.memory.sample())
         every = loop.controller.all_blocks
         kinds = (every[len(every) // 2 :], every)
+        wait()
         batch, length = loop.first_batch()["input_ids"].shape
         token_s = [_step_s(loop, active) / (batch * length) for active in kinds]
         flops = [loop.cost.step_flops(active, 1, length) / length for active in kinds]

@@ -29,7 +29,7 @@ from irtune.tuning.artifacts import keep_trace
 from irtune.tuning.callback import SweepCallback
 from irtune.tuning.execution import Execution
 from irtune.tuning.finalists import RepeatSearcher, choose_repeats, num_repeats
-from irtune.tuning.plan import num_searched, predict, trials_at_once
+from irtune.tuning.plan import PLAN, num_searched, predict, trials_at_once
 from irtune.tuning.preflight import Sweep, prepare, tokenise
 from irtune.tuning.progress import SweepProgress, Ticker
 from irtune.tuning.resume import Resume, sweep_to_resume, write_identity
@@ -81,14 +81,17 @@ def run_sweep(config: SweepConfig, source: str, console: Console, resume: Resume
             write_address(folder, ready.tracking_uri, config.tracking.experiment)
             close_dead(storage_path(config), lambda other: open_tracker(other, own_uri=ready.tracking_uri))
         _announce(sweep, console)
+        if not (folder / PLAN).is_file():
+            with _status(console, "trying a few steps of the model"):
+                # Before Ray's processes start, which would slow them down.
+                rehearsal.measure()
         cluster.connect()
         # Ray has put a handler of its own in place, which may print a stack and go on.
         before = signal.signal(signal.SIGTERM, _raise_killed)
         try:
             console.print(f"Ray      {cluster.describe()}", highlight=False, soft_wrap=True, markup=False)
             at_once = _checked_trials_at_once(sweep)
-            with _status(console, "trying a few steps of the model"):
-                predict(sweep, lengths, rehearsal, at_once, console)
+            predict(sweep, lengths, rehearsal, at_once, console)
             return _search(sweep, at_once, console)
         except SystemExit:
             # Where the signal found Ray waiting, Ray has put an exit of its own in place of ours.

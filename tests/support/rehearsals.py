@@ -4,14 +4,20 @@ import os
 import time
 
 
-def refuses(answers, config, folder, started_at):
+def refuses(connection, config, folder, started_at):
     (folder / "started").touch()
-    answers.send("MemoryError: too big")
+    connection.send("MemoryError: too big")
 
 
-def dies(answers, config, folder, started_at):
+def dies(connection, config, folder, started_at):
     os._exit(3)
 
 
-def hangs(answers, config, folder, started_at):
+def hangs(connection, config, folder, started_at):
     time.sleep(60)
+
+
+def waits(connection, config, folder, started_at):
+    """Says what it was asked."""
+    asked = connection.recv() if connection.poll(60) else "nothing"
+    connection.send(f"asked to {asked}")

@@ -41,6 +41,7 @@ def test_memory_grows_with_the_tokens_of_a_batch():
         (rehearsals.refuses, "measuring failed: MemoryError: too big"),
         (rehearsals.dies, "measuring ended with status 3"),
         (rehearsals.hangs, "a step of the real model was not over after 0.5 s"),
+        (rehearsals.waits, "measuring failed: asked to go"),
     ],
 )
 def test_a_failure_is_told_and_leaves_nothing(monkeypatch, process, told):
