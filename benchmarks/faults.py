@@ -4,7 +4,9 @@
 
 Every fault strikes at two moments, in sweeps of eight trials and the baseline (benchmarks/faults.yaml); several strike
 in one sweep, each in a trial of its own or at a time of its own. Each sweep is held against the same sweep without
-faults: final values, and every point in MLflow against the trial's spool. Exits with 1 unless all is as it should be.
+faults: final values, and every point in MLflow against the trial's spool. Exits with 1 unless all is as it should be: nothing
+lost, repeated or wrong, no step kept waiting for 50 ms by what is measured in it, nor 1 % of the time spent on that. On a
+full disk training waits, lest anything measured is in memory only. Takes about 45 minutes.
 """
 
 import argparse
@@ -31,6 +33,8 @@ from irtune.tuning.provenance import environment
 
 ROOT = Path(__file__).parents[1]
 NUM_TRIALS = 9
+MOST_STALL_MS = 50
+MOST_TRACKING = 0.01
 KEY = "importance.clip_quantile"
 SLOTS = ("engine.num_workers=2", "engine.zero_stage=2", "engine.cpus_per_worker=0.25", "tune.execution=slots")
 COLUMNS = (
@@ -58,6 +62,7 @@ class Scenario:
         around: What is done to the sweep from outside while it runs.
         settings: Of the sweep, beside those of its file.
         num_failing: Trials that are to fail in the end.
+        may_stall: A step may wait long, since there is nowhere to put what was measured.
     """
 
     name: str
@@ -65,6 +70,7 @@ class Scenario:
     around: "Callable[[Sweep], None]" = lambda sweep: sweep.wait()
     settings: Sequence[str] = ()
     num_failing: int = 0
+    may_stall: bool = False
 
 
 class Sweep:
@@ -239,7 +245,7 @@ SCENARIOS = (
     Scenario("tracker", {f"{n / 10:g}": {"kind": "waits"} for n in range(1, 9)}, disturb_tracker),
     Scenario("tracker for good", around=kill_tracker_for_good),
     Scenario("tracker never there", around=partial(kill_tracker_for_good, trials=0)),
-    Scenario("full disk", around=fill_disk),
+    Scenario("full disk", around=fill_disk, may_stall=True),
 )
 
 
@@ -393,7 +399,8 @@ def main() -> int:
                 continue
             expected = NUM_TRIALS - scenario.num_failing
             mistakes = (found.repeated, found.lost_points, found.doubled_points, found.wrong_status, found.differing)
-            right = right and found.finished == expected and not any(mistakes) and found.worst_stall_ms < 50
+            in_time = found.worst_stall_ms < MOST_STALL_MS and found.tracking_share < MOST_TRACKING
+            right = right and found.finished == expected and not any(mistakes) and (in_time or scenario.may_stall)
             numbers = " | ".join(map(str, (expected, found.finished, *mistakes)))
             print(
                 f"| {scenario.name} | {numbers} | {found.worst_stall_ms:.1f} ms | {found.tracking_share:.2%} |",
