@@ -4,9 +4,9 @@
 
 Every fault strikes at two moments, in sweeps of eight trials and the baseline (benchmarks/faults.yaml); several strike
 in one sweep, each in a trial of its own or at a time of its own. Each sweep is held against the same sweep without
-faults: final values, and every point in MLflow against the trial's spool. Exits with 1 unless all is as it should be: nothing
-lost, repeated or wrong, no step kept waiting for 50 ms by what is measured in it, nor 1 % of the time spent on that. On a
-full disk training waits, lest anything measured is in memory only. Takes about 45 minutes.
+faults: final values, and every point in MLflow against the trial's spool. Exits with 1 unless all is as it should be:
+nothing lost, repeated or wrong, no step kept waiting for 50 ms by what is measured in it, nor 1 % of the time spent on
+that. On a full disk training waits, lest anything measured is in memory only. Takes about 45 minutes.
 """
 
 import argparse
