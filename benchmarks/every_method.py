@@ -25,7 +25,7 @@ import torch
 from irtune.config.load import load
 from irtune.config.methods import METHODS
 from irtune.config.schema import ExperimentConfig
-from irtune.data.base import RevisionDataset
+from irtune.data.base import LabelledDataset
 from irtune.training.engine import DeepSpeedBlocks
 from irtune.training.recorder import NoRecorder
 from irtune.training.run import run
@@ -93,7 +93,7 @@ def counted_activations(saved_bytes: list[int]) -> Iterator[None]:
         DeepSpeedBlocks.train_step = train_step  # type: ignore[method-assign]
 
 
-def measure(name: str, overrides: Mapping[str, Any], options: argparse.Namespace, data: RevisionDataset) -> Row:
+def measure(name: str, overrides: Mapping[str, Any], options: argparse.Namespace, data: LabelledDataset) -> Row:
     """Train once."""
     settings = {
         "model.name": options.model,

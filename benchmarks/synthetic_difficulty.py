@@ -19,7 +19,7 @@ from pathlib import Path
 
 from irtune.config.load import load
 from irtune.config.schema import ExperimentConfig
-from irtune.data.base import RevisionDataset
+from irtune.data.base import LabelledDataset
 from irtune.training.recorder import NoRecorder
 from irtune.training.run import run
 from irtune.tuning.provenance import environment
@@ -50,12 +50,12 @@ class Score:
     seconds: float
 
 
-def shuffle_train_labels(data: RevisionDataset, seed: int) -> RevisionDataset:
+def shuffle_train_labels(data: LabelledDataset, seed: int) -> LabelledDataset:
     """``data`` with its training labels permuted."""
     train = data.splits["train"]
-    labels = [revision.label for revision in train]
+    labels = [example.label for example in train]
     random.Random(seed).shuffle(labels)
-    shuffled = tuple(replace(revision, label=label) for revision, label in zip(train, labels, strict=True))
+    shuffled = tuple(replace(example, label=label) for example, label in zip(train, labels, strict=True))
     return replace(data, splits={**data.splits, "train": shuffled})
 
 
@@ -114,7 +114,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     data = load(ExperimentConfig, None, SETTINGS).data.load()
-    sizes = ", ".join(f"{len(revisions)} {split}" for split, revisions in data.splits.items())
+    sizes = ", ".join(f"{len(examples)} {split}" for split, examples in data.splits.items())
     # Before the runs: the working tree may have moved on after them.
     made_with = environment()
     found = list(scores(options))

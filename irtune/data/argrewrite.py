@@ -11,7 +11,7 @@ from zipfile import BadZipFile
 
 from pydantic import Field
 
-from irtune.data.base import SPLITS, DataError, DatasetConfig, RevisionDataset
+from irtune.data.base import SPLITS, DataError, DatasetConfig, LabelledDataset
 from irtune.data.rows import Problem, Row, SkipBadRows, label_problem, partition, skip_or_stop, text_problem
 from irtune.data.sampling import SplitFraction, split_three_ways
 
@@ -63,7 +63,7 @@ class ArgRewriteConfig(DatasetConfig):
     test_fraction: SplitFraction = Field(0.15, description="share of the test split, about, in whole essays")
     skip_bad_rows: SkipBadRows = False
 
-    def read(self) -> RevisionDataset:
+    def read(self) -> LabelledDataset:
         """Read the workbooks and split by essay."""
         problems: list[Problem] = []
         rows = [row for path in find_workbooks(self.path) for row in read_workbook(path, problems, self.operations)]
@@ -76,12 +76,12 @@ class ArgRewriteConfig(DatasetConfig):
         labels = SURFACE + CONTENT if self.labels == "fine" else ("surface", "content")
         essays, purposes = [row.group for row in rows], [row.label for row in rows]
         parts = split_three_ways(purposes, essays, self.validation_fraction, self.test_fraction, self.seed)
-        return RevisionDataset(
+        return LabelledDataset(
             name=self.name,
             labels=labels,
-            splits={split: tuple(rows[i].revision() for i in part) for split, part in zip(SPLITS, parts, strict=True)},
-            instruction=f"What is the purpose of this revision of an essay: {', '.join(labels)}?",
-            skipped_rows=skipped,
+            splits={split: tuple(rows[i].example() for i in part) for split, part in zip(SPLITS, parts, strict=True)},
+            prompt=self.prompt("revisions", "What is the purpose of this revision of an essay"),
+            skipped=skipped,
         )
 
 
@@ -135,7 +135,7 @@ def read_workbook(path: Path, problems: list[Problem], operations: Sequence[Oper
             before = _text(cells) if title == OLD else ""
             after = _text(cells) if title == NEW else " ".join(new_texts[index] for index in aligned)
             row_id = f"{essay[1]}/{path.parent.name}/{title[:3].lower()}/{_number(cells[INDEX])}"
-            rows.append(Row(row_id, place, before, after, _first(cells[PURPOSE]), group=essay[1]))
+            rows.append(Row(row_id, place, (before, after), _first(cells[PURPOSE]), group=essay[1]))
     return rows
 
 

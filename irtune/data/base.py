@@ -1,13 +1,14 @@
-"""What every dataset gives: labelled revision pairs in three splits, and one prompt used for all of them."""
+"""What every dataset gives: labelled texts or text pairs in three splits, and one prompt used for all of them."""
 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import astuple, dataclass, field, replace
 from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+from irtune.data.prompt import AUTO, Kind, Prompt, check_template
 from irtune.data.sampling import stratified_sample
 
 Split = Literal["train", "validation", "test"]
@@ -19,43 +20,51 @@ class DataError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Revision:
-    """One annotated revision: the text before and after (either may be empty, not both) and its intention."""
+class Example:
+    """One labelled example.
+
+    Args:
+        id: The same wherever the file lies.
+        texts: One text, or two: before and after a revision (either may be empty, not both).
+        label: Its class.
+    """
 
     id: str
-    before: str
-    after: str
+    texts: tuple[str, ...]
     label: str
 
 
 @dataclass(frozen=True)
-class RevisionDataset:
-    """Splits of revisions with their label set.
+class LabelledDataset:
+    """Splits of examples with their label set.
 
     Args:
         name: Shown wherever the data is named; synthetic data says so here.
         labels: All labels, in the order of their class indices.
-        splits: The revisions of each of ``train``, ``validation`` and ``test``.
-        instruction: What the model is asked; the same for every split.
-        skipped_rows: Rows left out because ``skip_bad_rows`` was set.
+        splits: The examples of each of ``train``, ``validation`` and ``test``.
+        prompt: What the model reads of an example; the same for every split.
+        skipped: Rows left out because ``skip_bad_rows`` was set: how many, by label (empty where there was none).
+        notes: What was guessed in reading, and what looks doubtful; one sentence each.
     """
 
     name: str
     labels: tuple[str, ...]
-    splits: Mapping[Split, tuple[Revision, ...]]
-    instruction: str
-    skipped_rows: int = 0
+    splits: Mapping[Split, tuple[Example, ...]]
+    prompt: Prompt
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
-    def prompt(self, revision: Revision) -> str:
-        """The text that the model reads for one revision."""
-        return f"{self.instruction}\nBefore: {revision.before or '(nothing)'}\nAfter: {revision.after or '(nothing)'}"
+    @property
+    def num_skipped(self) -> int:
+        """Rows left out because ``skip_bad_rows`` was set."""
+        return sum(self.skipped.values())
 
     def fingerprint(self) -> str:
-        """SHA-256 over labels, instruction and every revision in order, 16 hexadecimal digits."""
-        digest = hashlib.sha256(json.dumps([self.labels, self.instruction]).encode())
+        """SHA-256 over labels, prompt and every example in order, 16 hexadecimal digits."""
+        digest = hashlib.sha256(json.dumps([self.labels, astuple(self.prompt)]).encode())
         for split in SPLITS:
-            for revision in self.splits[split]:
-                digest.update(json.dumps([split, *asdict(revision).values()]).encode())
+            for example in self.splits[split]:
+                digest.update(json.dumps([split, example.id, example.texts, example.label]).encode())
         return digest.hexdigest()[:16]
 
 
@@ -69,17 +78,49 @@ class DatasetConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     name: str
-    max_train: int | None = Field(None, gt=0, description="use at most this many training revisions (seeded choice)")
-    max_validation: int | None = Field(None, gt=0, description="use at most this many validation revisions")
-    max_test: int | None = Field(None, gt=0, description="use at most this many test revisions")
+    instruction: str | None = Field(
+        AUTO,
+        min_length=1,
+        description="what the model is asked before each example; auto asks for the label and lists the labels where "
+        "they leave room for texts; null asks nothing",
+    )
+    template: str | None = Field(
+        None,
+        min_length=1,
+        description="the text that the model reads, with {instruction}, and {before} and {after}, or {text}; default: "
+        "these in lines of their own",
+    )
+    max_train: int | None = Field(None, gt=0, description="use at most this many training examples (seeded choice)")
+    max_validation: int | None = Field(None, gt=0, description="use at most this many validation examples")
+    max_test: int | None = Field(None, gt=0, description="use at most this many test examples")
     seed: int = Field(0, ge=0, description="seeds the split, the choice under max_*, and generated text")
+
+    @field_validator("template")
+    @classmethod
+    def _template_is_sound(cls, template: str | None, info: ValidationInfo) -> str | None:
+        if template is not None:
+            check_template(template, info.data.get("instruction"))
+        return template
+
+    def prompt(self, kind: Kind, question: str) -> Prompt:
+        """The prompt that the options ask for.
+
+        Raises:
+            DataError: If the template does not show the texts.
+        """
+        prompt = Prompt(kind, question, self.instruction, self.template)
+        try:
+            prompt.check()
+        except ValueError as error:
+            raise DataError(str(error)) from error
+        return prompt
 
     def path_fields(self) -> dict[str, str]:
         """The options that name a place on disk, by field name, where they are set."""
         options = {name: getattr(self, name) for name in type(self).model_fields if name.endswith("path")}
         return {name: str(value) for name, value in options.items() if value is not None}
 
-    def read(self) -> RevisionDataset:
+    def read(self) -> LabelledDataset:
         """Read, check and split the data; what every dataset must say.
 
         Raises:
@@ -87,7 +128,7 @@ class DatasetConfig(BaseModel):
         """
         raise TypeError(f"dataset {self.name!r} does not say how it is read")
 
-    def load(self) -> RevisionDataset:
+    def load(self) -> LabelledDataset:
         """The data, capped by ``max_train``, ``max_validation`` and ``max_test`` in proportion to the labels.
 
         Raises:
@@ -99,15 +140,15 @@ class DatasetConfig(BaseModel):
         empty = [split for split in SPLITS if not capped[split]]
         if empty:
             sizes = ", ".join(f"{split} {len(capped[split])}" for split in SPLITS)
-            skipped = f", {data.skipped_rows} rows skipped" if data.skipped_rows else ""
-            raise DataError(f"dataset {data.name!r}: no revisions in {' and '.join(empty)} ({sizes}{skipped})")
+            skipped = f", {data.num_skipped} rows skipped" if data.num_skipped else ""
+            raise DataError(f"dataset {data.name!r}: no examples in {' and '.join(empty)} ({sizes}{skipped})")
         if len(data.labels) < 2:
             raise DataError(f"dataset {data.name!r}: needs at least two labels, found {list(data.labels)}")
         return replace(data, splits=capped)
 
 
-def _at_most(limit: int | None, revisions: tuple[Revision, ...], seed: int) -> tuple[Revision, ...]:
-    if limit is None or limit >= len(revisions):
-        return revisions
-    labels = [revision.label for revision in revisions]
-    return tuple(revisions[i] for i in stratified_sample(labels, limit, seed))
+def _at_most(limit: int | None, examples: tuple[Example, ...], seed: int) -> tuple[Example, ...]:
+    if limit is None or limit >= len(examples):
+        return examples
+    labels = [example.label for example in examples]
+    return tuple(examples[i] for i in stratified_sample(labels, limit, seed))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from irtune.data.base import SPLITS, RevisionDataset, Split
+from irtune.data.base import SPLITS, LabelledDataset, Split
 
 BUCKETS_PER_POOL = 32
 """Batches are cut from pools of this many batches' worth of examples sorted by length: less padding, yet random."""
@@ -51,24 +51,24 @@ class EncodedSplit:
         return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": self.labels[indices]}
 
 
-def encode(dataset: RevisionDataset, tokenizer: Any, max_length: int) -> dict[Split, EncodedSplit]:
+def encode(dataset: LabelledDataset, tokenizer: Any, max_length: int) -> dict[Split, EncodedSplit]:
     """Tokenise every split with the dataset's one prompt."""
     return {split: _encode_split(dataset, split, tokenizer, max_length) for split in SPLITS}
 
 
-def _encode_split(dataset: RevisionDataset, split: Split, tokenizer: Any, max_length: int) -> EncodedSplit:
-    revisions = dataset.splits[split]
-    texts = [dataset.prompt(revision) for revision in revisions]
+def _encode_split(dataset: LabelledDataset, split: Split, tokenizer: Any, max_length: int) -> EncodedSplit:
+    examples, instruction = dataset.splits[split], dataset.prompt.asked(dataset.labels)
+    texts = [dataset.prompt.render(instruction, example.texts) for example in examples]
     rows = tokenizer(texts, truncation=True, max_length=max_length, add_special_tokens=True)["input_ids"]
     class_index = {label: index for index, label in enumerate(dataset.labels)}
     return EncodedSplit(
         np.concatenate([np.asarray(row, dtype=np.int32) for row in rows]),
         np.cumsum([0, *map(len, rows)]),
-        np.array([class_index[revision.label] for revision in revisions]),
+        np.array([class_index[example.label] for example in examples]),
     )
 
 
-def encode_once(dataset: RevisionDataset, tokenizer: Any, max_length: int, folder: Path) -> dict[Split, EncodedSplit]:
+def encode_once(dataset: LabelledDataset, tokenizer: Any, max_length: int, folder: Path) -> dict[Split, EncodedSplit]:
     """Like ``encode``, but kept in ``folder`` and memory-mapped, so that all trials of a sweep share one copy."""
     key = f"{dataset.fingerprint()}|{_tokenizer_fingerprint(tokenizer)}|{max_length}"
     target = folder / hashlib.sha256(key.encode()).hexdigest()[:16]

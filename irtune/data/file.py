@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from irtune.data.base import SPLITS, DatasetConfig, RevisionDataset, Split
+from irtune.data.base import SPLITS, DatasetConfig, LabelledDataset, Split
 from irtune.data.rows import (
     Problem,
     Row,
@@ -45,9 +45,6 @@ class FileConfig(DatasetConfig):
     labels: tuple[str, ...] | None = Field(
         None, min_length=2, description="allowed labels in order of class; default: those of train, sorted"
     )
-    instruction: str | None = Field(
-        None, min_length=1, description="what the model is asked; default: names the labels"
-    )
     skip_bad_rows: SkipBadRows = False
 
     @model_validator(mode="after")
@@ -63,7 +60,7 @@ class FileConfig(DatasetConfig):
             )
         return self
 
-    def read(self) -> RevisionDataset:
+    def read(self) -> LabelledDataset:
         """Read and check the files, and split their rows."""
         problems: list[Problem] = []
         rows = partition(self._read_files(problems), text_problem, problems)
@@ -74,12 +71,12 @@ class FileConfig(DatasetConfig):
         labels = self.labels or tuple(sorted({row.label for row in rows if row.label and row.split in ("", "train")}))
         rows = partition(rows, label_problem(labels), problems)
         skipped = skip_or_stop(problems, len(rows) + len(problems), self.skip_bad_rows)
-        return RevisionDataset(
+        return LabelledDataset(
             name=self.name,
             labels=labels,
-            splits={split: tuple(row.revision() for row in part) for split, part in self._split(rows).items()},
-            instruction=self.instruction or f"What is the intention of this revision: {', '.join(labels)}?",
-            skipped_rows=skipped,
+            splits={split: tuple(row.example() for row in part) for split, part in self._split(rows).items()},
+            prompt=self.prompt("revisions", "What is the intention of this revision"),
+            skipped=skipped,
         )
 
     def _read_files(self, problems: list[Problem]) -> list[Row]:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from irtune.data.base import DataError, DatasetConfig, Revision, RevisionDataset, Split
+from irtune.data.base import DataError, DatasetConfig, Example, LabelledDataset, Split
 from irtune.data.rows import Problem, Row, SkipBadRows, label_problem, partition, skip_or_stop, text_problem
 from irtune.data.tables import Columns, Record, read_rows, rows_of
 
@@ -32,7 +32,7 @@ class IteraterConfig(DatasetConfig):
     )
     skip_bad_rows: SkipBadRows = False
 
-    def read(self) -> RevisionDataset:
+    def read(self) -> LabelledDataset:
         """Read the files below ``path``, or the hub's copy."""
         problems: list[Problem] = []
         rows = rows_from_hub(problems) if self.path is None else rows_from_folder(self.path, problems)
@@ -40,11 +40,11 @@ class IteraterConfig(DatasetConfig):
         kept = partition(kept, text_problem, problems)
         kept = partition(kept, label_problem(LABELS), problems)
         skipped = skip_or_stop(problems, len(rows), self.skip_bad_rows)
-        splits: dict[Split, tuple[Revision, ...]] = {
-            split: tuple(row.revision() for row in kept if row.split == split) for split in FILE_STEMS
+        splits: dict[Split, tuple[Example, ...]] = {
+            split: tuple(row.example() for row in kept if row.split == split) for split in FILE_STEMS
         }
-        instruction = f"What is the intention of this revision: {', '.join(LABELS)}?"
-        return RevisionDataset(self.name, LABELS, splits, instruction, skipped)
+        prompt = self.prompt("revisions", "What is the intention of this revision")
+        return LabelledDataset(self.name, LABELS, splits, prompt, skipped)
 
 
 def rows_from_folder(folder: Path, problems: list[Problem]) -> list[Row]:

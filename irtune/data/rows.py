@@ -1,12 +1,13 @@
 """Rows of users' files: what is wrong with them is collected, then reported together or skipped and counted."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import Field
 
-from irtune.data.base import DataError, Revision
+from irtune.data.base import DataError, Example
 
 SHOWN_PER_KIND = 5
 
@@ -15,13 +16,12 @@ SkipBadRows = Annotated[bool, Field(description="leave out and count rows that c
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One revision as a file gives it.
+    """One example as a file gives it.
 
     Args:
         id: The same wherever the file lies.
         place: File and row, the row as an editor or a spreadsheet numbers it (a header, where there is one, is row 1).
-        before: Text before, stripped; may be empty.
-        after: Text after, stripped; may be empty.
+        texts: One text, or those before and after; stripped, may be empty.
         label: Empty where the file gives none.
         group: What must not be divided between splits.
         split: The split that the file assigns, if it does.
@@ -29,25 +29,25 @@ class Row:
 
     id: str
     place: str
-    before: str
-    after: str
+    texts: tuple[str, ...]
     label: str
     group: str = ""
     split: str = ""
 
-    def revision(self) -> Revision:
+    def example(self) -> Example:
         """What is left of the row once it is placed in a split."""
-        return Revision(self.id, self.before, self.after, self.label)
+        return Example(self.id, self.texts, self.label)
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why one row cannot be used."""
+    """Why one row cannot be used; ``label`` is the row's, where it is known."""
 
     kind: str
     place: str
     found: str
     allowed: str
+    label: str = ""
 
 
 Check = Callable[[Row], Problem | None]
@@ -67,10 +67,10 @@ def partition(rows: Iterable[Row], check: Check, problems: list[Problem]) -> lis
 
 def text_problem(row: Row) -> Problem | None:
     """A row without text on either side, or with bytes that are no UTF-8 (read as lone surrogates)."""
-    for text in (row.before, row.after, row.label, row.group):
+    for text in (*row.texts, row.label, row.group):
         if any("\ud800" <= character <= "\udfff" for character in text):
             return Problem("text is not UTF-8", row.place, ascii(text[:40]), "files encoded as UTF-8")
-    if not row.before and not row.after:
+    if not any(row.texts):
         return Problem("before and after both empty", row.place, "no text", "text on at least one side")
     return None
 
@@ -96,14 +96,14 @@ def _unknown(what: str, found: str, place: str, allowed: Sequence[str]) -> Probl
     return Problem(f"unknown {what}", place, repr(found) if found else "nothing", ", ".join(allowed) or "none found")
 
 
-def skip_or_stop(problems: Sequence[Problem], num_rows: int, skip: bool) -> int:
-    """The number of rows to skip.
+def skip_or_stop(problems: Sequence[Problem], num_rows: int, skip: bool) -> Mapping[str, int]:
+    """How many rows to skip, by label.
 
     Raises:
         DataError: If there are problems and they are not to be skipped; it names every kind and the first rows of each.
     """
     if not problems or skip:
-        return len(problems)
+        return Counter(problem.label for problem in problems)
     kinds: dict[tuple[str, str], list[Problem]] = {}
     for problem in problems:
         kinds.setdefault((problem.kind, problem.allowed), []).append(problem)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from irtune.data.base import DatasetConfig, Revision, RevisionDataset, Split
+from irtune.data.base import DatasetConfig, Example, LabelledDataset, Split
 from irtune.data.synthetic_language import INTENTIONS, PLAIN_WORDINGS, SECOND_CLAUSE, SLOTS, SYMMETRIC, new_scene
 
 # How often a slot that is not revised carries the wording of some edit, the same on both sides, so that a clumsy,
@@ -27,33 +27,34 @@ class SyntheticConfig(DatasetConfig):
     """
 
     name: Literal["synthetic"] = "synthetic"
+    # Short, because on a CPU time goes with tokens.
+    instruction: str | None = Field("Why was the text revised?", min_length=1, description="what the model is asked")
     train_size: int = Field(1000, ge=5, description="number of training revisions")
     validation_size: int = Field(200, ge=5, description="number of validation revisions")
     test_size: int = Field(500, ge=5, description="number of test revisions")
 
-    def read(self) -> RevisionDataset:
+    def read(self) -> LabelledDataset:
         """Generate the three splits."""
         sizes: dict[Split, int] = {"test": self.test_size, "validation": self.validation_size, "train": self.train_size}
         seen: set[frozenset[str]] = set()
-        return RevisionDataset(
+        return LabelledDataset(
             name=self.name,
             labels=INTENTIONS,
             splits={split: generate_split(split, size, self.seed, seen) for split, size in sizes.items()},
-            # Short, because on a CPU time goes with tokens.
-            instruction="Why was the text revised?",
+            prompt=self.prompt("revisions", "Why was the text revised"),
         )
 
 
-def generate_split(split: Split, size: int, seed: int, seen: set[frozenset[str]]) -> tuple[Revision, ...]:
+def generate_split(split: Split, size: int, seed: int, seen: set[frozenset[str]]) -> tuple[Example, ...]:
     """``size`` revisions whose pairs are not in ``seen``, which grows by them."""
     rng = random.Random(f"{split} {seed}")
-    revisions: list[Revision] = []
+    revisions: list[Example] = []
     while len(revisions) < size:
         label = INTENTIONS[len(revisions) % len(INTENTIONS)]
         before, after = generate_pair(label, rng)
         if frozenset((before, after)) not in seen:
             seen.add(frozenset((before, after)))
-            revisions.append(Revision(f"synthetic-{split}-{len(revisions)}", before, after, label))
+            revisions.append(Example(f"synthetic-{split}-{len(revisions)}", (before, after), label))
     rng.shuffle(revisions)
     return tuple(revisions)
 

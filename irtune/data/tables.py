@@ -84,7 +84,8 @@ def _row(record: Record, columns: Columns, prefix: str, problems: list[Problem])
             problems.append(Problem(kind, record.place, repr(value)[:40], "text, a whole number, or nothing"))
             return None
         texts[field] = "" if value is None else str(value).strip()
-    return Row(id=f"{prefix}:{record.number}", place=record.place, **texts)
+    both = (texts.pop("before"), texts.pop("after"))
+    return Row(id=f"{prefix}:{record.number}", place=record.place, texts=both, **texts)
 
 
 def _read_delimited(path: Path, problems: list[Problem], delimiter: str) -> list[Record]:

@@ -14,7 +14,7 @@ from transformers import set_seed
 
 from irtune.config.load import dotted_keys
 from irtune.config.schema import ExperimentConfig
-from irtune.data.base import RevisionDataset, Split
+from irtune.data.base import LabelledDataset, Split
 from irtune.data.encode import encode_once, share_hash
 from irtune.files import once_there_is_room, write_whole
 from irtune.layers import LayerController, SelectionRecord, map_parameters
@@ -66,7 +66,7 @@ def run(
     recorder: Recorder,
     report: Report = lambda metrics: None,
     encoded_folder: Path | None = None,
-    dataset: RevisionDataset | None = None,
+    dataset: LabelledDataset | None = None,
 ) -> TrialResult:
     """Train, choose the best weights on validation, score them once on test.
 
@@ -102,7 +102,7 @@ def _run(
     recorder: Recorder,
     report: Report,
     encoded_folder: Path,
-    dataset: RevisionDataset | None,
+    dataset: LabelledDataset | None,
 ) -> dict[str, float]:
     started = time.perf_counter()
     dataset = dataset or config.data.load()
@@ -124,7 +124,7 @@ def prepared(
     recorder: Recorder,
     report: Report,
     encoded_folder: Path,
-    dataset: RevisionDataset,
+    dataset: LabelledDataset,
 ) -> Iterator[Loop]:
     """All that a run trains with, checked, inside the context; every rank enters it. Arguments are those of ``run``."""
     device = select_accelerator(config.engine)
@@ -158,7 +158,7 @@ def _finished(folder: Path) -> dict[str, Any] | None:
 
 def _prepare(
     config: ExperimentConfig,
-    dataset: RevisionDataset,
+    dataset: LabelledDataset,
     folder: Path,
     recorder: Recorder,
     report: Report,
@@ -241,7 +241,7 @@ def _check(loop: Loop) -> None:
     )
 
 
-def _describe(loop: Loop, dataset: RevisionDataset) -> None:
+def _describe(loop: Loop, dataset: LabelledDataset) -> None:
     """Record settings, and facts read off the live objects."""
     config = loop.config
     lengths = loop.data["train"].lengths
@@ -254,7 +254,7 @@ def _describe(loop: Loop, dataset: RevisionDataset) -> None:
         | {
             "irtune.data": dataset.name,
             "irtune.data.fingerprint": dataset.fingerprint(),
-            "irtune.data.skipped_rows": dataset.skipped_rows,
+            "irtune.data.skipped_rows": dataset.num_skipped,
             "irtune.blocks": len(loop.blocks.blocks),
             "irtune.blocks.name": loop.blocks.blocks.name,
         }
@@ -265,7 +265,7 @@ def _describe(loop: Loop, dataset: RevisionDataset) -> None:
         loop.recorder.tags({"irtune.out_of_memory": tried})
 
 
-def _finish(loop: Loop, dataset: RevisionDataset, totals: Totals, setup_s: float) -> dict[str, float]:
+def _finish(loop: Loop, dataset: LabelledDataset, totals: Totals, setup_s: float) -> dict[str, float]:
     """Score the best weights on validation and, for the only time, on test; keep adapter and predictions."""
     weights = loop.folder / BEST_WEIGHTS
     load_weights(loop.blocks, weights)
@@ -321,18 +321,18 @@ def _probe_costs(loop: Loop, totals: Totals) -> dict[str, float]:
     return found
 
 
-def _keep(loop: Loop, dataset: RevisionDataset, weights: Path, probabilities: Mapping[Split, np.ndarray]) -> None:
+def _keep(loop: Loop, dataset: LabelledDataset, weights: Path, probabilities: Mapping[Split, np.ndarray]) -> None:
     notes = {
         "data": dataset.name,
         "labels": list(dataset.labels),
-        "instruction": dataset.instruction,
+        "instruction": dataset.prompt.asked(dataset.labels),
         "max_length": loop.config.model.max_length,
         "config": dotted_keys(loop.config),
     }
     save_adapter(loop.blocks, loop.folder / ADAPTER, weights, notes)
     arrays: dict[str, Any] = {}
     for split, values in probabilities.items():
-        arrays[f"{split}_ids"] = np.array([revision.id for revision in dataset.splits[split]])
+        arrays[f"{split}_ids"] = np.array([example.id for example in dataset.splits[split]])
         arrays[f"{split}_labels"] = np.asarray(loop.data[split].labels)
         arrays[f"{split}_probabilities"] = values
     predictions = loop.folder / PREDICTIONS

@@ -10,7 +10,7 @@ import numpy as np
 from irtune.config.load import ConfigError, storage_path
 from irtune.config.schema import ExperimentConfig, TrackingConfig
 from irtune.config.sweep import SweepConfig
-from irtune.data.base import RevisionDataset, Split
+from irtune.data.base import LabelledDataset, Split
 from irtune.data.encode import encode_once
 from irtune.layers import map_parameters
 from irtune.tracking.address import local_database, resolve_tracking_uri
@@ -41,7 +41,7 @@ class Ready:
     """
 
     checkpoint: Path
-    dataset: RevisionDataset
+    dataset: LabelledDataset
     num_blocks: int
     tracking_uri: str
     earlier: Earlier

@@ -250,7 +250,7 @@ def _announce(sweep: Sweep, console: Console) -> None:
     facts = {
         "sweep": sweep.name,
         "model": f"{config.model.name}, {sweep.ready.num_blocks} blocks",
-        "data": f"{dataset.name}: {sizes}" + (f"; {dataset.skipped_rows} rows skipped" if dataset.skipped_rows else ""),
+        "data": f"{dataset.name}: {sizes}" + (f"; {dataset.num_skipped} rows skipped" if dataset.num_skipped else ""),
         "trials": f"{config.tune.num_trials} and the baseline ({BASELINE}) of {config.training.max_steps} steps"
         + repeated,
         "results": str(sweep.folder),

@@ -10,7 +10,7 @@ import ray
 
 from irtune.config.load import build, with_overrides
 from irtune.config.schema import ExperimentConfig
-from irtune.data.base import RevisionDataset
+from irtune.data.base import LabelledDataset
 from irtune.tracking.spool import SpoolWriter, next_attempt
 from irtune.training.recorder import NoRecorder, Recorder, Report
 
@@ -31,7 +31,7 @@ class Objective(Protocol):
         recorder: Recorder,
         report: Report,
         encoded_folder: Path,
-        dataset: RevisionDataset,
+        dataset: LabelledDataset,
     ) -> Any:
         """Record and report what was measured; see ``irtune.training.run.run``."""
         ...
@@ -57,7 +57,7 @@ class TrialSetup:
 
     experiment: Mapping[str, Any]
     folder: Path
-    dataset: "ray.ObjectRef[RevisionDataset]"
+    dataset: "ray.ObjectRef[LabelledDataset]"
     objective: Objective = train
 
     def config(self, overrides: Mapping[str, Any]) -> ExperimentConfig:

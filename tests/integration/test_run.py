@@ -147,10 +147,11 @@ def test_the_adapter_is_a_normal_peft_folder_with_the_trained_head(tmp_path: Pat
     model = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
     with np.load(tmp_path / "predictions.npz", allow_pickle=False) as predictions:
         dataset = config.data.load()
-        assert predictions["test_ids"].tolist() == [revision.id for revision in dataset.splits["test"]]
-        for index, revision in enumerate(dataset.splits["test"][:5]):
+        assert predictions["test_ids"].tolist() == [example.id for example in dataset.splits["test"]]
+        for index, example in enumerate(dataset.splits["test"][:5]):
             with torch.no_grad():
-                logits = model(**tokenizer(dataset.prompt(revision), return_tensors="pt")).logits
+                text = dataset.prompt.render(notes["instruction"], example.texts)
+                logits = model(**tokenizer(text, return_tensors="pt")).logits
             np.testing.assert_allclose(logits.softmax(-1)[0], predictions["test_probabilities"][index], atol=1e-5)
 
 

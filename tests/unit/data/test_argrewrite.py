@@ -58,7 +58,7 @@ def everything(data):
 
 def test_the_revisions_of_one_essay_by_hand(small):
     data = ArgRewriteConfig(path=small).load()
-    essay = [(r.id, r.before, r.after, r.label) for r in everything(data) if r.id.startswith("7/23/")]
+    essay = [(r.id, r.texts[0], r.texts[1], r.label) for r in everything(data) if r.id.startswith("7/23/")]
     assert sorted(essay) == [
         ("7/23/new/5", "", "A claim.", "Claims/Ideas"),
         ("7/23/old/2", "He go.", "He goes. Home.", "Conventions/Grammar/Spelling"),
@@ -66,9 +66,9 @@ def test_the_revisions_of_one_essay_by_hand(small):
     ]
     assert len(everything(data)) == 10 * 2 * 3
     assert data.labels == SURFACE + CONTENT
-    assert data.skipped_rows == 0
-    assert "\n" not in data.instruction
-    assert all(label in data.instruction for label in data.labels)
+    assert data.num_skipped == 0
+    assert "\n" not in data.prompt.asked(data.labels)
+    assert all(label in data.prompt.asked(data.labels) for label in data.labels)
 
 
 def test_an_essay_is_in_one_split_only(small):
@@ -90,15 +90,15 @@ def test_the_path_may_be_the_clone_or_a_folder_in_it(small, below):
 
 def test_operations_choose_the_kinds_of_revision(small):
     modified = everything(ArgRewriteConfig(path=small, operations=("modify",)).load())
-    assert {(r.before, r.after) for r in modified} == {("He go.", "He goes. Home.")}
+    assert {(r.texts[0], r.texts[1]) for r in modified} == {("He go.", "He goes. Home.")}
     others = everything(ArgRewriteConfig(path=small, operations=("add", "delete")).load())
-    assert {(r.before, r.after) for r in others} == {("", "A claim."), ("Gone.", "")}
+    assert {(r.texts[0], r.texts[1]) for r in others} == {("", "A claim."), ("Gone.", "")}
 
 
 def test_surface_and_content_stand_for_the_nine_purposes(small):
     data = ArgRewriteConfig(path=small, labels="surface_content").load()
     assert data.labels == ("surface", "content")
-    assert {(r.before, r.label) for r in everything(data)} == {
+    assert {(r.texts[0], r.label) for r in everything(data)} == {
         ("He go.", "surface"),
         ("Gone.", "content"),
         ("", "content"),
@@ -136,7 +136,7 @@ def test_bad_rows_are_named_by_sheet_and_row_or_skipped(tmp_path):
     assert f"before and after both empty, 1 rows: {path}, Old Draft, row 8: no text" in text
     assert f"unknown operation, 1 rows: {path}, Old Draft, row 9: 'move'. Allowed: modify, delete." in text
     data = ArgRewriteConfig(path=tmp_path, skip_bad_rows=True).load()
-    assert data.skipped_rows == 4
+    assert data.num_skipped == 4
     assert len(everything(data)) == 18
 
 
@@ -171,7 +171,7 @@ def test_the_published_corpus_has_its_known_counts():
         "Organization": 79,
         "Rebuttal/Reservation": 43,
     }
-    assert sum(not revision.before for revision in revisions) == 1083
+    assert sum(not revision.texts[0] for revision in revisions) == 1083
     essays = {split: {r.id.split("/")[0] for r in part} for split, part in data.splits.items()}
     assert {split: len(part) for split, part in essays.items()} == {"train": 60, "validation": 13, "test": 13}
     assert len(set.union(*essays.values())) == 86

@@ -1,4 +1,4 @@
-"""What holds for every dataset: caps, empty splits, the prompt, the fingerprint, the registry and light imports."""
+"""What holds for every dataset: caps, empty splits, the fingerprint, the registry and light imports."""
 
 import subprocess
 import sys
@@ -9,11 +9,11 @@ from typing import Literal
 import pytest
 from pydantic import ValidationError
 
-from irtune.data import DATASETS, DataError, DatasetConfig, Revision, RevisionDataset
+from irtune.data import DATASETS, DataError, DatasetConfig, Example, LabelledDataset
 
 
 def revisions(split, labels):
-    return tuple(Revision(f"{split}-{i}", f"before {i}", f"after {i}", label) for i, label in enumerate(labels))
+    return tuple(Example(f"{split}-{i}", (f"before {i}", f"after {i}"), label) for i, label in enumerate(labels))
 
 
 class Toy(DatasetConfig):
@@ -26,7 +26,7 @@ class Toy(DatasetConfig):
         parts = {"train": self.train_labels, "validation": "ab", "test": self.test_labels}
         splits = {split: revisions(split, labels) for split, labels in parts.items()}
         labels = tuple(sorted(set(self.train_labels)))
-        return RevisionDataset(self.name, labels, splits, "Which?", skipped_rows=3)
+        return LabelledDataset(self.name, labels, splits, self.prompt("revisions", "Which"), {"a": 3})
 
 
 def test_the_registry_knows_every_dataset_by_the_name_it_gives_itself():
@@ -39,7 +39,7 @@ def test_a_cap_keeps_the_shares_of_the_labels_and_is_seeded():
     capped = Toy(max_train=3, max_validation=100).load()
     assert Counter(revision.label for revision in capped.splits["train"]) == {"a": 2, "b": 1}
     assert len(capped.splits["validation"]) == 2
-    assert capped.skipped_rows == 3
+    assert capped.skipped == {"a": 3}
     assert capped == Toy(max_train=3, max_validation=100).load()
     assert len({Toy(max_train=3, seed=seed).load().splits["train"] for seed in range(8)}) > 1
 
@@ -51,7 +51,7 @@ def test_a_cap_takes_the_first_to_come_in_the_order_of_the_data():
 
 def test_an_empty_split_is_refused():
     with pytest.raises(
-        DataError, match=r"'toy': no revisions in test \(train 9, validation 2, test 0, 3 rows skipped\)"
+        DataError, match=r"'toy': no examples in test \(train 9, validation 2, test 0, 3 rows skipped\)"
     ):
         Toy(test_labels="").load()
 
@@ -73,15 +73,12 @@ def test_path_fields_are_those_set():
     assert file.path_fields() == {"path": "a.csv", "validation_path": "b.csv", "test_path": "/c.csv"}
 
 
-def test_the_prompt_holds_both_sides_and_says_where_one_is_empty():
-    data = Toy().load()
-    assert data.prompt(Revision("1", "old", "new", "a")) == "Which?\nBefore: old\nAfter: new"
-    assert data.prompt(Revision("1", "", "new", "a")) == "Which?\nBefore: (nothing)\nAfter: new"
-
-
 def test_the_fingerprint_changes_with_anything_a_model_could_learn_from():
-    fingerprints = [config.load().fingerprint() for config in (Toy(), Toy(max_train=5), Toy(train_labels="aaaaaabba"))]
-    assert len(set(fingerprints)) == 3
+    fingerprints = [
+        config.load().fingerprint()
+        for config in (Toy(), Toy(max_train=5), Toy(train_labels="aaaaaabba"), Toy(instruction=None))
+    ]
+    assert len(set(fingerprints)) == 4
     assert Toy().load().fingerprint() == fingerprints[0]
     assert len(fingerprints[0]) == 16
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from irtune.data import Revision, RevisionDataset
+from irtune.data import Example, LabelledDataset
 from irtune.data.base import SPLITS
 from irtune.data.encode import (
     EncodedSplit,
@@ -20,14 +20,16 @@ from irtune.data.encode import (
     share_hash,
     training_batches,
 )
+from irtune.data.prompt import Prompt
 
 PAD = 99
+PROMPT = Prompt("revisions", "", "Why?")
 
 
 def dataset(after="b"):
-    revisions = [Revision(f"r{i}", "a" * i, after, "xy"[i % 2]) for i in range(6)]
+    revisions = [Example(f"r{i}", ("a" * i, after), "xy"[i % 2]) for i in range(6)]
     splits = {"train": revisions[:3], "validation": revisions[3:5], "test": revisions[5:]}
-    return RevisionDataset("tiny", ("x", "y"), {split: tuple(rows) for split, rows in splits.items()}, "Why?")
+    return LabelledDataset("tiny", ("x", "y"), {split: tuple(rows) for split, rows in splits.items()}, PROMPT)
 
 
 def letters():
@@ -59,7 +61,7 @@ def test_every_revision_becomes_the_tokens_of_its_prompt():
     encoded = encode(data, letters(), max_length=200)
     for split in SPLITS:
         assert [text(encoded[split], index) for index in range(len(encoded[split]))] == [
-            data.prompt(revision) for revision in data.splits[split]
+            PROMPT.render("Why?", example.texts) for example in data.splits[split]
         ]
         assert encoded[split].labels.tolist() == [data.labels.index(r.label) for r in data.splits[split]]
     assert encoded["train"].token_ids.dtype == np.int32
@@ -114,7 +116,7 @@ def test_other_data_tokenizer_or_length_is_encoded_anew(tmp_path):
         with pytest.raises(AssertionError, match="tokenised again"):
             encode_once(data, unusable(letters()), length, tmp_path)
         encoded = encode_once(data, letters(), length, tmp_path)
-        assert text(encoded["train"], 0) == data.prompt(data.splits["train"][0])[:length]
+        assert text(encoded["train"], 0) == PROMPT.render("Why?", data.splits["train"][0].texts)[:length]
     other = letters()
     other.backend_tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     assert not np.array_equal(

@@ -45,7 +45,7 @@ def many_rows(num_rows=100):
 
 
 def texts(data, split):
-    return [(revision.before, revision.after, revision.label) for revision in data.splits[split]]
+    return [(revision.texts[0], revision.texts[1], revision.label) for revision in data.splits[split]]
 
 
 def message(**options):
@@ -65,7 +65,7 @@ def test_every_format_gives_the_same_revisions(tmp_path, suffix):
     ]
     assert texts(data, "validation") == [("It is late\nnow.", "It is late.", "fluency")]
     assert texts(data, "test") == [("Gone.", "", "meaning")]
-    assert data.instruction == "What is the intention of this revision: fluency, meaning?"
+    assert data.prompt.asked(data.labels) == "What is the intention of this revision: fluency, meaning?"
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path):
@@ -80,7 +80,7 @@ def test_named_columns_order_of_labels_and_instruction(tmp_path):
     columns = {"before_column": "alt", "after_column": "neu", "label_column": "why", "split_column": "part"}
     data = FileConfig(path=path, labels=("meaning", "fluency", "style"), instruction="Why?", **columns).load()
     assert data.labels == ("meaning", "fluency", "style")
-    assert data.instruction == "Why?"
+    assert data.prompt.asked(data.labels) == "Why?"
     assert len(data.splits["train"]) == 2
 
 
@@ -126,7 +126,7 @@ def test_a_drawn_split_keeps_groups_whole(tmp_path):
     path = write_rows(tmp_path / "data.csv", rows)
     data = FileConfig(path=path, group_column="document").load()
     document = {row["before"]: row["document"] for row in rows}
-    held = {split: {document[revision.before] for revision in data.splits[split]} for split in data.splits}
+    held = {split: {document[revision.texts[0]] for revision in data.splits[split]} for split in data.splits}
     assert sum(len(documents) for documents in held.values()) == 20
     assert {split: len(documents) for split, documents in held.items()} == {"train": 14, "validation": 3, "test": 3}
 
@@ -179,7 +179,7 @@ def test_bad_rows_are_skipped_and_counted_on_request(tmp_path):
     options = {"path": path, "split_column": "split", "labels": ("fluency", "meaning")}
     assert message(**options).startswith("2 of 6 rows")
     data = FileConfig(**options, skip_bad_rows=True).load()
-    assert data.skipped_rows == 2
+    assert data.num_skipped == 2
     assert data.splits == FileConfig(**{**options, "path": write_rows(tmp_path / "good.jsonl", ROWS)}).load().splits
 
 
@@ -229,4 +229,4 @@ def test_files_that_cannot_be_read_at_all_stop_even_when_rows_are_skipped(tmp_pa
     broken.write_bytes(b"nothing of the kind")
     assert f"{broken}: cannot be read as Parquet" in message(path=broken, **skip)
     path.write_text("")
-    assert "no revisions in train and validation and test" in message(path=path, **skip)
+    assert "no examples in train and validation and test" in message(path=path, **skip)

@@ -37,13 +37,13 @@ def write(folder, splits, suffix=".json"):
 def test_a_folder_is_read_without_those_labelled_others(tmp_path, suffix):
     data = IteraterConfig(path=write(tmp_path, SPLITS, suffix)).load()
     assert data.labels == ("clarity", "fluency", "coherence", "style", "meaning-changed")
-    read = {split: [(r.before, r.after, r.label) for r in part] for split, part in data.splits.items()}
+    read = {split: [(r.texts[0], r.texts[1], r.label) for r in part] for split, part in data.splits.items()}
     assert read == {
         "train": [("Before 0.", "After 0.", "clarity"), ("Before 1.", "After 1.", "meaning-changed")],
         "validation": [("Before 0.", "After 0.", "fluency")],
         "test": [("Before 0.", "After 0.", "style"), ("Before 2.", "After 2.", "coherence")],
     }
-    assert data.skipped_rows == 0
+    assert data.num_skipped == 0
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -57,7 +57,7 @@ def test_bad_rows_stop_or_are_counted(tmp_path):
     with pytest.raises(DataError, match=r"unknown label, 1 rows: .*dev\.json:2: 'tone'\. Allowed: clarity, fluency,"):
         IteraterConfig(path=tmp_path).load()
     data = IteraterConfig(path=tmp_path, skip_bad_rows=True).load()
-    assert data.skipped_rows == 1
+    assert data.num_skipped == 1
     assert len(data.splits["validation"]) == 1
 
 

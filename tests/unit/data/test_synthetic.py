@@ -29,7 +29,7 @@ def test_default_sizes_and_balance(data):
 
 
 def test_no_pair_occurs_twice_in_any_split_or_direction(data):
-    pairs = [frozenset((revision.before, revision.after)) for split in SPLITS for revision in data.splits[split]]
+    pairs = [frozenset((revision.texts[0], revision.texts[1])) for split in SPLITS for revision in data.splits[split]]
     assert len(pairs) == len(set(pairs)) == 1700
     assert all(len(pair) == 2 for pair in pairs)
 
@@ -57,7 +57,7 @@ def test_labels_are_mixed_in_order(data):
 
 
 def test_texts_are_short_sentences(data):
-    texts = [text for revision in data.splits["train"] for text in (revision.before, revision.after)]
+    texts = [text for revision in data.splits["train"] for text in (revision.texts[0], revision.texts[1])]
     words = [len(text.split()) for text in texts]
     assert sum(words) / len(words) < 14
     assert max(words) <= 30
@@ -68,8 +68,8 @@ def test_texts_are_short_sentences(data):
 
 
 def test_the_prompt_is_one_short_line(data):
-    assert "\n" not in data.instruction
-    assert len(data.instruction.split()) <= 8
+    assert "\n" not in data.prompt.asked(data.labels)
+    assert len(data.prompt.asked(data.labels).split()) <= 8
 
 
 def test_every_slot_has_several_edits_of_every_intention():
