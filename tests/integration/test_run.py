@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 
 from irtune.config.load import load
 from irtune.config.schema import ExperimentConfig, ModelConfig
-from irtune.training.model import load_tokenizer, materialize
+from irtune.training.model import materialize
 from irtune.training.run import run
+from irtune.training.tokenizer import load_tokenizer
 
 
 class Memory:
