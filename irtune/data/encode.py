@@ -204,25 +204,33 @@ class Encoder:
         How much that is, is searched for by bisection over all of them at once.
         """
         shortened = [Shortened(texts[index], self.prompt.kind) for index in too_long]
+        shown, rows = self._searched(shortened)
+        # Where not even a word fits, characters do.
+        empty = np.flatnonzero(shown == 0).tolist()
+        pieces = [Shortened(texts[too_long[i]], self.prompt.kind, longest=1) for i in empty]
+        for i, each, num_ranks, row in zip(empty, pieces, *self._searched(pieces), strict=True):
+            shortened[i], shown[i], rows[i] = each, num_ranks, row
+        for index, each, num_ranks in zip(too_long, shortened, shown, strict=True):
+            self._without_change[index] = bool(num_ranks < each.num_changed)
+        return rows
+
+    def _searched(self, shortened: Sequence[Shortened]) -> tuple[np.ndarray, list[list[int]]]:
+        """The most ranks of each that fit, and their tokens."""
+        if not shortened:
+            return np.zeros(0, dtype=int), []
         fits = np.zeros(len(shortened), dtype=int)
         fails = np.array([each.num_ranks for each in shortened])
         rows = self._tokens([each.show(0) for each in shortened])
         while (open_ := np.flatnonzero(fails - fits > 1)).size:
             tried = (fits[open_] + fails[open_]) // 2
-            found = self._tokens([shortened[i].show(int(n)) for i, n in zip(open_, tried, strict=True)])
-            for i, n, row in zip(open_, tried, found, strict=True):
+            wanted = list(zip(open_.tolist(), tried.tolist(), strict=True))
+            found = self._tokens([shortened[i].show(n) for i, n in wanted])
+            for (i, n), row in zip(wanted, found, strict=True):
                 if len(row) <= self.max_length:
                     fits[i], rows[i] = n, row
                 else:
                     fails[i] = n
-        for index, each, shown, row in zip(too_long, shortened, fits, rows, strict=True):
-            self._without_change[index] = bool(shown < each.num_changed)
-            if len(row) > self.max_length:
-                raise LengthError(
-                    f"model.max_length: {self.max_length} tokens are too few for any of the text of example "
-                    f"{index}; set a greater length"
-                )
-        return rows
+        return fits, rows
 
 
 def encode(

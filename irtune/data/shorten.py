@@ -14,10 +14,11 @@ GAP = " …"
 MAX_COMPARED = 1_000_000
 """Pairs of units beyond which a change is taken as one, since comparing would take seconds per example."""
 
-# Scripts that are written without spaces have a unit per character; other words are cut into short pieces, so that a
-# text without any space can be cut too.
+WORD = 24
+"""Characters of a word beyond which it is cut into pieces, so that a text without any space can be shown in part."""
+
+# Of scripts that are written without spaces every character is a unit.
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff"
-_UNIT = re.compile(rf"\s{{0,8}}(?:[{_UNSPACED}]|[^\s{_UNSPACED}]{{1,8}})|\s{{1,8}}")
 
 
 @dataclass(frozen=True)
@@ -31,15 +32,19 @@ class Shortened:
     Args:
         texts: One text, or two.
         kind: What they are to each other.
+        longest: Characters of a unit, and of the white space before it.
     """
 
     texts: tuple[str, ...]
     kind: Kind
+    longest: int = WORD
 
     @cached_property
     def units(self) -> list[list[str]]:
         """The pieces of each text, in order; together they are the text."""
-        return [_UNIT.findall(text) for text in self.texts]
+        most = self.longest
+        unit = rf"\s{{0,{most}}}(?:[{_UNSPACED}]|[^\s{_UNSPACED}]{{1,{most}}})|\s{{1,{most}}}"
+        return [re.findall(unit, text) for text in self.texts]
 
     @cached_property
     def _ranked(self) -> tuple[list[list[int]], int]:
@@ -68,9 +73,14 @@ class Shortened:
 def ranks(before: Sequence[str], after: Sequence[str]) -> tuple[list[int], list[int], int]:
     """Ranks of the units of both sides of a revision, and how many of these the change takes.
 
+    Units that differ in white space only count as changed where nothing else did.
+
     The n-th changed unit of either side has rank n. Units between two changes come next, in order of their distance to
     the nearest, and then those of the common head and tail, one of either in turn.
     """
+    words = [unit.strip() for unit in before], [unit.strip() for unit in after]
+    if words[0] != words[1]:
+        before, after = words
     head = _common(before, after)
     tail = _common(before[head:][::-1], after[head:][::-1])
     middle = list(_blocks(before[head : len(before) - tail], after[head : len(after) - tail]))
@@ -99,7 +109,8 @@ def _blocks(before: Sequence[str], after: Sequence[str]) -> Iterator[tuple[int, 
         yield len(before), False, len(after)
         return
     for name, start, end, other_start, other_end in SequenceMatcher(None, before, after, False).get_opcodes():
-        yield end - start, name == "equal", other_end - other_start
+        # A single word between two changes costs no more than the mark that would stand for it.
+        yield end - start, name == "equal" and end - start > 1, other_end - other_start
 
 
 def _common(one: Sequence[str], other: Sequence[str]) -> int:

@@ -137,7 +137,7 @@ def test_an_instruction_that_leaves_too_little_for_texts_is_refused_with_the_fig
 
 def test_a_text_without_any_space_is_cut_too():
     encoded = encode(revisions(("x" * 500,), ("y",), instruction=None), letters(), max_length=20)
-    assert text(encoded.splits["train"], 0) == "x" * 16
+    assert text(encoded.splits["train"], 0) == "x" * 20
 
 
 def test_counts_are_kept_with_the_tokens(tmp_path):

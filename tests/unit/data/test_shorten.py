@@ -60,6 +60,11 @@ def test_an_edit_of_white_space_is_a_change():
     assert shortened.show(3) == ("b,  c d", "b, c d")
 
 
+def test_white_space_is_no_change_beside_words_that_changed():
+    assert revision("a  b  OLD c", "a b NEW c").num_changed == 1
+    assert revision("a  b  OLD c", "a b NEW c").show(1) == ("OLD", "NEW")
+
+
 def test_without_any_change_texts_are_shown_from_their_start():
     assert revision("a b c d", "a b c d").show(2) == ("a b", "a b")
     assert revision("a b c d", "a b c d").num_changed == 0
@@ -67,7 +72,7 @@ def test_without_any_change_texts_are_shown_from_their_start():
 
 @pytest.mark.parametrize(
     ("before", "after", "shown"),
-    [("这是一个旧的句子", "这是一个新的句子", ("个旧", "个新")), ("x" * 400, "y" * 400, ("x" * 16, "y" * 16))],
+    [("这是一个旧的句子", "这是一个新的句子", ("个旧", "个新")), ("x" * 400, "y" * 400, ("x" * 48, "y" * 48))],
 )
 def test_texts_without_spaces_can_be_cut_too(before, after, shown):
     assert revision(before, after).show(2) == shown
