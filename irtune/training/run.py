@@ -258,6 +258,7 @@ def _describe(loop: Loop, dataset: LabelledDataset) -> None:
             "irtune.data.fingerprint": dataset.fingerprint(),
             "irtune.data.skipped_rows": dataset.num_skipped,
             "irtune.data.lengths": loop.data.in_words(),
+            "irtune.data.notes": " ".join(dataset.notes),
             "irtune.blocks": len(loop.blocks.blocks),
             "irtune.blocks.name": loop.blocks.blocks.name,
         }

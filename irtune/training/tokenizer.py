@@ -79,9 +79,10 @@ def max_positions(model: Any, tokenizer: PreTrainedTokenizerBase) -> int | None:
     named = (getattr(config, name, None) for name in _POSITIONS)
     limits = [int(limit) for limit in named if isinstance(limit, int) and limit > 0]
     for name, module in model.named_modules():
-        # RoBERTa and its kin count positions from the one behind their padding index.
-        if isinstance(module, nn.Embedding) and "position" in name and module.padding_idx is not None:
-            limits.append(module.num_embeddings - module.padding_idx - 1)
+        if isinstance(module, nn.Embedding) and name.endswith("position_embeddings"):
+            # RoBERTa and its kin count positions from the one behind their padding index.
+            first = 0 if module.padding_idx is None else module.padding_idx + 1
+            limits.append(module.num_embeddings - first)
     if tokenizer.model_max_length < NO_LIMIT:
         limits.append(int(tokenizer.model_max_length))
     return min(limits, default=None)

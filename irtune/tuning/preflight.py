@@ -57,6 +57,12 @@ class Inputs:
         labels = f"{len(self.dataset.labels)} labels"
         return {"data": f"{self.dataset.name}: {sizes}; {labels}{skipped}", "lengths": self.encoded.in_words()}
 
+    def asked(self) -> str:
+        """The instruction, in one line."""
+        if self.encoded.instruction is None:
+            return "nothing: inputs hold the texts alone"
+        return one_line(self.encoded.instruction, PROMPT_SHOWN)
+
     def shown(self) -> str:
         """The first training example as the model reads it, but for what is cut of it."""
         texts = self.dataset.splits["train"][0].texts
