@@ -1,6 +1,7 @@
 """One training run from configuration to result: the same on a laptop, in a Ray Train worker and in a test."""
 
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -143,7 +144,8 @@ def prepared(
 def _reset_process(config: ExperimentConfig) -> None:
     """Leave nothing of the runs that this process did before."""
     release_memory()
-    torch.set_num_threads(max(1, int(config.engine.cpus_per_worker)))
+    # A rehearsal comes before it is known whether any node has so many.
+    torch.set_num_threads(max(1, min(int(config.engine.cpus_per_worker), os.cpu_count() or 1)))
     # irtune seeds what it draws where it draws it; this is for what users bring.
     set_seed(config.seed)
 
