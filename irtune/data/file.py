@@ -17,6 +17,7 @@ from irtune.data.tables import TableConfig
 
 Paths = Path | tuple[Path, ...]
 SPLIT_OF: dict[str, Split] = {"path": "train", "validation_path": "validation", "test_path": "test"}
+REMEDY = "Give each split its own file or folder in data.path, data.validation_path and data.test_path"
 
 
 class FileConfig(TableConfig):
@@ -80,12 +81,12 @@ class FileConfig(TableConfig):
 
     def _with_splits_of_options(self, found: dict[str, list[Table]]) -> tuple[list[Table], list[str]]:
         if len(found) == 1 and self.split_column is None:
-            return as_splits(found["path"], f"data.path={_shown(self.path)}")
+            return as_splits(found["path"], f"data.path={_shown(self.path)}", REMEDY)
         if len(found) == 1:
             return found["path"], []
         tables, notes = list[Table](), list[str]()
         for option, group in found.items():
-            part, said = only_part(group, SPLIT_OF[option], f"data.{option}={_shown(self._paths()[option])}")
+            part, said = only_part(group, SPLIT_OF[option], f"data.{option}={_shown(self._paths()[option])}", REMEDY)
             tables += part
             notes += said
         return tables, notes

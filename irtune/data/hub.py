@@ -59,10 +59,11 @@ class HubConfig(TableConfig):
         kept = [table.with_split(called.get(table.split, table.split)) for table in tables if table not in others]
         left_out = ", ".join(repr(table.split) for table in others)
         notes = [f"{self.repo}: its parts {left_out} are left out"] if others else []
-        parts, said = as_splits(kept, self.repo)
+        parts, said = as_splits(kept, self.repo, SPLIT_REMEDY)
         return parts, [*notes, *said]
 
 
+SPLIT_REMEDY = "Say which is which in data.train_split, data.validation_split and data.test_split"
 HUB_REMEDY = (
     "Check data.repo, data.config and the network, or set HF_HUB_OFFLINE=1 to use a copy that is already in the local "
     "cache; a saved copy is read with data.name=file"

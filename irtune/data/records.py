@@ -10,6 +10,7 @@ from irtune.data.rows import Problem, Row
 
 TEXT_COLUMNS = ("before_column", "after_column", "text_column")
 _ABSENT = object()
+_NO_COLUMN = "missing column"
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def rows_of(table: Table, columns: Columns, labels: LabelReader, prefix: str, pr
     Raises:
         DataError: If a column is in no record at all, or there is none.
     """
-    paths = columns.paths(table.columns, table.source) if table.columns else {}
+    paths = columns.paths(table.columns, table.source, table.hint) if table.columns else {}
     names = {name: tuple(found) for name, found in table.class_names.items()}
     reading = _Reading(paths, columns, labels, names, prefix)
     rows: list[Row] = []
@@ -47,11 +48,11 @@ def rows_of(table: Table, columns: Columns, labels: LabelReader, prefix: str, pr
             rows.append(read)
         else:
             problems.append(read)
-            absent += read.kind.startswith("missing column")
+            absent += read.kind.startswith(_NO_COLUMN)
     if not rows and absent:
-        kinds = ", ".join(dict.fromkeys(problem.kind for problem in problems[num_before:]))
+        first = next(problem for problem in problems[num_before:] if problem.kind.startswith(_NO_COLUMN))
         raise DataError(
-            f"{table.source}: {kinds} in every row. Correct the names of columns and of the keys below them."
+            f"{first.place}: {first.kind}, as in every row: {first.found}. Correct the option that names it."
         )
     if not rows and len(problems) == num_before:
         raise DataError(f"{table.source}: holds no rows. Give a file with a row per example.")
@@ -67,8 +68,10 @@ def _row(record: Record, reading: _Reading) -> Row | Problem:
     texts: dict[str, str] = {}
     for option, cell in cells.items():
         if cell is _ABSENT:
-            name, found = reading.columns.names[option], f"only {', '.join(map(repr, record.cells))}"
-            return Problem(f"missing column {name!r}", record.place, found, "every named column in every row", label)
+            name, found = reading.columns.names[option], _instead(record.cells, reading.paths[option])
+            return Problem(
+                f"{_NO_COLUMN} {name!r} (data.{option})", record.place, found, "every named column in every row", label
+            )
         if option != "label_column":
             text = text_of(cell)
             if text is None:
@@ -97,6 +100,15 @@ def _cell(cells: Mapping[str, object], path: tuple[str, ...]) -> object:
         elif value is not None:
             return _ABSENT
     return value
+
+
+def _instead(cells: Mapping[str, object], path: tuple[str, ...]) -> str:
+    """What stands beside the key where a path breaks off."""
+    depth = next(depth for depth in range(len(path)) if _cell(cells, path[: depth + 1]) is _ABSENT)
+    inner = _cell(cells, path[:depth])
+    if not isinstance(inner, Mapping):
+        return f"{'.'.join(path[:depth])} holds {repr(inner)[:40]}"
+    return f"only {', '.join(repr('.'.join((*path[:depth], str(key)))) for key in inner) or 'nothing'}"
 
 
 def note_on_replaced(rows: list[Row]) -> Iterator[str]:

@@ -30,9 +30,9 @@ def read_delimited(text: str, suffix: str, source: str, columns: Columns, option
     """
     notes = []
     # Excel's own hint on the delimiter; it is a line of the file, but none of the table.
-    hint = _SEP_LINE.match(text)
-    body, lines_before = (text[hint.end() :], 1) if hint else (text, 0)
-    delimiter = options.delimiter or (hint[1] if hint else _recognise_delimiter(body, suffix, columns))
+    said = _SEP_LINE.match(text)
+    body, lines_before = (text[said.end() :], 1) if said else (text, 0)
+    delimiter = options.delimiter or (said[1] if said else _recognise_delimiter(body, suffix, columns))
     if options.delimiter is None and delimiter != _USUAL.get(suffix):
         notes.append(f"{source}: read with delimiter {_NAMES.get(delimiter, repr(delimiter))} (data.delimiter)")
     parsed, quoting_notes = parse_as_quoted(body, delimiter, options.quoting, source)
@@ -41,7 +41,8 @@ def read_delimited(text: str, suffix: str, source: str, columns: Columns, option
     header = recognise([row for row in islice(parsed.rows, _SAMPLE_LINES) if row], columns, options.header, source)
     notes += [*quoting_notes, *filter(None, [header.note])]
     rows = _records(parsed, header, delimiter, source, lines_before)
-    return Table(source, header.names, rows, notes=(*notes, *_empty_rows(parsed, source)))
+    hint = "Is there another delimiter? Set data.delimiter." if len(header.names) == 1 else header.hint
+    return Table(source, header.names, rows, notes=(*notes, *_empty_rows(parsed, source)), hint=hint)
 
 
 def _records(parsed: Parsed, header: Header, delimiter: str, source: str, before: int) -> Iterator[Record | Problem]:

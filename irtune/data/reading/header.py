@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from irtune.data.base import DataError
 from irtune.data.reading.table import Columns
 
+NO_HEADER = "If the first row is no header, set data.header=false, and the options to the columns' numbers: 1, 2, …"
+
 
 @dataclass(frozen=True)
 class Header:
-    """Names of the columns; whether the first row holds them, and what was guessed to say so."""
+    """Names of the columns; whether the first row holds them, what was guessed to say so, and what if it is wrong."""
 
     names: tuple[str, ...]
     is_first_row: bool
     note: str = ""
+    hint: str = ""
 
 
 def recognise(rows: Sequence[Sequence[str]], columns: Columns, option: bool | None, source: str) -> Header:
@@ -42,7 +45,9 @@ def recognise(rows: Sequence[Sequence[str]], columns: Columns, option: bool | No
         order = ", ".join(wanted)
         note = f"{source}: read without a header, its columns in the order {order} (data.header, data.label_column, …)"
         return Header(tuple(wanted), is_first_row=False, note=note)
-    return Header(numbered if option is False else first, is_first_row=option is not False)
+    if option is False:
+        return Header(numbered, is_first_row=False)
+    return Header(first, is_first_row=True, hint=NO_HEADER)
 
 
 def _label_recurs(rows: Sequence[Sequence[str]], wanted: Sequence[str]) -> bool:

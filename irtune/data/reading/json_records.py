@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from irtune.data.base import DataError
-from irtune.data.reading.table import Record, Table
+from irtune.data.reading.table import Columns, Record, Table
 from irtune.data.rows import Problem
 
 _SPACE = " \t\r\n"
@@ -24,7 +24,7 @@ class Item(NamedTuple):
     value: Any
 
 
-def read_json(text: str, source: str) -> list[Table]:
+def read_json(text: str, source: str, columns: Columns) -> list[Table]:
     """The tables in ``text``: one, or one per split where an object names several lists.
 
     Raises:
@@ -38,7 +38,11 @@ def read_json(text: str, source: str) -> list[Table]:
         return [_table(source, _in_array(whole, source))]
     if text[start] == "{" and not _is_lines(text, start):
         items = _values(text, start, source)
-        return _of_object(items[0].value, source) if len(items) == 1 else [_table(source, _in_array(items, source))]
+        return (
+            _of_object(items[0].value, source, columns)
+            if len(items) == 1
+            else [_table(source, _in_array(items, source))]
+        )
     return [_table(source, _lines(text, source))]
 
 
@@ -131,7 +135,7 @@ def _decode(text: str, at: int, source: str) -> tuple[Any, int]:
         raise DataError(f"{source}: is nested too deeply. Write one flat object per row.") from error
 
 
-def _of_object(value: dict[str, Any], source: str) -> list[Table]:
+def _of_object(value: dict[str, Any], source: str, wanted: Columns) -> list[Table]:
     """The tables of a file that is one object: of columns, of rows, of both named, or of lists of rows."""
     if set(value) >= {"columns", "data"} and isinstance(value["columns"], list) and isinstance(value["data"], list):
         names = [str(name) for name in value["columns"]]
@@ -147,6 +151,9 @@ def _of_object(value: dict[str, Any], source: str) -> list[Table]:
             _numbered(source, rows, notes if key == next(iter(lists)) else [], key * many)
             for key, rows in lists.items()
         ]
+    inner = next(iter(value.values()), None)
+    if isinstance(inner, dict) and wanted.found_in(list(inner)) > wanted.found_in(list(value)):
+        return [_numbered(source, value.values(), [f"{source}: read as one object of rows by name"])]
     columns = _as_columns(value)
     if columns:
         rows = (dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True))

@@ -45,7 +45,9 @@ def read_tables(path: Path, columns: Columns, options: Options) -> list[Table]:
     refuse_other_kinds(raw, source)
     text, note = decode(raw, source, options.encoding)
     del raw
-    tables = read_json(text, source) if suffix in JSON else [read_delimited(text, suffix, source, columns, options)]
+    tables = (
+        read_json(text, source, columns) if suffix in JSON else [read_delimited(text, suffix, source, columns, options)]
+    )
     if note:
         tables[0] = tables[0].with_notes([note])
     return tables

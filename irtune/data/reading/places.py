@@ -14,6 +14,8 @@ from irtune.data.reading.contents import kind_of
 from irtune.data.reading.kinds import SUFFIXES
 from irtune.data.reading.splits import split_called
 
+_OWN_ROWS = "Give each split its own rows, or leave the option out to have the split drawn."
+
 
 @dataclass(frozen=True)
 class Place:
@@ -57,20 +59,21 @@ def refuse_twice(places: Mapping[str, Sequence[Place]]) -> None:
     files = [(key, place.path) for key, found in places.items() for place in found]
     mistakes = []
     for (key, path), (other_key, other) in combinations(files, 2):
-        if path.samefile(other):
-            again = f"names {path}" if str(path) == str(other) else f"names {path}, which is {other}"
-            twice = f"data.{key} {again} twice" if key == other_key else f"data.{other_key} {again} of data.{key} again"
-            mistakes.append(f"{twice}. Give each file once, or leave the option out to have the split drawn.")
-        elif key != other_key and path.is_file() and other.is_file() and _same_content(path, other):
-            mistakes.append(
-                f"data.{other_key}: {other} holds the same as {path} of data.{key}. Give each split its own rows."
-            )
+        same = f"data.{other_key}: {other} {{}} {path}" + ("" if key == other_key else f" of data.{key}")
+        if path.samefile(other) and key == other_key:
+            mistakes.append(f"{same.format('is the same file as')}, and its rows would count twice. Name it once.")
+        elif path.samefile(other):
+            mistakes.append(f"{same.format('is the same file as')}. {_OWN_ROWS}")
+        elif key != other_key and _same_content(path, other):
+            mistakes.append(f"{same.format('holds the same as')}. {_OWN_ROWS}")
     if mistakes:
         raise DataError("\n".join(mistakes))
 
 
 def _same_content(path: Path, other: Path) -> bool:
-    return path.stat().st_size == other.stat().st_size > 0 and filecmp.cmp(path, other, shallow=False)
+    if not (path.is_file() and other.is_file() and path.stat().st_size == other.stat().st_size > 0):
+        return False
+    return filecmp.cmp(path, other, shallow=False)
 
 
 def _places(path: Path, key: str) -> list[Place]:
@@ -90,9 +93,9 @@ def _places(path: Path, key: str) -> list[Place]:
 def _absent(path: Path, key: str) -> str:
     if not path.parent.is_dir():
         return f"data.{key}: no such file: {path}, nor the folder {path.parent.absolute()}. Correct the path."
-    near = difflib.get_close_matches(path.name, [other.name for other in path.parent.iterdir()], n=1)
-    meant = f"did you mean {near[0]}? " if near else ""
-    return f"data.{key}: no such file: {path} (in {path.parent.absolute()}); {meant}Correct the path."
+    near = difflib.get_close_matches(path.name, [other.name for other in path.parent.iterdir()], n=1, cutoff=0.75)
+    meant = f"; did you mean {near[0]}?" if near else "."
+    return f"data.{key}: no such file: {path} (in {path.parent.absolute()}){meant} Correct the path."
 
 
 def _in_folder(folder: Path, key: str) -> list[Place]:

@@ -19,6 +19,7 @@ from irtune.data.reading.table import Quoting
 SWALLOWED_SHARE = 0.1
 _FORMATS: dict[str, dict[str, Any]] = {
     "csv": {"strict": True},
+    "csv after spaces": {"strict": True, "skipinitialspace": True},
     "backslash": {"strict": True, "doublequote": False, "escapechar": "\\"},
     "none": {"quoting": csv.QUOTE_NONE},
 }
@@ -111,6 +112,10 @@ def _tabbed(text: str, delimiter: str, source: str) -> tuple[Parsed, list[str]]:
 
 def _comma(text: str, delimiter: str, source: str) -> tuple[Parsed, list[str]]:
     """Text between commas and the like has quoting after RFC 4180, unless every line is a whole row without it."""
+    if f'{delimiter} "' in text:
+        spaced = parse(text, delimiter, "csv after spaces")
+        if spaced.is_even and not spaced.spanning():
+            return spaced, [f"{source}: read without the spaces before cells, where quotes begin (data.quoting)"]
     quoted = parse(text, delimiter, "csv")
     if not quoted.fault and not quoted.spanning():
         return quoted, []

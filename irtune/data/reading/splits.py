@@ -22,10 +22,15 @@ def split_called(name: str) -> Split | None:
     return next((split for split, names in CALLED.items() if plain(name) in names), None)
 
 
-def as_splits(tables: Sequence[Table], source: str) -> tuple[list[Table], list[str]]:
+def as_splits(tables: Sequence[Table], source: str, remedy: str) -> tuple[list[Table], list[str]]:
     """Tables with the splits that their names mean, and notes on what was guessed or left out.
 
     A single part whatever its name, or parts without a name, are not divided yet: their split is empty.
+
+    Args:
+        tables: Each with the name of its part as its split.
+        source: The data, as messages name it.
+        remedy: How the user says which part is which.
 
     Raises:
         DataError: If it cannot be told which part is which.
@@ -41,20 +46,20 @@ def as_splits(tables: Sequence[Table], source: str) -> tuple[list[Table], list[s
             else [f"{source}: has one part, {name!r}, from which all splits are drawn"]
         )
         return [replace(tables[0], split="")], note
-    chosen = {split: _named(split, named, source) for split in SPLITS}
+    chosen = {split: _named(split, named, source, remedy) for split in SPLITS}
     if chosen["train"] is None:
-        raise DataError(f"{source}: has the parts {', '.join(named)}, and none to train on. Call one of them train.")
+        raise DataError(f"{source}: has the parts {', '.join(named)}, and none of them is called train. {remedy}.")
     parts = {split: name for split, name in chosen.items() if name is not None}
     notes = [f"{source}: {name!r} is read as {split}" for split, name in parts.items() if name != split]
     others = [name for name in named if name not in parts.values()]
     if others:
-        notes.append(f"{source}: its parts {', '.join(map(repr, others))} are left out")
+        notes.append(f"{source}: left out, as its name means no split: {', '.join(map(repr, others))}")
     return [
         replace(table, split=split) for split, name in parts.items() for table in tables if table.split == name
     ], notes
 
 
-def only_part(tables: Sequence[Table], split: Split, source: str) -> tuple[list[Table], list[str]]:
+def only_part(tables: Sequence[Table], split: Split, source: str, remedy: str) -> tuple[list[Table], list[str]]:
     """The part of a container that the user gives for one split: its only one, or the one of that name.
 
     Raises:
@@ -63,7 +68,7 @@ def only_part(tables: Sequence[Table], split: Split, source: str) -> tuple[list[
     names = {table.split: table for table in tables}
     if len(names) == 1:
         return [replace(table, split=split) for table in tables], []
-    name = _named(split, names, source)
+    name = _named(split, names, source, remedy)
     if name is None:
         raise DataError(
             f"{source}: has the parts {', '.join(names)}, and none of them is {split}. Name the folder of one."
@@ -73,12 +78,12 @@ def only_part(tables: Sequence[Table], split: Split, source: str) -> tuple[list[
     return [replace(table, split=split) for table in tables if table.split == name], [note]
 
 
-def _named(split: Split, names: Iterable[str], source: str) -> str | None:
+def _named(split: Split, names: Iterable[str], source: str, remedy: str) -> str | None:
     """The name that means a split; the usual one where several do."""
     meant = [name for name in names if split_called(name) == split]
     if len(meant) > 1:
         usual = [name for name in meant if plain(name) == split]
         if len(usual) != 1:
-            raise DataError(f"{source}: {' and '.join(meant)} may both be {split}. Rename one of them.")
+            raise DataError(f"{source}: {' and '.join(meant)} may both be {split}. {remedy}.")
         meant = usual
     return meant[0] if meant else None

@@ -30,6 +30,7 @@ class Table:
         split: What the container calls this part of the data; empty where it has one part.
         class_names: Names of the classes of columns that hold class indices.
         notes: What was guessed in reading it.
+        hint: What may be wrong if its columns are not those that are looked for.
     """
 
     source: str
@@ -38,6 +39,7 @@ class Table:
     split: str = ""
     class_names: Mapping[str, Sequence[str]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    hint: str = ""
 
     def with_notes(self, notes: Sequence[str]) -> "Table":
         """The same with notes before its own."""
@@ -60,8 +62,13 @@ class Columns:
     names: Mapping[str, str]
     are_defaults: bool = False
 
-    def paths(self, columns: Sequence[str], source: str) -> dict[str, tuple[str, ...]]:
+    def paths(self, columns: Sequence[str], source: str, hint: str = "") -> dict[str, tuple[str, ...]]:
         """Where each column lies: a column of the table, and the keys that lead on from there.
+
+        Args:
+            columns: Those that there are.
+            source: The file, as messages name it.
+            hint: What else may be wrong if one is absent.
 
         Raises:
             DataError: With every name that is absent or fits several columns, and the columns that there are.
@@ -76,9 +83,10 @@ class Columns:
         if absent:
             wrong.append(f"no column {', '.join(absent)}; found the columns {', '.join(map(ascii, columns)) or 'none'}")
         if wrong:
-            remedy = "set these options to columns that are there" if absent else "give each column a name of its own"
+            remedy = "Set these options to columns that are there" if absent else "Give each column a name of its own"
             single = "; for one text in a row there is data.text_column" if self.are_defaults and absent else ""
-            raise DataError(f"{source}: {'; '.join(wrong)}. Correct the header, or {remedy}{single}.")
+            more = f" {hint}" if hint and absent else ""
+            raise DataError(f"{source}: {'; '.join(wrong)}. {remedy}{single}.{more}")
         return {option: (heads[0], *rest) for option, (heads, rest) in found.items()}
 
     def found_in(self, cells: Sequence[str]) -> int:

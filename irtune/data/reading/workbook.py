@@ -9,7 +9,7 @@ from zipfile import BadZipFile
 
 from irtune.data.base import DataError
 from irtune.data.reading.header import Header, recognise
-from irtune.data.reading.table import Columns, Options, Record, Table
+from irtune.data.reading.table import Columns, Options, Record, Table, plain
 
 _SAMPLE_ROWS = 200
 
@@ -43,10 +43,13 @@ def read_workbook(raw: bytes, source: str, columns: Columns, options: Options) -
 
 def _chosen(sheets: dict[str, Any], source: str, columns: Columns, options: Options) -> str:
     if options.sheet is not None:
-        if options.sheet not in sheets:
+        meant = [title for title in sheets if options.sheet == title] or [
+            title for title in sheets if plain(title) == plain(options.sheet)
+        ]
+        if len(meant) != 1:
             titles = ", ".join(map(repr, sheets))
             raise DataError(f"{source}: has no sheet {options.sheet!r}. Set data.sheet to one of {titles}.")
-        return options.sheet
+        return meant[0]
     if not sheets:
         raise DataError(f"{source}: has no sheet of cells. Give a workbook with a table.")
     found = {title: columns.found_in(_names(next(iter(_rows(sheet)), ()))) for title, sheet in sheets.items()}
@@ -62,7 +65,7 @@ def _table(rows: Iterator[tuple[Any, ...]], source: str, columns: Columns, optio
     header = recognise([_without_tail(row, sample) for row in sample], columns, options.header, source)
     body = cells[1:] if header.is_first_row else cells
     records = _records(body, header, source)
-    return Table(source, header.names, records, notes=(*notes, *filter(None, [header.note])))
+    return Table(source, header.names, records, notes=(*notes, *filter(None, [header.note])), hint=header.hint)
 
 
 def _records(rows: list[tuple[int, tuple[Any, ...]]], header: Header, source: str) -> Iterator[Record]:
