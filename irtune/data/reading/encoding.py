@@ -18,6 +18,7 @@ _CANDIDATES = (
     *("shift_jis", "cp932", "euc_jp", "gb18030", "gbk", "big5", "euc_kr", "cp949", "iso8859_2", "iso8859_5"),
 )
 _SAMPLE_BYTES = 50_000
+_WESTERN = frozenset("£€§°±²³½¼´·«»“”‘’„–—…•©®™¡¿\xa0ÀÁÂÄÇÈÉÊËÍÑÓÔÖÚÜßàáâãäåæçèéêëìíîïñòóôõöøùúûüœ")
 
 
 def check_encoding(name: str) -> str:
@@ -113,27 +114,24 @@ def looks_like(raw: bytes) -> str | None:
     sample = b"\n".join(foreign)[:_SAMPLE_BYTES]
     if not sample:
         return None
-    # A few signs among Latin letters tell Western encodings apart badly, and this one is by far the most frequent.
-    share = sum(byte >= 0x80 for byte in sample) / len(sample)
-    if share < 0.2 and _is_western(sample):
-        return "cp1252"
+    # A few signs among Latin letters are too few to count frequencies, so these two go by which signs they are.
+    if sum(byte >= 0x80 for byte in sample) < 0.2 * len(sample):
+        western = next((name for name in ("cp1252", "mac_roman") if _is_western(sample, name)), None)
+        if western:
+            return western
     from charset_normalizer import from_bytes
 
     best = from_bytes(sample, cp_isolation=list(_CANDIDATES)).best()
     return None if best is None else str(best.encoding)
 
 
-def _is_western(sample: bytes) -> bool:
-    """Whether every byte above ASCII is a letter or sign that Western European text has, each within Latin text."""
+def _is_western(sample: bytes, encoding: str) -> bool:
+    """Whether nearly all that is not ASCII is a letter or sign of Western European text."""
     try:
-        foreign = [character for character in sample.decode("cp1252") if not character.isascii()]
+        foreign = [character for character in sample.decode(encoding) if not character.isascii()]
     except UnicodeDecodeError:
         return False
-    usual = sum(
-        character in "£€§°±²³½¼´·«»“”‘’„–—…•©®™¡¿ÀÁÂÄÇÈÉÊËÍÑÓÔÖÚÜßàáâãäåæçèéêëìíîïñòóôõöøùúûüœ\xa0"
-        for character in foreign
-    )
-    return usual >= 0.9 * len(foreign)
+    return sum(character in _WESTERN for character in foreign) >= 0.9 * len(foreign)
 
 
 def _wide(raw: bytes) -> str | None:

@@ -153,14 +153,20 @@ def _backslash(text: str, delimiter: str, quoted: Parsed, source: str) -> tuple[
 def _swallowed(lines: Parsed, quoted: Parsed) -> list[int]:
     """Rows of ``quoted`` that span lines which are whole rows without quoting; none where that may be chance."""
     width = len(quoted.rows[0]) if quoted.rows else 0
-    cells_in = dict(zip(lines.starts, map(len, lines.rows), strict=True))
+    rows_in = dict(zip(lines.starts, lines.rows, strict=True))
     spanning = quoted.spanning()
     found = [
         row
         for row in spanning
-        if all(cells_in.get(line) in (0, width) for line in range(quoted.starts[row], quoted.ends[row] + 1))
+        if _are_rows([rows_in.get(line, []) for line in range(quoted.starts[row], quoted.ends[row] + 1)], width)
     ]
     return found if width > 1 and len(found) > SWALLOWED_SHARE * len(spanning) else []
+
+
+def _are_rows(rows: list[list[str]], width: int) -> bool:
+    """Whether lines are rows of a table; a space after the delimiter is more often one after a comma of a text."""
+    like_text = sum(any(cell[:1] == " " for cell in row[1:]) for row in rows)
+    return all(len(row) in (0, width) for row in rows) and 2 * like_text < len(rows)
 
 
 def _note_on_spanning(parsed: Parsed, source: str) -> list[str]:
