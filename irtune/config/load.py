@@ -231,9 +231,9 @@ def storage_path(config: ExperimentConfig) -> Path:
     return Path(config.storage).expanduser().resolve()
 
 
-def relative_paths(config: ExperimentConfig) -> dict[str, str]:
-    """Settings that name a place relative to the working directory, by dotted key."""
-    candidates = {"storage": config.storage}
+def relative_paths(config: ExperimentConfig) -> dict[str, str | list[str]]:
+    """Settings that name a place relative to the working directory, by dotted key; a list if any in it is relative."""
+    candidates: dict[str, str | list[str]] = {"storage": config.storage}
     candidates |= {f"data.{name}": path for name, path in config.data.path_fields().items()}
     if config.tracking.uri and config.tracking.uri.startswith("sqlite:///"):
         candidates["tracking.uri"] = config.tracking.uri.removeprefix("sqlite:///")
@@ -241,12 +241,20 @@ def relative_paths(config: ExperimentConfig) -> dict[str, str]:
         candidates["model.name"] = config.model.name
     if isinstance(config, SweepConfig) and config.tune.warm_start:
         candidates["tune.warm_start"] = config.tune.warm_start
-    return {key: path for key, path in candidates.items() if not os.path.isabs(os.path.expanduser(path))}
+    return {
+        key: value
+        for key, value in candidates.items()
+        if not all(map(_is_absolute, value if isinstance(value, list) else [value]))
+    }
 
 
 def is_sweep(tree: Mapping[str, Any]) -> bool:
     """Whether a file describes a sweep rather than a single run."""
     return "space" in tree or "tune" in tree
+
+
+def _is_absolute(path: str) -> bool:
+    return os.path.isabs(os.path.expanduser(path))
 
 
 def _parse(text: str) -> Any:

@@ -7,10 +7,17 @@ an entry in the tuple below and a known-answer test; from outside the package it
 from irtune.data.argrewrite import ArgRewriteConfig
 from irtune.data.base import DataError, DatasetConfig, Example, LabelledDataset, Split
 from irtune.data.file import FileConfig
+from irtune.data.hub import HubConfig
 from irtune.data.iterater import IteraterConfig
 from irtune.data.synthetic import SyntheticConfig
 
-_CLASSES: tuple[type[DatasetConfig], ...] = (SyntheticConfig, ArgRewriteConfig, IteraterConfig, FileConfig)
+_CLASSES: tuple[type[DatasetConfig], ...] = (
+    SyntheticConfig,
+    ArgRewriteConfig,
+    IteraterConfig,
+    FileConfig,
+    HubConfig,
+)
 
 DATASETS: dict[str, type[DatasetConfig]] = {cls.model_fields["name"].default: cls for cls in _CLASSES}
 

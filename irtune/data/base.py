@@ -122,10 +122,14 @@ class DatasetConfig(BaseModel):
             raise DataError(str(error)) from error
         return prompt
 
-    def path_fields(self) -> dict[str, str]:
-        """The options that name a place on disk, by field name, where they are set."""
+    def path_fields(self) -> dict[str, str | list[str]]:
+        """The options that name a place on disk, or a list of places, by field name, where they are set."""
         options = {name: getattr(self, name) for name in type(self).model_fields if name.endswith("path")}
-        return {name: str(value) for name, value in options.items() if value is not None}
+        return {
+            name: [str(path) for path in value] if isinstance(value, list | tuple) else str(value)
+            for name, value in options.items()
+            if value is not None
+        }
 
     def read(self) -> LabelledDataset:
         """Read, check and split the data; what every dataset must say.

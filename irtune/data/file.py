@@ -1,101 +1,113 @@
-"""Revisions from the user's own CSV, TSV, JSON-lines or Parquet files."""
+"""Labelled texts and revisions from the user's own files, of any kind that ``reading/kinds.py`` lists."""
 
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from irtune.data.base import SPLITS, DatasetConfig, LabelledDataset, Split
-from irtune.data.rows import (
-    Problem,
-    Row,
-    SkipBadRows,
-    group_problem,
-    label_problem,
-    partition,
-    skip_or_stop,
-    split_problem,
-    text_problem,
-)
-from irtune.data.sampling import SplitFraction, split_three_ways
-from irtune.data.tables import Columns, read_rows
+from irtune.data.base import DataError, Split
+from irtune.data.reading.delimited import check_delimiter
+from irtune.data.reading.encoding import check_encoding
+from irtune.data.reading.kinds import read_tables
+from irtune.data.reading.places import Place, find_places, refuse_twice
+from irtune.data.reading.splits import as_splits, only_part
+from irtune.data.reading.table import Columns, Options, Quoting, Table
+from irtune.data.tables import TableConfig
+
+Paths = Path | tuple[Path, ...]
+SPLIT_OF: dict[str, Split] = {"path": "train", "validation_path": "validation", "test_path": "test"}
+REMEDY = "Give each split its own file or folder in data.path, data.validation_path and data.test_path"
 
 
-class FileConfig(DatasetConfig):
-    """Revisions from files with named columns; the file's suffix (.csv, .tsv, .jsonl, .parquet) says how it is read.
+class FileConfig(TableConfig):
+    """Labelled texts or revisions from files; a file's suffix (.csv, .jsonl, .parquet, .xlsx, …) says how it is read.
 
-    The splits come from ``split_column``, or from three files, or else are drawn: seeded, with labels in proportion,
-    and with the rows of one ``group_column`` value kept together.
+    A path is a file, a list of files, a pattern such as ``data/*.csv``, a folder that ``save_to_disk`` of the library
+    datasets wrote, or a folder with files called train, dev and test.
     """
 
     name: Literal["file"] = "file"
-    path: Path = Field(description="all rows, or the training rows where validation_path and test_path are given")
-    validation_path: Path | None = Field(None, description="validation rows (with test_path)")
-    test_path: Path | None = Field(None, description="test rows (with validation_path)")
-    before_column: str = Field("before", description="column of the text before the revision")
-    after_column: str = Field("after", description="column of the text after the revision")
-    label_column: str = Field("label", description="column of the revision's intention")
-    split_column: str | None = Field(None, description="column that says train, validation or test")
-    group_column: str | None = Field(
-        None, description="column whose equal values stay in one drawn split, e.g. a document id"
+    path: Paths = Field(description="all rows, or the training rows where the others are given elsewhere")
+    validation_path: Paths | None = Field(None, description="validation rows")
+    test_path: Paths | None = Field(None, description="test rows")
+    delimiter: Annotated[str, AfterValidator(check_delimiter)] | None = Field(
+        None, description="what stands between the cells of a text file; default: recognised"
     )
-    validation_fraction: SplitFraction = Field(0.15, description="share of the rows in a drawn validation split")
-    test_fraction: SplitFraction = Field(0.15, description="share of the rows in a drawn test split")
-    labels: tuple[str, ...] | None = Field(
-        None, min_length=2, description="allowed labels in order of class; default: those of train, sorted"
+    encoding: Annotated[str, AfterValidator(check_encoding)] | None = Field(
+        None, description="encoding of a text file; default: UTF-8, or what its byte order mark says"
     )
-    skip_bad_rows: SkipBadRows = False
+    header: bool | None = Field(
+        None,
+        description="whether the first row names the columns; without, they are called 1, 2, …; default: recognised",
+    )
+    quoting: Quoting = Field(
+        "auto",
+        description="quotes in a text file: csv encloses cells in them and doubles those inside, backslash escapes "
+        "those inside, none takes them for text; auto: csv, and none between tabs, unless rows come out otherwise",
+    )
+    sheet: str | None = Field(None, description="sheet of a workbook; default: the first that has the columns")
 
     @model_validator(mode="after")
     def _one_way_of_splitting(self) -> Self:
-        separate = (self.validation_path is not None, self.test_path is not None)
-        if any(separate) and not all(separate):
-            raise ValueError("data.validation_path and data.test_path go together: set both or neither")
-        if all(separate) and self.split_column is not None:
-            raise ValueError("data.split_column and data.validation_path both say how to split: set one of them")
-        if self.group_column is not None and (all(separate) or self.split_column is not None):
-            raise ValueError(
-                "data.group_column is for drawn splits: without data.split_column and data.validation_path"
-            )
+        separate = [option for option in ("validation_path", "test_path") if getattr(self, option) is not None]
+        mistakes = []
+        if separate and self.split_column is not None:
+            mistakes.append(f"data.split_column and data.{separate[0]} both say how to split: set one of them")
+        if len(separate) == 2 and self.group_column is not None:
+            mistakes.append("data.group_column is for drawn splits: without data.validation_path and data.test_path")
+        if any(isinstance(paths, tuple) and not paths for paths in self._paths().values()):
+            mistakes.append("data.path: is an empty list; name at least one file")
+        if mistakes:
+            raise ValueError("; ".join(mistakes))
         return self
 
-    def read(self) -> LabelledDataset:
-        """Read and check the files, and split their rows."""
-        problems: list[Problem] = []
-        rows = partition(self._read_files(problems), text_problem, problems)
-        if self.split_column is not None:
-            rows = partition(rows, split_problem(SPLITS), problems)
-        if self.group_column is not None:
-            rows = partition(rows, group_problem, problems)
-        labels = self.labels or tuple(sorted({row.label for row in rows if row.label and row.split in ("", "train")}))
-        rows = partition(rows, label_problem(labels), problems)
-        skipped = skip_or_stop(problems, len(rows) + len(problems), self.skip_bad_rows)
-        return LabelledDataset(
-            name=self.name,
-            labels=labels,
-            splits={split: tuple(row.example() for row in part) for split, part in self._split(rows).items()},
-            prompt=self.prompt("revisions", "What is the intention of this revision"),
-            skipped=skipped,
-        )
+    def tables(self, columns: Columns) -> tuple[list[Table], list[str]]:
+        """The tables of every file."""
+        places, mistakes = {}, []
+        for option, paths in self._paths().items():
+            try:
+                places[option] = find_places(paths, option)
+            except DataError as error:
+                mistakes.append(str(error))
+        if mistakes:
+            raise DataError("\n".join(mistakes))
+        refuse_twice(places)
+        options = Options(self.delimiter, self.encoding, self.header, self.quoting, self.sheet)
+        found = {option: _read(one, columns, options, mistakes) for option, one in places.items()}
+        if mistakes:
+            raise DataError("\n".join(mistakes))
+        return self._with_splits_of_options(found)
 
-    def _read_files(self, problems: list[Problem]) -> list[Row]:
-        columns = Columns(
-            self.before_column, self.after_column, self.label_column, self.group_column, self.split_column
-        )
-        if self.validation_path is None or self.test_path is None:
-            return read_rows(self.path, columns, "row", problems)
-        paths: dict[Split, Path] = {"train": self.path, "validation": self.validation_path, "test": self.test_path}
-        return [
-            replace(row, split=split)
-            for split, path in paths.items()
-            for row in read_rows(path, columns, split, problems)
-        ]
+    def _with_splits_of_options(self, found: dict[str, list[Table]]) -> tuple[list[Table], list[str]]:
+        if len(found) == 1 and self.split_column is None:
+            return as_splits(found["path"], f"data.path={_shown(self.path)}", REMEDY)
+        if len(found) == 1:
+            return found["path"], []
+        tables, notes = list[Table](), list[str]()
+        for option, group in found.items():
+            part, said = only_part(group, SPLIT_OF[option], f"data.{option}={_shown(self._paths()[option])}", REMEDY)
+            tables += part
+            notes += said
+        return tables, notes
 
-    def _split(self, rows: list[Row]) -> dict[Split, list[Row]]:
-        if self.split_column is not None or self.validation_path is not None:
-            return {split: [row for row in rows if row.split == split] for split in SPLITS}
-        groups = None if self.group_column is None else [row.group for row in rows]
-        labels = [row.label for row in rows]
-        parts = split_three_ways(labels, groups, self.validation_fraction, self.test_fraction, self.seed)
-        return {split: [rows[i] for i in part] for split, part in zip(SPLITS, parts, strict=True)}
+    def _paths(self) -> dict[str, Paths]:
+        options = {option: getattr(self, option) for option in SPLIT_OF}
+        return {option: paths for option, paths in options.items() if paths is not None}
+
+
+def _read(places: Sequence[Place], columns: Columns, options: Options, mistakes: list[str]) -> list[Table]:
+    """Tables of all places; what is wrong with a file is added to ``mistakes``."""
+    tables: list[Table] = []
+    for place in places:
+        try:
+            found = read_tables(place.path, columns, options)
+        except DataError as error:
+            mistakes.append(str(error))
+            continue
+        tables += [table.with_split(place.split) for table in found] if place.split else found
+    return tables
+
+
+def _shown(paths: Paths) -> str:
+    return str(paths) if isinstance(paths, Path) else f"[{', '.join(map(str, paths))}]"

@@ -1,7 +1,7 @@
 """Rows of users' files: what is wrong with them is collected, then reported together or skipped and counted."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -10,6 +10,10 @@ from pydantic import Field
 from irtune.data.base import DataError, Example
 
 SHOWN_PER_KIND = 5
+LABEL_EVERYWHERE = (
+    "a label in every row (NaN, NA, None, null and the like are read as missing; name one in data.labels or "
+    "data.label_map if it is a class)"
+)
 
 SkipBadRows = Annotated[bool, Field(description="leave out and count rows that cannot be used, instead of stopping")]
 
@@ -21,7 +25,7 @@ class Row:
     Args:
         id: The same wherever the file lies.
         place: File and row, the row as an editor or a spreadsheet numbers it (a header, where there is one, is row 1).
-        texts: One text, or those before and after; stripped, may be empty.
+        texts: One text, or those before and after, as they stand in the file; may be empty.
         label: Empty where the file gives none.
         group: What must not be divided between splits.
         split: The split that the file assigns, if it does.
@@ -66,34 +70,62 @@ def partition(rows: Iterable[Row], check: Check, problems: list[Problem]) -> lis
 
 
 def text_problem(row: Row) -> Problem | None:
-    """A row without text on either side, or with bytes that are no UTF-8 (read as lone surrogates)."""
-    for text in (*row.texts, row.label, row.group):
-        if any("\ud800" <= character <= "\udfff" for character in text):
-            return Problem("text is not UTF-8", row.place, ascii(text[:40]), "files encoded as UTF-8")
+    """A row without any text, or with a character that no tokenizer can be trusted with.
+
+    White space is text: an edit of spaces is an edit.
+    """
     if not any(row.texts):
-        return Problem("before and after both empty", row.place, "no text", "text on at least one side")
+        kind, allowed = ("before and after both empty", "text on at least one side")
+        if len(row.texts) == 1:
+            kind, allowed = "empty text", "text in every row"
+        return Problem(kind, row.place, "no text", allowed, row.label)
+    if any("\0" in text for text in row.texts):
+        return Problem("NUL character", row.place, "\\0", "text without NUL characters", row.label)
     return None
 
 
 def label_problem(labels: Sequence[str]) -> Check:
-    """A check that the label is one of ``labels``."""
-    return lambda row: _unknown("label", row.label, row.place, labels)
+    """A check that there is a label, and that it is one of ``labels``."""
+    allowed = frozenset(labels)
 
+    def check(row: Row) -> Problem | None:
+        if row.label in allowed:
+            return None
+        if not row.label:
+            return Problem("missing label", row.place, "nothing", LABEL_EVERYWHERE)
+        return Problem("unknown label", row.place, repr(row.label), ", ".join(labels) or "none found", row.label)
 
-def split_problem(splits: Sequence[str]) -> Check:
-    """A check that the split is one of ``splits``."""
-    return lambda row: _unknown("split", row.split, row.place, splits)
+    return check
 
 
 def group_problem(row: Row) -> Problem | None:
     """A row without a group, in a file that is split by group."""
-    return None if row.group else Problem("empty group", row.place, "nothing", "a value in every row")
+    return None if row.group else Problem("empty group", row.place, "nothing", "a value in every row", row.label)
 
 
-def _unknown(what: str, found: str, place: str, allowed: Sequence[str]) -> Problem | None:
-    if found in allowed:
-        return None
-    return Problem(f"unknown {what}", place, repr(found) if found else "nothing", ", ".join(allowed) or "none found")
+def skip_notes(problems: Sequence[Problem], rows: Sequence[Row], classes: Collection[str] | None = None) -> list[str]:
+    """What was left out of which class, and which classes lost most of their rows by it; one sentence each.
+
+    Args:
+        problems: One per row that is left out.
+        rows: Those that are left.
+        classes: The labels that are allowed; None: any.
+    """
+    if not problems:
+        return []
+    skipped, left = Counter(problem.label for problem in problems), Counter(row.label for row in rows)
+    of_labels = [f"{count} {label!r}" for label, count in skipped.most_common() if label]
+    without = [f"{skipped['']} without a label that can be read"] if skipped[""] else []
+    notes = [f"{_counted(len(problems), 'row')} skipped: {', '.join(of_labels + without)} (data.skip_bad_rows)"]
+    for label, count in skipped.most_common():
+        if label and count > left[label] and (classes is None or label in classes):
+            lost = "all" if not left[label] else f"{count} of {count + left[label]}"
+            notes.append(f"class {label!r} loses {lost} of its rows by data.skip_bad_rows")
+    return notes
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def skip_or_stop(problems: Sequence[Problem], num_rows: int, skip: bool) -> Mapping[str, int]:
@@ -112,5 +144,6 @@ def skip_or_stop(problems: Sequence[Problem], num_rows: int, skip: bool) -> Mapp
         shown = "; ".join(f"{problem.place}: {problem.found}" for problem in found[:SHOWN_PER_KIND])
         more = f"; and {len(found) - SHOWN_PER_KIND} more" if len(found) > SHOWN_PER_KIND else ""
         lines.append(f"- {kind}, {len(found)} rows: {shown}{more}. Allowed: {allowed}.")
-    lines.append("Correct them, or set data.skip_bad_rows=true to leave them out.")
+    some = len(problems) < num_rows
+    lines.append("Correct them, or set data.skip_bad_rows=true to leave them out." if some else "Correct them.")
     raise DataError("\n".join(lines))

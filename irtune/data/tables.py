@@ -1,155 +1,248 @@
-"""Reads CSV, TSV, JSON-lines and Parquet files into records that remember their row."""
+"""What all tables of labelled texts have in common, be they files or hub data: columns, labels, splits, bad rows."""
 
-import csv
-import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from types import MappingProxyType
-from typing import TextIO
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated, Any, Literal, Self
 
-from irtune.data.base import DataError
-from irtune.data.rows import Problem, Row
+from pydantic import BeforeValidator, Field, model_validator
 
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """The cells of one row by column; ``place`` is file and row as an editor shows them."""
-
-    number: int
-    place: str
-    cells: Mapping[str, object]
-
-
-@dataclass(frozen=True, slots=True)
-class Columns:
-    """Which column holds what; None where there is no such column."""
-
-    before: str
-    after: str
-    label: str
-    group: str | None = None
-    split: str | None = None
-
-    def named(self) -> dict[str, str]:
-        """The columns that must be there, by the field of ``Row`` that they fill."""
-        fields = {"before": self.before, "after": self.after, "label": self.label}
-        return fields | {k: v for k, v in (("group", self.group), ("split", self.split)) if v is not None}
-
-
-def read_rows(path: Path, columns: Columns, prefix: str, problems: list[Problem]) -> list[Row]:
-    """Rows of one file; those that cannot be read as such are added to ``problems``.
-
-    Args:
-        path: The file; its suffix says how it is read.
-        columns: Which column holds what.
-        prefix: Begins the ids of the rows, which do not depend on where the file lies.
-        problems: Grows by the rows that lack a column or hold something other than text.
-
-    Raises:
-        DataError: If the file is missing, is of an unknown kind, cannot be parsed, or has a column in no row at all.
-    """
-    reader = READERS.get(path.suffix.lower())
-    if reader is None:
-        raise DataError(f"{path}: unknown kind of file {path.suffix!r}; allowed: {', '.join(READERS)}")
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    return rows_of(str(path), reader(path, problems), columns, prefix, problems)
-
-
-def rows_of(source: str, records: list[Record], columns: Columns, prefix: str, problems: list[Problem]) -> list[Row]:
-    """The records of ``source`` as rows; those that lack a column or hold no text are added to ``problems``.
-
-    Raises:
-        DataError: If a column is in no record at all.
-    """
-    present = {name: None for record in records for name in record.cells}
-    missing = [f"{name!r} (data.{field}_column)" for field, name in columns.named().items() if name not in present]
-    if missing and records:
-        raise DataError(f"{source}: no column {', '.join(missing)}; found the columns {', '.join(map(ascii, present))}")
-    return [row for record in records if (row := _row(record, columns, prefix, problems)) is not None]
-
-
-def _row(record: Record, columns: Columns, prefix: str, problems: list[Problem]) -> Row | None:
-    texts: dict[str, str] = {}
-    for field, name in columns.named().items():
-        if name not in record.cells:
-            found = f"only {', '.join(map(repr, record.cells))}"
-            problems.append(Problem(f"missing column {name!r}", record.place, found, "every named column in every row"))
-            return None
-        value = record.cells[name]
-        if not isinstance(value, str | int | None):
-            kind = f"column {name!r} holds no text"
-            problems.append(Problem(kind, record.place, repr(value)[:40], "text, a whole number, or nothing"))
-            return None
-        texts[field] = "" if value is None else str(value).strip()
-    both = (texts.pop("before"), texts.pop("after"))
-    return Row(id=f"{prefix}:{record.number}", place=record.place, texts=both, **texts)
-
-
-def _read_delimited(path: Path, problems: list[Problem], delimiter: str) -> list[Record]:
-    records = []
-    with _open_text(path, newline="") as file:
-        reader = csv.reader(file, delimiter=delimiter, strict=True)
-        try:
-            header = next(reader, [])
-            # A quoted cell may hold line breaks, so a row begins after the line where the one before it ended.
-            number = reader.line_num + 1
-            for cells in reader:
-                place = f"{path}:{number}"
-                if len(cells) > len(header):
-                    allowed = f"{len(header)} cells a row; quote a text that holds {delimiter!r}"
-                    problems.append(Problem("too many cells", place, str(len(cells)), allowed))
-                elif cells:
-                    records.append(Record(number, place, dict(zip(header, cells, strict=False))))
-                number = reader.line_num + 1
-        except csv.Error as error:
-            raise DataError(f"{path}:{reader.line_num}: cannot be read as delimited text: {error}") from error
-    return records
-
-
-def _read_json_lines(path: Path, problems: list[Problem]) -> list[Record]:
-    records = []
-    with _open_text(path, newline="\n") as file:
-        for number, line in enumerate(file, 1):
-            place = f"{path}:{number}"
-            if not line.strip():
-                continue
-            try:
-                cells = json.loads(line)
-            except json.JSONDecodeError:
-                cells = None
-            if isinstance(cells, dict):
-                records.append(Record(number, place, cells))
-            else:
-                problems.append(Problem("not a JSON object", place, ascii(line[:40]), "one JSON object a line"))
-    return records
-
-
-def _read_parquet(path: Path, problems: list[Problem]) -> list[Record]:
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        rows = parquet.read_table(path).to_pylist()
-    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as Parquet: {error}") from error
-    return [Record(number, f"{path}:{number}", cells) for number, cells in enumerate(rows, 1)]
-
-
-def _open_text(path: Path, newline: str) -> TextIO:
-    # Bytes that are no UTF-8 become lone surrogates, so that they are found and named row by row.
-    return path.open(encoding="utf-8-sig", errors="surrogateescape", newline=newline)
-
-
-Reader = Callable[[Path, list[Problem]], list[Record]]
-READERS: Mapping[str, Reader] = MappingProxyType(
-    {
-        ".csv": partial(_read_delimited, delimiter=","),
-        ".tsv": partial(_read_delimited, delimiter="\t"),
-        ".jsonl": _read_json_lines,
-        ".json": _read_json_lines,
-        ".parquet": _read_parquet,
-    }
+from irtune.data.base import SPLITS, DataError, DatasetConfig, LabelledDataset, Split
+from irtune.data.cells import LabelReader
+from irtune.data.prompt import Kind
+from irtune.data.reading.splits import CALLED, split_called
+from irtune.data.reading.table import Columns, Table
+from irtune.data.records import note_on_replaced, rows_of
+from irtune.data.rows import (
+    LABEL_EVERYWHERE,
+    Problem,
+    Row,
+    SkipBadRows,
+    group_problem,
+    label_problem,
+    partition,
+    skip_notes,
+    skip_or_stop,
+    text_problem,
 )
+from irtune.data.sampling import SplitFraction, split_three_ways
+
+QUESTIONS: dict[Kind, str] = {
+    "revisions": "What is the intention of this revision",
+    "pairs": "How do these two texts relate",
+    "texts": "Which label fits this text",
+}
+
+
+def _as_name(value: Any) -> Any:
+    """A whole number as a name; YAML reads ``1`` as a number, and it may name a column or a class."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _as_names(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {_as_name(key): _as_name(entry) for key, entry in value.items()}
+    return [_as_name(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+
+ColumnName = Annotated[str, BeforeValidator(_as_name), Field(min_length=1)]
+
+
+class TableConfig(DatasetConfig):
+    """Labelled texts, or pairs of texts, in named columns.
+
+    The splits are those that the data has (``split_column``, or parts called train, validation or dev, and test).
+    What it lacks of them is drawn: seeded, with labels in proportion, and with the rows of one ``group_column`` value
+    kept together.
+    """
+
+    before_column: ColumnName | None = Field(
+        None, description="column of the text before the revision, or of a pair's first; default: before"
+    )
+    after_column: ColumnName | None = Field(
+        None, description="column of the text after the revision, or of a pair's second; default: after"
+    )
+    text_column: ColumnName | None = Field(
+        None, description="column of the text, where rows hold one and no revision; in place of the two above"
+    )
+    pairs: Literal["revisions", "texts"] = Field(
+        "revisions", description="what two texts of a row are: a revision, or texts to compare, as in NLI or paraphrase"
+    )
+    label_column: ColumnName = Field("label", description="column of the label; a.b leads into nested values")
+    label_map: Annotated[dict[str, str], BeforeValidator(_as_names)] = Field(
+        {}, description="labels of the data to be called otherwise, as {old: new}; several may become one"
+    )
+    split_column: ColumnName | None = Field(None, description="column that says train, validation (or dev) or test")
+    group_column: ColumnName | None = Field(
+        None, description="column whose equal values stay in one drawn split, e.g. a document id"
+    )
+    validation_fraction: SplitFraction = Field(0.15, description="share of the rows in a drawn validation split")
+    test_fraction: SplitFraction = Field(0.15, description="share of the rows in a drawn test split")
+    labels: Annotated[tuple[str, ...], BeforeValidator(_as_names)] | None = Field(
+        None, min_length=2, description="allowed labels in order of class; default: those of train, sorted"
+    )
+    skip_bad_rows: SkipBadRows = False
+
+    @model_validator(mode="after")
+    def _columns_go_together(self) -> Self:
+        mistakes = []
+        if self.text_column is not None:
+            mistakes += [
+                f"data.{option} and data.text_column exclude each other: a row holds a pair or one text"
+                for option in ("before_column", "after_column")
+                if getattr(self, option) is not None
+            ]
+            if self.pairs != "revisions":
+                mistakes.append("data.pairs is about two texts in a row, and data.text_column names one: leave one out")
+        if self.group_column is not None and self.split_column is not None:
+            mistakes.append("data.group_column is for drawn splits, and data.split_column gives them: leave one out")
+        unknown = sorted({new for new in self.label_map.values() if self.labels and new not in self.labels})
+        if unknown:
+            mistakes.append(
+                f"data.label_map leads to {', '.join(map(repr, unknown))}, which data.labels does not allow"
+            )
+        if mistakes:
+            raise ValueError("; ".join(mistakes))
+        return self
+
+    @property
+    def kind(self) -> Kind:
+        """What a row's texts are."""
+        if self.text_column is not None:
+            return "texts"
+        return "pairs" if self.pairs == "texts" else "revisions"
+
+    def columns(self) -> Columns:
+        """The columns that are looked for."""
+        names = {"text_column": self.text_column}
+        if self.text_column is None:
+            names = {"before_column": self.before_column or "before", "after_column": self.after_column or "after"}
+        names["label_column"] = self.label_column
+        chosen = (self.before_column, self.after_column, self.text_column, self.group_column, self.split_column)
+        are_defaults = not any(chosen) and self.label_column == type(self).model_fields["label_column"].default
+        named = {**names, "group_column": self.group_column, "split_column": self.split_column}
+        return Columns({option: name for option, name in named.items() if name is not None}, are_defaults)
+
+    def tables(self, columns: Columns) -> tuple[list[Table], list[str]]:
+        """The tables, each with its split or an empty one where that is to be drawn, and notes; said by subclasses.
+
+        Raises:
+            DataError: If they cannot be read.
+        """
+        raise TypeError(f"dataset {self.name!r} does not say where its tables are")
+
+    def read(self) -> LabelledDataset:
+        """Read and check the tables, and split their rows."""
+        columns, problems = self.columns(), list[Problem]()
+        reader = LabelReader(self.labels or (), self.label_map)
+        tables, notes = self.tables(columns)
+        rows = read_all(tables, columns, reader, problems)
+        notes += [note for table in tables for note in table.notes]
+        num_rows = len(rows) + len(problems)
+        rows, given = self._with_splits(rows, tables, problems, notes)
+        if self.group_column is not None:
+            rows = partition(rows, group_problem, problems)
+        rows = partition(partition(rows, text_problem, problems), _has_label, problems)
+        labels = self.labels or tuple(sorted({row.label for row in rows if row.split in ("", "train")}))
+        rows = partition(rows, label_problem(labels), problems)
+        skipped = skip_or_stop(problems, num_rows, self.skip_bad_rows)
+        notes += [*reader.notes(), *skip_notes(problems, rows, self.labels), *note_on_replaced(rows)]
+        return LabelledDataset(
+            name=self.name,
+            labels=labels,
+            splits={
+                split: tuple(row.example() for row in part) for split, part in self._split(rows, given, notes).items()
+            },
+            prompt=self.prompt(self.kind, QUESTIONS[self.kind]),
+            skipped=skipped,
+            notes=tuple(notes),
+        )
+
+    def _with_splits(
+        self, rows: list[Row], tables: Sequence[Table], problems: list[Problem], notes: list[str]
+    ) -> tuple[list[Row], set[Split]]:
+        """Rows with the split that the data gives them, and which splits it gives."""
+        if self.split_column is not None:
+            spelled = Counter(row.split for row in rows)
+            means = {name: split_called(name) for name in spelled}
+            notes += [
+                f"{name!r} in the column {self.split_column!r} is read as {means[name]} ({spelled[name]} rows)"
+                for name in spelled
+                if means[name] not in (None, name)
+            ]
+            rows = partition(rows, _split_is_known, problems)
+            rows = [replace(row, split=means[row.split] or "") for row in rows]
+            given = {split for split in means.values() if split is not None}
+        else:
+            given = {split for table in tables if (split := split_called(table.split)) is not None}
+            rows, given = _without_unlabelled(rows, given, notes)
+        if given and "train" not in given:
+            raise DataError(
+                f"dataset {self.name!r}: rows of {', '.join(sorted(given))} are there, and none of train. Call a split "
+                "train, or give none to have all drawn."
+            )
+        return rows, given
+
+    def _split(self, rows: list[Row], given: set[Split], notes: list[str]) -> dict[Split, list[Row]]:
+        """The rows of every split; those that are not given are drawn from the rest."""
+        parts: dict[Split, list[Row]] = {split: [row for row in rows if row.split == split] for split in SPLITS}
+        missing = [split for split in SPLITS if split not in given]
+        if not missing:
+            return parts
+        rest = [row for row in rows if row.split in ("", "train")]
+        groups = None if self.group_column is None else [row.group for row in rest]
+        drawn = split_three_ways(
+            [row.label for row in rest], groups, self.validation_fraction, self.test_fraction, self.seed
+        )
+        places = dict(zip(SPLITS, drawn, strict=True))
+        if given:
+            left_over = [place for split in SPLITS if split in given for place in places[split]]
+            places["train"] = sorted(left_over)
+            sizes = " and ".join(f"{split} ({len(places[split])} of {len(rest)} rows)" for split in missing)
+            notes.append(f"the data has no {' and no '.join(missing)} split: {sizes} drawn from train")
+        return parts | {split: [rest[place] for place in places[split]] for split in ("train", *missing)}
+
+
+def read_all(tables: Sequence[Table], columns: Columns, reader: LabelReader, problems: list[Problem]) -> list[Row]:
+    """Rows of all tables, with their splits; those that cannot be read as such are added to ``problems``.
+
+    Raises:
+        DataError: With every table that lacks a column or has no rows.
+    """
+    rows: list[Row] = []
+    mistakes = []
+    counts = Counter(table.split for table in tables)
+    seen: Counter[str] = Counter()
+    for table in tables:
+        seen[table.split] += 1
+        prefix = table.split or "row"
+        if counts[table.split] > 1:
+            prefix += f".{seen[table.split]}"
+        try:
+            found = rows_of(table, columns, reader, prefix, problems)
+        except DataError as error:
+            mistakes.append(str(error))
+            continue
+        rows += [replace(row, split=table.split) for row in found] if table.split else found
+    if mistakes:
+        raise DataError("\n".join(mistakes))
+    return rows
+
+
+def _without_unlabelled(rows: list[Row], given: set[Split], notes: list[str]) -> tuple[list[Row], set[Split]]:
+    """Rows without the splits whose labels were never published, as in shared tasks; these are no splits to use."""
+    hidden = {split for split in given - {"train"} if not any(row.label for row in rows if row.split == split)}
+    hidden = {split for split in hidden if any(row.split == split for row in rows)}
+    notes += [f"no row of the {split} split has a label, so it is left out" for split in sorted(hidden)]
+    return [row for row in rows if row.split not in hidden], given - hidden
+
+
+def _split_is_known(row: Row) -> Problem | None:
+    if split_called(row.split) is not None:
+        return None
+    allowed = ", ".join(name for names in CALLED.values() for name in names)
+    return Problem("unknown split", row.place, repr(row.split) if row.split else "nothing", allowed, row.label)
+
+
+def _has_label(row: Row) -> Problem | None:
+    return None if row.label else Problem("missing label", row.place, "nothing", LABEL_EVERYWHERE)

@@ -71,13 +71,28 @@ def with_absolute_paths(config: Config) -> Config:
             "job",
             [
                 f"{key}: {path!r} is relative, and a job's working directory is Ray's temporary copy of yours; give "
-                f"the absolute path on all nodes, such as {key}={_SCHEME.get(key, '')}/shared/{Path(path).name}"
+                f"the absolute path on all nodes, such as {key}={_in_shared(path, _SCHEME.get(key, ''))}"
                 for key, path in relative.items()
             ],
         )
     # The tracking address is made absolute where it is resolved.
-    absolute = {key: str(Path(path).expanduser().resolve()) for key, path in relative.items() if key != "tracking.uri"}
+    absolute = {key: _resolved(path) for key, path in relative.items() if key != "tracking.uri"}
     return build(type(config), apply_overrides(explicit(config), absolute), "paths")
+
+
+def _in_shared(path: str | list[str], scheme: str) -> str:
+    """An example of an absolute path."""
+    if isinstance(path, list):
+        return f"[{', '.join(_in_shared(one, scheme) for one in path)}]"
+    return f"{scheme}/shared/{Path(path).name}"
+
+
+def _resolved(path: str | list[str]) -> str | list[str]:
+    return [_absolute(one) for one in path] if isinstance(path, list) else _absolute(path)
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().resolve())
 
 
 @dataclass(frozen=True)

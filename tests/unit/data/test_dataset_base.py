@@ -30,7 +30,7 @@ class Toy(DatasetConfig):
 
 
 def test_the_registry_knows_every_dataset_by_the_name_it_gives_itself():
-    assert list(DATASETS) == ["synthetic", "argrewrite", "iterater", "file"]
+    assert list(DATASETS) == ["synthetic", "argrewrite", "iterater", "file", "hub"]
     for name, cls in DATASETS.items():
         assert cls.model_fields["name"].default == name
 
@@ -71,6 +71,7 @@ def test_path_fields_are_those_set():
     assert Toy(other_path="x/y.csv").path_fields() == {"other_path": "x/y.csv"}
     file = DATASETS["file"](path="a.csv", validation_path="b.csv", test_path="/c.csv")
     assert file.path_fields() == {"path": "a.csv", "validation_path": "b.csv", "test_path": "/c.csv"}
+    assert DATASETS["file"](path=["a.csv", "b/*.csv"]).path_fields() == {"path": ["a.csv", "b/*.csv"]}
 
 
 def test_the_fingerprint_changes_with_anything_a_model_could_learn_from():

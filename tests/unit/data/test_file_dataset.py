@@ -61,7 +61,7 @@ def test_every_format_gives_the_same_revisions(tmp_path, suffix):
     assert data.labels == ("fluency", "meaning")
     assert texts(data, "train") == [
         ("He go home.", "He goes home.", "fluency"),
-        ("", "A new fact, “quoted”.", "meaning"),
+        ("  ", "A new fact, “quoted”.", "meaning"),
     ]
     assert texts(data, "validation") == [("It is late\nnow.", "It is late.", "fluency")]
     assert texts(data, "test") == [("Gone.", "", "meaning")]
@@ -134,12 +134,18 @@ def test_a_drawn_split_keeps_groups_whole(tmp_path):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"validation_path": "b.csv"}, "data.validation_path and data.test_path go together"),
         ({"validation_path": "b", "test_path": "c", "split_column": "s"}, "both say how to split"),
         ({"split_column": "s", "group_column": "g"}, "data.group_column is for drawn splits"),
+        ({"validation_path": "b", "test_path": "c", "group_column": "g"}, "data.group_column is for drawn splits"),
+        ({"validation_path": ()}, "at least one file"),
+        ({"text_column": "t", "after_column": "a"}, "data.after_column and data.text_column exclude each other"),
+        ({"text_column": "t", "pairs": "texts"}, "data.pairs"),
+        ({"label_map": {"x": "z"}, "labels": ("x", "y")}, "data.label_map leads to 'z'"),
+        ({"delimiter": ",,"}, "one character"),
+        ({"encoding": "utf-99"}, "unknown encoding 'utf-99'"),
         ({"labels": ("only",)}, "labels"),
         ({"test_fraction": 1.0}, "test_fraction"),
-        ({"sheet": 1}, "sheet"),
+        ({"leaves": 1}, "leaves"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(options, expected):
@@ -154,21 +160,22 @@ def test_every_kind_of_bad_row_is_named_with_its_line(tmp_path):
         b"a,b,fluency,train\n"
         b"a,b,fluensy,train\n"  # line 3
         b'"two\nlines",b,meaning,train\n'
-        b" ,,meaning,train\n"  # line 6
-        b"caf\xe9,b,meaning,train\n"  # line 7
+        b",,meaning,train\n"  # line 6
+        b"a\0,b,meaning,train\n"  # line 7
         b"a,b,fluency\n"  # line 8
         b"a,b,c,fluency,test\n"  # line 9
         b"a,b,,test\n"  # line 10
-        b"a,b,fluency,dev\n"  # line 11
+        b"a,b,fluency,later\n"  # line 11
     )
     text = message(path=path, split_column="split", labels=("fluency", "meaning"))
     assert text.splitlines()[0].startswith("7 of 9 rows cannot be used")
-    assert f"- unknown label, 2 rows: {path}:3: 'fluensy'; {path}:10: nothing. Allowed: fluency, meaning." in text
+    assert f"- unknown label, 1 rows: {path}:3: 'fluensy'. Allowed: fluency, meaning." in text
     assert f"- before and after both empty, 1 rows: {path}:6: no text." in text
-    assert f"- text is not UTF-8, 1 rows: {path}:7: 'caf\\udce9'." in text
-    assert f"- missing column 'split', 1 rows: {path}:8: only 'before', 'after', 'label'." in text
+    assert f"- NUL character, 1 rows: {path}:7:" in text
+    assert f"- too few cells, 1 rows: {path}:8: 3. Allowed: 4 cells a row." in text
     assert f"- too many cells, 1 rows: {path}:9: 5. Allowed: 4 cells a row; quote a text that holds ','." in text
-    assert f"- unknown split, 1 rows: {path}:11: 'dev'. Allowed: train, validation, test." in text
+    assert f"- missing label, 1 rows: {path}:10: nothing." in text
+    assert f"- unknown split, 1 rows: {path}:11: 'later'. Allowed: train, training, validation," in text
     assert text.endswith("or set data.skip_bad_rows=true to leave them out.")
 
 
@@ -208,8 +215,7 @@ def test_json_lines_that_are_none_and_cells_that_hold_no_text(tmp_path):
     text = message(path=path)
     assert text.startswith("3 of 11 rows")
     assert (
-        f"not a JSON object, 2 rows: {path}:17: '{{broken\\n'; {path}:19: '[1]\\n'. Allowed: one JSON object a line."
-        in text
+        f"not a JSON object, 2 rows: {path}:17: '{{broken'; {path}:19: '[1]'. Allowed: one JSON object a row." in text
     )
     assert f"column 'after' holds no text, 1 rows: {path}:21: ['x']." in text
 
@@ -219,14 +225,20 @@ def test_files_that_cannot_be_read_at_all_stop_even_when_rows_are_skipped(tmp_pa
     skip = {"skip_bad_rows": True}
     missing = message(path=path, label_column="intent", before_column="old", **skip)
     assert f"{path}: no column 'old' (data.before_column), 'intent' (data.label_column); found the columns" in missing
-    assert message(path=tmp_path / "none.csv", **skip) == f"{tmp_path / 'none.csv'}: no such file"
-    assert "unknown kind of file '.docx'; allowed: .csv, .tsv" in message(path=tmp_path / "x.docx", **skip)
-    path.write_text('before,after,label\n"never closed,b,c\n')
-    assert f"{path}:2: cannot be read as delimited text" in message(path=path, **skip)
-    path.write_text("\n".join(",".join(row.values()) for row in ROWS), encoding="utf-16")
-    assert "no column" in message(path=path, **skip)
+    assert "data.path: no such file" in message(path=tmp_path / "none.csv", **skip)
+    (tmp_path / "x.docx").write_text("x")
+    assert "unknown kind of file '.docx'; known: .csv, .tsv" in message(path=tmp_path / "x.docx", **skip)
+    path.write_text('before,after,label\na,"b, c",x\n"never closed,b,c\n')
+    assert f"{path}:3: a quote is opened and never closed" in message(path=path, **skip)
+    path.write_bytes(b"before,after,label\na,caf\xe9,c\n")
+    text = message(path=path, **skip)
+    assert f"{path}:2: is not UTF-8" in text
+    assert "data.encoding=cp1252" in text
+    assert "skip_bad_rows" not in text
     broken = tmp_path / "data.parquet"
     broken.write_bytes(b"nothing of the kind")
     assert f"{broken}: cannot be read as Parquet" in message(path=broken, **skip)
     path.write_text("")
-    assert "no examples in train and validation and test" in message(path=path, **skip)
+    assert f"{path}: is empty" in message(path=path, **skip)
+    path.write_text("before,after,label\n")
+    assert f"{path}: holds no rows" in message(path=path, **skip)

@@ -39,16 +39,16 @@ def test_a_folder_is_read_without_those_labelled_others(tmp_path, suffix):
     assert data.labels == ("clarity", "fluency", "coherence", "style", "meaning-changed")
     read = {split: [(r.texts[0], r.texts[1], r.label) for r in part] for split, part in data.splits.items()}
     assert read == {
-        "train": [("Before 0.", "After 0.", "clarity"), ("Before 1.", "After 1.", "meaning-changed")],
-        "validation": [("Before 0.", "After 0.", "fluency")],
-        "test": [("Before 0.", "After 0.", "style"), ("Before 2.", "After 2.", "coherence")],
+        "train": [(" Before 0.", " After 0.", "clarity"), (" Before 1.", " After 1.", "meaning-changed")],
+        "validation": [(" Before 0.", " After 0.", "fluency")],
+        "test": [(" Before 0.", " After 0.", "style"), (" Before 2.", " After 2.", "coherence")],
     }
     assert data.num_skipped == 0
 
 
 def test_a_missing_file_is_named(tmp_path):
     write(tmp_path, {"train": SPLITS["train"]})
-    with pytest.raises(DataError, match=r"holds neither dev\.json nor dev\.jsonl"):
+    with pytest.raises(DataError, match=r"holds neither dev\.json nor dev\.jsonl\n.*holds neither test\.json"):
         IteraterConfig(path=tmp_path).load()
 
 
@@ -68,11 +68,18 @@ def hub(monkeypatch):
     import huggingface_hub
 
     asked = []
-    published = {"train": SPLITS["train"], "validation": SPLITS["dev"], "test": SPLITS["test"]}
-    monkeypatch.setattr(
-        huggingface_hub.HfApi, "dataset_info", lambda self, name, timeout: asked.append(("info", timeout))
-    )
-    monkeypatch.setattr(datasets, "load_dataset", lambda name: asked.append(("load", name)) or published)
+    named = {"train": SPLITS["train"], "validation": SPLITS["dev"], "test": SPLITS["test"]}
+    published = datasets.DatasetDict({split: datasets.Dataset.from_list(rows) for split, rows in named.items()})
+
+    def info(self, name, revision, timeout):
+        asked.append(("info", timeout))
+
+    def load(name, config, revision):
+        asked.append(("load", name))
+        return published
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", info)
+    monkeypatch.setattr(datasets, "load_dataset", load)
     return asked
 
 
@@ -85,12 +92,12 @@ def test_the_hub_gives_the_same_as_its_files(tmp_path, hub):
 def test_without_a_network_the_remedy_comes_at_once(hub, monkeypatch):
     import huggingface_hub
 
-    def unreachable(self, name, timeout):
+    def unreachable(self, name, revision, timeout):
         raise ConnectionError("no network")
 
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", unreachable)
     start = time.perf_counter()
-    with pytest.raises(DataError, match=r"wanyu/IteraTeR_human_sent .*\(no network\): set data\.path to a folder"):
+    with pytest.raises(DataError, match=r"wanyu/IteraTeR_human_sent .*\(no network\)\. Set data\.path to a folder"):
         IteraterConfig().load()
     assert time.perf_counter() - start < 1
     assert not any(what == "load" for what, _ in hub)

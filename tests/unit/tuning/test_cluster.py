@@ -147,6 +147,27 @@ def test_relative_paths_are_those_of_the_folder_that_the_sweep_is_started_in(tmp
     assert absolute.model_dump(exclude=paths) == config.model_dump(exclude=paths)
 
 
+@pytest.mark.usefixtures("outside_of_jobs")
+def test_a_list_of_paths_becomes_absolute_one_by_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = {"name": "file", "path": ["a.csv", "/b.csv"], "validation_path": "parts/*.csv", "test_path": ["~/c.csv"]}
+    absolute = with_absolute_paths(build(ExperimentConfig, {"storage": "/shared", "data": data}, "x"))
+    assert absolute.data.path_fields() == {
+        "path": [str(tmp_path / "a.csv"), "/b.csv"],
+        "validation_path": str(tmp_path / "parts" / "*.csv"),
+        "test_path": ["~/c.csv"],
+    }
+
+
+@pytest.mark.usefixtures("inside_of_a_job")
+def test_a_job_refuses_a_list_with_a_relative_path():
+    data = {"name": "file", "path": ["a.csv", "/b.csv"]}
+    with pytest.raises(
+        ConfigError, match=r"data\.path: \['a\.csv', '/b\.csv'\] is relative.*=\[/shared/a\.csv, /shared/b"
+    ):
+        with_absolute_paths(build(ExperimentConfig, {"storage": "/shared", "data": data}, "x"))
+
+
 @pytest.mark.parametrize("job", ["outside_of_jobs", "inside_of_a_job"])
 def test_paths_that_are_absolute_stay_as_they_are(job, request):
     request.getfixturevalue(job)

@@ -1,0 +1,150 @@
+"""From cells, as any container gives them, to labels and texts: the same whichever container it was."""
+
+import ast
+import math
+import re
+from collections.abc import Collection, Mapping, Sequence
+from datetime import date, time
+from decimal import Decimal
+
+MISSING = frozenset(
+    {"", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA"}
+    | {"NULL", "NaN", "None", "n/a", "nan", "null"}
+)
+"""How a missing value is written, after ``pandas.read_csv``: a label that is one of these is none."""
+
+_LIKE_MISSING = frozenset(spelling.casefold() for spelling in MISSING)
+_WHOLE = re.compile(r"[+-]?\d+\.0+")
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+SEVERAL_LABELS = "several labels in one row"
+NO_LABEL = "missing label"
+NOT_A_LABEL = "label is no text"
+
+
+def text_of(cell: object) -> str | None:
+    """A cell as text; None if it holds something else."""
+    if isinstance(cell, str):
+        return _HALF_CHARACTER.sub("\ufffd", cell) if not cell.isascii() else cell
+    if cell is None or _is_nan(cell):
+        return ""
+    if isinstance(cell, bytes):
+        return cell.decode("utf-8", errors="replace")
+    return _number_or_date(cell)
+
+
+class LabelReader:
+    """Reads the cells of the label column, and remembers what it had to guess.
+
+    Whole numbers are the same label however they are stored (``1``, ``1.0``), and so are truth values (``True``,
+    ``true``). What is written as a missing value is one, unless the user names it as a label.
+
+    Args:
+        allowed: The labels that the user allows; none: any.
+        label_map: What the user replaces by what.
+    """
+
+    def __init__(self, allowed: Collection[str] = (), label_map: Mapping[str, str] | None = None) -> None:
+        self._map = dict(label_map or {})
+        self._known = {*allowed, *self._map}
+        self._read: dict[tuple[type, object], tuple[str, str]] = {}
+        self._mapped: set[str] = set()
+        self._has_lists = self._has_whole = False
+
+    def read(self, cell: object, names: Sequence[str] | None = None) -> tuple[str, str]:
+        """Label of a cell, and what is wrong with it (empty where nothing is).
+
+        Args:
+            cell: What the label column holds.
+            names: Names of the classes where the cell may hold a class index.
+        """
+        if isinstance(cell, list | tuple):
+            return self._only(cell, names)
+        try:
+            key = (type(cell), cell)
+            if key not in self._read:
+                self._read[key] = self._read_one(cell, names)
+            return self._read[key]
+        except TypeError:
+            # Whatever cannot be looked up is an object or a list.
+            return "", NOT_A_LABEL
+
+    def notes(self) -> list[str]:
+        """What was guessed, and entries of the map that no row has; one sentence each."""
+        unused = [raw for raw in self._map if raw not in self._mapped]
+        notes = [f"data.label_map: no row is labelled {', '.join(map(repr, unused))}"] if unused else []
+        if self._has_lists:
+            notes.append("labels that stand in a list of one are read as that one")
+        if self._has_whole:
+            notes.append("labels such as '1.0' are read as '1' (data.labels may name them otherwise)")
+        like = [label for _, (label, wrong) in self._read.items() if not wrong and label.casefold() in _LIKE_MISSING]
+        doubtful = sorted({label for label in like if label and label not in self._known and label not in MISSING})
+        if doubtful:
+            shown = ", ".join(map(repr, doubtful))
+            notes.append(f"{shown} is read as a class, not as a missing label (data.label_map may rename it)")
+        return notes
+
+    def _only(self, cells: Sequence[object], names: Sequence[str] | None) -> tuple[str, str]:
+        if len(cells) > 1:
+            return "", SEVERAL_LABELS
+        self._has_lists |= len(cells) == 1
+        return self.read(cells[0] if cells else None, names)
+
+    def _read_one(self, cell: object, names: Sequence[str] | None) -> tuple[str, str]:
+        if names is not None and isinstance(cell, int):
+            if cell >= len(names):
+                return "", f"class index beyond the {len(names)} classes"
+            return self._settled(names[cell] if cell >= 0 else "", is_certain=cell >= 0)
+        if isinstance(cell, bool):
+            return self._settled(self._spelled(str(cell).lower(), str(cell), str(cell).upper()))
+        if not isinstance(cell, str):
+            text = text_of(cell)
+            if text is None:
+                return "", NOT_A_LABEL
+            return self._settled(self._spelled(text, str(cell)))
+        text = (text_of(cell) or "").strip()
+        if text not in self._known and _WHOLE.fullmatch(text):
+            self._has_whole = True
+            text = str(int(text.partition(".")[0]))
+        elif text not in self._known and text in ("True", "TRUE", "False", "FALSE"):
+            text = self._spelled(text.lower(), text.capitalize())
+        elif text not in self._known and text[:1] == "[" and text[-1:] == "]":
+            written = _written_list(text)
+            if written is not None:
+                return self._only(written, names)
+        return self._settled(text)
+
+    def _spelled(self, *spellings: str) -> str:
+        """The spelling that the user knows, else the first."""
+        return next((one for one in spellings if one in self._known), spellings[0])
+
+    def _settled(self, label: str, is_certain: bool = False) -> tuple[str, str]:
+        """A label after the user's map, or the complaint that there is none."""
+        if label in self._map:
+            self._mapped.add(label)
+            return self._map[label], ""
+        if not is_certain and label not in self._known and label in MISSING:
+            return "", NO_LABEL
+        return label, ""
+
+
+def _number_or_date(cell: object) -> str | None:
+    if isinstance(cell, bool):
+        return str(cell).lower()
+    if isinstance(cell, int):
+        return str(cell)
+    if isinstance(cell, float | Decimal):
+        return str(int(cell)) if math.isfinite(cell) and cell == int(cell) else str(cell)
+    return str(cell) if isinstance(cell, date | time) else None
+
+
+def _is_nan(cell: object) -> bool:
+    return isinstance(cell, float | Decimal) and math.isnan(cell)
+
+
+def _written_list(text: str) -> list[object] | None:
+    """The list that a text spells, as pandas writes one into a CSV file."""
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+    return value if isinstance(value, list) else None

@@ -1,0 +1,112 @@
+"""From ``data.path`` to files: one, several, a pattern, or a folder."""
+
+import difflib
+import filecmp
+import glob
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+from irtune.data.base import DataError
+from irtune.data.reading.columnar import is_saved
+from irtune.data.reading.contents import kind_of
+from irtune.data.reading.kinds import SUFFIXES
+from irtune.data.reading.splits import split_called
+
+_OWN_ROWS = "Give each split its own rows, or leave the option out to have the split drawn."
+
+
+@dataclass(frozen=True)
+class Place:
+    """A file, or a folder of ``save_to_disk``; ``split`` is what the folder around it calls it, if anything."""
+
+    path: Path
+    split: str = ""
+
+
+def find_places(paths: Path | Sequence[Path], key: str) -> list[Place]:
+    """What ``paths`` name, in a fixed order.
+
+    Args:
+        paths: Files, folders and patterns; ``~`` is the home folder.
+        key: The option that they are from, for messages.
+
+    Raises:
+        DataError: With everything that is not there.
+    """
+    places: list[Place] = []
+    mistakes = []
+    for path in [paths] if isinstance(paths, Path) else paths:
+        try:
+            places += _places(path.expanduser(), key)
+        except DataError as error:
+            mistakes.append(str(error))
+    if mistakes:
+        raise DataError("\n".join(mistakes))
+    return places
+
+
+def refuse_twice(places: Mapping[str, Sequence[Place]]) -> None:
+    """Refuse a file that is given twice, by whatever name, or as a copy for another option.
+
+    Args:
+        places: What each option names.
+
+    Raises:
+        DataError: With every such file.
+    """
+    files = [(key, place.path) for key, found in places.items() for place in found]
+    mistakes = []
+    for (key, path), (other_key, other) in combinations(files, 2):
+        same = f"data.{other_key}: {other} {{}} {path}" + ("" if key == other_key else f" of data.{key}")
+        if path.samefile(other) and key == other_key:
+            mistakes.append(f"{same.format('is the same file as')}, and its rows would count twice. Name it once.")
+        elif path.samefile(other):
+            mistakes.append(f"{same.format('is the same file as')}. {_OWN_ROWS}")
+        elif key != other_key and _same_content(path, other):
+            mistakes.append(f"{same.format('holds the same as')}. {_OWN_ROWS}")
+    if mistakes:
+        raise DataError("\n".join(mistakes))
+
+
+def _same_content(path: Path, other: Path) -> bool:
+    if not (path.is_file() and other.is_file() and path.stat().st_size == other.stat().st_size > 0):
+        return False
+    return filecmp.cmp(path, other, shallow=False)
+
+
+def _places(path: Path, key: str) -> list[Place]:
+    if path.is_dir():
+        return _in_folder(path, key)
+    if path.is_file():
+        return [Place(path)]
+    if glob.has_magic(str(path)):
+        found = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
+        places = [Place(one) for one in found if one.is_file() or is_saved(one)]
+        if not places:
+            raise DataError(f"data.{key}: no file fits {path}. Correct the pattern.")
+        return places
+    raise DataError(_absent(path, key))
+
+
+def _absent(path: Path, key: str) -> str:
+    if not path.parent.is_dir():
+        return f"data.{key}: no such file: {path}, nor the folder {path.parent.absolute()}. Correct the path."
+    near = difflib.get_close_matches(path.name, [other.name for other in path.parent.iterdir()], n=1, cutoff=0.75)
+    meant = f"; did you mean {near[0]}?" if near else "."
+    return f"data.{key}: no such file: {path} (in {path.parent.absolute()}){meant} Correct the path."
+
+
+def _in_folder(folder: Path, key: str) -> list[Place]:
+    if is_saved(folder):
+        return [Place(folder)]
+    files = sorted(file for file in folder.iterdir() if kind_of(file)[0] in SUFFIXES and file.is_file())
+    named = [Place(file, file.name.split(".")[0]) for file in files if split_called(file.name.split(".")[0])]
+    if named:
+        return named
+    holds = f"files such as {files[0].name}" if files else "no table"
+    raise DataError(
+        f"data.{key}: {folder} is a folder that was not written by save_to_disk; it holds {holds}, and no train, "
+        f"validation and test. Name files: data.{key}={folder}/*.csv, say."
+    )

@@ -1,0 +1,93 @@
+"""Reads Excel workbooks."""
+
+import io
+import warnings
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
+from zipfile import BadZipFile
+
+from irtune.data.base import DataError
+from irtune.data.reading.header import Header, recognise
+from irtune.data.reading.table import Columns, Options, Record, Table, plain
+
+_SAMPLE_ROWS = 200
+
+
+def read_workbook(raw: bytes, source: str, columns: Columns, options: Options) -> Table:
+    """The table of one sheet: the one that ``options`` name, else the first that has the columns.
+
+    Raises:
+        DataError: If it is no workbook, or has no such sheet.
+    """
+    import openpyxl
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        try:
+            workbook = openpyxl.load_workbook(io.BytesIO(raw), read_only=True, data_only=True)
+        except (OSError, KeyError, ValueError, BadZipFile) as error:
+            raise DataError(
+                f"{source}: cannot be read as an Excel workbook: {error}. Save it as .xlsx without a password."
+            ) from error
+    try:
+        sheets = {sheet.title: sheet for sheet in workbook.worksheets}
+        title = _chosen(sheets, source, columns, options)
+        others = [other for other in sheets if other != title]
+        note = f"{source}: its sheet {title!r} is read, and not {', '.join(map(repr, others))} (data.sheet)"
+        named = f"{source}, sheet {title}" if others else source
+        return _table(_rows(sheets[title]), named, columns, options, [note] if others and options.sheet is None else [])
+    finally:
+        workbook.close()
+
+
+def _chosen(sheets: dict[str, Any], source: str, columns: Columns, options: Options) -> str:
+    if options.sheet is not None:
+        meant = [title for title in sheets if options.sheet == title] or [
+            title for title in sheets if plain(title) == plain(options.sheet)
+        ]
+        if len(meant) != 1:
+            titles = ", ".join(map(repr, sheets))
+            raise DataError(f"{source}: has no sheet {options.sheet!r}. Set data.sheet to one of {titles}.")
+        return meant[0]
+    if not sheets:
+        raise DataError(f"{source}: has no sheet of cells. Give a workbook with a table.")
+    found = {title: columns.found_in(_names(next(iter(_rows(sheet)), ()))) for title, sheet in sheets.items()}
+    return max(sheets, key=lambda title: found[title])
+
+
+def _table(rows: Iterator[tuple[Any, ...]], source: str, columns: Columns, options: Options, notes: list[str]) -> Table:
+    cells = [(number, row) for number, row in enumerate(rows, 1) if any(cell is not None for cell in row)]
+    if not cells:
+        raise DataError(f"{source}: is empty. Give a sheet with a header and a row per example.")
+    width = max(len(row) for _, row in islice(cells, _SAMPLE_ROWS))
+    sample = [_names((*row, *[None] * (width - len(row)))) for _, row in islice(cells, _SAMPLE_ROWS)]
+    header = recognise([_without_tail(row, sample) for row in sample], columns, options.header, source)
+    body = cells[1:] if header.is_first_row else cells
+    records = _records(body, header, source)
+    return Table(source, header.names, records, notes=(*notes, *filter(None, [header.note])), hint=header.hint)
+
+
+def _records(rows: list[tuple[int, tuple[Any, ...]]], header: Header, source: str) -> Iterator[Record]:
+    # Rows end with their last filled cell, so many are shorter than the header.
+    width = len(header.names)
+    for number, row in rows:
+        cells = (*row[:width], *[None] * (width - len(row)))
+        yield Record(number, f"{source}:{number}", dict(zip(header.names, cells, strict=True)))
+
+
+def _rows(sheet: Any) -> Iterator[tuple[Any, ...]]:
+    # Some sheets claim to be one cell large, which a read-only workbook believes unless told not to.
+    sheet.reset_dimensions()
+    found: Iterator[tuple[Any, ...]] = sheet.iter_rows(values_only=True)
+    return found
+
+
+def _names(row: Sequence[Any]) -> tuple[str, ...]:
+    return tuple("" if cell is None else str(cell) for cell in row)
+
+
+def _without_tail(row: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """A row without the columns on the right that are empty in every row."""
+    width = max((place for other in rows for place, cell in enumerate(other, 1) if cell), default=0)
+    return row[:width]

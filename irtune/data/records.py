@@ -1,0 +1,119 @@
+"""From the records of a table to rows: the cells of the columns that are looked for, as texts and labels."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from irtune.data.base import DataError
+from irtune.data.cells import NO_LABEL, LabelReader, text_of
+from irtune.data.reading.table import Columns, Record, Table
+from irtune.data.rows import Problem, Row
+
+TEXT_COLUMNS = ("before_column", "after_column", "text_column")
+_ABSENT = object()
+_NO_COLUMN = "missing column"
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """How the records of one table are read."""
+
+    paths: Mapping[str, tuple[str, ...]]
+    columns: Columns
+    labels: LabelReader
+    class_names: Mapping[str, tuple[str, ...]]
+    prefix: str
+
+
+def rows_of(table: Table, columns: Columns, labels: LabelReader, prefix: str, problems: list[Problem]) -> list[Row]:
+    """Rows of a table; those that cannot be read as such are added to ``problems``.
+
+    Args:
+        table: The table.
+        columns: Which column holds what.
+        labels: Reads cells of the label column; a row whose label is missing is a row with an empty label.
+        prefix: Begins the ids of the rows, which do not depend on where the file lies.
+        problems: Grows by the rows that lack a column or hold something other than text.
+
+    Raises:
+        DataError: If a column is in no record at all, or there is none.
+    """
+    paths = columns.paths(table.columns, table.source, table.hint) if table.columns else {}
+    names = {name: tuple(found) for name, found in table.class_names.items()}
+    reading = _Reading(paths, columns, labels, names, prefix)
+    rows: list[Row] = []
+    num_before, absent = len(problems), 0
+    for record in table.records:
+        read = _row(record, reading) if isinstance(record, Record) else record
+        if isinstance(read, Row):
+            rows.append(read)
+        else:
+            problems.append(read)
+            absent += read.kind.startswith(_NO_COLUMN)
+    if not rows and absent:
+        first = next(problem for problem in problems[num_before:] if problem.kind.startswith(_NO_COLUMN))
+        raise DataError(
+            f"{first.place}: {first.kind}, as in every row: {first.found}. Correct the option that names it."
+        )
+    if not rows and len(problems) == num_before:
+        raise DataError(f"{table.source}: holds no rows. Give a file with a row per example.")
+    return rows
+
+
+def _row(record: Record, reading: _Reading) -> Row | Problem:
+    cells = {option: _cell(record.cells, path) for option, path in reading.paths.items()}
+    label, wrong = "", NO_LABEL
+    if cells["label_column"] is not _ABSENT:
+        names = reading.class_names.get(".".join(reading.paths["label_column"]))
+        label, wrong = reading.labels.read(cells["label_column"], names)
+    texts: dict[str, str] = {}
+    for option, cell in cells.items():
+        if cell is _ABSENT:
+            name, found = reading.columns.names[option], _instead(record.cells, reading.paths[option])
+            return Problem(
+                f"{_NO_COLUMN} {name!r} (data.{option})", record.place, found, "every named column in every row", label
+            )
+        if option != "label_column":
+            text = text_of(cell)
+            if text is None:
+                kind = f"column {reading.columns.names[option]!r} holds no text"
+                return Problem(kind, record.place, repr(cell)[:40], "text, a number, or nothing", label)
+            texts[option] = text
+    if wrong and wrong != NO_LABEL:
+        return Problem(wrong, record.place, repr(cells["label_column"])[:40], "one label in a row")
+    return Row(
+        id=f"{reading.prefix}:{record.number}",
+        place=record.place,
+        texts=tuple(texts[option] for option in TEXT_COLUMNS if option in texts),
+        label=label,
+        group=texts.get("group_column", "").strip(),
+        split=texts.get("split_column", "").strip(),
+    )
+
+
+def _cell(cells: Mapping[str, object], path: tuple[str, ...]) -> object:
+    value: object = cells
+    for key in path:
+        if isinstance(value, Mapping):
+            value = value.get(key, _ABSENT)
+        elif isinstance(value, list) and key.isdigit():
+            value = value[int(key)] if int(key) < len(value) else _ABSENT
+        elif value is not None:
+            return _ABSENT
+    return value
+
+
+def _instead(cells: Mapping[str, object], path: tuple[str, ...]) -> str:
+    """What stands beside the key where a path breaks off."""
+    depth = next(depth for depth in range(len(path)) if _cell(cells, path[: depth + 1]) is _ABSENT)
+    inner = _cell(cells, path[:depth])
+    if not isinstance(inner, Mapping):
+        return f"{'.'.join(path[:depth])} holds {repr(inner)[:40]}"
+    return f"only {', '.join(repr('.'.join((*path[:depth], str(key)))) for key in inner) or 'nothing'}"
+
+
+def note_on_replaced(rows: list[Row]) -> Iterator[str]:
+    """A note on rows that hold U+FFFD, which stands where a character was lost in an earlier conversion."""
+    found = [row.place for row in rows if any("\ufffd" in text for text in row.texts)]
+    if found:
+        shown = ", ".join(found[:3]) + (", …" if len(found) > 3 else "")
+        yield f"{len(found)} rows hold U+FFFD, where a character was lost in an earlier conversion ({shown})"

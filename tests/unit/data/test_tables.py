@@ -1,0 +1,308 @@
+"""What files and hub data have in common: one text or two, labels, splits that are found or drawn, bad rows."""
+
+from collections import Counter
+
+import datasets
+import pytest
+from pydantic import ValidationError
+from table_files import HEADER, PAIRS, delimited, frame, json_lines, records, with_classes, write_text
+
+from irtune.data.base import DataError
+from irtune.data.file import FileConfig
+
+
+def read(path, **options):
+    return FileConfig(path=path, **options).load()
+
+
+def refusal(path, **options):
+    with pytest.raises(DataError) as error:
+        read(path, **options)
+    return str(error.value)
+
+
+def counted(data):
+    return Counter(example.label for split in data.splits.values() for example in split)
+
+
+def sizes(data):
+    return {split: len(examples) for split, examples in data.splits.items()}
+
+
+def labelled(tmp_path, labels, kind="csv"):
+    """A file whose label column holds ``labels``."""
+    table = frame()
+    table["label"] = labels
+    path = tmp_path / f"data.{kind}"
+    write = {"csv": table.to_csv, "jsonl": table.to_json, "parquet": table.to_parquet, "xlsx": table.to_excel}[kind]
+    write(path, **{"jsonl": {"orient": "records", "lines": True}, "parquet": {}}.get(kind, {"index": False}))
+    return path
+
+
+# Texts
+
+
+def test_a_single_text_has_a_prompt_without_before_and_after(tmp_path):
+    path = write_text(tmp_path / "data.csv", delimited([row[1:] for row in PAIRS], header=["text", "label"]))
+    data = read(path, text_column="text")
+    assert {example.texts for example in data.splits["test"]} <= {(row[1],) for row in PAIRS}
+    shown = data.prompt.render(data.prompt.asked(data.labels), ("A text.",))
+    assert shown == "Which label fits this text: a, b, c?\nA text."
+    assert "data.text_column" in refusal(path)
+
+
+def test_pairs_that_are_no_revisions_are_not_called_so(tmp_path):
+    data = read(write_text(tmp_path / "data.csv", delimited()), pairs="texts")
+    shown = data.prompt.render(data.prompt.asked(data.labels), ("One.", "Two."))
+    assert "revision" not in shown
+    assert "Before" not in shown
+    assert "Text 1: One.\nText 2: Two." in shown
+
+
+def test_texts_are_read_as_they_stand(tmp_path):
+    odd = [("  ", " "), ("a  b", "a b"), (" x", "x"), ("", "y"), ("NA", "null"), ("1.50", "2")]
+    rows = [(*odd[i % 6], "ab"[i % 2]) for i in range(60)]
+    for name, text in (("data.csv", delimited(rows)), ("data.jsonl", json_lines(records(rows)))):
+        data = read(write_text(tmp_path / name, text))
+        assert {example.texts for split in data.splits.values() for example in split} == set(odd)
+
+
+def test_numbers_are_texts_and_lists_are_none(tmp_path):
+    rows = [{"before": i, "after": i + 0.5, "label": "ab"[i % 2]} for i in range(30)]
+    data = read(write_text(tmp_path / "data.jsonl", json_lines(rows)))
+    assert ("1", "1.5") in {example.texts for example in data.splits["train"]}
+    path = write_text(tmp_path / "lists.jsonl", json_lines([*rows, {"before": ["a"], "after": "b", "label": "a"}]))
+    assert f"column 'before' holds no text, 1 rows: {path}:31" in refusal(path)
+
+
+# Labels
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet", "xlsx"])
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ([i % 3 for i in range(60)], ("0", "1", "2")),
+        ([float(i % 3) for i in range(60)], ("0", "1", "2")),
+        ([i % 3 / 2 for i in range(60)], ("0", "0.5", "1")),
+        ([i % 2 == 0 for i in range(60)], ("false", "true")),
+    ],
+    ids=["whole", "float", "half", "bool"],
+)
+def test_a_label_is_the_same_from_every_container(tmp_path, kind, labels, expected):
+    assert read(labelled(tmp_path, labels, kind)).labels == expected
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet", "xlsx"])
+@pytest.mark.parametrize("missing", [None, float("nan"), "NaN", "NA", "null", "None", "", " ", "#N/A"])
+def test_a_missing_label_is_no_class(tmp_path, kind, missing):
+    labels = [missing if i % 10 == 0 else "abc"[i % 3] for i in range(60)]
+    path = labelled(tmp_path, labels, kind)
+    text = refusal(path)
+    assert "missing label, 6 rows" in text
+    assert f"{path}:{2 if kind in ('csv', 'xlsx') else 1}: " in text
+    assert "data.labels" in text
+    assert counted(read(path, skip_bad_rows=True)).keys() == set("abc")
+
+
+def test_a_class_may_be_called_as_missing_values_are_if_the_user_says_so(tmp_path):
+    path = labelled(tmp_path, [("None", "NA", "x")[i % 3] for i in range(60)])
+    assert "missing label, 40 rows" in refusal(path)
+    assert counted(read(path, labels=["None", "NA", "x"])) == {"None": 20, "NA": 20, "x": 20}
+    assert counted(read(path, label_map={"None": "nothing", "NA": "NA"})) == {"nothing": 20, "NA": 20, "x": 20}
+    path = labelled(tmp_path, [("none", "favor", "against")[i % 3] for i in range(60)])
+    assert counted(read(path))["none"] == 20
+    assert "'none' is read as a class" in "".join(read(path).notes)
+
+
+def test_names_of_classes_may_be_any_and_no_class_is_a_missing_label(tmp_path):
+    named = with_classes(names=("None", "NA", "x"))
+    named.to_parquet(str(tmp_path / "data.parquet"))
+    assert read(tmp_path / "data.parquet").labels == ("NA", "None", "x")
+    hidden = named.map(lambda row, i: {"label": -1 if i % 10 == 0 else row["label"]}, with_indices=True)
+    hidden.to_parquet(str(tmp_path / "hidden.parquet"))
+    assert "missing label, 6 rows" in refusal(tmp_path / "hidden.parquet")
+
+
+def test_the_user_calls_labels_otherwise(tmp_path):
+    path = labelled(tmp_path, ["a" if i % 2 else ("A", "b ", "c")[i % 3] for i in range(60)])
+    data = read(path, label_map={"A": "a", "c": "other", "b": "other", "x": "a", "y": "b"})
+    assert data.labels == ("a", "other")
+    assert counted(data) == {"a": 40, "other": 20}
+    assert "data.label_map: no row is labelled 'x', 'y'" in "".join(data.notes)
+    numbers = labelled(tmp_path, [float(i % 2) for i in range(60)])
+    assert read(numbers, label_map={0: "bad", 1: "good"}).labels == ("bad", "good")
+    assert read(numbers, labels=["1.0", "0.0"]).labels == ("1.0", "0.0")
+
+
+def test_several_labels_in_a_row_are_refused_and_one_in_a_list_is_taken(tmp_path):
+    several = [{**record, "label": [record["label"], "d"]} for record in records()]
+    path = write_text(tmp_path / "data.jsonl", json_lines(several))
+    text = refusal(path)
+    assert f"several labels in one row, 60 rows: {path}:1: ['a', 'd']" in text
+    assert "skip_bad_rows" not in text
+    as_text = write_text(tmp_path / "data.csv", delimited([(b, a, f"['{c}', 'd']") for b, a, c in PAIRS]))
+    assert f"several labels in one row, 60 rows: {as_text}:2" in refusal(as_text)
+    one = [{**record, "label": [record["label"]]} for record in records()]
+    data = read(write_text(tmp_path / "one.jsonl", json_lines(one)))
+    assert data.labels == ("a", "b", "c")
+    assert "in a list of one" in "".join(data.notes)
+    nested = write_text(tmp_path / "dict.jsonl", json_lines({**record, "label": {"x": "a"}} for record in records()))
+    assert "label is no text, 60 rows" in refusal(nested)
+    assert read(nested, label_column="label.x", labels=["a", "b"]).labels == ("a", "b")
+
+
+# Splits
+
+
+def saved(folder, **parts):
+    rows = records()
+    cut = {name: datasets.Dataset.from_list(rows[start:stop]) for name, (start, stop) in parts.items()}
+    datasets.DatasetDict(cut).save_to_disk(str(folder))
+    return folder
+
+
+@pytest.mark.parametrize("name", ["dev", "Val", "valid", "VALIDATION", "eval", "development "])
+def test_splits_are_known_by_what_people_call_them(tmp_path, name):
+    rows = [(*row, ("Training", name, "TEST")[(i % 10 == 8) + 2 * (i % 10 == 9)]) for i, row in enumerate(PAIRS)]
+    data = read(write_text(tmp_path / "data.csv", delimited(rows, header=[*HEADER, "split"])), split_column="split")
+    assert sizes(data) == {"train": 48, "validation": 6, "test": 6}
+    assert f"'{name.strip()}' in the column 'split' is read as validation (6 rows)" in data.notes
+    folder = tmp_path / "saved"
+    data = read(saved(folder, **{"Training": (0, 40), name.strip(): (40, 50), "TEST": (50, 60)}))
+    assert sizes(data) == {"train": 40, "validation": 10, "test": 10}
+
+
+def test_a_split_that_is_missing_is_drawn_from_train_and_said(tmp_path):
+    data = read(saved(tmp_path / "saved", train=(0, 50), test=(50, 60)))
+    assert sizes(data) == {"train": 43, "validation": 7, "test": 10}
+    assert {example.id for example in data.splits["test"]} == {f"test:{i}" for i in range(1, 11)}
+    assert "no validation split: validation (7 of 50 rows) drawn from train" in "".join(data.notes)
+    ids = [example.id for split in data.splits.values() for example in split]
+    assert len(set(ids)) == 60
+    rows = [(*row, "test" if i % 6 == 0 else "train") for i, row in enumerate(PAIRS)]
+    path = write_text(tmp_path / "data.csv", delimited(rows, header=[*HEADER, "split"]))
+    assert sizes(read(path, split_column="split"))["test"] == 10
+    first, second = (write_text(tmp_path / f"{i}.csv", delimited(PAIRS[i * 20 :][:40])) for i in (0, 1))
+    assert sizes(read(first, validation_path=second))["validation"] == 40
+
+
+def test_parts_that_cannot_be_told_apart_are_refused(tmp_path):
+    twice = saved(tmp_path / "1", train=(0, 40), val=(40, 50), dev=(50, 60))
+    assert "val and dev may both be validation" in refusal(twice)
+    assert "none of them is called train" in refusal(saved(tmp_path / "2", val=(0, 40), test=(40, 60)))
+    data = read(saved(tmp_path / "3", train=(0, 40), validation=(40, 45), test=(45, 50), extra=(50, 60)))
+    assert "left out, as its name means no split: 'extra'" in "".join(data.notes)
+    assert sizes(read(saved(tmp_path / "4", all=(0, 60)))) == {"train": 42, "validation": 9, "test": 9}
+    rows = [(*row, "dev") for row in PAIRS]
+    path = write_text(tmp_path / "data.csv", delimited(rows, header=[*HEADER, "split"]))
+    assert "none of train" in refusal(path, split_column="split")
+
+
+def test_a_split_without_any_label_is_left_out(tmp_path):
+    rows = [*records()[:50], *({**record, "label": None} for record in records()[50:])]
+    parts = {"train": rows[:50], "test": rows[50:]}
+    datasets.DatasetDict({name: datasets.Dataset.from_list(part) for name, part in parts.items()}).save_to_disk(
+        str(tmp_path / "saved")
+    )
+    data = read(tmp_path / "saved")
+    assert sum(sizes(data).values()) == 50
+    assert "no row of the test split has a label" in "".join(data.notes)
+
+
+# Places
+
+
+def test_lists_patterns_folders_and_the_home_folder(tmp_path, monkeypatch):
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    for name, (start, stop) in {"train": (0, 40), "dev": (40, 50), "test": (50, 60)}.items():
+        write_text(folder / f"{name}.csv", delimited(PAIRS[start:stop]))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    everything = read(f"{folder}/*.csv")
+    assert counted(everything) == {"a": 20, "b": 20, "c": 20}
+    assert len({example.id for split in everything.splits.values() for example in split}) == 60
+    assert sizes(read("~/parts")) == {"train": 40, "validation": 10, "test": 10}
+    data = read(["~/parts/train.csv", folder / "test.csv"], validation_path="~/parts/d*.csv")
+    assert sizes(data)["validation"] == 10
+    odd = write_text(tmp_path / "[a]*.csv", delimited())
+    assert sum(sizes(read(odd)).values()) == 60
+
+
+def test_everything_that_is_not_there_is_said_at_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_text(tmp_path / "train.csv", delimited())
+    text = refusal(["trian.csv", "x/*.csv"], validation_path="y/dev.csv")
+    assert "data.path: no such file: trian.csv" in text
+    assert "did you mean train.csv?" in text
+    assert "data.path: no file fits x/*.csv" in text
+    assert "data.validation_path: no such file: y/dev.csv" in text
+    (tmp_path / "empty").mkdir()
+    assert "data.path=empty/*.csv" in refusal("empty")
+
+
+def test_one_file_for_two_splits_is_refused_under_any_name(tmp_path):
+    path, copy = (write_text(tmp_path / name, delimited()) for name in ("data.csv", "copy.csv"))
+    link = tmp_path / "link.csv"
+    link.symlink_to(path)
+    text = refusal(path, validation_path=link, test_path=copy)
+    assert f"data.validation_path: {link} is the same file as {path} of data.path" in text
+    assert f"data.test_path: {copy} holds the same as {path} of data.path" in text
+    spelled = tmp_path / "x" / ".." / "data.csv"
+    (tmp_path / "x").mkdir()
+    assert "is the same file" in refusal(path, validation_path=spelled)
+    assert "is the same file" in refusal(f"{tmp_path}/*.csv", test_path=path)
+    assert f"data.path: {link} is the same file as {path}, and its rows would count twice" in refusal([path, link])
+
+
+# Bad rows
+
+
+def test_skipped_rows_are_counted_by_label_and_said(tmp_path):
+    rows = [("", "", c) if c == "a" and i < 36 else (b, a, c) for i, (b, a, c) in enumerate(PAIRS)]
+    rows = [("", "", c) if c == "b" and i < 5 else (b, a, c) for i, (b, a, c) in enumerate(rows)]
+    path = write_text(tmp_path / "data.csv", delimited(rows) + "one,two\n")
+    data = read(path, skip_bad_rows=True)
+    assert data.skipped == {"a": 12, "b": 2, "": 1}
+    said = "\n".join(data.notes)
+    assert "15 rows skipped: 12 'a', 2 'b', 1 without a label" in said
+    assert "class 'a' loses 12 of 20 of its rows" in said
+    assert "class 'b'" not in said
+    gone = [("", "", c) if c == "a" else (b, a, c) for b, a, c in PAIRS]
+    data = read(write_text(tmp_path / "gone.csv", delimited(gone)), skip_bad_rows=True)
+    assert "class 'a' loses all of its rows" in "\n".join(data.notes)
+
+
+def test_mistakes_of_several_files_are_reported_together(tmp_path):
+    first = write_text(tmp_path / "a.csv", delimited(header=["old", "after", "label"]))
+    second = write_text(tmp_path / "b.csv", delimited(PAIRS[:9], header=["before", "after", "why"]))
+    third = write_text(tmp_path / "c.csv", "before,after,label\ncaf\xe9,b,c\n", "latin-1")
+    text = refusal(first, validation_path=second)
+    assert f"{first}: no column 'before' (data.before_column)" in text
+    assert f"{second}: no column 'label' (data.label_column)" in text
+    fourth = write_text(tmp_path / "d.xls", "x")
+    text = refusal(third, validation_path=fourth)
+    assert f"{third}:2: is not UTF-8" in text
+    assert f"{fourth}: unknown kind of file" in text
+
+
+def test_a_nested_key_that_is_in_no_row_is_named_with_what_is_there(tmp_path):
+    rows = [{"text": {"old": b}, "after": a, "label": c} for b, a, c in PAIRS]
+    path = write_text(tmp_path / "data.jsonl", json_lines(rows))
+    text = refusal(path, before_column="text.before")
+    assert "'text.before' (data.before_column)" in text
+    assert "only 'text.old'" in text
+
+
+def test_contradicting_options_are_reported_together():
+    with pytest.raises(ValidationError) as error:
+        FileConfig(path="a.csv", text_column="t", before_column="b", after_column="a", pairs="texts")
+    for option in ("data.before_column", "data.after_column", "data.pairs"):
+        assert option in str(error.value)
+
+
+def test_names_may_be_numbers():
+    config = FileConfig(path="a.csv", before_column=1, after_column=2, label_column=3, label_map={0: 1}, labels=[1, 2])
+    assert (config.before_column, config.label_map, config.labels) == ("1", {"0": "1"}, ("1", "2"))
+    with pytest.raises(ValidationError, match="label_map"):
+        FileConfig(path="a.csv", label_map={True: "x"})
