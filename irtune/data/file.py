@@ -97,5 +97,6 @@ class FileConfig(DatasetConfig):
             return {split: [row for row in rows if row.split == split] for split in SPLITS}
         groups = None if self.group_column is None else [row.group for row in rows]
         labels = [row.label for row in rows]
-        parts = split_three_ways(labels, groups, self.validation_fraction, self.test_fraction, self.seed)
+        texts = [row.texts for row in rows]
+        parts = split_three_ways(labels, groups, self.validation_fraction, self.test_fraction, self.seed, texts)
         return {split: [rows[i] for i in part] for split, part in zip(SPLITS, parts, strict=True)}
