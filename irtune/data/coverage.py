@@ -15,7 +15,11 @@ Move = tuple[int, int]
 
 
 def cover(
-    classes_of: Sequence[Sequence[int]], num_places: int, generator: random.Random, fits: Fits
+    classes_of: Sequence[Sequence[int]],
+    num_places: int,
+    generator: random.Random,
+    fits: Fits,
+    first: Mapping[int, int] | None = None,
 ) -> tuple[dict[int, int], list[int]]:
     """Place a few of the items, so that every class has an item in every place, and no place is empty.
 
@@ -28,6 +32,7 @@ def cover(
         num_places: Number of places; classes with fewer items than that are passed over.
         generator: Which items go where is drawn from it.
         fits: Whether an item has room in a place; one that has not is taken only if nothing else is left.
+        first: Items that are in a place already.
 
     Returns:
         The place of each item that was placed, and the classes that were given up.
@@ -39,17 +44,19 @@ def cover(
         for number in classes_of[item]:
             items.setdefault(number, []).append(item)
     items = {number: items[number] for number in sorted(items) if len(items[number]) >= num_places}
-    placed: dict[int, int] = {}
+    placed = dict(first or {})
     tied: dict[int, list[int]] = {}
     for number, members in items.items():
         own = [item for item in members if sum(other in items for other in classes_of[item]) == 1]
-        if len(own) < num_places:
+        lacking = set(range(num_places)) - {placed[item] for item in members if item in placed}
+        own = [item for item in own if item not in placed]
+        if len(own) < len(lacking):
             tied[number] = members
             continue
-        for place in range(num_places):
+        for place in sorted(lacking):
             free = [item for item in own if item not in placed]
             placed[next((item for item in free if fits(item, place)), free[0])] = place
-    if not placed:
+    if len(set(placed.values())) < num_places:
         tied[EVERYTHING] = order
         classes_of = [[*classes, EVERYTHING] for classes in classes_of]
     given_up: list[int] = []

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from irtune.data.coverage import cover
 from irtune.data.equal_texts import connected, text_key
+from irtune.data.label_names import counted
 
 SPLIT_DRAWS = 100
 """Of so many random draws the one is taken whose label counts come nearest to their shares."""
@@ -72,7 +73,8 @@ def split_three_ways(
         texts: Texts of each row. None where they are known to differ.
 
     Raises:
-        ValueError: If the fractions leave nothing to train on, or the rows make up fewer than three sets.
+        ValueError: If the fractions leave nothing to train on, or the rows make up fewer than three sets, or sets so
+            large that a split is nearly empty.
     """
     if validation_fraction + test_fraction >= 1:
         raise ValueError(
@@ -93,26 +95,41 @@ def split_three_ways(
         sorted(row for rows, at in zip(sets, place_of, strict=True) if at == place for row in rows)
         for place in range(3)
     ]
+    _check_sizes([len(part) for part in parts], shares, max(map(len, sets)))
     return parts[TRAIN], parts[VALIDATION], parts[TEST]
+
+
+def _check_sizes(sizes: Sequence[int], shares: Sequence[float], largest: int) -> None:
+    """Refuse splits that are nearly empty because too many rows stay together.
+
+    Raises:
+        ValueError: If validation or test has less than a third of its share, and lacks ten rows or more.
+    """
+    wanted = [share * sum(sizes) for share in shares]
+    if all(size >= asked / 3 or asked - size < 10 for size, asked in zip(sizes, wanted, strict=True)):
+        return
+    found = ", ".join(f"{name} {size}" for name, size in zip(("train", "validation", "test"), sizes, strict=True))
+    raise ValueError(
+        f"data.validation_fraction and data.test_fraction ask for {wanted[VALIDATION]:.0f} and {wanted[TEST]:.0f} of "
+        f"{sum(sizes)} rows, and the nearest that can be drawn is {found}: {largest} rows belong together, by their "
+        f"group or equal texts; set them to {sizes[VALIDATION] / sum(sizes):.2g} and "
+        f"{sizes[TEST] / sum(sizes):.2g} if that is meant, or give the splits yourself"
+    )
 
 
 def _cannot_be_split(
     labels: Sequence[str], groups: Sequence[str] | None, keys: Sequence[tuple[str, ...]] | None, num_sets: int
 ) -> str:
-    held = _counted(len(labels), "row")
+    held = counted(len(labels), "row")
     if keys is not None:
-        held += f" share {_counted(len(set(keys)), 'text')}"
+        held += f" share {counted(len(set(keys)), 'text')}"
     by = "equal texts" if groups is None else "one group or of equal texts"
     leave_out = "" if groups is None else "leave out data.group_column, "
     return (
-        f"{held} and carry {_counted(len(set(labels)), 'label')}: rows of {by} stay in one split, which leaves "
-        f"{_counted(num_sets, 'set')} of rows for three splits; {leave_out}use data with more texts, or give the "
+        f"{held} and carry {counted(len(set(labels)), 'label')}: rows of {by} stay in one split, which leaves "
+        f"{counted(num_sets, 'set')} of rows for three splits; {leave_out}use data with more texts, or give the "
         "splits yourself (data.split_column)"
     )
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +172,11 @@ class _Draw:
     def places(self, generator: random.Random) -> list[int]:
         """The split of each item."""
         room = [share * self.num_rows for share in self.shares]
+        # Every class may be had in as many ways whichever place one item has, so the largest may choose.
+        largest = max(range(len(self.items)), key=lambda index: self.items[index].size)
+        first = {largest: room.index(max(room))} if self.items[largest].size > max(room) else {}
         placed, given_up = cover(
-            self.required, len(self.shares), generator, lambda item, place: self.items[item].size <= room[place]
+            self.required, len(self.shares), generator, lambda item, place: self.items[item].size <= room[place], first
         )
         # What cannot be had once cannot be had in another draw either.
         self.required = [[label for label in labels if label not in given_up] for labels in self.required]

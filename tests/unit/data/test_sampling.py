@@ -109,12 +109,14 @@ def test_a_split_by_group_divides_no_group_and_loses_no_row(groups, fractions, s
 
 @settings(deadline=None, max_examples=50)
 @given(
-    rows=st.lists(st.tuples(st.integers(0, 15), st.integers(0, 30), st.sampled_from("ab")), min_size=30, max_size=90),
+    rows=st.lists(st.tuples(st.integers(0, 40), st.integers(0, 150), st.sampled_from("ab")), min_size=30, max_size=90),
     seed=st.integers(0, 1000),
 )
 def test_equal_texts_and_groups_stay_together_even_over_chains_of_both(rows, seed):
     groups, texts = [f"group {g}" for g, _, _ in rows], [(f"Text {t}", "after") for _, t, _ in rows]
     assume(len(connected(groups, texts)) >= 3)
+    # Where nearly all rows are tied the split is refused.
+    assume(max(map(len, connected(groups, texts))) < 0.8 * len(rows))
     parts = split_three_ways([label for *_, label in rows], groups, 0.2, 0.2, seed, texts)
     place = {row: at for at, part in enumerate(parts) for row in part}
     for one, other in itertools.combinations(range(len(rows)), 2):
@@ -161,6 +163,18 @@ def test_too_few_different_texts_are_refused_with_the_figures():
         ValueError, match=r"12 rows share 9 texts and carry 2 labels.*leaves 1 set of.*leave out data\.group_column"
     ):
         split_three_ways(["a", "b"] * 6, groups, 0.15, 0.15, 0, texts)
+
+
+def test_sets_that_leave_a_split_nearly_empty_are_refused_with_what_can_be_had():
+    texts = [("same",)] * 290 + [(f"text {i}",) for i in range(10)]
+    with pytest.raises(
+        ValueError, match=r"data\.validation_fraction and data\.test_fraction ask for 45 and 45 of 300"
+    ) as e:
+        split_three_ways(["abc"[i % 3] for i in range(300)], None, 0.15, 0.15, 0, texts)
+    assert "train 290, validation 5, test 5: 290 rows belong together" in str(e.value)
+    assert "set them to 0.017 and 0.017" in str(e.value)
+    parts = split_three_ways(["abc"[i % 3] for i in range(300)], None, 0.017, 0.017, 0, texts)
+    assert [len(part) for part in parts] == [290, 5, 5]
 
 
 def test_a_drawn_split_has_the_sizes_and_shares_asked_for():
