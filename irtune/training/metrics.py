@@ -1,6 +1,6 @@
 """What a classifier is scored by."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -10,9 +10,16 @@ OVERALL = ("loss", "accuracy", "precision_macro", "recall_macro", "f1_macro", "a
 PER_CLASS = ("precision", "recall", "f1", "auprc")
 
 
-def metric_names(class_names: Sequence[str]) -> list[str]:
-    """Every metric that an evaluation may give; of a class that its split lacks it gives none."""
-    return [*OVERALL, *(f"{measure}/{name}" for measure in PER_CLASS for name in metric_labels(class_names))]
+def metric_names(class_names: Sequence[str], held: Collection[str] | None = None) -> list[str]:
+    """Every metric that an evaluation gives.
+
+    Args:
+        class_names: ``(C,)``.
+        held: The classes that the split has, of which alone there are metrics; None: all.
+    """
+    names = zip(class_names, metric_labels(class_names), strict=True)
+    shown = [name for label, name in names if held is None or label in held]
+    return [*OVERALL, *(f"{measure}/{name}" for measure in PER_CLASS for name in shown)]
 
 
 def classification_metrics(

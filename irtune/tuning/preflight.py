@@ -14,6 +14,7 @@ from irtune.data.base import LabelledDataset, Split
 from irtune.data.encode import encode_once
 from irtune.layers import map_parameters
 from irtune.tracking.address import local_database, resolve_tracking_uri
+from irtune.training.class_weights import ClassWeights, check_class_weights
 from irtune.training.deepspeed_config import deepspeed_config
 from irtune.training.metrics import metric_names
 from irtune.training.model import ModelError, load_tokenizer, materialize, num_blocks, shapes_only
@@ -124,18 +125,29 @@ def prepare(config: SweepConfig, source: str, *, makes_store: bool = True) -> Re
         except TrackingAwayError as error:
             away = error
     dataset = config.data.load()
-    mistakes = unknown_metrics(config.tune, [f"eval/{name}" for name in metric_names(dataset.labels)])
+    held = {example.label for example in dataset.splits["validation"]}
+    mistakes = unknown_metrics(config.tune, [f"eval/{name}" for name in metric_names(dataset.labels, held)])
+    weights = _class_weights(config)
+    mistakes += _complaints(check_class_weights, weights, dataset.labels)
     mistakes += _complaints(earlier_trials, config.tune, config.space)
     if mistakes:
         raise ConfigError(source, mistakes)
     earlier = earlier_trials(config.tune, config.space)
-    return Ready(checkpoint, dataset, blocks, uri, earlier, (*doubtful(config), *earlier.doubts), away)
+    doubts = (*doubtful(config), *check_class_weights(weights, dataset.labels), *earlier.doubts)
+    return Ready(checkpoint, dataset, blocks, uri, earlier, doubts, away)
 
 
 def tokenise(config: SweepConfig, ready: Ready, folder: Path) -> dict[Split, np.ndarray]:
     """Tokenise the data once for all trials, which find it in ``folder``; returns each split's lengths ``(N,)``."""
     encoded = encode_once(ready.dataset, load_tokenizer(ready.checkpoint), config.model.max_length, folder)
     return {split: part.lengths for split, part in encoded.items()}
+
+
+def _class_weights(config: SweepConfig) -> ClassWeights:
+    """What is said of class weights, with every label whose weight is searched."""
+    said, section = config.training.class_weights, "training.class_weights."
+    searched = {key.removeprefix(section): 1.0 for key in config.space if key.startswith(section)}
+    return said if isinstance(said, str) and not searched else {**(said if isinstance(said, dict) else {}), **searched}
 
 
 def _complaints(check: Callable[..., object], *arguments: object) -> list[str]:

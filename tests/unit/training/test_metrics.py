@@ -65,7 +65,9 @@ def test_certain_and_wrong_still_has_a_finite_loss():
 
 def test_the_names_of_metrics_are_known_before_there_are_any():
     assert set(classification_metrics(np.array([0, 1, 2]), np.eye(3), CLASSES)) == set(metric_names(CLASSES))
-    missing = set(metric_names(CLASSES)) - set(classification_metrics(LABELS, PROBABILITIES, CLASSES))
+    found = set(classification_metrics(LABELS, PROBABILITIES, CLASSES))
+    assert found == set(metric_names(CLASSES, {"clarity", "fluency"}))
+    missing = set(metric_names(CLASSES)) - found
     assert missing == {"precision/style", "recall/style", "f1/style", "auprc/style"}
 
 
