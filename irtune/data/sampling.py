@@ -18,7 +18,8 @@ SPLIT_DRAWS = 100
 PLACEMENTS = 20_000
 """How many sets of rows are placed in all draws together: where there are many, one draw comes near enough."""
 
-TRAIN, VALIDATION, TEST = range(3)
+SPLITS = range(3)
+TRAIN, VALIDATION, TEST = SPLITS
 
 SplitFraction = Annotated[float, Field(gt=0, lt=1)]
 
@@ -92,8 +93,7 @@ def split_three_ways(
     shares = (1 - validation_fraction - test_fraction, validation_fraction, test_fraction)
     place_of = _nearest_draw(_rows_as_items(labels, sets), shares, seed)
     parts = [
-        sorted(row for rows, at in zip(sets, place_of, strict=True) if at == place for row in rows)
-        for place in range(3)
+        sorted(row for rows, at in zip(sets, place_of, strict=True) if at == place for row in rows) for place in SPLITS
     ]
     _check_sizes([len(part) for part in parts], shares, max(map(len, sets)))
     return parts[TRAIN], parts[VALIDATION], parts[TEST]
@@ -142,8 +142,8 @@ class _Item:
 
 def _rows_as_items(labels: Sequence[str], sets: Sequence[Sequence[int]]) -> list[_Item]:
     number = {label: index for index, label in enumerate(sorted(set(labels)))}
-    counted = (Counter(number[labels[row]] for row in rows) for rows in sets)
-    return [_Item(counts.total(), tuple(sorted(counts.items()))) for counts in counted]
+    held = (Counter(number[labels[row]] for row in rows) for rows in sets)
+    return [_Item(counts.total(), tuple(sorted(counts.items()))) for counts in held]
 
 
 def _nearest_draw(items: Sequence[_Item], shares: Sequence[float], seed: int) -> list[int]:
@@ -163,66 +163,78 @@ class _Draw:
         self.totals: Counter[int] = Counter()
         self.num_items: Counter[int] = Counter()
         for item in items:
-            for label, count in item.counts:
-                self.totals[label] += count
-                self.num_items[label] += 1
+            self.totals.update(dict(item.counts))
+            self.num_items.update(label for label, _ in item.counts)
         self.num_rows = sum(item.size for item in items)
+        self.room = [share * self.num_rows for share in shares]
         self.required = [[label for label, _ in item.counts] for item in items]
+        # Every class may be had in as many ways whichever place one item has, so the largest may choose.
+        largest = max(range(len(items)), key=lambda index: items[index].size)
+        self.first = (
+            {largest: self.room.index(max(self.room))} if not any(self._fits(largest, p) for p in SPLITS) else {}
+        )
 
     def places(self, generator: random.Random) -> list[int]:
         """The split of each item."""
-        room = [share * self.num_rows for share in self.shares]
-        # Every class may be had in as many ways whichever place one item has, so the largest may choose.
-        largest = max(range(len(self.items)), key=lambda index: self.items[index].size)
-        first = {largest: room.index(max(room))} if self.items[largest].size > max(room) else {}
-        placed, given_up = cover(
-            self.required, len(self.shares), generator, lambda item, place: self.items[item].size <= room[place], first
-        )
+        covered, given_up = cover(self.required, len(self.shares), generator, self._fits, self.first)
         # What cannot be had once cannot be had in another draw either.
         self.required = [[label for label in labels if label not in given_up] for labels in self.required]
-        held = [Counter[int]() for _ in self.shares]
-        sizes = [0] * len(self.shares)
-
-        def put(index: int, place: int) -> None:
-            placed[index] = place
-            sizes[place] += self.items[index].size
-            held[place].update(dict(self.items[index].counts))
-
-        for index, place in list(placed.items()):
-            put(index, place)
-        rest = [index for index in range(len(self.items)) if index not in placed]
+        filling = _Filling(self.shares)
+        for index, place in covered.items():
+            filling.put(self.items[index], place)
+        rest = [index for index in range(len(self.items)) if index not in covered]
         generator.shuffle(rest)
         # Labels of one or two items first: they are to be learnt, if they cannot be everywhere.
-        rest.sort(key=lambda index: min(self.num_items[label] for label, _ in self.items[index].counts) >= 3)
+        rest.sort(key=lambda index: not self._rare(index))
         for index in rest:
             item = self.items[index]
-            is_rare = any(self.num_items[label] < 3 and not held[TRAIN][label] for label, _ in item.counts)
-            if is_rare and sizes[TRAIN] + item.size <= room[TRAIN]:
-                put(index, TRAIN)
-            else:
-                put(index, self._furthest_behind(item, held, sizes))
-        return [placed[index] for index in range(len(self.items))]
+            lacks = any(not filling.held[TRAIN][label] for label in self._rare(index))
+            has_room = filling.sizes[TRAIN] + item.size <= self.room[TRAIN]
+            covered[index] = TRAIN if lacks and has_room else filling.furthest_behind(item)
+            filling.put(item, covered[index])
+        return [covered[index] for index in range(len(self.items))]
 
-    def _furthest_behind(self, item: _Item, held: Sequence[Counter[int]], sizes: Sequence[int]) -> int:
-        """The split in which the item leaves the smallest squared distance from what is placed by then, in shares."""
-        placed = sum(sizes) + item.size
-        # Of the squares only the part that depends on the split counts.
-        behind = [item.size * (share * placed - size) for share, size in zip(self.shares, sizes, strict=True)]
-        for label, count in item.counts:
-            so_far = sum(counts[label] for counts in held) + count
-            for place, share in enumerate(self.shares):
-                behind[place] += count * (share * so_far - held[place][label])
-        return max(range(len(behind)), key=lambda place: behind[place])
+    def _fits(self, index: int, place: int) -> bool:
+        return self.items[index].size <= self.room[place]
+
+    def _rare(self, index: int) -> list[int]:
+        """The labels of an item that cannot be in every split."""
+        return [label for label, _ in self.items[index].counts if self.num_items[label] < len(self.shares)]
 
     def distance(self, places: Sequence[int]) -> float:
         """By how many rows labels and splits miss their shares, those that are absent where they need not be first."""
-        held = [Counter[int]() for _ in self.shares]
-        sizes = [0] * len(self.shares)
+        filling = _Filling(self.shares)
         for item, place in zip(self.items, places, strict=True):
-            sizes[place] += item.size
-            held[place].update(dict(item.counts))
-        absent = sum(not counts[label] for counts in held for label, num in self.num_items.items() if num >= 3)
-        missed = sum(abs(size - share * self.num_rows) for size, share in zip(sizes, self.shares, strict=True))
-        for label, total in self.totals.items():
-            missed += sum(abs(counts[label] - share * total) for counts, share in zip(held, self.shares, strict=True))
+            filling.put(item, place)
+        common = [label for label, num in self.num_items.items() if num >= len(self.shares)]
+        absent = sum(not counts[label] for counts in filling.held for label in common)
+        missed = sum(abs(size - room) for size, room in zip(filling.sizes, self.room, strict=True))
+        for counts, share in zip(filling.held, self.shares, strict=True):
+            missed += sum(abs(counts[label] - share * total) for label, total in self.totals.items())
         return absent * 3.0 * self.num_rows + missed
+
+
+class _Filling:
+    """What is in each split so far."""
+
+    def __init__(self, shares: Sequence[float]) -> None:
+        self.shares = shares
+        self.sizes = [0] * len(shares)
+        self.held = [Counter[int]() for _ in shares]
+
+    def put(self, item: _Item, place: int) -> None:
+        """Add an item to a split."""
+        self.sizes[place] += item.size
+        for label, count in item.counts:
+            self.held[place][label] += count
+
+    def furthest_behind(self, item: _Item) -> int:
+        """The split in which the item leaves the smallest squared distance from what is placed by then, in shares."""
+        placed = sum(self.sizes) + item.size
+        # Of the squares only the part that depends on the split counts.
+        behind = [item.size * (share * placed - size) for share, size in zip(self.shares, self.sizes, strict=True)]
+        for label, count in item.counts:
+            so_far = sum(counts[label] for counts in self.held) + count
+            for place, share in enumerate(self.shares):
+                behind[place] += count * (share * so_far - self.held[place][label])
+        return max(range(len(behind)), key=lambda place: behind[place])
