@@ -7,9 +7,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from irtune.analysis.finalists import Finalist, compare_finalists, interval_between, winner
-from irtune.analysis.sentence import caveat_final, caveat_lost, caveat_seeds, sentence_of
+from irtune.analysis.guessing import AgainstGuessing, against_guessing
+from irtune.analysis.sentence import (
+    caveat_classes,
+    caveat_final,
+    caveat_guessing,
+    caveat_lost,
+    caveat_seeds,
+    nothing_learnt,
+    sentence_of,
+)
 from irtune.analysis.statistics import Interval
-from irtune.analysis.trials import Mode, TrialRow, chosen, other_differences
+from irtune.analysis.trials import Mode, TrialRow, chosen, other_differences, over_classes
 
 __all__ = ["Answer", "TrialRow", "answer_sweep"]
 
@@ -90,9 +99,10 @@ def answer_sweep(
         "flops": _saving(selective, baseline, "flops"),
         "trainable": _saving(selective, baseline, "trainable_share"),
     }
+    guesses = _against_guessing(selective, baseline, final, num_classes, num_resamples, seed)
     sentence = sentence_of(trials, best, selective, baseline, interval, savings, metric, final)
     return Answer(
-        sentence=_nothing_learnt(selective, baseline, num_classes) + sentence,
+        sentence=nothing_learnt(guesses) + sentence,
         best=best,
         selective=selective,
         baseline=baseline,
@@ -100,23 +110,34 @@ def answer_sweep(
         saving_seconds=savings["seconds"],
         saving_flops=savings["flops"],
         saving_trainable=savings["trainable"],
-        caveats=_caveats(rows, selective, baseline, interval, metric, num_validation, final),
+        caveats=(
+            *_caveats(rows, selective, baseline, interval, metric, num_validation, final),
+            *caveat_guessing(guesses),
+            *caveat_classes(over_classes(rows)),
+        ),
         finalists=finalists,
     )
 
 
-def _nothing_learnt(selective: TrialRow | None, baseline: TrialRow | None, num_classes: int | None) -> str:
-    """A warning that stands before any comparison of trials that are no better than guessing."""
-    if selective is None or baseline is None or selective.test_labels is None:
-        return ""
-    guessing = 1 / (num_classes or int(selective.test_labels.max()) + 1)
-    scores = [row.test_f1 for row in (selective, baseline) if row.test_f1 is not None]
-    if not scores or max(scores) > guessing:
-        return ""
-    return (
-        f"Nothing was learnt yet: neither trial beats guessing (macro-F1 {guessing:.3f}), so train longer before you "
-        "read anything into the comparison. "
-    )
+def _against_guessing(
+    selective: TrialRow | None,
+    baseline: TrialRow | None,
+    final: Finalist | None,
+    num_classes: int | None,
+    num_resamples: int,
+    seed: int,
+) -> dict[str, AgainstGuessing]:
+    """What the trials compared have over guessing, by what they are called; the same trials over seeds if repeated."""
+    compared = {
+        "the selective trial": (selective, () if final is None else final.repeats),
+        "the baseline": (baseline, () if final is None else final.baseline_repeats),
+    }
+    found = {
+        name: against_guessing(row, repeats, num_classes, num_resamples, seed)
+        for name, (row, repeats) in compared.items()
+        if row is not None
+    }
+    return {name: guess for name, guess in found.items() if guess is not None}
 
 
 def _saving(selective: TrialRow | None, baseline: TrialRow | None, measure: str) -> float | None:

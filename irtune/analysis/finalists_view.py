@@ -8,7 +8,17 @@ from matplotlib.ticker import MaxNLocator
 from rich.table import Table
 
 from irtune.analysis.finalists import Finalist
-from irtune.analysis.tables import COLUMNS, FULL_WIDTH, MEDIUM_WIDTH, MISSING, Column, TableRow, markdown, rich_table
+from irtune.analysis.tables import (
+    COLUMNS,
+    FULL_WIDTH,
+    MEDIUM_WIDTH,
+    MISSING,
+    Column,
+    TableRow,
+    classes_note,
+    markdown,
+    rich_table,
+)
 
 _COLOUR, _BASELINE_COLOUR = "#0072B2", "black"
 
@@ -75,12 +85,15 @@ def finalist_rows(finalists: Sequence[Finalist]) -> list[TableRow]:
 
 def finalist_table(finalists: Sequence[Finalist], width: int = 100) -> Table:
     """The finalists as a rich table for a terminal of ``width`` characters."""
-    return rich_table(FINALIST_COLUMNS, finalist_rows(finalists), width)
+    note = classes_note([one.mean for one in finalists])
+    caption = ", ".join(filter(None, ["* best on validation", "= baseline", note]))
+    return rich_table(FINALIST_COLUMNS, finalist_rows(finalists), width, caption)
 
 
 def finalist_markdown(finalists: Sequence[Finalist]) -> str:
     """The finalists as a Markdown table with every column."""
-    return markdown(FINALIST_COLUMNS, finalist_rows(finalists))
+    table, note = markdown(FINALIST_COLUMNS, finalist_rows(finalists)), classes_note([one.mean for one in finalists])
+    return f"{table}\n\n{note}" if note else table
 
 
 def finalist_plot(finalists: Sequence[Finalist]) -> Figure:

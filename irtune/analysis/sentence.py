@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from irtune.analysis.finalists import Finalist
+from irtune.analysis.guessing import AgainstGuessing
 from irtune.analysis.statistics import Interval
 from irtune.analysis.trials import TrialRow, same_configuration
 
@@ -47,6 +48,47 @@ def sentence_of(
             f"That one all the same: {comparison[0].lower()}{comparison[1:]}"
         )
     return comparison
+
+
+def nothing_learnt(found: Mapping[str, AgainstGuessing]) -> str:
+    """A warning that stands before any comparison of trials that are not shown to beat guessing; else nothing.
+
+    Args:
+        found: What the trials have over guessing, by what they are called.
+    """
+    if not found or any(each.beats for each in found.values()):
+        return ""
+    none = "neither trial beats" if len(found) > 1 else f"{next(iter(found))} does not beat"
+    best = max(found.values(), key=lambda each: each.score)
+    guessing = f"guessing (macro-F1 {best.guess.score:.3f}, by {best.guess.how})"
+    if best.score <= best.guess.score:
+        return (
+            f"Nothing was learnt yet: {none} {guessing}, so train longer before you read anything into the comparison. "
+        )
+    return (
+        f"Nothing is shown to be learnt: {none} {guessing} by more than the luck of test examples, with {best} at "
+        "best, so train longer or test on more examples before you read anything into the comparison. "
+    )
+
+
+def caveat_guessing(found: Mapping[str, AgainstGuessing]) -> list[str]:
+    """Whether the trials compared beat guessing, where at least one of them does."""
+    beaten = [name for name, each in found.items() if each.beats]
+    if not beaten:
+        return []
+    guess = found[beaten[0]].guess
+    reached = "; ".join(
+        f"{name} {'beats' if each.beats else 'does not beat'} it: {each}" for name, each in found.items()
+    )
+    return [f"Guessing reaches a test macro-F1 of {guess.score:.3f} at best, by {guess.how}; {reached}."]
+
+
+def caveat_classes(classes: Mapping[str, str]) -> list[str]:
+    """What macro scores are over in splits that lack classes."""
+    return [
+        f"Macro-F1 on {split} is over {over}: those that it has an example of. Nothing is known about the others."
+        for split, over in classes.items()
+    ]
 
 
 def caveat_seeds(rows: Sequence[TrialRow], selective: TrialRow | None, baseline: TrialRow | None) -> str:

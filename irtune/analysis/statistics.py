@@ -14,7 +14,7 @@ _BATCH_CELLS = 4_000_000
 
 @dataclass(frozen=True)
 class Interval:
-    """A difference in macro-F1 (first minus second) with its 95 % interval, all in -1..1."""
+    """A difference in macro-F1 (first minus second), or a macro-F1 itself, with its 95 % interval, all in -1..1."""
 
     difference: float
     low: float
@@ -27,7 +27,7 @@ class Interval:
 
 
 def macro_f1(labels: ArrayLike, predictions: ArrayLike, num_classes: int) -> float:
-    """Mean F1 over all ``num_classes`` classes; one that is neither labelled nor predicted counts as 0.
+    """Mean F1 over the classes that ``labels`` has, whatever is predicted, as ``classification_metrics`` has it.
 
     Args:
         labels: Class indices ``(N,)`` in 0..num_classes-1.
@@ -39,7 +39,7 @@ def macro_f1(labels: ArrayLike, predictions: ArrayLike, num_classes: int) -> flo
     """
     true, predicted = _checked(num_classes, labels=labels, predictions=predictions)
     once = np.ones((1, len(true)))
-    return float(_weighted_macro_f1(once, true, predicted, num_classes)[0])
+    return float(_weighted_macro_f1(once, true, predicted)[0])
 
 
 def paired_bootstrap(
@@ -52,8 +52,9 @@ def paired_bootstrap(
 ) -> Interval:
     """The difference in macro-F1, a minus b, with a percentile bootstrap over examples.
 
-    Both models are scored on the same resampled examples, so what they find equally hard cancels out. The interval
-    measures the choice of test examples only: not the training seed, nor that one of them was picked among many.
+    Both models are scored on the same resampled examples, so what they find equally hard cancels out. Every resample is
+    scored over the classes that ``labels`` has, so that all measure the same thing. The interval measures the choice of
+    test examples only: not the training seed, nor that one of them was picked among many.
 
     Args:
         labels: Class indices ``(N,)``.
@@ -70,8 +71,8 @@ def paired_bootstrap(
         They derive a p-value from the same resamples; we report the interval.
     """
     true, first, second = _checked(num_classes, labels=labels, predictions_a=predictions_a, predictions_b=predictions_b)
-    differences = _resampled_differences(true, [(first, second)], num_classes, num_resamples, seed)
-    low, high = np.percentile(differences, [2.5, 97.5])
+    resampled = _resampled_scores(true, [first, second], num_resamples, seed)
+    low, high = np.percentile(resampled[:, 0] - resampled[:, 1], [2.5, 97.5])
     difference = macro_f1(true, first, num_classes) - macro_f1(true, second, num_classes)
     return Interval(difference, float(low), float(high))
 
@@ -116,51 +117,95 @@ def paired_over_seeds(
         raise ValueError(f"needs the same two or more seeds of both models, found {num_seeds} and {len(predictions_b)}")
     both = [*predictions_a, *predictions_b]
     true, *checked = _checked(num_classes, labels=labels, **{f"predictions {i}": p for i, p in enumerate(both)})
-    pairs = list(zip(checked[:num_seeds], checked[num_seeds:], strict=True))
-    found = np.array([macro_f1(true, a, num_classes) - macro_f1(true, b, num_classes) for a, b in pairs])
-    resampled = _resampled_differences(true, pairs, num_classes, num_resamples, seed)
+    scores = np.array([macro_f1(true, predicted, num_classes) for predicted in checked])
+    resampled = _resampled_scores(true, checked, num_resamples, seed)
+    return _over_seeds(
+        scores[:num_seeds] - scores[num_seeds:], resampled[:, :num_seeds] - resampled[:, num_seeds:], -1.0, 1.0
+    )
+
+
+def score_interval(
+    labels: ArrayLike,
+    predictions: Sequence[ArrayLike],
+    num_classes: int,
+    num_resamples: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """Macro-F1 of one model, for other test examples; of several seeds the mean, for other seeds too.
+
+    As ``paired_bootstrap`` and ``paired_over_seeds`` do it for differences, under the same assumptions.
+
+    Args:
+        labels: Class indices ``(N,)``.
+        predictions: Class indices ``(N,)`` for each seed.
+        num_classes: Number of classes of the task.
+        num_resamples: Resamples of N examples with replacement.
+        seed: Seed of the resampling.
+
+    Raises:
+        ValueError: If there are no predictions, or the arrays are empty, of different length, or not class indices.
+    """
+    if not predictions:
+        raise ValueError("needs the predictions of one seed or more, found none")
+    true, *checked = _checked(num_classes, labels=labels, **{f"predictions {i}": p for i, p in enumerate(predictions)})
+    scores = np.array([macro_f1(true, predicted, num_classes) for predicted in checked])
+    resampled = _resampled_scores(true, checked, num_resamples, seed)
+    if len(scores) > 1:
+        return _over_seeds(scores, resampled, 0.0, 1.0)
+    low, high = np.percentile(resampled[:, 0], [2.5, 97.5])
+    return Interval(float(scores[0]), float(low), float(high))
+
+
+def _over_seeds(found: NDArray[np.float64], resampled: NDArray[np.float64], least: float, most: float) -> Interval:
+    """The mean over S seeds with its interval, as ``paired_over_seeds`` describes it.
+
+    Args:
+        found: What was found for each seed ``(S,)``.
+        resampled: The same of resampled examples ``(R, S)``.
+        least: Lower bound of what is possible.
+        most: Upper bound.
+    """
+    num_seeds = len(found)
     covariances = np.cov(resampled, rowvar=False, bias=True)
     shared = (covariances.sum() - np.trace(covariances)) / (num_seeds * (num_seeds - 1))
     variances = np.array([found.var(ddof=1) / num_seeds, max(shared, 0.0)])
     quantiles = stdtrit([num_seeds - 1, np.inf], 0.975)
-    difference, margin = float(found.mean()), float(np.sqrt((quantiles**2 * variances).sum()))
-    return Interval(difference, max(difference - margin, -1.0), min(difference + margin, 1.0))
+    mean, margin = float(found.mean()), float(np.sqrt((quantiles**2 * variances).sum()))
+    return Interval(mean, max(mean - margin, least), min(mean + margin, most))
 
 
-def _resampled_differences(
-    labels: NDArray[np.int64],
-    pairs: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]],
-    num_classes: int,
-    num_resamples: int,
-    seed: int,
+def _resampled_scores(
+    labels: NDArray[np.int64], predictions: Sequence[NDArray[np.int64]], num_resamples: int, seed: int
 ) -> NDArray[np.float64]:
-    """Differences in macro-F1 ``(R, pairs)``; each resample scores all pairs on the same examples."""
+    """Macro-F1 ``(R, models)``; each resample scores all of ``predictions`` on the same examples."""
     if num_resamples < 1:
         raise ValueError(f"num_resamples must be at least 1, found {num_resamples}")
     num_examples = len(labels)
     generator = np.random.default_rng(seed)
     batch = max(1, min(num_resamples, _BATCH_CELLS // num_examples))
-    differences = np.empty((num_resamples, len(pairs)))
+    scores = np.empty((num_resamples, len(predictions)))
     for start in range(0, num_resamples, batch):
         size = min(batch, num_resamples - start)
         drawn = generator.integers(num_examples, size=(size, num_examples))
         drawn += np.arange(size)[:, None] * num_examples
         times_drawn = np.bincount(drawn.ravel(), minlength=size * num_examples).reshape(size, num_examples)
         weights = times_drawn.astype(np.float64)
-        for index, pair in enumerate(pairs):
-            scores = (_weighted_macro_f1(weights, labels, predicted, num_classes) for predicted in pair)
-            differences[start : start + size, index] = np.subtract(*scores)
-    return differences
+        for index, predicted in enumerate(predictions):
+            scores[start : start + size, index] = _weighted_macro_f1(weights, labels, predicted)
+    return scores
 
 
 def _weighted_macro_f1(
-    weights: NDArray[np.float64], labels: NDArray[np.int64], predictions: NDArray[np.int64], num_classes: int
+    weights: NDArray[np.float64], labels: NDArray[np.int64], predictions: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Macro-F1 ``(R,)`` of examples that count ``weights (R, N)`` times; F1 = 2 TP / (labelled + predicted)."""
-    one_hot = np.eye(num_classes)
-    labelled, predicted = one_hot[labels], one_hot[predictions]
-    true_positives = weights @ (labelled * predicted)
-    either = weights @ (labelled + predicted)
+    """Macro-F1 ``(R,)`` of examples that count ``weights (R, N)`` times; F1 = 2 TP / (labelled + predicted).
+
+    The classes are those of ``labels``, also where a resample lacks one, which then scores 0.
+    """
+    held = np.unique(labels)
+    labelled, predicted = labels[:, None] == held, predictions[:, None] == held
+    true_positives = weights @ (labelled & predicted).astype(np.float64)
+    either = weights @ (labelled.astype(np.float64) + predicted)
     return np.asarray((2.0 * true_positives / np.maximum(either, 1.0)).mean(axis=1), dtype=np.float64)
 
 

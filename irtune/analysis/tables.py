@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Literal, TypeVar
 
 from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from irtune.analysis.trials import Mode, TrialRow, chosen, ranked
+from irtune.analysis.trials import Mode, TrialRow, chosen, over_classes, ranked
 
 MISSING = "–"
 MEDIUM_WIDTH, FULL_WIDTH = 100, 140
@@ -129,11 +129,25 @@ COLUMNS: tuple[Column[TrialRow], ...] = (
 _QUALITY = 6
 """The column after which other objectives stand."""
 
+_MACRO = {"val F1": "validation", "test F1": "test"}
+"""The columns of macro scores, and the split that each is of."""
+
 
 def columns_of(rows: Sequence[TrialRow]) -> tuple[Column[TrialRow], ...]:
-    """``COLUMNS``, and one more for each objective that has none there."""
+    """``COLUMNS``, which say what macro scores are over, and one more for each objective that has none there."""
+    columns, classes = list(COLUMNS), over_classes(rows)
+    for index, column in enumerate(columns):
+        if _MACRO.get(column.heading) in classes:
+            over = f"{column.meaning}, over {classes[_MACRO[column.heading]]}"
+            columns[index] = replace(column, meaning=over)
     names = [name for name in next((row.objectives for row in rows), {}) if name != "eval/f1_macro"]
-    return (*COLUMNS[:_QUALITY], *map(_objective, names), *COLUMNS[_QUALITY:])
+    return (*columns[:_QUALITY], *map(_objective, names), *columns[_QUALITY:])
+
+
+def classes_note(rows: Sequence[TrialRow]) -> str:
+    """Such as ``test F1 is over 3 of 4 classes``; empty where validation and test have all classes."""
+    classes = over_classes(rows)
+    return ", ".join(f"{name} is over {classes[split]}" for name, split in _MACRO.items() if split in classes)
 
 
 def _objective(name: str) -> Column[TrialRow]:
@@ -182,7 +196,8 @@ def trial_table(
         front: The trials on the Pareto front, of a sweep that has one.
     """
     by = f" by {next(iter(rows[0].objectives))}, + on the Pareto front" if front else ""
-    return rich_table(columns_of(rows), table_rows(rows, mode, front), width, f"* best on validation{by}, = baseline")
+    caption = ", ".join(filter(None, [f"* best on validation{by}", "= baseline", classes_note(rows)]))
+    return rich_table(columns_of(rows), table_rows(rows, mode, front), width, caption)
 
 
 def rich_table(
@@ -211,7 +226,8 @@ def rich_table(
 
 def markdown_table(rows: Sequence[TrialRow], mode: Mode = "max", front: Sequence[TrialRow] = ()) -> str:
     """The trials as a Markdown table with every column."""
-    return markdown(columns_of(rows), table_rows(rows, mode, front))
+    table, note = markdown(columns_of(rows), table_rows(rows, mode, front)), classes_note(rows)
+    return f"{table}\n\n{note}" if note else table
 
 
 def markdown(columns: Sequence[Column[Any]], texts: Sequence[TableRow]) -> str:

@@ -49,6 +49,7 @@ class TrialRow:
         broken: The constraints that a finished trial breaks, in words; such a trial is never chosen.
         attempts: How often its training was begun: 1, and one more for each time that it was interrupted.
         repeats: The ``trial_id`` of the trial that it repeats with another seed; None for a trial of the search.
+        classes: What macro scores are over where a split lacks classes: ``{"test": "3 of 4 classes"}``.
     """
 
     trial_id: str
@@ -77,6 +78,7 @@ class TrialRow:
     objectives: Mapping[str, float] = field(default_factory=dict)
     broken: tuple[str, ...] = ()
     repeats: str | None = None
+    classes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_baseline(self) -> bool:
@@ -147,3 +149,8 @@ def other_differences(row: TrialRow, other: TrialRow) -> dict[str, tuple[object,
 def _configuration(row: TrialRow) -> tuple[object, ...]:
     params = {key: repr(value) for key, value in row.params.items() if key.split(".")[0] not in _WHERE_NOT_WHAT}
     return (row.strategy, row.num_blocks, row.k, row.reselect_every, row.within_block, tuple(sorted(params.items())))
+
+
+def over_classes(rows: Iterable[TrialRow]) -> Mapping[str, str]:
+    """What macro scores of a sweep's trials are over, by split, where that split lacks classes."""
+    return next((row.classes for row in rows if row.classes), {})

@@ -145,6 +145,21 @@ class SelectionConfig(Section):
     self_check: bool = Field(True, description="check at the start that freezing and probing leave no trace")
 
 
+def _labels_as_text(weights: Any) -> Any:
+    """Labels that YAML reads as numbers as text; what it reads as something else was meant otherwise."""
+    if not isinstance(weights, Mapping):
+        return weights
+    if not weights:
+        raise ValueError("names no label; none weights all alike")
+    lost = [label for label in weights if isinstance(label, bool) or not isinstance(label, str | int | float)]
+    if lost:
+        raise mistakes({str(lost[0]): f"YAML reads the label as {lost[0]!r}: put it in quotes"})
+    return {str(label): weight for label, weight in weights.items()}
+
+
+Weight = Annotated[float, Field(gt=0)]
+
+
 class TrainingConfig(Section):
     """Optimisation and evaluation."""
 
@@ -159,6 +174,14 @@ class TrainingConfig(Section):
     warmup_steps: int = Field(0, ge=0, description="optimizer steps of linear warm-up")
     lr_schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
     max_grad_norm: float = Field(1.0, ge=0, description="clip the global gradient norm; 0 = off")
+    class_weights: Annotated[
+        Literal["none", "balanced"] | dict[str, Weight],
+        BeforeValidator(_labels_as_text),
+    ] = Field(
+        "none",
+        description="how much examples of a class count in the training loss, relative to others: none (all alike), "
+        "balanced (1 over their number), or a weight by label (1.0 for those left out)",
+    )
     eval_every: int = Field(50, gt=0, description="optimizer steps between evaluations on validation")
     eval_batch_size: int = Field(16, gt=0)
     checkpoint_every: int = Field(50, gt=0, description="optimizer steps between checkpoints to resume from")

@@ -74,8 +74,8 @@ class ArgRewriteConfig(DatasetConfig):
         if self.labels == "surface_content":
             rows = [replace(row, label=PARENT_OF_PURPOSE[row.label]) for row in rows]
         labels = SURFACE + CONTENT if self.labels == "fine" else ("surface", "content")
-        essays, purposes = [row.group for row in rows], [row.label for row in rows]
-        parts = split_three_ways(purposes, essays, self.validation_fraction, self.test_fraction, self.seed)
+        essays, purposes, texts = [r.group for r in rows], [r.label for r in rows], [r.texts for r in rows]
+        parts = split_three_ways(purposes, essays, self.validation_fraction, self.test_fraction, self.seed, texts)
         return LabelledDataset(
             name=self.name,
             labels=labels,

@@ -140,11 +140,14 @@ class DatasetConfig(BaseModel):
         raise TypeError(f"dataset {self.name!r} does not say how it is read")
 
     def load(self) -> LabelledDataset:
-        """The data, capped by ``max_train``, ``max_validation`` and ``max_test`` in proportion to the labels.
+        """The data, capped by ``max_…`` in proportion to the labels; what looks doubtful is added to its notes.
 
         Raises:
             DataError: If rows cannot be used, there are fewer than two labels, or a split is empty.
         """
+        # It knows what a dataset is, so it can only be imported once that is known.
+        from irtune.data.audit import audit
+
         data = self.read()
         limits = {"train": self.max_train, "validation": self.max_validation, "test": self.max_test}
         capped = {split: _at_most(limits[split], data.splits[split], self.seed) for split in SPLITS}
@@ -155,7 +158,8 @@ class DatasetConfig(BaseModel):
             raise DataError(f"dataset {data.name!r}: no examples in {' and '.join(empty)} ({sizes}{skipped})")
         if len(data.labels) < 2:
             raise DataError(f"dataset {data.name!r}: needs at least two labels, found {list(data.labels)}")
-        return replace(data, splits=capped)
+        data = replace(data, splits=capped)
+        return replace(data, notes=(*data.notes, *audit(data)))
 
 
 def _at_most(limit: int | None, examples: tuple[Example, ...], seed: int) -> tuple[Example, ...]:

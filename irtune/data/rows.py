@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from irtune.data.base import DataError, Example
+from irtune.data.label_names import counted
 
 SHOWN_PER_KIND = 5
 LABEL_EVERYWHERE = (
@@ -116,16 +117,12 @@ def skip_notes(problems: Sequence[Problem], rows: Sequence[Row], classes: Collec
     skipped, left = Counter(problem.label for problem in problems), Counter(row.label for row in rows)
     of_labels = [f"{count} {label!r}" for label, count in skipped.most_common() if label]
     without = [f"{skipped['']} without a label that can be read"] if skipped[""] else []
-    notes = [f"{_counted(len(problems), 'row')} skipped: {', '.join(of_labels + without)} (data.skip_bad_rows)"]
+    notes = [f"{counted(len(problems), 'row')} skipped: {', '.join(of_labels + without)} (data.skip_bad_rows)"]
     for label, count in skipped.most_common():
         if label and count > left[label] and (classes is None or label in classes):
             lost = "all" if not left[label] else f"{count} of {count + left[label]}"
             notes.append(f"class {label!r} loses {lost} of its rows by data.skip_bad_rows")
     return notes
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def skip_or_stop(problems: Sequence[Problem], num_rows: int, skip: bool) -> Mapping[str, int]:

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from irtune.data.base import DatasetConfig, Example, LabelledDataset, Split
+from irtune.data.equal_texts import text_key
 from irtune.data.synthetic_language import INTENTIONS, PLAIN_WORDINGS, SECOND_CLAUSE, SLOTS, SYMMETRIC, new_scene
 
 # How often a slot that is not revised carries the wording of some edit, the same on both sides, so that a clumsy,
@@ -20,8 +21,8 @@ class SyntheticConfig(DatasetConfig):
     """Generated revision pairs with the intentions clarity, fluency, coherence, style and meaning-changed.
 
     Every split holds each intention equally often (up to one), and no pair, in either direction, occurs twice in the
-    whole dataset. The test set depends on ``seed`` and ``test_size`` alone. ``benchmarks/synthetic_difficulty.py``
-    measures how hard it is.
+    whole dataset, whatever its case. The test set depends on ``seed`` and ``test_size`` alone.
+    ``benchmarks/synthetic_difficulty.py`` measures how hard it is.
 
     Source of the intentions: Du et al. 2022, "Understanding Iterative Revision from Human-Written Text", ACL.
     """
@@ -52,8 +53,9 @@ def generate_split(split: Split, size: int, seed: int, seen: set[frozenset[str]]
     while len(revisions) < size:
         label = INTENTIONS[len(revisions) % len(INTENTIONS)]
         before, after = generate_pair(label, rng)
-        if frozenset((before, after)) not in seen:
-            seen.add(frozenset((before, after)))
+        pair = frozenset(text_key((before, after)))
+        if pair not in seen:
+            seen.add(pair)
             revisions.append(Example(f"synthetic-{split}-{len(revisions)}", (before, after), label))
     rng.shuffle(revisions)
     return tuple(revisions)

@@ -191,9 +191,9 @@ class TableConfig(DatasetConfig):
             return parts
         rest = [row for row in rows if row.split in ("", "train")]
         groups = None if self.group_column is None else [row.group for row in rest]
-        drawn = split_three_ways(
-            [row.label for row in rest], groups, self.validation_fraction, self.test_fraction, self.seed
-        )
+        texts = [row.texts for row in rest]
+        fractions = (self.validation_fraction, self.test_fraction)
+        drawn = split_three_ways([row.label for row in rest], groups, *fractions, self.seed, texts)
         places = dict(zip(SPLITS, drawn, strict=True))
         if given:
             left_over = [place for split in SPLITS if split in given for place in places[split]]

@@ -20,6 +20,7 @@ from irtune.config.schema import EngineConfig, TrainingConfig
 from irtune.layers import Blocks
 from irtune.layers.blocks import shape_of
 from irtune.layers.measured_model import SHARED, MeasuredModel, innermost_optimizer
+from irtune.training.class_weights import weighted_loss
 from irtune.training.deepspeed_config import deepspeed_config
 
 
@@ -31,12 +32,21 @@ class DeepSpeedBlocks(MeasuredModel):
         blocks: Its trainable parameters by block.
         training: Optimisation settings.
         engine: DeepSpeed settings.
+        class_weights: How much examples of each class count in the loss ``(C,)``; None where all count alike, and the
+            loss is the model's own.
 
     Raises:
         ValueError: If a raw DeepSpeed setting contradicts exact freezing.
     """
 
-    def __init__(self, model: nn.Module, blocks: Blocks, training: TrainingConfig, engine: EngineConfig) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        blocks: Blocks,
+        training: TrainingConfig,
+        engine: EngineConfig,
+        class_weights: np.ndarray | None = None,
+    ) -> None:
         import deepspeed
         from transformers import get_scheduler
 
@@ -51,6 +61,9 @@ class DeepSpeedBlocks(MeasuredModel):
                 config=deepspeed_config(training, engine),
                 dist_init_required=False,
             )[0]
+        self._class_weights: torch.Tensor | None = None
+        if class_weights is not None:
+            self._class_weights = torch.tensor(class_weights, dtype=torch.float32, device=self.device)
         self.stage = int(self.engine.zero_optimization_stage())
         self.skips_overflow = bool(self.engine.fp16_enabled())
         self.base_optimizer = innermost_optimizer(self.engine.optimizer)
@@ -75,7 +88,7 @@ class DeepSpeedBlocks(MeasuredModel):
         losses = []
         pending = list(micro_batches)
         for index, batch in enumerate(pending):
-            loss = self.engine(**batch).loss
+            loss = self._loss_of(self.engine, batch)
             self.engine.backward(loss)
             losses.append(loss.detach().float())
             if index + 1 < len(pending):
@@ -228,6 +241,17 @@ class DeepSpeedBlocks(MeasuredModel):
         self.engine = self.base_optimizer = self.scheduler = None
         self.blocks = Blocks(self.blocks.name, (), ())
         self.model, self.members = nn.Module(), nn.ModuleList()
+
+    def _loss(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The loss ``()`` that is trained on, of a pass that does not train."""
+        return self._loss_of(self.model, batch)
+
+    def _loss_of(self, forward: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        outputs = forward(**batch)
+        if self._class_weights is None:
+            loss: torch.Tensor = outputs.loss
+            return loss
+        return weighted_loss(outputs.logits, batch["labels"], self._class_weights)
 
     def _gradients(self) -> Iterable[tuple[nn.Parameter, torch.Tensor]]:
         """This rank's part of the averaged gradient of each parameter, as views that can be written to."""

@@ -1,16 +1,25 @@
 """What a classifier is scored by."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
+
+from irtune.data.label_names import metric_labels
 
 OVERALL = ("loss", "accuracy", "precision_macro", "recall_macro", "f1_macro", "auprc_macro")
 PER_CLASS = ("precision", "recall", "f1", "auprc")
 
 
-def metric_names(class_names: Sequence[str]) -> list[str]:
-    """Every metric that an evaluation may give."""
-    return [*OVERALL, *(f"{measure}/{name}" for measure in PER_CLASS for name in class_names)]
+def metric_names(class_names: Sequence[str], held: Collection[str] | None = None) -> list[str]:
+    """Every metric that an evaluation gives.
+
+    Args:
+        class_names: ``(C,)``.
+        held: The classes that the split has, of which alone there are metrics; None: all.
+    """
+    names = zip(class_names, metric_labels(class_names), strict=True)
+    shown = [name for label, name in names if held is None or label in held]
+    return [*OVERALL, *(f"{measure}/{name}" for measure in PER_CLASS for name in shown)]
 
 
 def classification_metrics(
@@ -18,39 +27,35 @@ def classification_metrics(
 ) -> dict[str, float]:
     """Accuracy, macro and per-class precision, recall and F1, area under the precision-recall curve, and loss.
 
+    Macro scores are means over the classes that ``labels`` has, for every model the same. That is scikit-learn's
+    ``average="macro"`` as long as only such classes are predicted. Where another one is, scikit-learn also counts that
+    class, with a score of 0; here it costs what its examples were.
+
     Args:
         labels: ``(N,)`` class indices.
         probabilities: ``(N, C)``, rows adding up to 1.
         class_names: ``(C,)``.
 
     Returns:
-        Metric name -> value; ``auprc`` is the average precision, macro-averaged over the classes that occur. A class
-        that occurs nowhere has F1 0, and has no average precision.
+        Metric name -> value; ``auprc`` is the average precision. A class that ``labels`` lacks has none of its own.
 
     Source: the metrics of Liu & Litman (arXiv 2510.00268).
     """
     # It takes seconds to import, and much that imports this file scores nothing.
     from sklearn.metrics import accuracy_score, average_precision_score, log_loss, precision_recall_fscore_support
 
-    classes = range(len(class_names))
-    predicted = probabilities.argmax(axis=1)
-    precision, recall, f1, _ = precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=0)
-    present = [index for index in classes if (labels == index).any()]
-    auprc = {index: average_precision_score(labels == index, probabilities[:, index]) for index in present}
-    metrics = {
-        "loss": float(log_loss(labels, probabilities, labels=list(classes))),
+    held, predicted = np.unique(labels), probabilities.argmax(axis=1)
+    precision, recall, f1, _ = precision_recall_fscore_support(labels, predicted, labels=held, zero_division=0)
+    auprc = [average_precision_score(labels == index, probabilities[:, index]) for index in held]
+    scores = dict(zip(PER_CLASS, (precision, recall, f1, auprc), strict=True))
+    names = metric_labels(class_names)
+    return {
+        "loss": float(log_loss(labels, probabilities, labels=range(len(names)))),
         "accuracy": float(accuracy_score(labels, predicted)),
-        "precision_macro": float(precision.mean()),
-        "recall_macro": float(recall.mean()),
-        "f1_macro": float(f1.mean()),
-        "auprc_macro": float(np.mean(list(auprc.values()))),
+        **{f"{measure}_macro": float(np.mean(scores[measure])) for measure in PER_CLASS},
+        **{
+            f"{measure}/{names[index]}": float(value)
+            for measure in PER_CLASS
+            for index, value in zip(held, scores[measure], strict=True)
+        },
     }
-    for index, name in enumerate(class_names):
-        metrics |= {
-            f"precision/{name}": float(precision[index]),
-            f"recall/{name}": float(recall[index]),
-            f"f1/{name}": float(f1[index]),
-        }
-        if index in auprc:
-            metrics[f"auprc/{name}"] = float(auprc[index])
-    return metrics

@@ -24,6 +24,7 @@ from irtune.layers.collectives import gather
 from irtune.layers.self_check import check_at_start
 from irtune.training.adapter import add_adapter
 from irtune.training.checkpoint import load_weights, save_adapter
+from irtune.training.class_weights import weights_of_classes
 from irtune.training.cost import CostModel, PeakMemory, release_memory
 from irtune.training.distributed import ensure_process_group, select_accelerator
 from irtune.training.loop import BEST_WEIGHTS, Loop, Totals
@@ -184,7 +185,8 @@ def _prepare(
     config.selection.policy.check(len(trainable))
     check_tensors(config, trainable.sizes(getattr(config.importance, "tensors", "all")))
     cost = CostModel.of(model, recompute=config.model.gradient_checkpointing)
-    blocks = DeepSpeedBlocks(model, trainable, config.training, config.engine)
+    weights = weights_of_classes(config.training.class_weights, dataset.labels, encoded.splits["train"].labels)
+    blocks = DeepSpeedBlocks(model, trainable, config.training, config.engine, weights)
     controller = LayerController(
         blocks,
         len(trainable),

@@ -81,7 +81,7 @@ class TrialEntry:
         # NaN where it was not measured: macro-F1 does not stand in for another objective.
         values = {metric: math.nan if (v := self.score(metric)) is None else v for metric in tune.objectives}
         seconds, flops, active, lowest = self._costs()
-        policy, labels = self.config.selection.policy, self._test_predictions()
+        policy, (labels, predictions, classes) = self.config.selection.policy, self._predictions()
         k = getattr(policy, "k", None)
         return TrialRow(
             trial_id=self.trial_id,
@@ -102,8 +102,9 @@ class TrialEntry:
             trainable_share=self.latest.get("cost/trainable_share"),
             mean_lowest_active=lowest,
             peak_memory_bytes=self.latest.get("cost/peak_memory_bytes", self.latest.get("cost/memory_bytes")),
-            test_labels=labels[0],
-            test_predictions=labels[1],
+            test_labels=labels,
+            test_predictions=predictions,
+            classes=classes,
             params=dotted_keys(self.config),
             objective=None if first == "eval/f1_macro" else values[first],
             objectives=values if len(values) > 1 else {},
@@ -140,12 +141,18 @@ class TrialEntry:
         steps = list(self._steps.values())
         return tuple(np.mean(steps, axis=0).tolist()) if steps else self._mean_step
 
-    def _test_predictions(self) -> tuple[Any, Any]:
+    def _predictions(self) -> tuple[Any, Any, dict[str, str]]:
+        """Labels and predictions of test, and what macro scores are over in splits that lack classes."""
         file = self.folder / PREDICTIONS
         if self.status != "finished" or not file.is_file():
-            return None, None
+            return None, None, {}
         with np.load(file, allow_pickle=False) as arrays:
-            return arrays["test_labels"], arrays["test_probabilities"].argmax(axis=1)
+            probabilities = arrays["test_probabilities"]
+            num_classes = probabilities.shape[1]
+            labels = {split: f"{split}_labels" for split in ("validation", "test")}
+            held = {split: len(np.unique(arrays[name])) for split, name in labels.items() if name in arrays}
+            lacking = {split: f"{n} of {num_classes} classes" for split, n in held.items() if n < num_classes}
+            return arrays["test_labels"], probabilities.argmax(axis=1), lacking
 
 
 def trial_name(config: ExperimentConfig) -> str:

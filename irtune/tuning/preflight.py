@@ -14,6 +14,7 @@ from irtune.data.base import LabelledDataset, Split
 from irtune.data.encode import EncodedDataset, encode, encode_once
 from irtune.layers import map_parameters
 from irtune.tracking.address import local_database, resolve_tracking_uri
+from irtune.training.class_weights import ClassWeights, check_class_weights
 from irtune.training.deepspeed_config import deepspeed_config
 from irtune.training.errors import ModelError
 from irtune.training.metrics import metric_names
@@ -174,6 +175,7 @@ def _encoded(config: ExperimentConfig, checkpoint: Path, blocks: int, dataset: L
     Raises:
         ValueError: With every mistake.
     """
+    check_class_weights(_class_weights(config), dataset.labels)
     tokenizer, shape = load_tokenizer(checkpoint), classifier_shape(checkpoint)
     positions = max_positions(shape, tokenizer)
     for length in _values(config, "model.max_length", config.model.max_length):
@@ -230,13 +232,24 @@ def prepare(config: SweepConfig, source: str, *, makes_store: bool = True) -> Re
             check_tracking(uri)
         except TrackingAwayError as error:
             away = error
-    mistakes = unknown_metrics(config.tune, [f"eval/{name}" for name in metric_names(inputs.dataset.labels)])
+    held = {example.label for example in inputs.dataset.splits["validation"]}
+    names = [f"eval/{name}" for name in metric_names(inputs.dataset.labels, held)]
+    mistakes = unknown_metrics(config.tune, names)
     mistakes += _complaints(earlier_trials, config.tune, config.space)
     if mistakes:
         raise ConfigError(source, mistakes)
     earlier = earlier_trials(config.tune, config.space)
-    doubts = (*inputs.dataset.notes, *doubtful(config), *earlier.doubts)
+    unsaid = check_class_weights(_class_weights(config), inputs.dataset.labels)
+    doubts = (*inputs.dataset.notes, *unsaid, *doubtful(config), *earlier.doubts)
     return Ready(inputs, uri, earlier, doubts, away)
+
+
+def _class_weights(config: ExperimentConfig) -> ClassWeights:
+    """What is said of class weights, with every label whose weight is searched."""
+    said, section = config.training.class_weights, "training.class_weights."
+    space = config.space if isinstance(config, SweepConfig) else {}
+    searched = {key.removeprefix(section): 1.0 for key in space if key.startswith(section)}
+    return said if isinstance(said, str) and not searched else {**(said if isinstance(said, dict) else {}), **searched}
 
 
 def _complaints(check: Callable[..., object], *arguments: object) -> list[str]:

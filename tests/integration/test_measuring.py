@@ -11,11 +11,14 @@ import pytest
 from sweeps import ROOT
 
 
-@pytest.mark.parametrize("world_size", [1, 2])
-def test_measurements_are_right_and_leave_no_trace(world_size: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("world_size", "class_weights"), [(1, None), (2, None), (2, [0.25, 1.5, 4.0])])
+def test_measurements_are_right_and_leave_no_trace(
+    world_size: int, class_weights: list[float] | None, tmp_path: Path
+) -> None:
     out = tmp_path / "measured.json"
+    script = str(ROOT / "tests" / "support" / "measuring.py")
     finished = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "support" / "measuring.py"), str(world_size), "[0, 1, 2, 3]", str(out)],
+        [sys.executable, script, str(world_size), "[0, 1, 2, 3]", str(out), json.dumps(class_weights)],
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},
         capture_output=True,
         text=True,

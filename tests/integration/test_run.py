@@ -211,3 +211,69 @@ def test_a_diverging_run_says_what_to_lower(tmp_path: Path) -> None:
 def test_signals_that_match_no_tensor_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"set importance\.tensors=all"):
         run(tiny(**{"adapter.type": "ia3"}), folder=tmp_path, recorder=Memory())
+
+
+@pytest.fixture
+def uneven(tmp_path: Path) -> Path:
+    """A corpus with nine examples of one class for each of the other, which its texts do not tell apart."""
+    words = ("red", "green", "blue", "grey", "pink")
+    lines = ["before,after,label"]
+    for i in range(200):
+        label = "rare" if i % 10 == 0 else "common"
+        lines.append(f"the {words[i % 5]} cat {i},the {words[i % 5]} cat {i} sat,{label}")
+    (tmp_path / "uneven.csv").write_text("\n".join(lines))
+    return tmp_path / "uneven.csv"
+
+
+def uneven_run(path: Path, **overrides: Any) -> ExperimentConfig:
+    settings = {key: value for key, value in _plain(tiny()).items() if not key.startswith("data.")}
+    return load(ExperimentConfig, None, {**settings, "data.name": "file", "data.path": str(path), **overrides})
+
+
+def test_balanced_weights_even_out_what_the_model_expects(uneven: Path, tmp_path: Path) -> None:
+    expects: dict[str, float] = {}
+    for name, weights in {"none": "none", "balanced": "balanced", "by label": {"rare": 9}}.items():
+        memory = Memory()
+        settings = {"training.class_weights": weights, "training.max_steps": 20, "training.eval_every": 20}
+        result = run(uneven_run(uneven, **settings), folder=tmp_path / name, recorder=memory)
+        with np.load(tmp_path / name / "predictions.npz", allow_pickle=False) as predictions:
+            rare = predictions["test_probabilities"][:, 1]
+            expects[name] = float(rare.mean())
+            of_label = np.where(predictions["test_labels"] == 1, rare, 1 - rare)
+        # Weights are the training loss's alone.
+        assert result.metrics["final/test_loss"] == pytest.approx(-np.log(of_label).mean(), rel=1e-5)
+    assert expects["none"] < 0.25
+    assert 0.35 < expects["balanced"] < 0.65
+    # There are nine of the other in the training split too.
+    assert expects["by label"] == pytest.approx(expects["balanced"], abs=1e-6)
+
+
+def test_equal_weights_train_as_none_do_up_to_rounding(uneven: Path, tmp_path: Path) -> None:
+    plain, weighted = Memory(), Memory()
+    run(uneven_run(uneven), folder=tmp_path / "plain", recorder=plain)
+    equal = {"training.class_weights": {"rare": 3.0, "common": 3.0}}
+    run(uneven_run(uneven, **equal), folder=tmp_path / "weighted", recorder=weighted)
+    assert weighted.points["train/loss"] == pytest.approx(plain.points["train/loss"], abs=1e-4)
+
+
+def test_a_resumed_run_with_weights_equals_an_uninterrupted_one(uneven: Path, tmp_path: Path) -> None:
+    config = uneven_run(uneven, **{"training.class_weights": {"rare": 5}, "adapter.dropout": 0.1})
+    whole = run(config, folder=tmp_path / "whole", recorder=Memory())
+
+    def stop_at_first_evaluation(metrics: Mapping[str, Any]) -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        run(config, folder=tmp_path / "halves", recorder=Memory(), report=stop_at_first_evaluation)
+    memory = Memory()
+    halves = run(config, folder=tmp_path / "halves", recorder=memory)
+    assert memory.resumed_at == [2]
+    assert without_timing(halves.metrics) == without_timing(whole.metrics)
+    first, second = (load_file(tmp_path / name / "best.safetensors") for name in ("whole", "halves"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_label_that_the_data_lacks_is_refused(uneven: Path, tmp_path: Path) -> None:
+    config = uneven_run(uneven, **{"training.class_weights": {"rara": 5}})
+    with pytest.raises(ValueError, match=r"training\.class_weights\.rara.*did you mean 'rare'"):
+        run(config, folder=tmp_path / "run", recorder=Memory())

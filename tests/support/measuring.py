@@ -1,6 +1,6 @@
 """What DeepSpeedBlocks measures held against plain PyTorch on the batches of all ranks; run by test_measuring.py.
 
-python tests/support/measuring.py WORLD_SIZE STAGES(JSON) OUT
+python tests/support/measuring.py WORLD_SIZE STAGES(JSON) OUT CLASS_WEIGHTS(JSON)
 """
 
 import json
@@ -50,15 +50,24 @@ def without_dropout(model: Any) -> Any:
     return model
 
 
-def make_blocks(stage: int, *, dropout: bool) -> DeepSpeedBlocks:
+def loss_of(model: Any, each: dict[str, torch.Tensor], weights: list[float] | None) -> torch.Tensor:
+    """The model's own loss, or that of plain PyTorch weighted by class."""
+    if weights is None:
+        return model(**each).loss
+    losses = torch.nn.functional.cross_entropy(model(**each).logits, each["labels"], reduction="none")
+    return (torch.tensor(weights)[each["labels"]] * losses).sum() / len(losses)
+
+
+def make_blocks(stage: int, weights: list[float] | None, *, dropout: bool) -> DeepSpeedBlocks:
     model = make_model() if dropout else without_dropout(make_model())
     training = TrainingConfig(
         max_steps=4, micro_batch_size=4, gradient_accumulation_steps=ACCUMULATION, learning_rate=5e-3, weight_decay=0.05
     )
-    return DeepSpeedBlocks(model, map_parameters(model), training, EngineConfig(zero_stage=stage))
+    class_weights = None if weights is None else np.array(weights)
+    return DeepSpeedBlocks(model, map_parameters(model), training, EngineConfig(zero_stage=stage), class_weights)
 
 
-def expected(world: int) -> dict[str, Any]:
+def expected(world: int, weights: list[float] | None) -> dict[str, Any]:
     """The same figures from plain PyTorch."""
     model = without_dropout(make_model())
     blocks = map_parameters(model)
@@ -66,7 +75,7 @@ def expected(world: int) -> dict[str, Any]:
     def gradients(batches: list[dict[str, torch.Tensor]]) -> None:
         model.zero_grad()
         for each in batches:
-            (model(**each).loss / len(batches)).backward()
+            (loss_of(model, each, weights) / len(batches)).backward()
 
     def norms() -> dict[str, Any]:
         return {
@@ -106,7 +115,7 @@ def expected(world: int) -> dict[str, Any]:
             before = [up.clone() for up in ups]
             for up in ups:
                 up.mul_(probe.scale)
-            losses.append(float(np.mean([float(model(**batch(7, 0, rank)).loss) for rank in range(world)])))
+            losses.append(float(np.mean([float(loss_of(model, batch(7, 0, rank), weights)) for rank in range(world)])))
             for up, old in zip(ups, before, strict=True):
                 up.copy_(old)
         found["suppressed_losses"] = losses
@@ -121,8 +130,8 @@ def last_output(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     return outputs[0][0] if isinstance(outputs[0], tuple) else outputs[0]
 
 
-def measured(stage: int) -> dict[str, Any]:
-    blocks = make_blocks(stage, dropout=False)
+def measured(stage: int, class_weights: list[float] | None) -> dict[str, Any]:
+    blocks = make_blocks(stage, class_weights, dropout=False)
     rank = dist.get_rank()
     blocks.record_local_norms()
     blocks.set_active([1, 3])
@@ -144,9 +153,9 @@ def lists(norms: list[np.ndarray]) -> list[list[float]]:
     return [block.tolist() for block in norms]
 
 
-def trained(stage: int, *, probes: bool) -> dict[str, torch.Tensor]:
+def trained(stage: int, class_weights: list[float] | None, *, probes: bool) -> dict[str, torch.Tensor]:
     """Weights after four steps with changing blocks and with dropout."""
-    blocks, rank = make_blocks(stage, dropout=True), dist.get_rank()
+    blocks, rank = make_blocks(stage, class_weights, dropout=True), dist.get_rank()
     torch.manual_seed(100 + rank)
     for step, active in enumerate(([0, 2], [0, 2], [1, 3], [3])):
         if probes:
@@ -169,9 +178,9 @@ def trained(stage: int, *, probes: bool) -> dict[str, torch.Tensor]:
     return weights
 
 
-def steps_after_reset(stage: int) -> list[float]:
+def steps_after_reset(stage: int, weights: list[float] | None) -> list[float]:
     """Step counts of the blocks after three steps, two of them reset."""
-    blocks, rank = make_blocks(stage, dropout=False), dist.get_rank()
+    blocks, rank = make_blocks(stage, weights, dropout=False), dist.get_rank()
     for step in range(3):
         blocks.train_step([batch(step, micro, rank) for micro in range(ACCUMULATION)])
         blocks.optimizer_step()
@@ -187,7 +196,7 @@ def steps_after_reset(stage: int) -> list[float]:
     return counts
 
 
-def main(rank: int, world: int, store: str, stages: list[int], out: str) -> None:
+def main(rank: int, world: int, store: str, stages: list[int], out: str, weights: list[float] | None) -> None:
     os.environ.update(
         RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT="0"
     )
@@ -195,19 +204,19 @@ def main(rank: int, world: int, store: str, stages: list[int], out: str) -> None
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
     results = {}
     for stage in stages:
-        plain, probed = trained(stage, probes=False), trained(stage, probes=True)
+        plain, probed = trained(stage, weights, probes=False), trained(stage, weights, probes=True)
         results[stage] = {
-            "measured": measured(stage),
+            "measured": measured(stage, weights),
             "trace_of_probes": max(float((plain[name] - probed[name]).abs().max()) for name in plain),
-            "steps_after_reset": steps_after_reset(stage),
+            "steps_after_reset": steps_after_reset(stage, weights),
         }
     if rank == 0:
-        Path(out).write_text(json.dumps({"expected": expected(world), "stages": results}))
+        Path(out).write_text(json.dumps({"expected": expected(world, weights), "stages": results}))
     dist.barrier()
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
     os.environ["DS_ACCELERATOR"] = "cpu"
-    world, stages, out = int(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3]
-    torch.multiprocessing.spawn(main, args=(world, f"{out}.store", stages, out), nprocs=world)
+    world, stages, out, weights = int(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3], json.loads(sys.argv[4])
+    torch.multiprocessing.spawn(main, args=(world, f"{out}.store", stages, out, weights), nprocs=world)

@@ -53,9 +53,38 @@ def test_worse_than_the_baseline_which_was_itself_chosen(trial: Trial) -> None:
 
 
 def test_trials_no_better_than_guessing_are_not_praised(trial: Trial) -> None:
-    warning = "Nothing was learnt yet: neither trial beats guessing (macro-F1 "
+    warning = "Nothing was learnt yet: neither trial beats guessing (macro-F1 0.250"
     assert answer_sweep([trial("all", num_wrong=380), trial(num_wrong=330)]).sentence.startswith(warning)
-    assert warning not in answer_sweep([trial("all", num_wrong=380), trial(num_wrong=100)]).sentence
+    assert "learnt" not in answer_sweep([trial("all", num_wrong=380), trial(num_wrong=100)]).sentence
+
+
+def test_a_score_above_guessing_by_luck_beats_nothing(trial: Trial) -> None:
+    answer = answer_sweep([trial("all", num_wrong=300), trial(num_wrong=296)])
+    assert answer.sentence.startswith("Nothing is shown to be learnt: neither trial beats guessing (macro-F1 0.250")
+    assert "test macro-F1 0.260, 95% interval 0.2" in answer.sentence
+    assert "beats it" not in caveats(answer)
+
+
+def test_a_trial_that_beats_guessing_is_told_from_one_that_does_not(trial: Trial) -> None:
+    answer = answer_sweep([trial("all", num_wrong=100), trial(num_wrong=300)])
+    assert "Guessing reaches a test macro-F1 of 0.250 at best" in caveats(answer)
+    assert "the selective trial does not beat it: test macro-F1 0.250, 95% interval 0.2" in caveats(answer)
+    assert "the baseline beats it: test macro-F1 0.750, 95% interval 0.7" in caveats(answer)
+
+
+def test_the_largest_class_of_an_uneven_test_set_is_no_learning(trial: Trial) -> None:
+    labels = np.array([0] * 360 + [1] * 20 + [2] * 20)
+    constant = {"test_labels": labels, "test_predictions": np.zeros(400, dtype=int), "test_f1": 2 * 0.9 / 1.9 / 3}
+    # Above a uniform guess over four classes, 1/4, and below a third.
+    assert constant["test_f1"] > 0.25
+    answer = answer_sweep([trial("all", **constant), trial(**constant)], num_classes=4)
+    assert answer.sentence.startswith("Nothing was learnt yet: neither trial beats guessing (macro-F1 0.333")
+
+
+def test_a_single_trial_is_held_against_guessing_too(trial: Trial) -> None:
+    assert answer_sweep([trial("all", num_wrong=300)]).sentence.startswith("Nothing was learnt yet: the baseline does")
+    without = {"test_predictions": None, "test_f1": 0.2}
+    assert answer_sweep([trial(**without)]).sentence.startswith("Nothing was learnt yet: the selective trial does not")
 
 
 def test_a_tie_on_validation_goes_to_fewer_flops(trial: Trial) -> None:
@@ -164,9 +193,12 @@ def test_reported_scores_that_are_not_those_of_the_predictions_are_told(trial: T
     assert "The reported test scores differ by +0.150, the macro-F1 of the kept predictions by +0.000" in text
 
 
-def test_absent_classes_count_when_their_number_is_given(trial: Trial) -> None:
-    rows = [trial("all", num_wrong=200), trial(num_wrong=0)]
+def test_classes_that_the_test_set_lacks_count_for_nothing_and_are_said(trial: Trial) -> None:
+    lacking = {"classes": {"test": "4 of 8 classes", "validation": "7 of 8 classes"}}
+    rows = [trial("all", num_wrong=200, **lacking), trial(num_wrong=0, **lacking)]
     known, inferred = answer_sweep(rows, num_classes=8), answer_sweep(rows)
     assert known.interval is not None
-    assert inferred.interval is not None
-    assert known.interval.difference == pytest.approx(inferred.interval.difference / 2)
+    assert known.interval == inferred.interval
+    assert "Macro-F1 on test is over 4 of 8 classes" in caveats(known)
+    assert "Macro-F1 on validation is over 7 of 8 classes" in caveats(known)
+    assert "classes" not in caveats(answer_sweep([trial("all"), trial()]))

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
 from irtune.analysis import statistics
-from irtune.analysis.statistics import Interval, macro_f1, paired_bootstrap, paired_over_seeds
+from irtune.analysis.statistics import Interval, macro_f1, paired_bootstrap, paired_over_seeds, score_interval
+from irtune.training.metrics import classification_metrics
 
 NUM_CLASSES = 4
 
@@ -24,8 +25,9 @@ def test_known_answer() -> None:
     never_two = np.array([0, 0, 1, 1, 1, 1])
     # Class 0 is perfect; class 1 has 2 true positives of 4 predicted and 2 labelled; class 2 is never predicted.
     assert macro_f1(labels, never_two, 3) == pytest.approx((1 + 4 / 6 + 0) / 3)
-    # A fourth class that occurs nowhere counts as 0.
-    assert macro_f1(labels, labels, 4) == pytest.approx(3 / 4)
+    # A fourth class that occurs nowhere counts for nothing, and costs what is wrongly taken for it.
+    assert macro_f1(labels, labels, 4) == 1.0
+    assert macro_f1(labels, np.array([0, 0, 1, 1, 2, 3]), 4) == pytest.approx((1 + 1 + 2 / 3) / 3)
     assert paired_bootstrap(labels, labels, never_two, 3).difference == pytest.approx(4 / 9)
 
 
@@ -33,8 +35,13 @@ def test_known_answer() -> None:
 @given(label_sets(2))
 def test_macro_f1_is_that_of_sklearn(arrays: list[np.ndarray]) -> None:
     labels, predictions = arrays
-    expected = f1_score(labels, predictions, average="macro", zero_division=0, labels=range(NUM_CLASSES))
-    assert macro_f1(labels, predictions, NUM_CLASSES) == pytest.approx(expected, abs=1e-12)
+    arguments = {"average": "macro", "zero_division": 0}
+    found = macro_f1(labels, predictions, NUM_CLASSES)
+    assert found == pytest.approx(f1_score(labels, predictions, labels=np.unique(labels), **arguments), abs=1e-12)
+    if set(predictions) <= set(labels):
+        assert found == pytest.approx(f1_score(labels, predictions, **arguments), abs=1e-12)
+    trained = classification_metrics(labels, np.eye(NUM_CLASSES)[predictions], tuple("abcd"))
+    assert found == pytest.approx(trained["f1_macro"], abs=1e-12)
 
 
 @settings(max_examples=30, deadline=None)
@@ -59,12 +66,14 @@ def test_swapping_the_models_flips_the_sign(arrays: list[np.ndarray]) -> None:
 def test_every_resample_scores_both_models_on_the_same_examples() -> None:
     generator = np.random.default_rng(5)
     labels, first, second = generator.integers(NUM_CLASSES, size=(3, 30))
+    # The last class is absent from the labels, and the one before it from many resamples.
+    labels[labels >= NUM_CLASSES - 2] = 0
+    labels[3] = NUM_CLASSES - 2
     drawn = np.random.default_rng(7).integers(30, size=(20, 30))
+    held = range(NUM_CLASSES - 1)
 
     def score(predictions: np.ndarray, rows: np.ndarray) -> float:
-        return float(
-            f1_score(labels[rows], predictions[rows], average="macro", zero_division=0, labels=range(NUM_CLASSES))
-        )
+        return float(f1_score(labels[rows], predictions[rows], average="macro", zero_division=0, labels=held))
 
     expected = np.percentile([score(first, rows) - score(second, rows) for rows in drawn], [2.5, 97.5])
     interval = paired_bootstrap(labels, first, second, NUM_CLASSES, num_resamples=20, seed=7)
@@ -124,6 +133,7 @@ def test_over_seeds_that_contradict_each_other_the_interval_is_that_of_students_
 def test_seeds_that_agree_leave_only_the_luck_of_the_examples() -> None:
     labels, first, second = np.random.default_rng(5).integers(NUM_CLASSES, size=(3, 30))
     drawn = np.random.default_rng(7).integers(30, size=(20, 30))
+    assert all(set(labels[rows]) == set(labels) for rows in drawn)
     differences = [
         macro_f1(labels[rows], first[rows], NUM_CLASSES) - macro_f1(labels[rows], second[rows], NUM_CLASSES)
         for rows in drawn
@@ -181,3 +191,20 @@ def test_a_comparison_over_seeds_needs_the_same_two_or_more() -> None:
         paired_over_seeds([0], [[0], [0]], [[0], [0], [0]], 1)
     with pytest.raises(ValueError, match=r"predictions 3 must lie in 0\.\.0"):
         paired_over_seeds([0], [[0], [0]], [[0], [1]], 1)
+
+
+def test_the_interval_of_a_score_is_that_of_its_difference_to_a_model_without_any_hit() -> None:
+    labels, predictions = np.random.default_rng(3).integers(3, size=(2, 60))
+    wrong = np.full(60, 3)
+    against_nothing = paired_bootstrap(labels, predictions, wrong, 4, num_resamples=50)
+    assert score_interval(labels, [predictions], 4, num_resamples=50) == against_nothing
+    over_seeds = paired_over_seeds(labels, [predictions, labels], [wrong, wrong], 4, num_resamples=50)
+    found = score_interval(labels, [predictions, labels], 4, num_resamples=50)
+    assert (found.difference, found.high) == pytest.approx((over_seeds.difference, over_seeds.high))
+    # A score is never below 0, a difference may be.
+    assert found.low == pytest.approx(max(over_seeds.low, 0.0))
+
+
+def test_a_score_without_predictions_has_no_interval() -> None:
+    with pytest.raises(ValueError, match="predictions of one seed or more"):
+        score_interval([0, 1], [], 2)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
-from irtune.analysis.tables import COLUMNS, duration, markdown_table, operations, table_rows, trial_table
+from irtune.analysis.tables import COLUMNS, columns_of, duration, markdown_table, operations, table_rows, trial_table
 from irtune.analysis.trials import TrialRow
 
 Trial = Callable[..., TrialRow]
@@ -131,3 +131,15 @@ def test_markdown_has_one_line_a_trial_and_its_cells_cannot_break_it(trial: Tria
 
 def test_names_are_not_taken_for_markup(trial: Trial) -> None:
     assert "[red]name" in rendered([trial(name="[red]name")], 160)
+
+
+def test_macro_scores_over_some_classes_only_say_so(trial: Trial) -> None:
+    rows = [trial("all"), trial(classes={"test": "3 of 4 classes"})]
+    assert "test F1 is over 3 of 4 classes" in markdown_table(rows)
+    meanings = {column.heading: column.meaning for column in columns_of(rows)}
+    assert meanings["test F1"].endswith("over 3 of 4 classes")
+    assert "classes" not in meanings["val F1"]
+    caption = trial_table(rows).caption
+    assert isinstance(caption, str)
+    assert "test F1 is over 3 of 4 classes" in caption
+    assert "classes" not in markdown_table([trial("all"), trial()])

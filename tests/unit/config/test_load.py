@@ -263,3 +263,36 @@ def test_relative_paths_are_found_wherever_they_are():
     }
     tree = {"storage": "/results", "tracking": {"uri": "sqlite:////runs.db"}, "model": {"name": "org/model"}}
     assert relative_paths(build(ExperimentConfig, tree, "x")) == {}
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("none", "none"),
+        ("balanced", "balanced"),
+        ("{style: 3, fluency: 0.5}", {"style": 3.0, "fluency": 0.5}),
+        ("{0: 1, 1: 2.5}", {"0": 1.0, "1": 2.5}),
+    ],
+)
+def test_classes_are_weighted_by_name_or_by_label(argument, expected):
+    config = load(ExperimentConfig, None, parse_overrides([f"training.class_weights={argument}"]))
+    assert config.training.class_weights == expected
+    assert with_overrides(config, {"seed": 1}).training.class_weights == expected
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("blanced", ["training.class_weights: ", "'none' or 'balanced'", "'blanced'"]),
+        ("{}", ["training.class_weights: ", "none"]),
+        ("{a: 0}", ["training.class_weights.a: ", "greater than 0"]),
+        ("{a: -1, b: .inf}", ["training.class_weights.a: ", "training.class_weights.b: ", "finite"]),
+        ("{a: .nan}", ["training.class_weights.a: ", "finite"]),
+        ("{a: many}", ["training.class_weights.a: ", "number"]),
+        ("{yes: 2}", ["training.class_weights", "True", "quotes"]),
+    ],
+)
+def test_weights_that_are_none_are_refused_by_label(argument, words):
+    with pytest.raises(ConfigError) as error:
+        load(ExperimentConfig, None, parse_overrides([f"training.class_weights={argument}"]))
+    assert all(word in str(error.value) for word in words)

@@ -1,5 +1,6 @@
 """ArgRewrite V.2: hand-made workbooks with known revisions, and the published corpus where it is at hand."""
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -34,8 +35,10 @@ def write_workbook(
     workbook.remove(workbook.active)
     for title, rows in zip(sheets, (old, new), strict=True):
         sheet = workbook.create_sheet(title)
-        for row in (header, *rows):
-            sheet.append(row)
+        sheet.append(header)
+        for index, text, *rest in rows:
+            # Equal texts would tie essays to each other.
+            sheet.append([index, text and f"{text} [{essay}]", *rest])
     path = root / "annotations" / annotator / step / f"Annotation_2018argrewrite_{essay}_NEW.txt.xlsx"
     path.parent.mkdir(parents=True, exist_ok=True)
     workbook.save(path)
@@ -56,9 +59,14 @@ def everything(data):
     return [revision for split in data.splits.values() for revision in split]
 
 
+def texts(revision):
+    """Before and after without the essay's number."""
+    return tuple(re.sub(r" \[\d+\]", "", text) for text in revision.texts)
+
+
 def test_the_revisions_of_one_essay_by_hand(small):
     data = ArgRewriteConfig(path=small).load()
-    essay = [(r.id, r.texts[0], r.texts[1], r.label) for r in everything(data) if r.id.startswith("7/23/")]
+    essay = [(r.id, *texts(r), r.label) for r in everything(data) if r.id.startswith("7/23/")]
     assert sorted(essay) == [
         ("7/23/new/5", "", "A claim.", "Claims/Ideas"),
         ("7/23/old/2", "He go.", "He goes. Home.", "Conventions/Grammar/Spelling"),
@@ -90,15 +98,15 @@ def test_the_path_may_be_the_clone_or_a_folder_in_it(small, below):
 
 def test_operations_choose_the_kinds_of_revision(small):
     modified = everything(ArgRewriteConfig(path=small, operations=("modify",)).load())
-    assert {(r.texts[0], r.texts[1]) for r in modified} == {("He go.", "He goes. Home.")}
+    assert {texts(r) for r in modified} == {("He go.", "He goes. Home.")}
     others = everything(ArgRewriteConfig(path=small, operations=("add", "delete")).load())
-    assert {(r.texts[0], r.texts[1]) for r in others} == {("", "A claim."), ("Gone.", "")}
+    assert {texts(r) for r in others} == {("", "A claim."), ("Gone.", "")}
 
 
 def test_surface_and_content_stand_for_the_nine_purposes(small):
     data = ArgRewriteConfig(path=small, labels="surface_content").load()
     assert data.labels == ("surface", "content")
-    assert {(r.texts[0], r.label) for r in everything(data)} == {
+    assert {(texts(r)[0], r.label) for r in everything(data)} == {
         ("He go.", "surface"),
         ("Gone.", "content"),
         ("", "content"),
@@ -173,6 +181,7 @@ def test_the_published_corpus_has_its_known_counts():
     }
     assert sum(not revision.texts[0] for revision in revisions) == 1083
     essays = {split: {r.id.split("/")[0] for r in part} for split, part in data.splits.items()}
-    assert {split: len(part) for split, part in essays.items()} == {"train": 60, "validation": 13, "test": 13}
+    shares = {split: len(part) / len(revisions) for split, part in data.splits.items()}
+    assert shares == pytest.approx({"train": 0.7, "validation": 0.15, "test": 0.15}, abs=0.01)
     assert len(set.union(*essays.values())) == 86
     assert all({r.label for r in part} == set(data.labels) for part in data.splits.values())

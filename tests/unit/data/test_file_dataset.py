@@ -85,7 +85,7 @@ def test_named_columns_order_of_labels_and_instruction(tmp_path):
 
 
 def test_labels_may_be_whole_numbers(tmp_path):
-    rows = [{"before": "b", "after": "a", "label": i % 2} for i in range(20)]
+    rows = [{"before": f"b {i}", "after": "a", "label": i % 2} for i in range(20)]
     for suffix in (".jsonl", ".parquet"):
         assert FileConfig(path=write_rows(tmp_path / f"data{suffix}", rows)).load().labels == ("0", "1")
 

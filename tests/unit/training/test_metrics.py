@@ -5,6 +5,9 @@ import warnings
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import f1_score, precision_score, recall_score
 
 from irtune.training.metrics import classification_metrics, metric_names
 
@@ -26,12 +29,10 @@ def test_known_answer_with_a_class_that_occurs_nowhere():
             "precision/fluency": 2 / 3,
             "recall/fluency": 2 / 3,
             "f1/fluency": 2 / 3,
-            "precision/style": 0,
-            "recall/style": 0,
-            "f1/style": 0,
-            "precision_macro": 5 / 9,
-            "recall_macro": 7 / 18,
-            "f1_macro": 4 / 9,
+            # Over the two classes that occur.
+            "precision_macro": 5 / 6,
+            "recall_macro": 7 / 12,
+            "f1_macro": 2 / 3,
             # Ranked by the probability of clarity, its two examples come first; by that of fluency, its three examples
             # come first, second and fourth: (1/1 + 2/2 + 3/4) / 3.
             "auprc/clarity": 1,
@@ -64,5 +65,42 @@ def test_certain_and_wrong_still_has_a_finite_loss():
 
 def test_the_names_of_metrics_are_known_before_there_are_any():
     assert set(classification_metrics(np.array([0, 1, 2]), np.eye(3), CLASSES)) == set(metric_names(CLASSES))
-    missing = set(metric_names(CLASSES)) - set(classification_metrics(LABELS, PROBABILITIES, CLASSES))
-    assert missing == {"auprc/style"}
+    found = set(classification_metrics(LABELS, PROBABILITIES, CLASSES))
+    assert found == set(metric_names(CLASSES, {"clarity", "fluency"}))
+    missing = set(metric_names(CLASSES)) - found
+    assert missing == {"precision/style", "recall/style", "f1/style", "auprc/style"}
+
+
+@st.composite
+def scored(draw):
+    """Labels of some of five classes, and predictions of any of them."""
+    size = draw(st.integers(1, 30))
+    labels = draw(
+        st.lists(st.sampled_from(sorted(draw(st.sets(st.integers(0, 4), min_size=1)))), min_size=size, max_size=size)
+    )
+    predicted = draw(st.lists(st.integers(0, 4), min_size=size, max_size=size))
+    return np.array(labels), np.array(predicted)
+
+
+@given(scored())
+def test_macro_scores_are_scikit_learn_s_over_the_classes_that_occur(arrays):
+    labels, predicted = arrays
+    metrics = classification_metrics(labels, np.eye(5)[predicted], tuple("abcde"))
+    for measure, score in {"f1": f1_score, "precision": precision_score, "recall": recall_score}.items():
+        arguments = {"average": "macro", "zero_division": 0}
+        assert metrics[f"{measure}_macro"] == pytest.approx(
+            score(labels, predicted, labels=np.unique(labels), **arguments)
+        )
+        if set(predicted) <= set(labels):
+            assert metrics[f"{measure}_macro"] == pytest.approx(score(labels, predicted, **arguments))
+
+
+def test_a_class_that_occurs_nowhere_caps_nothing():
+    metrics = classification_metrics(np.array([0, 1, 0]), np.eye(4)[[0, 1, 0]], tuple("abcd"))
+    assert metrics["f1_macro"] == metrics["auprc_macro"] == 1.0
+
+
+def test_labels_that_would_share_a_metric_have_one_each():
+    metrics = classification_metrics(np.array([0, 1, 1]), np.eye(2)[[0, 1, 0]], ("style?", "style!"))
+    assert metrics["recall/0 style_"] == 1.0
+    assert metrics["recall/1 style_"] == 0.5

@@ -61,6 +61,7 @@ def test_a_trial_that_finished(tmp_path):
     entry.take([*STEPS, metrics(3, eval__f1_macro=0.4, eval__loss=1.1), metrics(3, **final)])
     np.savez(
         tmp_path / "predictions.npz",
+        validation_labels=np.array([1, 1]),
         test_labels=np.array([0, 1, 1]),
         test_probabilities=np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]]),
     )
@@ -73,6 +74,7 @@ def test_a_trial_that_finished(tmp_path):
     assert (row.seconds, row.flops, row.peak_memory_bytes) == (1.25, 512.0, 2000.0)
     assert (row.mean_active, row.mean_lowest_active, row.trainable_share) == (21.5, 3.5, 0.7)
     assert row.test_labels.tolist() == [0, 1, 1]
+    assert row.classes == {"validation": "1 of 2 classes"}
     assert row.test_predictions.tolist() == [0, 0, 1]
     assert row.params["selection.policy.k"] == 17
 
