@@ -49,7 +49,9 @@ class HubConfig(TableConfig):
                 f"{self.repo}: one split is given twice: {twice}. Give each once; what is left out is drawn."
             )
         tables = of_datasets(found, self.repo, columns)
-        return (tables, []) if self.split_column is not None else self._as_chosen(tables, chosen)
+        if self.split_column is not None:
+            return [table.with_split("") for table in tables], []
+        return self._as_chosen(tables, chosen)
 
     def _as_chosen(self, tables: list[Table], chosen: dict[Split, str]) -> tuple[list[Table], list[str]]:
         """Tables with the splits that the user chose, the others with those that their names mean."""

@@ -188,6 +188,8 @@ class TableConfig(DatasetConfig):
         parts: dict[Split, list[Row]] = {split: [row for row in rows if row.split == split] for split in SPLITS}
         missing = [split for split in SPLITS if split not in given]
         if not missing:
+            if self.group_column is not None:
+                notes.append("data.group_column changes nothing, as the data gives all splits")
             return parts
         rest = [row for row in rows if row.split in ("", "train")]
         groups = None if self.group_column is None else [row.group for row in rest]

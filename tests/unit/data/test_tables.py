@@ -124,6 +124,14 @@ def test_names_of_classes_may_be_any_and_no_class_is_a_missing_label(tmp_path):
     assert "missing label, 6 rows" in refusal(tmp_path / "hidden.parquet")
 
 
+def test_classes_may_be_in_another_order_in_another_file(tmp_path):
+    with_classes(PAIRS[:30]).to_parquet(str(tmp_path / "a.parquet"))
+    with_classes(PAIRS[30:], names=("fluency", "style", "clarity")).to_parquet(str(tmp_path / "b.parquet"))
+    data = read([tmp_path / "a.parquet", tmp_path / "b.parquet"])
+    assert {e.label for split in data.splits.values() for e in split if "number 30 " in e.texts[0]} == {"fluency"}
+    assert {e.label for split in data.splits.values() for e in split if "number 0 " in e.texts[0]} == {"clarity"}
+
+
 def test_the_user_calls_labels_otherwise(tmp_path):
     path = labelled(tmp_path, ["a" if i % 2 else ("A", "b ", "c")[i % 3] for i in range(60)])
     data = read(path, label_map={"A": "a", "c": "other", "b": "other", "x": "a", "y": "b"})
@@ -227,6 +235,28 @@ def test_lists_patterns_folders_and_the_home_folder(tmp_path, monkeypatch):
     assert sizes(data)["validation"] == 10
     odd = write_text(tmp_path / "[a]*.csv", delimited())
     assert sum(sizes(read(odd)).values()) == 60
+
+
+def test_a_folder_of_pieces_and_what_is_beside_them(tmp_path):
+    for i in range(4):
+        write_text(tmp_path / f"train-0000{i}-of-00004.csv", delimited(PAIRS[i * 10 :][:10]))
+    write_text(tmp_path / "test.csv", delimited(PAIRS[40:]))
+    write_text(tmp_path / "extra.csv", delimited(PAIRS[40:]))
+    data = read(tmp_path)
+    assert sizes(data)["test"] == 20
+    assert sum(sizes(data).values()) == 60
+    assert "extra.csv" in "".join(data.notes)
+    write_text(tmp_path / "test.jsonl", json_lines())
+    assert "test.csv and test.jsonl" in refusal(tmp_path)
+
+
+def test_a_split_column_goes_before_the_parts_of_a_folder(tmp_path):
+    rows = [{**record, "split": ("train", "dev", "test")[i // 3 % 3]} for i, record in enumerate(records())]
+    parts = {"train": datasets.Dataset.from_list(rows[:30]), "test": datasets.Dataset.from_list(rows[30:])}
+    datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "saved"))
+    data = read(tmp_path / "saved", split_column="split")
+    assert sizes(data) == {"train": 21, "validation": 21, "test": 18}
+    assert len({example.id for split in data.splits.values() for example in split}) == 60
 
 
 def test_everything_that_is_not_there_is_said_at_once(tmp_path, monkeypatch):
