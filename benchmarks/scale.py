@@ -38,7 +38,7 @@ from irtune.tracking.shipper import Shipper
 from irtune.tracking.spool import SpoolWriter
 from irtune.tuning import cluster
 from irtune.tuning.callback import SweepCallback
-from irtune.tuning.preflight import Ready, Sweep
+from irtune.tuning.preflight import Inputs, Ready, Sweep
 from irtune.tuning.progress import SweepProgress
 from irtune.tuning.provenance import environment
 from irtune.tuning.scheduler import build_scheduler
@@ -102,7 +102,7 @@ class Driver:
         self.reset()
         self.study, self.database = folder / STUDY, folder / "mlflow.db"
         uri = f"sqlite:///{self.database}"
-        ready = Ready(folder, config.data.load(), 30, uri, Earlier("", (), 0), ())
+        ready = Ready(Inputs(folder, 30, config.data.load(), None, None), uri, Earlier("", (), 0), ())
         sweep = Sweep("scale", folder, config, ready, "scale.py")
         self.setup = TrialSetup(explicit(config.experiment()), folder, dataset=None)
         self.searcher = OptunaAskTell(open_study(self.study, "scale", config.tune), config.space, config.tune)

@@ -57,8 +57,11 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--plan", action="store_true", help="say what would be done, how long and where, and do nothing")
     sweep.set_defaults(command=_sweep)
 
-    validate = commands.add_parser("validate", help="check files against schema, model and search space")
-    validate.add_argument("files", nargs="+", type=Path)
+    validate = commands.add_parser(
+        "validate", help="check files as a sweep does before it starts: settings, space, model, data"
+    )
+    validate.add_argument("files", nargs="+", metavar="file", help="sweep files or single runs")
+    validate.add_argument("overrides", **overrides)  # type: ignore[arg-type]
     validate.set_defaults(command=_validate)
 
     methods = commands.add_parser("methods", help="list methods, policies, signals and aggregations, or explain one")
@@ -96,22 +99,36 @@ def _sweep(options: argparse.Namespace, console: Console) -> int:
 
 
 def _validate(options: argparse.Namespace, console: Console) -> int:
-    from irtune.tuning.preflight import check_config
-    from irtune.tuning.space_checks import doubtful
+    from irtune.tuning.preflight import check_inputs, prepare
 
+    arguments = [*options.files, *options.overrides]
+    overrides = parse_overrides(argument for argument in arguments if _is_override(argument))
+    files = [Path(argument) for argument in arguments if not _is_override(argument)]
     wrong = 0
-    for file in options.files:
+    for file in files or [Path(QUICKSTART)]:
         try:
-            config = load_any(file)
-            check_config(config, str(file))
+            config = load_any(file, overrides)
+            if isinstance(config, SweepConfig):
+                ready = prepare(config, str(file), makes_store=False)
+                inputs, doubts = ready.inputs, ready.doubts
+                ready.check_away(config.tracking, is_new=True)
+            else:
+                inputs = check_inputs(config, str(file))
+                doubts = inputs.dataset.notes
         except ValueError as error:
             wrong += 1
             print(error, file=sys.stderr)
             continue
-        for doubt in doubtful(config) if isinstance(config, SweepConfig) else ():
+        for doubt in doubts:
             console.print(f"{file}: note: {doubt}", highlight=False, soft_wrap=True, markup=False)
+        for name, fact in inputs.facts().items():
+            console.print(f"{file}: {name}: {fact}", highlight=False, soft_wrap=True, markup=False)
         console.print(f"{file}: ok", highlight=False, soft_wrap=True, markup=False)
     return 2 if wrong else 0
+
+
+def _is_override(argument: str) -> bool:
+    return "=" in argument and not Path(argument).exists()
 
 
 def _methods(options: argparse.Namespace, console: Console) -> int:
@@ -138,7 +155,7 @@ def _file_and_overrides(options: argparse.Namespace) -> tuple[Path | None, list[
     """The file, if the first argument is one and not already an override."""
     # As text: a path would lose one of the slashes of an address.
     first: str | None = options.file
-    if first is not None and "=" in first and not Path(first).exists():
+    if first is not None and _is_override(first):
         return None, [first, *options.overrides]
     return Path(first) if first is not None else None, options.overrides
 

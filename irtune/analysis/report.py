@@ -20,6 +20,8 @@ def render_report(
     pareto_png: bytes | None = None,
     front: Sequence[TrialRow] = (),
     finalists_png: bytes | None = None,
+    data: Mapping[str, str] | None = None,
+    data_notes: Sequence[str] = (),
     best_yaml: str = "",
     heat_maps: Mapping[str, bytes] | None = None,
     tracking_command: str = "",
@@ -37,6 +39,8 @@ def render_report(
         pareto_png: Of a sweep with several objectives, one against the other as PNG.
         front: The trials on the Pareto front.
         finalists_png: The finalists of ``answer`` over seeds as PNG.
+        data: What to know of the data, by what it is about: sizes, lengths, what the model is asked.
+        data_notes: What was guessed in reading the data, and what looks doubtful.
         best_yaml: Configuration of the best trial.
         heat_maps: Layer traces as PNG by caption, in the order to show them.
         tracking_command: Command that opens the tracker.
@@ -58,6 +62,8 @@ def render_report(
         finalists_figure=None if finalists_png is None else _embedded(finalists_png),
         response=None if response_png is None else _embedded(response_png),
         pareto=None if pareto_png is None else _embedded(pareto_png),
+        data=data or {},
+        data_notes=data_notes,
         best_yaml=best_yaml,
         heat_maps={caption: _embedded(png) for caption, png in (heat_maps or {}).items()},
         tracking_command=tracking_command,

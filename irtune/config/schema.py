@@ -108,7 +108,11 @@ class ModelConfig(Section):
         description="smollm2-135m, tiny-random, a hub name, a local folder or a .gguf file",
     )
     revision: str | None = Field(None, description="branch, tag or commit on the hub")
-    max_length: int = Field(256, ge=8, description="longer inputs are cut to this many tokens")
+    max_length: Annotated[int, Field(ge=8)] | Literal["auto"] = Field(
+        "auto",
+        description="the most tokens of an input; longer texts are trimmed around what changed, and counted; auto: "
+        "what the longest example needs, up to 512 and to what the model reads",
+    )
     train_head: bool = Field(True, description="false keeps the classification head at its random start")
     gradient_checkpointing: bool = Field(False, description="recompute activations (non-reentrant) to save memory")
 

@@ -4,11 +4,11 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass, field, replace
-from typing import Literal, get_args
+from typing import Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from irtune.data.prompt import AUTO, Kind, Prompt, check_template
+from irtune.data.prompt import AUTO, Kind, Prompt, check_template, has_instruction
 from irtune.data.sampling import stratified_sample
 
 Split = Literal["train", "validation", "test"]
@@ -97,10 +97,17 @@ class DatasetConfig(BaseModel):
 
     @field_validator("template")
     @classmethod
-    def _template_is_sound(cls, template: str | None, info: ValidationInfo) -> str | None:
+    def _template_is_sound(cls, template: str | None) -> str | None:
         if template is not None:
-            check_template(template, info.data.get("instruction"))
+            check_template(template)
         return template
+
+    @model_validator(mode="after")
+    def _instruction_has_a_place(self) -> Self:
+        is_given = "instruction" in self.model_fields_set and self.instruction is not None
+        if is_given and self.template is not None and not has_instruction(self.template):
+            raise ValueError("data.template has no place for data.instruction; write {instruction} where it belongs")
+        return self
 
     def prompt(self, kind: Kind, question: str) -> Prompt:
         """The prompt that the options ask for.

@@ -48,7 +48,9 @@ class Prompt:
     template: str | None = None
 
     def asked(self, labels: Sequence[str], *, lists_labels: bool = True) -> str | None:
-        """The instruction in words; None where nothing is asked."""
+        """The instruction in words; None where nothing is asked, or the template has no place for it."""
+        if not has_instruction(self.template_used):
+            return None
         if self.instruction != AUTO:
             return self.instruction
         return f"{self.question}: {', '.join(labels)}?" if lists_labels else f"{self.question}?"
@@ -58,11 +60,27 @@ class Prompt:
 
         Without an instruction its place in the template goes, and the white space that follows it.
         """
-        template = self.template or TEMPLATES[self.kind]
+        return self._filled(instruction, [text or NOTHING for text in texts])
+
+    def frame(self, instruction: str | None) -> str:
+        """What is left of the prompt when all texts are taken out."""
+        return self._filled(instruction, [""] * self.num_texts)
+
+    @property
+    def num_texts(self) -> int:
+        """How many texts an example has."""
+        return len(FIELDS[self.kind])
+
+    @property
+    def template_used(self) -> str:
+        """The user's template, or that of ``kind``."""
+        return self.template or TEMPLATES[self.kind]
+
+    def _filled(self, instruction: str | None, texts: Sequence[str]) -> str:
+        template = self.template_used
         if not instruction:
             template = re.sub(r"\{instruction\}\s*", "", template)
-        named = dict(zip(FIELDS[self.kind], (text or NOTHING for text in texts), strict=True))
-        return template.format(**named, instruction=instruction or "")
+        return template.format(**dict(zip(FIELDS[self.kind], texts, strict=True)), instruction=instruction or "")
 
     def check(self) -> None:
         """Refuse a template that does not show all texts.
@@ -81,8 +99,8 @@ class Prompt:
             )
 
 
-def check_template(template: str, instruction: str | None) -> None:
-    """Refuse a template that cannot be filled in, or that leaves out an instruction of the user's.
+def check_template(template: str) -> None:
+    """Refuse a template that cannot be filled in.
 
     Raises:
         ValueError: With the placeholders that are allowed.
@@ -94,8 +112,11 @@ def check_template(template: str, instruction: str | None) -> None:
             f"unknown placeholder {_braces(sorted(unknown))}; allowed: {_braces(sorted(allowed))}; "
             "a brace that is meant as one is written twice"
         )
-    if instruction not in (None, AUTO) and _INSTRUCTION not in placeholders(template):
-        raise ValueError("has no place for data.instruction; write {instruction} where it belongs")
+
+
+def has_instruction(template: str) -> bool:
+    """Whether a template has a place for an instruction."""
+    return _INSTRUCTION in placeholders(template)
 
 
 def placeholders(template: str) -> set[str]:

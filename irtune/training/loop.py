@@ -12,7 +12,8 @@ import torch.distributed as dist
 
 from irtune.config.schema import ExperimentConfig
 from irtune.data.base import Split
-from irtune.data.encode import EncodedSplit, evaluation_batches, training_batches
+from irtune.data.batches import evaluation_batches, training_batches
+from irtune.data.encode import EncodedDataset
 from irtune.layers import LayerController
 from irtune.layers.collectives import gather
 from irtune.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint, save_weights
@@ -57,7 +58,7 @@ class Loop:
     folder: Path
     blocks: DeepSpeedBlocks
     controller: LayerController
-    data: Mapping[Split, EncodedSplit]
+    data: EncodedDataset
     labels: Sequence[str]
     pad_token_id: int
     cost: CostModel
@@ -89,7 +90,7 @@ class Loop:
 
     def evaluate(self, split: Split) -> np.ndarray:
         """Class probabilities ``(N, C)`` of a split, on every rank."""
-        data, world_size = self.data[split], dist.get_world_size()
+        data, world_size = self.data.splits[split], dist.get_world_size()
         batches = evaluation_batches(
             data.lengths, self.config.training.eval_batch_size, rank=self.blocks.rank, world_size=world_size
         )
@@ -181,7 +182,7 @@ class Loop:
     def _validate(self, last: bool) -> None:
         totals = self.totals
         probabilities = self.evaluate("validation")
-        metrics = classification_metrics(self.data["validation"].labels, probabilities, self.labels)
+        metrics = classification_metrics(self.data.splits["validation"].labels, probabilities, self.labels)
         if metrics["f1_macro"] > totals.best_score:
             self.best_validation = probabilities
             totals.best_score, totals.best_step = metrics["f1_macro"], totals.step
@@ -217,7 +218,7 @@ class Loop:
 
     def _stream(self) -> Iterator[np.ndarray]:
         return training_batches(
-            self.data["train"].lengths,
+            self.data.splits["train"].lengths,
             self.config.training.micro_batch_size,
             seed=self.config.seed,
             rank=self.blocks.rank,
@@ -225,7 +226,7 @@ class Loop:
         )
 
     def _tensors(self, split: Split, indices: np.ndarray) -> dict[str, torch.Tensor]:
-        arrays = self.data[split].collate(indices, self.pad_token_id)
+        arrays = self.data.splits[split].collate(indices, self.pad_token_id)
         return {name: torch.from_numpy(array).to(self.blocks.engine.device) for name, array in arrays.items()}
 
     def _mean_over_ranks(self, loss: torch.Tensor) -> float:

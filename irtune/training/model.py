@@ -15,7 +15,6 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
 from transformers.utils import logging as transformers_logging
@@ -23,13 +22,10 @@ from transformers.utils import logging as transformers_logging
 from irtune.config.schema import AdapterConfig, ModelConfig
 from irtune.home import home
 from irtune.training.adapter import add_adapter
+from irtune.training.errors import ModelError
 
 HUB_TIMEOUT_S = 5
 BUILT_IN = ("smollm2-135m", "tiny-random")
-
-
-class ModelError(ValueError):
-    """The model cannot be made; the message names the setting and the alternatives."""
 
 
 def materialize(config: ModelConfig) -> Path:
@@ -54,14 +50,6 @@ def materialize(config: ModelConfig) -> Path:
         folder = home() / "models" / f"{path.stem}-{stat.st_size}-{int(stat.st_mtime)}"
         return _convert_once(folder, lambda target: _convert_gguf(path, target))
     return _fetch_from_hub(config)
-
-
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The checkpoint's tokenizer, with a padding token."""
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
 
 
 def load_classifier(folder: Path, labels: Sequence[str], pad_token_id: int | None, seed: int) -> PreTrainedModel:
@@ -259,19 +247,29 @@ def num_blocks(folder: Path) -> int:
         raise ModelError(f"model.name: {folder / 'config.json'} describes no transformer: {reason}") from error
 
 
+def classifier_shape(folder: Path) -> Any:
+    """The classifier without storage for weights: enough to ask for names and sizes.
+
+    Raises:
+        ModelError: If transformers has no classifier for the model.
+    """
+    model_config = AutoConfig.from_pretrained(folder, local_files_only=True, num_labels=2)
+    with QuietLoading(), torch.device("meta"):
+        try:
+            return AutoModelForSequenceClassification.from_config(model_config)
+        except ValueError as error:
+            kind = type(model_config).__name__
+            raise ModelError(f"model.name: transformers has no sequence classifier for {kind} ({folder})") from error
+
+
 def shapes_only(folder: Path, config: AdapterConfig) -> Any:
-    """The classifier with its adapter, without storage for weights: enough to ask for names and sizes.
+    """The classifier with its adapter, without storage for weights.
 
     Raises:
         ModelError: If transformers has no classifier for the model.
         BlockError: If it has no list of blocks to select from.
         AdapterError: If the adapter cannot be put on it.
     """
-    model_config = AutoConfig.from_pretrained(folder, local_files_only=True, num_labels=2)
+    base = classifier_shape(folder)
     with QuietLoading(), torch.device("meta"):
-        try:
-            base = AutoModelForSequenceClassification.from_config(model_config)
-        except ValueError as error:
-            kind = type(model_config).__name__
-            raise ModelError(f"model.name: transformers has no sequence classifier for {kind} ({folder})") from error
         return add_adapter(base, config, train_head=True, seed=0)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from irtune.config.schema import ExperimentConfig
+from irtune.config.schema import EngineConfig, ExperimentConfig
 
 # Nothing heavy is imported here, so that the process starts before its parent imports what it needs itself.
 if TYPE_CHECKING:
@@ -25,12 +25,24 @@ LIMIT_S = 180.0
 ENOUGH_S = 0.5
 """Steps of a kind are repeated for so long; one step where it takes longer."""
 
+MISTAKES = (ValueError, TypeError, LookupError, AttributeError, NotImplementedError)
+"""What a wrong setting, model or tokenizer raises; a machine that lacks something raises others."""
+
 NUM_BATCHES = 8
 """Rows that a rehearsal looks at, in micro-batches: tokenising a whole corpus would take long."""
 
 
 class RehearsalError(Exception):
-    """Nothing could be measured; the message says why."""
+    """Nothing could be measured; the message says why.
+
+    Args:
+        message: Why.
+        is_of_trials: Whether it is a mistake of the experiment's own, at which every trial would fail.
+    """
+
+    def __init__(self, message: str, *, is_of_trials: bool = False) -> None:
+        super().__init__(message)
+        self.is_of_trials = is_of_trials
 
 
 @dataclass(frozen=True)
@@ -117,11 +129,14 @@ class Rehearsal:
                 self._connection.send("go")
             if not self._connection.poll(LIMIT_S):
                 return RehearsalError(f"a step of the real model was not over after {LIMIT_S:g} s")
-            answer: Pace | str = self._connection.recv()
+            answer: Pace | tuple[str, bool] = self._connection.recv()
         except (EOFError, ConnectionResetError):
             self._process.join()
             return RehearsalError(f"measuring ended with status {self._process.exitcode}")
-        return RehearsalError(f"measuring failed: {answer}") if isinstance(answer, str) else answer
+        if isinstance(answer, Pace):
+            return answer
+        message, is_of_trials = answer
+        return RehearsalError(f"measuring failed: {message}", is_of_trials=is_of_trials)
 
 
 def _answer_with_pace(connection: Connection, config: ExperimentConfig, folder: Path, started_at: float) -> None:
@@ -137,9 +152,22 @@ def _answer_with_pace(connection: Connection, config: ExperimentConfig, folder: 
     try:
         connection.send(measure(config, folder, started_at, connection.recv))
     except Exception as error:
-        connection.send(f"{type(error).__name__}: {error}".splitlines()[0])
+        connection.send((f"{type(error).__name__}: {error}", is_of_trials(error, config.engine)))
     # Taking the interpreter down in order takes seconds, and somebody waits.
     os._exit(0)
+
+
+def is_of_trials(error: Exception, engine: EngineConfig) -> bool:
+    """Whether every trial would fail at this too, and not only this process on this machine at this moment.
+
+    Args:
+        error: What the model, the data or a step raised.
+        engine: Of the experiment; what needs a GPU may fail for want of one here.
+    """
+    if engine.gpus_per_worker > 0 or "allocate" in str(error):
+        return False
+    # PyTorch's lack of memory and failures of networks are subclasses of RuntimeError; mistakes in shapes are not.
+    return isinstance(error, MISTAKES) or type(error) is RuntimeError
 
 
 def measure(config: ExperimentConfig, folder: Path, started_at: float, wait: Callable[[], object]) -> Pace:

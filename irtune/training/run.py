@@ -1,6 +1,7 @@
 """One training run from configuration to result: the same on a laptop, in a Ray Train worker and in a test."""
 
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +16,8 @@ from transformers import set_seed
 from irtune.config.load import dotted_keys
 from irtune.config.schema import ExperimentConfig
 from irtune.data.base import LabelledDataset, Split
-from irtune.data.encode import encode_once, share_hash
+from irtune.data.batches import share_hash
+from irtune.data.encode import encode_once
 from irtune.files import once_there_is_room, write_whole
 from irtune.layers import LayerController, SelectionRecord, map_parameters
 from irtune.layers.collectives import gather
@@ -30,11 +32,11 @@ from irtune.training.model import (
     QuietLoading,
     enable_gradient_checkpointing,
     load_classifier,
-    load_tokenizer,
     materialize,
 )
 from irtune.training.out_of_memory import out_of_memory, remembered, smaller_micro_batches
 from irtune.training.recorder import NoRecorder, Recorder, Report
+from irtune.training.tokenizer import load_tokenizer, max_positions
 
 ADAPTER = "adapter"
 PREDICTIONS = "predictions.npz"
@@ -142,7 +144,8 @@ def prepared(
 def _reset_process(config: ExperimentConfig) -> None:
     """Leave nothing of the runs that this process did before."""
     release_memory()
-    torch.set_num_threads(max(1, int(config.engine.cpus_per_worker)))
+    # A rehearsal comes before it is known whether any node has so many.
+    torch.set_num_threads(max(1, min(int(config.engine.cpus_per_worker), os.cpu_count() or 1)))
     # irtune seeds what it draws where it draws it; this is for what users bring.
     set_seed(config.seed)
 
@@ -169,9 +172,10 @@ def _prepare(
 
     checkpoint = materialize(config.model)
     tokenizer = load_tokenizer(checkpoint)
-    encoded = encode_once(dataset, tokenizer, config.model.max_length, encoded_folder)
     with QuietLoading():
         base = load_classifier(checkpoint, dataset.labels, tokenizer.pad_token_id, config.seed)
+        positions = max_positions(base, tokenizer)
+        encoded = encode_once(dataset, tokenizer, config.model.max_length, encoded_folder, positions)
         model = add_adapter(base, config.adapter, train_head=config.model.train_head, seed=config.seed)
     if config.model.gradient_checkpointing:
         enable_gradient_checkpointing(model)
@@ -192,7 +196,7 @@ def _prepare(
         sinks=[_SelectionSink(recorder)],
         always_measure=config.selection.measure == "always",
         reset_on_thaw=config.selection.on_thaw == "reset",
-        cost=cost.per_block(float(encoded["train"].lengths.mean())),
+        cost=cost.per_block(float(encoded.splits["train"].lengths.mean())),
     )
     return Loop(
         config=config,
@@ -244,7 +248,7 @@ def _check(loop: Loop) -> None:
 def _describe(loop: Loop, dataset: LabelledDataset) -> None:
     """Record settings, and facts read off the live objects."""
     config = loop.config
-    lengths = loop.data["train"].lengths
+    lengths = loop.data.splits["train"].lengths
     world = {"batch_size": config.training.micro_batch_size, "seed": config.seed}
     shares = gather(share_hash(lengths, **world, rank=loop.blocks.rank, world_size=torch.distributed.get_world_size()))
     loop.recorder.params(dotted_keys(config))
@@ -255,6 +259,8 @@ def _describe(loop: Loop, dataset: LabelledDataset) -> None:
             "irtune.data": dataset.name,
             "irtune.data.fingerprint": dataset.fingerprint(),
             "irtune.data.skipped_rows": dataset.num_skipped,
+            "irtune.data.lengths": loop.data.in_words(),
+            "irtune.data.notes": " ".join(dataset.notes),
             "irtune.blocks": len(loop.blocks.blocks),
             "irtune.blocks.name": loop.blocks.blocks.name,
         }
@@ -273,7 +279,8 @@ def _finish(loop: Loop, dataset: LabelledDataset, totals: Totals, setup_s: float
     validation = loop.evaluate("validation") if loop.best_validation is None else loop.best_validation
     probabilities: dict[Split, np.ndarray] = {"validation": validation, "test": loop.evaluate("test")}
     scores = {
-        split: classification_metrics(loop.data[split].labels, probabilities[split], loop.labels) for split in splits
+        split: classification_metrics(loop.data.splits[split].labels, probabilities[split], loop.labels)
+        for split in splits
     }
     metrics = {f"final/{split}_{name}": value for split in splits for name, value in scores[split].items()}
     metrics |= {
@@ -325,15 +332,16 @@ def _keep(loop: Loop, dataset: LabelledDataset, weights: Path, probabilities: Ma
     notes = {
         "data": dataset.name,
         "labels": list(dataset.labels),
-        "instruction": dataset.prompt.asked(dataset.labels),
-        "max_length": loop.config.model.max_length,
+        "instruction": loop.data.instruction,
+        "template": dataset.prompt.template_used,
+        "max_length": loop.data.max_length,
         "config": dotted_keys(loop.config),
     }
     save_adapter(loop.blocks, loop.folder / ADAPTER, weights, notes)
     arrays: dict[str, Any] = {}
     for split, values in probabilities.items():
         arrays[f"{split}_ids"] = np.array([example.id for example in dataset.splits[split]])
-        arrays[f"{split}_labels"] = np.asarray(loop.data[split].labels)
+        arrays[f"{split}_labels"] = np.asarray(loop.data.splits[split].labels)
         arrays[f"{split}_probabilities"] = values
     predictions = loop.folder / PREDICTIONS
     once_there_is_room(lambda: np.savez_compressed(predictions, **arrays), predictions)

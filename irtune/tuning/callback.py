@@ -111,7 +111,7 @@ class SweepCallback(tune.Callback):  # type: ignore[misc]
         folder = self.trials.trial_folder(name)
         shown = trial_name(config) if repeats is None else f"{trial_name(config)} seed={config.seed}"
         entry = TrialEntry(name, shown, config, folder, BASELINE_TRIAL in (name, repeats), repeats)
-        entry.num_blocks = self.sweep.ready.num_blocks
+        entry.num_blocks = self.sweep.ready.inputs.num_blocks
         self.entries[name] = entry
         return entry
 

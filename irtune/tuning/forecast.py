@@ -10,7 +10,7 @@ import numpy as np
 from irtune.config.schema import ExperimentConfig
 from irtune.config.sweep import AshaConfig
 from irtune.data.base import Split
-from irtune.data.encode import training_batches
+from irtune.data.batches import training_batches
 from irtune.importance import Importance
 from irtune.layers.controller import ProbePasses
 from irtune.selection import PolicyState, SelectionContext

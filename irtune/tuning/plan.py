@@ -28,7 +28,7 @@ from irtune.training.rehearsal import Pace, Rehearsal, RehearsalError
 from irtune.tuning import cluster
 from irtune.tuning.finalists import num_repeats
 from irtune.tuning.forecast import SweepCost, Trial, expected_stops
-from irtune.tuning.preflight import Sweep, prepare, tokenise
+from irtune.tuning.preflight import Sweep, prepare
 from irtune.tuning.resume import Resume, sweep_to_resume
 from irtune.tuning.searcher import BASELINE_OVERRIDES
 from irtune.tuning.space import size, suggest
@@ -89,8 +89,23 @@ def plan_sweep(config: SweepConfig, source: str, console: Console, resume: Resum
     folder = folder or storage_path(config) / f"{config.name}-<date>-<time>"
     sweep = Sweep(folder.name, folder, config, ready, source)
     at_once = trials_at_once(sweep, cluster.future_nodes())
+    refuse_what_fails(rehearsal, source)
     with tempfile.TemporaryDirectory(prefix="irtune-plan-") as encoded:
-        return make_plan(sweep, tokenise(config, ready, Path(encoded)), rehearsal, at_once)
+        return make_plan(sweep, ready.inputs.keep(config, Path(encoded)), rehearsal, at_once)
+
+
+def refuse_what_fails(rehearsal: Rehearsal, source: str) -> None:
+    """Stop before anything starts if the steps that were tried failed in a way in which every trial would.
+
+    Raises:
+        ConfigError: With what was raised.
+    """
+    try:
+        rehearsal.pace()
+    except RehearsalError as error:
+        if error.is_of_trials:
+            told = "the experiment failed when its first steps were tried, and so would every trial"
+            raise ConfigError(source, [f"{told}: {error}"]) from error
 
 
 def predict(
@@ -175,6 +190,8 @@ def make_plan(sweep: Sweep, lengths: Mapping[Split, np.ndarray], rehearsal: Rehe
     }
     if_stopped = f"; about {_in_words(expected, config.engine)} if ASHA stops {stopped:.1f}" if stopped else ""
     facts = {
+        **sweep.ready.inputs.facts(),
+        "reads": sweep.ready.inputs.shown(),
         **_work(config, at_once),
         "estimated": f"from {source}",
         "memory": f"{memory_bytes / 2**30:.2g} GiB a worker",
@@ -195,9 +212,14 @@ def _tried(
     try:
         pace = rehearsal.pace()
     except RehearsalError as error:
-        model = shapes_only(sweep.ready.checkpoint, config.adapter)
+        model = shapes_only(sweep.ready.inputs.checkpoint, config.adapter)
         cost = CostModel.of(model, recompute=config.model.gradient_checkpointing)
-        return None, cost, memory_by_shape(model, config, tokens, longest), f"a closed form: {error}"
+        return (
+            None,
+            cost,
+            memory_by_shape(model, config, tokens, longest),
+            f"a closed form: {str(error).splitlines()[0]}",
+        )
     return pace, pace.cost, pace.memory_bytes(tokens), MEASURED
 
 

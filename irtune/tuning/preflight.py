@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,19 +11,75 @@ from irtune.config.load import ConfigError, storage_path
 from irtune.config.schema import ExperimentConfig, TrackingConfig
 from irtune.config.sweep import SweepConfig
 from irtune.data.base import LabelledDataset, Split
-from irtune.data.encode import encode_once
+from irtune.data.encode import EncodedDataset, encode, encode_once
 from irtune.layers import map_parameters
 from irtune.tracking.address import local_database, resolve_tracking_uri
 from irtune.training.deepspeed_config import deepspeed_config
+from irtune.training.errors import ModelError
 from irtune.training.metrics import metric_names
-from irtune.training.model import ModelError, load_tokenizer, materialize, num_blocks, shapes_only
+from irtune.training.model import classifier_shape, materialize, num_blocks, shapes_only
 from irtune.training.run import check_tensors
+from irtune.training.tokenizer import check_length, check_vocabulary, load_tokenizer, max_positions
 from irtune.tuning.objectives import unknown_metrics
-from irtune.tuning.space_checks import check_space, doubtful, indistinct_choices
+from irtune.tuning.space_checks import check_space, doubtful, indistinct_choices, values_of
 from irtune.tuning.warm_start import Earlier, earlier_trials
 
 if TYPE_CHECKING:
     from irtune.tracking.connection import TrackingAwayError
+
+
+PROMPT_SHOWN = 400
+"""Characters of an example that are shown as the model reads it."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The data as the model reads it, checked.
+
+    Args:
+        checkpoint: The model's folder.
+        num_blocks: L.
+        dataset: The data.
+        encoded: Its token ids.
+        positions: The most tokens that the model reads; None if there is no such limit.
+    """
+
+    checkpoint: Path
+    num_blocks: int
+    dataset: LabelledDataset
+    encoded: EncodedDataset
+    positions: int | None
+
+    def facts(self) -> dict[str, str]:
+        """What to know of the data, in words, by what it is about."""
+        sizes = ", ".join(f"{len(examples)} {split}" for split, examples in self.dataset.splits.items())
+        skipped = f"; {self.dataset.num_skipped} rows skipped" if self.dataset.num_skipped else ""
+        labels = f"{len(self.dataset.labels)} labels"
+        return {"data": f"{self.dataset.name}: {sizes}; {labels}{skipped}", "lengths": self.encoded.in_words()}
+
+    def asked(self) -> str:
+        """The instruction, in one line."""
+        if self.encoded.instruction is None:
+            return "nothing: inputs hold the texts alone"
+        return one_line(self.encoded.instruction, PROMPT_SHOWN)
+
+    def shown(self) -> str:
+        """The first training example as the model reads it, but for what is cut of it."""
+        texts = self.dataset.splits["train"][0].texts
+        return one_line(self.dataset.prompt.render(self.encoded.instruction, texts), PROMPT_SHOWN)
+
+    def keep(self, config: ExperimentConfig, folder: Path) -> dict[Split, np.ndarray]:
+        """Keep the token ids in ``folder``, where all trials find them; returns each split's lengths ``(N,)``."""
+        tokenizer = load_tokenizer(self.checkpoint)
+        length = config.model.max_length
+        kept = encode_once(self.dataset, tokenizer, length, folder, self.positions, made=self.encoded)
+        return {split: part.lengths for split, part in kept.splits.items()}
+
+
+def one_line(text: str, most: int) -> str:
+    """``text`` in one line of at most ``most`` characters, line breaks as in Python."""
+    line = text.replace("\n", "\\n")
+    return line if len(line) <= most else f"{line[:most]}…"
 
 
 @dataclass(frozen=True)
@@ -31,22 +87,23 @@ class Ready:
     """What was found out on the way.
 
     Args:
-        checkpoint: The model's folder.
-        dataset: The data, read and checked.
-        num_blocks: L.
+        inputs: Model and data.
         tracking_uri: Where MLflow is.
         earlier: The trials that the sampler knows from the start.
         doubts: What is allowed but probably not meant.
         away: Why MLflow cannot be reached now; None if it can.
     """
 
-    checkpoint: Path
-    dataset: LabelledDataset
-    num_blocks: int
+    inputs: Inputs
     tracking_uri: str
     earlier: Earlier
     doubts: tuple[str, ...]
     away: "TrackingAwayError | None" = None
+
+    @property
+    def dataset(self) -> LabelledDataset:
+        """The data, read and checked."""
+        return self.inputs.dataset
 
     def check_away(self, tracking: TrackingConfig, *, is_new: bool) -> None:
         """Refuse to begin a sweep whose MLflow is away, but not to go on with one that has reached it before.
@@ -77,26 +134,77 @@ class Sweep:
     source: str
 
 
-def check_config(config: ExperimentConfig, source: str) -> tuple[Path, int]:
-    """Check settings against the model, and every bound and choice of a search space; returns checkpoint and L.
+def check_inputs(config: ExperimentConfig, source: str) -> Inputs:
+    """Check settings against the model, every bound and choice of a search space, and the data; tokenise the data.
 
     Raises:
         ConfigError: With every mistake.
     """
     mistakes = check_space(config) if isinstance(config, SweepConfig) else []
+    dataset, checkpoint = None, None
+    try:
+        dataset = config.data.load()
+    except ValueError as error:
+        mistakes.append(str(error))
     try:
         checkpoint = materialize(config.model)
-        num = num_blocks(checkpoint)
+        blocks = num_blocks(checkpoint)
     except ModelError as error:
         raise ConfigError(source, [*mistakes, str(error)]) from error
-    if isinstance(config, SweepConfig):
-        mistakes = check_space(config, num)
-    mistakes += [mistake for mistake in _complaints(config.selection.policy.check, num) if mistake not in mistakes]
-    mistakes += _complaints(deepspeed_config, config.training, config.engine)
-    mistakes += _complaints(_check_shapes, config, checkpoint, not mistakes)
-    if mistakes:
+    mistakes += [mistake for mistake in _config_mistakes(config, checkpoint, blocks) if mistake not in mistakes]
+    if dataset is None or mistakes:
         raise ConfigError(source, mistakes)
-    return checkpoint, num
+    try:
+        return _encoded(config, checkpoint, blocks, dataset)
+    except ValueError as error:
+        raise ConfigError(source, str(error).splitlines()) from error
+
+
+def _config_mistakes(config: ExperimentConfig, checkpoint: Path, blocks: int) -> list[str]:
+    """Mistakes in the settings, but for those that the data shows."""
+    mistakes = check_space(config, blocks) if isinstance(config, SweepConfig) else []
+    mistakes += [mistake for mistake in _complaints(config.selection.policy.check, blocks) if mistake not in mistakes]
+    mistakes += _complaints(deepspeed_config, config.training, config.engine)
+    return mistakes + _complaints(_check_shapes, config, checkpoint, not mistakes)
+
+
+def _encoded(config: ExperimentConfig, checkpoint: Path, blocks: int, dataset: LabelledDataset) -> Inputs:
+    """Tokenise the data, and check that the model can read it and that it fills a batch.
+
+    Raises:
+        ValueError: With every mistake.
+    """
+    tokenizer, shape = load_tokenizer(checkpoint), classifier_shape(checkpoint)
+    positions = max_positions(shape, tokenizer)
+    for length in _values(config, "model.max_length", config.model.max_length):
+        check_length(length, positions)
+    encoded = encode(dataset, tokenizer, config.model.max_length, positions)
+    check_vocabulary(shape, tokenizer, max(int(part.token_ids.max()) for part in encoded.splits.values()))
+    _check_batch(config, len(encoded.splits["train"]))
+    return Inputs(checkpoint, blocks, dataset, encoded, positions)
+
+
+def _check_batch(config: ExperimentConfig, num_train: int) -> None:
+    """Refuse fewer training examples than all workers take at a time, in any trial of a search.
+
+    Raises:
+        ValueError: With both numbers.
+    """
+    batch = max(_values(config, "training.micro_batch_size", config.training.micro_batch_size))
+    workers = max(_values(config, "engine.num_workers", config.engine.num_workers))
+    fewest = min(num_train, *_values(config, "data.max_train", num_train))
+    if batch * workers > fewest:
+        raise ValueError(
+            f"training.micro_batch_size: {batch} on engine.num_workers={workers} takes {batch * workers} examples at a "
+            f"time, and there are {fewest} to train on. Set training.micro_batch_size={max(fewest // workers, 1)} or "
+            "less, or give more data"
+        )
+
+
+def _values(config: ExperimentConfig, key: str, fixed: Any) -> list[Any]:
+    """The values of a setting between which all trials lie."""
+    searched = values_of(config.space[key]) if isinstance(config, SweepConfig) and key in config.space else []
+    return [fixed, *searched]
 
 
 def prepare(config: SweepConfig, source: str, *, makes_store: bool = True) -> Ready:
@@ -108,12 +216,11 @@ def prepare(config: SweepConfig, source: str, *, makes_store: bool = True) -> Re
         makes_store: Whether MLflow's database is opened, and made if absent; else only a server is looked for.
 
     Raises:
-        ConfigError: If settings, model or space are wrong.
-        DataError: If rows cannot be used.
+        ConfigError: If settings, model, space or data are wrong.
         TrackingError: If MLflow cannot be used; that a server is away is told in ``away``.
     """
     uri = resolve_tracking_uri(config.tracking.uri, storage_path(config))
-    checkpoint, blocks = check_config(config, source)
+    inputs = check_inputs(config, source)
     away = None
     if makes_store or local_database(uri) is None:
         # MLflow takes seconds to import.
@@ -123,19 +230,13 @@ def prepare(config: SweepConfig, source: str, *, makes_store: bool = True) -> Re
             check_tracking(uri)
         except TrackingAwayError as error:
             away = error
-    dataset = config.data.load()
-    mistakes = unknown_metrics(config.tune, [f"eval/{name}" for name in metric_names(dataset.labels)])
+    mistakes = unknown_metrics(config.tune, [f"eval/{name}" for name in metric_names(inputs.dataset.labels)])
     mistakes += _complaints(earlier_trials, config.tune, config.space)
     if mistakes:
         raise ConfigError(source, mistakes)
     earlier = earlier_trials(config.tune, config.space)
-    return Ready(checkpoint, dataset, blocks, uri, earlier, (*doubtful(config), *earlier.doubts), away)
-
-
-def tokenise(config: SweepConfig, ready: Ready, folder: Path) -> dict[Split, np.ndarray]:
-    """Tokenise the data once for all trials, which find it in ``folder``; returns each split's lengths ``(N,)``."""
-    encoded = encode_once(ready.dataset, load_tokenizer(ready.checkpoint), config.model.max_length, folder)
-    return {split: part.lengths for split, part in encoded.items()}
+    doubts = (*inputs.dataset.notes, *doubtful(config), *earlier.doubts)
+    return Ready(inputs, uri, earlier, doubts, away)
 
 
 def _complaints(check: Callable[..., object], *arguments: object) -> list[str]:

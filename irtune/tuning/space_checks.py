@@ -217,6 +217,11 @@ def _takes(dimension: Dimension, value: Choice) -> bool:
     return dimension.low <= value <= dimension.high and steps == int(steps)
 
 
+def values_of(dimension: Dimension) -> list[Choice]:
+    """The choices of a dimension, or its bounds."""
+    return [value for field, value in _probes(dimension) if field != "type"]
+
+
 def _probes(dimension: Dimension) -> list[tuple[str, Choice]]:
     """Values to try, each with the field that it stands for."""
     if dimension.choices is not None:

@@ -169,13 +169,14 @@ def _write_files(
         pareto_png=pareto,
         front=front,
         finalists_png=finalists,
+        data=sweep.ready.inputs.facts() | {"asked": sweep.ready.inputs.asked()},
+        data_notes=sweep.ready.dataset.notes,
         best_yaml=best_yaml,
         heat_maps={name: file.read_bytes() for name, file in shown.items() if file.is_file()},
         tracking_command=commands[0],
         tracking_url=commands[1],
         provenance=environment()
         | {
-            "data": sweep.ready.dataset.name,
             "data fingerprint": sweep.ready.dataset.fingerprint(),
             "model": sweep.config.model.name,
             "sweep file": sweep.source,
@@ -202,12 +203,14 @@ def _record(sweep: Sweep, answer: Answer, compared: Compared, shipper: Shipper) 
     """A run of its own for the sweep, with everything that is about all of its trials."""
     key, spool = f"{sweep.name}/{SUMMARY}", sweep.folder / SUMMARY / "spool"
     tags = {"irtune.sweep": sweep.name, "irtune.kind": "summary", "irtune.data": sweep.ready.dataset.name}
+    tags |= {"irtune.data.lengths": sweep.ready.inputs.encoded.in_words()}
     shipper.add(key, spool, name=f"summary of {sweep.name}", tags=tags)
     # Of a sweep that was resumed after it had been summed up there is more than one.
     attempt = next_attempt(spool)
     writer = SpoolWriter(spool, attempt)
     writer.params(dotted_keys(sweep.config))
     writer.tags({"irtune.answer": answer.sentence, "irtune.caveats": " ".join(answer.caveats)})
+    writer.tags({"irtune.data.notes": " ".join(sweep.ready.dataset.notes)})
     interval = answer.interval
     values = {
         "summary/saving_flops": answer.saving_flops,

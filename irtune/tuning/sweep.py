@@ -29,8 +29,8 @@ from irtune.tuning.artifacts import keep_trace
 from irtune.tuning.callback import SweepCallback
 from irtune.tuning.execution import Execution
 from irtune.tuning.finalists import RepeatSearcher, choose_repeats, num_repeats
-from irtune.tuning.plan import PLAN, num_searched, predict, trials_at_once
-from irtune.tuning.preflight import Sweep, prepare, tokenise
+from irtune.tuning.plan import PLAN, num_searched, predict, refuse_what_fails, trials_at_once
+from irtune.tuning.preflight import Sweep, prepare
 from irtune.tuning.progress import SweepProgress, Ticker
 from irtune.tuning.resume import Resume, sweep_to_resume, write_identity
 from irtune.tuning.scheduler import Asha, build_scheduler
@@ -76,7 +76,7 @@ def run_sweep(config: SweepConfig, source: str, console: Console, resume: Resume
     sweep = Sweep(folder.name, folder, config, ready, source)
     with Heartbeat(folder, cluster.job_id()):
         with _status(console, "tokenising the data, and sending to MLflow what dead sweeps left"):
-            lengths = tokenise(config, ready, folder / "encoded")
+            lengths = ready.inputs.keep(config, folder / "encoded")
             write_identity(folder, config, fingerprint)
             write_address(folder, ready.tracking_uri, config.tracking.experiment)
             close_dead(storage_path(config), lambda other: open_tracker(other, own_uri=ready.tracking_uri))
@@ -84,7 +84,7 @@ def run_sweep(config: SweepConfig, source: str, console: Console, resume: Resume
         if not (folder / PLAN).is_file():
             with _status(console, "trying a few steps of the model"):
                 # Before Ray's processes start, which would slow them down.
-                rehearsal.measure()
+                refuse_what_fails(rehearsal, source)
         cluster.connect()
         # Ray has put a handler of its own in place, which may print a stack and go on.
         before = signal.signal(signal.SIGTERM, _raise_killed)
@@ -243,14 +243,13 @@ def _most_steps(config: SweepConfig) -> int:
 def _announce(sweep: Sweep, console: Console) -> None:
     for doubt in sweep.ready.doubts:
         console.print(f"note: {sweep.source}: {doubt}", highlight=False, soft_wrap=True, markup=False)
-    config, dataset = sweep.config, sweep.ready.dataset
-    sizes = ", ".join(f"{len(revisions)} {split}" for split, revisions in dataset.splits.items())
+    config, inputs = sweep.config, sweep.ready.inputs
     finalists = config.tune.finalists
     repeated = f"; the best {finalists.top} and it again on {finalists.seeds} seeds" if finalists else ""
     facts = {
         "sweep": sweep.name,
-        "model": f"{config.model.name}, {sweep.ready.num_blocks} blocks",
-        "data": f"{dataset.name}: {sizes}" + (f"; {dataset.num_skipped} rows skipped" if dataset.num_skipped else ""),
+        "model": f"{config.model.name}, {inputs.num_blocks} blocks",
+        **inputs.facts(),
         "trials": f"{config.tune.num_trials} and the baseline ({BASELINE}) of {config.training.max_steps} steps"
         + repeated,
         "results": str(sweep.folder),

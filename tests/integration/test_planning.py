@@ -12,11 +12,12 @@ from sweeps import ROOT, SweepRun, run_sweep
 
 from irtune.config.load import build, read_yaml
 from irtune.config.schema import ExperimentConfig
-from irtune.data.encode import encode_once
+from irtune.data.encode import encode
 from irtune.training.cost import CostModel
-from irtune.training.model import load_tokenizer, materialize, shapes_only
+from irtune.training.model import materialize, shapes_only
 from irtune.training.recorder import NoRecorder
 from irtune.training.run import run
+from irtune.training.tokenizer import load_tokenizer
 from irtune.tuning.forecast import Trial
 
 NEITHER_RAY_NOR_MLFLOW = """
@@ -86,8 +87,8 @@ def test_the_flops_of_a_run_are_known_before_it(tmp_path: Path, policy: dict[str
     }
     config = build(ExperimentConfig, {key: tree[key] for key in tree.keys() - {"space", "tune"}}, "x")
     checkpoint, dataset = materialize(config.model), config.data.load()
-    encoded = encode_once(dataset, load_tokenizer(checkpoint), config.model.max_length, tmp_path / "encoded")
+    encoded = encode(dataset, load_tokenizer(checkpoint), config.model.max_length)
     cost = CostModel.of(shapes_only(checkpoint, config.adapter), recompute=False)
-    trial = Trial.of(config, cost, {split: part.lengths for split, part in encoded.items()}, None)
+    trial = Trial.of(config, cost, {split: part.lengths for split, part in encoded.splits.items()}, None)
     found = run(config, folder=tmp_path, recorder=NoRecorder(), dataset=dataset).metrics
     assert trial.step_flops == pytest.approx(found["cost/mean_step_flops"], rel=tolerance)

@@ -8,8 +8,9 @@ from transformers import AutoModelForCausalLM
 
 from irtune.config.load import load
 from irtune.config.schema import ExperimentConfig, ModelConfig
-from irtune.training.model import load_tokenizer, materialize
+from irtune.training.model import materialize
 from irtune.training.run import run
+from irtune.training.tokenizer import load_tokenizer
 
 
 def test_the_converted_model_knows_the_capital_of_france() -> None:

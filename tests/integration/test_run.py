@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import CanineConfig, CanineForSequenceClassification, CanineTokenizer
 
 from irtune.config.load import load
 from irtune.config.schema import ExperimentConfig, ModelConfig
-from irtune.training.model import load_tokenizer, materialize
+from irtune.training.model import materialize
 from irtune.training.run import run
+from irtune.training.tokenizer import load_tokenizer
 
 
 class Memory:
@@ -153,6 +155,19 @@ def test_the_adapter_is_a_normal_peft_folder_with_the_trained_head(tmp_path: Pat
                 text = dataset.prompt.render(notes["instruction"], example.texts)
                 logits = model(**tokenizer(text, return_tensors="pt")).logits
             np.testing.assert_allclose(logits.softmax(-1)[0], predictions["test_probabilities"][index], atol=1e-5)
+
+
+def test_a_tokenizer_that_is_written_in_python_works(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
+    hashes = {"num_hash_functions": 4, "num_hash_buckets": 256, "max_position_embeddings": 256}
+    CanineForSequenceClassification(CanineConfig(**sizes, **hashes)).save_pretrained(tmp_path / "canine")
+    CanineTokenizer(model_max_length=256).save_pretrained(tmp_path / "canine")
+    for folder in ("once", "again"):
+        config = tiny(**{"model.name": str(tmp_path / "canine"), "adapter.target_modules": ["query", "value"]})
+        run(config, folder=tmp_path / folder, recorder=Memory(), encoded_folder=tmp_path / "encoded")
+    # Both found the same tokens.
+    assert len([path for path in (tmp_path / "encoded").iterdir() if path.is_dir()]) == 1
 
 
 def test_k_changes_the_loss_the_cost_and_the_trace(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from optuna.trial import TrialState
 from sweeps import ROOT, SweepRun, run_sweep
 
 STEPS, REFRESH, BLOCKS = 9, 3, 6
+CUT = "0 of 150 examples cut, 0 without their change"
 K_IS_2 = "selection.policy.k: {type: int, low: 2, high: 2}"
 
 
@@ -42,6 +43,7 @@ def test_every_trial_is_in_mlflow_as_it_ended(tiny_sweep: SweepRun) -> None:
         assert {"training.learning_rate", "importance.within_block", "selection.reselect_every"} <= set(run.data.params)
         assert run.data.tags["irtune.engine.engine"] == "DeepSpeedEngine"
         assert run.data.tags["irtune.data"] == "synthetic"
+        assert run.data.tags["irtune.data.lengths"].endswith(CUT)
         assert run.data.tags["irtune.sweep"] == tiny_sweep.folder.name
 
 
@@ -71,6 +73,9 @@ def test_the_summary_run_holds_the_sweep(tiny_sweep: SweepRun) -> None:
     (summary,) = tiny_sweep.runs("summary")
     assert summary.info.status == "FINISHED"
     assert summary.data.tags["irtune.answer"] in tiny_sweep.output
+    assert summary.data.tags["irtune.data.lengths"].endswith(CUT)
+    assert CUT in tiny_sweep.output
+    assert CUT in (tiny_sweep.folder / "report.html").read_text(encoding="utf-8")
     files = {file.path for file in tiny_sweep.client().list_artifacts(summary.info.run_id)}
     assert {"report.html", "response.png", "best.yaml", "study.journal", "trials.md"} <= files
 

@@ -6,7 +6,11 @@ import time
 
 def refuses(connection, config, folder, started_at):
     (folder / "started").touch()
-    connection.send("MemoryError: too big")
+    connection.send(("MemoryError: too big", False))
+
+
+def mistaken(connection, config, folder, started_at):
+    connection.send(("ValueError: no such module", True))
 
 
 def dies(connection, config, folder, started_at):
@@ -20,4 +24,4 @@ def hangs(connection, config, folder, started_at):
 def waits(connection, config, folder, started_at):
     """Says what it was asked."""
     asked = connection.recv() if connection.poll(60) else "nothing"
-    connection.send(f"asked to {asked}")
+    connection.send((f"asked to {asked}", False))

@@ -57,6 +57,8 @@ def full(rows: list[TrialRow], text: str) -> str:
         rows,
         title=text,
         response_png=b"response",
+        data={"data": text},
+        data_notes=[text],
         best_yaml=text,
         heat_maps={text: b"best map", "baseline": b"baseline map"},
         tracking_command=text,
@@ -70,7 +72,8 @@ def test_everything_given_is_on_the_page(rows: list[TrialRow]) -> None:
     page = Page(full(rows, "selection.policy.k: 3"))
     assert not page.open
     assert answer.sentence in page.text["p"]
-    assert set(answer.caveats) <= set(page.text["li"])
+    assert {*answer.caveats, "selection.policy.k: 3"} == set(page.text["li"])
+    assert "The data" in page.text["h2"]
     assert page.text["pre"] == ["selection.policy.k: 3"] * 2
     assert page.text["h1"] == page.text["title"] == ["selection.policy.k: 3"]
     assert page.text["td"][-2:] == ["selection.policy.k: 3", "3"]
@@ -97,6 +100,7 @@ def test_html_in_names_and_settings_is_text(rows: list[TrialRow], trial: Trial) 
     assert EVIL in page.text["h1"]
     assert EVIL in page.text["pre"]
     assert EVIL in page.text["td"]
+    assert EVIL in page.text["li"]
     assert EVIL in page.text["figcaption"]
     assert any(EVIL in text for text in page.text["p"])
 

@@ -12,14 +12,8 @@ from transformers import PreTrainedTokenizerFast
 
 from irtune.data import Example, LabelledDataset
 from irtune.data.base import SPLITS
-from irtune.data.encode import (
-    EncodedSplit,
-    encode,
-    encode_once,
-    evaluation_batches,
-    share_hash,
-    training_batches,
-)
+from irtune.data.batches import evaluation_batches, share_hash, training_batches
+from irtune.data.encode import LENGTH_CAP, Cuts, EncodedSplit, LengthError, encode, encode_once
 from irtune.data.prompt import Prompt
 
 PAD = 99
@@ -60,17 +54,98 @@ def test_every_revision_becomes_the_tokens_of_its_prompt():
     data = dataset()
     encoded = encode(data, letters(), max_length=200)
     for split in SPLITS:
-        assert [text(encoded[split], index) for index in range(len(encoded[split]))] == [
+        assert [text(encoded.splits[split], index) for index in range(len(encoded.splits[split]))] == [
             PROMPT.render("Why?", example.texts) for example in data.splits[split]
         ]
-        assert encoded[split].labels.tolist() == [data.labels.index(r.label) for r in data.splits[split]]
-    assert encoded["train"].token_ids.dtype == np.int32
+        assert encoded.splits[split].labels.tolist() == [data.labels.index(r.label) for r in data.splits[split]]
+    assert encoded.splits["train"].token_ids.dtype == np.int32
 
 
-def test_inputs_are_cut_to_the_longest_allowed():
-    encoded = encode(dataset(), letters(), max_length=9)["train"]
-    assert encoded.lengths.tolist() == [9, 9, 9]
-    assert text(encoded, 0) == "Why?\nBefo"
+def revisions(*texts, labels="xy", **prompt):
+    """A dataset of these texts, the first two for validation and test too."""
+    kind = "revisions" if isinstance(texts[0], tuple) and len(texts[0]) == 2 else "texts"
+    examples = tuple(Example(f"r{i}", each, labels[i % 2]) for i, each in enumerate(texts))
+    splits = {"train": examples, "validation": examples[:1], "test": examples[:1]}
+    return LabelledDataset("tiny", tuple(labels), splits, Prompt(kind, "Why", **prompt))
+
+
+def test_a_pair_whose_change_fits_always_shows_it():
+    steady = "steady " * 40
+    data = revisions((f"{steady}old end", f"{steady}new end"), ("short", "text"), instruction=None)
+    encoded = encode(data, letters(), max_length=40)
+    assert text(encoded.splits["train"], 0) == "Before: steady old\nAfter: steady new"
+    assert text(encoded.splits["train"], 1) == "Before: short\nAfter: text"
+    assert encoded.in_words() == "at most 40 tokens; 3 of 4 examples cut, 0 without their change"
+    assert encoded.cuts["train"] == Cuts(2, 1, 0)
+
+
+def test_as_much_context_is_shown_as_fits():
+    words = " ".join(f"w{i}" for i in range(30))
+    data = revisions((f"{words} old", f"{words} new"), instruction=None)
+    for length in range(40, 120):
+        row = encode(data, letters(), length).splits["train"].lengths[0]
+        # One word more on both sides would be too long.
+        assert length - 2 * len(" w10") < row <= length
+
+
+def test_a_change_that_does_not_fit_is_counted():
+    data = revisions(("a b c", "d e f"), ("x " * 50, "y " * 50), instruction=None)
+    encoded = encode(data, letters(), max_length=40)
+    assert encoded.cuts == {"train": Cuts(2, 1, 1), "validation": Cuts(1, 0, 0), "test": Cuts(1, 0, 0)}
+    assert encoded.in_words() == "at most 40 tokens; 1 of 4 examples cut, 1 without their change"
+    assert {"x", "y"} <= set(text(encoded.splits["train"], 1))
+
+
+def test_single_texts_are_cut_at_their_end():
+    encoded = encode(revisions(("one two three four five six",), instruction=None), letters(), max_length=13)
+    assert text(encoded.splits["train"], 0) == "one two three"
+    assert encoded.in_words() == "at most 13 tokens; 3 of 3 examples cut"
+
+
+def test_auto_takes_the_longest_example_up_to_a_cap_and_to_what_the_model_reads():
+    data = revisions(("a", "b"), ("c" * 30, "d"), instruction=None)
+    longest = len("Before: \nAfter: d") + 30
+    assert encode(data, letters(), "auto").max_length == longest
+    assert encode(data, letters(), "auto").all_cuts == Cuts(4, 0, 0)
+    assert encode(data, letters(), "auto", positions=40).max_length == 40
+    assert encode(revisions(("a" * 2000, "b"), instruction=None), letters(), "auto").max_length == LENGTH_CAP
+
+
+def test_the_label_list_is_left_out_where_it_would_take_more_than_a_third():
+    few, many = ("x", "y"), tuple(f"class_name_{i}" for i in range(77))
+    data = revisions(("my card is lost",), ("where is my money",), labels=few)
+    assert encode(data, letters(), "auto").instruction == "Why: x, y?"
+    data = revisions(("my card is lost",), ("where is my money",), labels=many)
+    for length in ("auto", 128):
+        encoded = encode(data, letters(), length)
+        assert encoded.instruction == "Why?"
+        assert text(encoded.splits["train"], 0) == "Why?\nmy card is lost"
+        assert encoded.all_cuts.cut == 0
+    # Exactly a third is not more than a third.
+    data = revisions(("text " * 20,), ("other",), labels=("abc", "defg"))
+    assert encode(data, letters(), 3 * len(": abc, defg")).instruction == "Why: abc, defg?"
+    assert encode(data, letters(), 3 * len(": abc, defg") - 1).instruction == "Why?"
+
+
+def test_an_instruction_that_leaves_too_little_for_texts_is_refused_with_the_figure():
+    data = revisions(("a b c d e f g h i j k l", "b"), instruction="x" * 60)
+    with pytest.raises(LengthError, match=r"of 90 tokens instruction and template take 77 and leave 13 .* 16 at least"):
+        encode(data, letters(), 90)
+    # Where all texts fit there is nothing to refuse.
+    assert encode(data, letters(), 110).all_cuts.cut == 0
+
+
+def test_a_text_without_any_space_is_cut_too():
+    encoded = encode(revisions(("x" * 500,), ("y",), instruction=None), letters(), max_length=20)
+    assert text(encoded.splits["train"], 0) == "x" * 20
+
+
+def test_counts_are_kept_with_the_tokens(tmp_path):
+    data = revisions(("a b c", "d e f"), ("x " * 50, "y " * 50), instruction=None)
+    for _ in range(2):
+        kept = encode_once(data, letters(), 40, tmp_path, 64)
+        assert kept.cuts["train"] == Cuts(2, 1, 1)
+        assert (kept.max_length, kept.instruction, kept.of_revisions) == (40, None, True)
 
 
 def test_a_batch_is_padded_to_its_longest_example_only():
@@ -87,13 +162,13 @@ def test_a_batch_is_padded_to_its_longest_example_only():
 
 def test_data_is_tokenised_once_for_all_trials(tmp_path):
     tokenizer = letters()
-    first = encode_once(dataset(), tokenizer, 30, tmp_path)
-    second = encode_once(dataset(), unusable(letters()), 30, tmp_path)
+    first = encode_once(dataset(), tokenizer, 60, tmp_path)
+    second = encode_once(dataset(), unusable(letters()), 60, tmp_path)
     for split in SPLITS:
-        fresh = encode(dataset(), letters(), 30)[split]
+        fresh = encode(dataset(), letters(), 60).splits[split]
         for name, array in vars(fresh).items():
             for kept in (first, second):
-                found = getattr(kept[split], name)
+                found = getattr(kept.splits[split], name)
                 assert isinstance(found, np.memmap)
                 np.testing.assert_array_equal(found, array)
                 assert found.dtype == array.dtype
@@ -104,34 +179,34 @@ def test_data_is_tokenised_once_for_all_trials(tmp_path):
 def test_a_tokenizer_that_was_used_before_is_still_the_same(tmp_path):
     used = letters()
     used(["abc", "abcdef"], truncation=True, max_length=4)
-    first = encode_once(dataset(), used, 30, tmp_path)
-    second = encode_once(dataset(), unusable(letters()), 30, tmp_path)
-    np.testing.assert_array_equal(first["train"].token_ids, second["train"].token_ids)
+    first = encode_once(dataset(), used, 60, tmp_path)
+    second = encode_once(dataset(), unusable(letters()), 60, tmp_path)
+    np.testing.assert_array_equal(first.splits["train"].token_ids, second.splits["train"].token_ids)
     assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 1
 
 
 def test_other_data_tokenizer_or_length_is_encoded_anew(tmp_path):
-    encode_once(dataset(), letters(), 30, tmp_path)
-    for data, length in ((dataset(after="c"), 30), (dataset(), 31)):
+    encode_once(dataset(), letters(), 60, tmp_path)
+    for data, length in ((dataset(after="c"), 60), (dataset(), 61)):
         with pytest.raises(AssertionError, match="tokenised again"):
             encode_once(data, unusable(letters()), length, tmp_path)
         encoded = encode_once(data, letters(), length, tmp_path)
-        assert text(encoded["train"], 0) == PROMPT.render("Why?", data.splits["train"][0].texts)[:length]
+        assert text(encoded.splits["train"], 0) == PROMPT.render("Why?", data.splits["train"][0].texts)[:length]
     other = letters()
     other.backend_tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     assert not np.array_equal(
-        encode_once(dataset(), other, 30, tmp_path)["train"].offsets,
-        encode_once(dataset(), letters(), 30, tmp_path)["train"].offsets,
+        encode_once(dataset(), other, 60, tmp_path).splits["train"].offsets,
+        encode_once(dataset(), letters(), 60, tmp_path).splits["train"].offsets,
     )
 
 
 def test_what_a_killed_process_left_behind_does_no_harm(tmp_path):
-    encode_once(dataset(), letters(), 30, tmp_path)
+    encode_once(dataset(), letters(), 60, tmp_path)
     (whole,) = (path for path in tmp_path.iterdir() if path.is_dir())
     torn = whole.rename(whole.with_name(whole.name + ".partial"))
     (torn / "train.labels.npy").write_bytes(b"torn")
-    encoded = encode_once(dataset(), letters(), 30, tmp_path)
-    assert encoded["train"].labels.tolist() == [0, 1, 0]
+    encoded = encode_once(dataset(), letters(), 60, tmp_path)
+    assert encoded.splits["train"].labels.tolist() == [0, 1, 0]
 
 
 def lengths_of(num_examples, seed=0):

@@ -21,7 +21,8 @@ from irtune.layers.self_check import check_at_start
 from irtune.selection import TopK
 from irtune.training.adapter import AdapterError, add_adapter
 from irtune.training.cost import CostModel
-from irtune.training.model import ModelError, enable_gradient_checkpointing, shapes_only
+from irtune.training.errors import ModelError
+from irtune.training.model import enable_gradient_checkpointing, shapes_only
 
 SMALL = AdapterConfig(r=2, alpha=4, dropout=0, target_modules="all-linear")
 WITH_DEFAULT_TARGETS = {"llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2"}

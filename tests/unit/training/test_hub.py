@@ -10,7 +10,8 @@ from huggingface_hub import constants as hub
 
 from irtune.config.schema import ModelConfig
 from irtune.training import model as model_module
-from irtune.training.model import ModelError, materialize
+from irtune.training.errors import ModelError
+from irtune.training.model import materialize
 
 
 def mistake(name):

@@ -10,15 +10,15 @@ from irtune.config.schema import AdapterConfig, ModelConfig
 from irtune.layers import map_parameters
 from irtune.training import model as model_module
 from irtune.training.adapter import AdapterError, add_adapter
+from irtune.training.errors import ModelError
 from irtune.training.model import (
-    ModelError,
     enable_gradient_checkpointing,
     load_classifier,
-    load_tokenizer,
     materialize,
     num_blocks,
     shapes_only,
 )
+from irtune.training.tokenizer import load_tokenizer
 
 LABELS = ("clarity", "fluency", "style")
 SMALL = AdapterConfig(r=2, alpha=4, dropout=0)

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import rehearsals
+import torch
 
 from irtune.config.load import build
 from irtune.config.schema import ExperimentConfig
@@ -55,6 +56,30 @@ def test_a_failure_is_told_and_leaves_nothing(monkeypatch, process, told):
     assert not os.path.exists(folder)
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_a_mistake_of_the_experiments_own_is_told_apart(monkeypatch):
+    monkeypatch.setattr(rehearsal, "_answer_with_pace", rehearsals.mistaken)
+    with Rehearsal(CONFIG) as tried, pytest.raises(RehearsalError) as failure:
+        tried.pace()
+    assert failure.value.is_of_trials
+
+
+@pytest.mark.parametrize(
+    ("error", "is_mistake"),
+    [
+        (ValueError("no module called q_proj"), True),
+        (IndexError("index out of range in self"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), True),
+        (MemoryError("too big"), False),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), False),
+        (torch.OutOfMemoryError("CUDA out of memory"), False),
+        (OSError("no space left on device"), False),
+    ],
+)
+def test_a_machine_that_lacks_something_is_no_mistake_of_the_experiment(error, is_mistake):
+    assert rehearsal.is_of_trials(error, CONFIG.engine) is is_mistake
+    assert not rehearsal.is_of_trials(error, CONFIG.engine.model_copy(update={"gpus_per_worker": 1}))
 
 
 def test_starting_it_imports_nothing_heavy():

@@ -26,13 +26,16 @@ class Shipper:
         self.finished.append((key, status, error_text))
 
 
+READY = SimpleNamespace(inputs=SimpleNamespace(num_blocks=6))
+
+
 class Driver:
     """A callback, and what Tune tells it."""
 
     def __init__(self, folder):
         space = {"selection.reselect_every": {"type": "int", "low": 1, "high": 9}}
         config = load(SweepConfig, None, {"model.name": "tiny-random", "data.name": "synthetic", "space": space})
-        sweep = SimpleNamespace(name="mine", folder=folder, config=config, ready=SimpleNamespace(num_blocks=6))
+        sweep = SimpleNamespace(name="mine", folder=folder, config=config, ready=READY)
         self.shipper = Shipper()
         self.setup = TrialSetup(explicit(config.experiment()), folder, dataset=None)
         self.callback = SweepCallback(sweep, self.setup, self.shipper)

@@ -24,6 +24,7 @@ from irtune.training.model import QuietLoading, materialize
 from irtune.tuning.space_checks import check_space
 
 ROOT = Path(__file__).parents[3]
+ARGREWRITE = ROOT.parent / "shared" / "data" / "argrewrite-v2"
 QUICKSTART = ROOT / "search_spaces" / "quickstart.yaml"
 GOOD = {
     "model": {"name": "tiny-random"},
@@ -72,14 +73,18 @@ def write(tmp_path):
 def test_a_good_file(write, capsys, tree):
     file = write("good.yaml", tree)
     assert main(["validate", file]) == 0
-    assert capsys.readouterr() == (f"{file}: ok\n", "")
+    out, err = capsys.readouterr()
+    assert out.splitlines()[-1] == f"{file}: ok"
+    assert f"{file}: data: synthetic: 1000 train, 200 validation, 500 test; 5 labels" in out
+    assert "0 of 1700 examples cut, 0 without their change" in out
+    assert not err
 
 
 def test_what_is_allowed_but_hardly_meant_is_noted(write, capsys):
     file = write("few.yaml", GOOD | {"space": SPACE, "tune": {"num_trials": 9}})
     assert main(["validate", file]) == 0
     out, err = capsys.readouterr()
-    note, verdict = out.splitlines()
+    note, *_, verdict = out.splitlines()
     assert note.startswith(f"{file}: note: tune.num_trials: 9 trials, but the space has 5 configurations; ")
     assert verdict == f"{file}: ok"
     assert not err
@@ -148,9 +153,44 @@ def test_all_files_are_looked_at(write, capsys):
     missing = str(Path(good).with_name("missing.yaml"))
     assert main(["validate", missing, worse, good]) == 2
     out, err = capsys.readouterr()
-    assert out == f"{good}: ok\n"
+    assert out.splitlines()[-1] == f"{good}: ok"
     assert f"{missing}: cannot be read: No such file or directory" in err.splitlines()
     assert f"{worse}: line 2: " in err
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["data.train_size=5", "training.micro_batch_size=8"], "training.micro_batch_size: 8 on engine.num_workers=1"),
+        (["data.max_train=7"], "Set training.micro_batch_size=7 or less"),
+        (["engine.num_workers=200"], "takes 1600 examples at a time, and there are 1000 to train on"),
+        (["model.max_length=2000"], "model.max_length: 2000 tokens are more than the 1024 that the model reads"),
+        (["model.max_length=32"], "model.max_length: of 32 tokens instruction and template take 42"),
+        (["data.template='{before}'"], "data.template: must hold {before}, {after}, and found {before}"),
+    ],
+)
+def test_what_would_fail_in_every_trial_is_refused_before(write, capsys, overrides, told):
+    file = write("good.yaml", GOOD | {"space": SPACE, "tune": {"num_trials": 5}})
+    assert main(["validate", file, *overrides]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_a_batch_that_only_some_trials_fill_is_refused(write, capsys):
+    space = SPACE | {"training.micro_batch_size": {"type": "categorical", "choices": [8, 64]}}
+    space["data.max_train"] = {"type": "int", "low": 50, "high": 500}
+    file = write("space.yaml", GOOD | {"space": space, "tune": {"num_trials": 5}})
+    assert main(["validate", file]) == 2
+    assert "training.micro_batch_size: 64 on engine.num_workers=1 takes 64 examples at a time, and there are 50" in (
+        capsys.readouterr().err
+    )
+
+
+def test_mistakes_in_settings_and_data_are_said_at_once(write, capsys):
+    file = write("two.yaml", GOOD | {"data": {"name": "file", "path": "nowhere.csv"}})
+    assert main(["validate", file, "selection.policy.k=40"]) == 2
+    err = capsys.readouterr().err
+    assert "nowhere.csv" in err
+    assert "selection.policy.k" in err
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "search_spaces").glob("*.yaml")), ids=lambda file: file.name)
@@ -164,7 +204,13 @@ def test_our_own_search_spaces_are_good(file, monkeypatch, capsys):
     monkeypatch.setattr(preflight, "materialize", stand_in)
     monkeypatch.setattr(preflight, "num_blocks", lambda folder: 30)
     monkeypatch.chdir(ROOT)
-    assert main(["validate", str(file)]) == 0, capsys.readouterr().err
+    overrides = []
+    if "argrewrite" in file.name:
+        if not ARGREWRITE.is_dir():
+            pytest.skip(f"no copy of ArgRewrite at {ARGREWRITE}")
+        # Bytes take more room than the tokens of the default model.
+        overrides = [f"data.path={ARGREWRITE}", "model.max_length=512"]
+    assert main(["validate", str(file), *overrides]) == 0, capsys.readouterr().err
 
 
 def explained(capsys, *arguments):

@@ -18,12 +18,12 @@ from irtune.training.model import materialize, shapes_only
 from irtune.training.rehearsal import Pace, RehearsalError
 from irtune.tuning import cluster
 from irtune.tuning.plan import PLAN, Plan, plan_sweep, predict
-from irtune.tuning.preflight import Sweep, prepare, tokenise
+from irtune.tuning.preflight import Sweep, prepare
 from irtune.tuning.resume import write_identity
 
 TREE = {
     "name": "small",
-    "model": {"name": "tiny-random", "max_length": 16},
+    "model": {"name": "tiny-random", "max_length": 64},
     "data": {"name": "synthetic", "train_size": 30, "validation_size": 10, "test_size": 10},
     "selection": {"policy": {"name": "top_k", "k": 2}, "reselect_every": 4},
     "training": {"max_steps": 8, "eval_every": 4, "micro_batch_size": 4},
@@ -38,7 +38,7 @@ GIB = 2.0**30
 
 
 class Rehearsed:
-    """Takes the place of what measures: a second for each 100 MFLOPs, 0.5 GiB and another one for 4 x 16 tokens."""
+    """Takes the place of what measures: a second for each 100 MFLOPs, 0.5 GiB and another one for 4 x 64 tokens."""
 
     def __init__(self, failure=None):
         self.failure = failure
@@ -48,9 +48,9 @@ class Rehearsed:
             raise self.failure
         config = build(SweepConfig, TREE, "x")
         cost = CostModel.of(shapes_only(materialize(config.model), config.adapter), recompute=False)
-        half, full = (cost.step_flops(range(lowest, 6), 1, 16) / 16 for lowest in (3, 0))
+        half, full = (cost.step_flops(range(lowest, 6), 1, 64) / 64 for lowest in (3, 0))
         seconds = (half / 1e8, full / 1e8)
-        return Pace(3.0, 2.0, (half, full), seconds, 64, loaded_bytes=GIB / 2, trained_bytes=1.5 * GIB, cost=cost)
+        return Pace(3.0, 2.0, (half, full), seconds, 256, loaded_bytes=GIB / 2, trained_bytes=1.5 * GIB, cost=cost)
 
 
 @pytest.fixture(autouse=True)
@@ -95,7 +95,12 @@ def test_what_is_predicted(tmp_path, console):
 def test_what_it_says(tmp_path, console):
     plan_of(tmp_path, console).show(console)
     lines = console.file.getvalue().splitlines()
-    assert lines[:5] == [
+    assert lines[:2] == [
+        "data       synthetic: 30 train, 10 validation, 10 test; 5 labels",
+        "lengths    at most 64 tokens; 50 of 50 examples cut, 10 without their change",
+    ]
+    assert lines[2].startswith(r"reads      Why was the text revised?\nBefore: ")
+    assert lines[3:8] == [
         "trials     10, the baseline included, 2 at a time",
         'space      infinitely many configurations: {"selection.policy.k": {"type": "int", "low": 1.0, "high": 6.0}, '
         '"training.learning_rate": {"type": "float", "low": 0.0001, "high": 0.01, "log": true}}',
@@ -106,6 +111,13 @@ def test_what_it_says(tmp_path, console):
     assert lines[-2].startswith(f"results    {tmp_path}/storage/small-<date>-<time>: ")
     assert lines[-1] == f"MLflow     sqlite:///{tmp_path}/storage/mlflow.db, experiment irtune"
     assert not (tmp_path / "storage").exists()
+
+
+def test_a_sweep_whose_first_step_fails_as_every_trial_would_is_refused(tmp_path, console):
+    failed = RehearsalError("measuring failed: ValueError: no module called q_proj", is_of_trials=True)
+    with pytest.raises(ConfigError, match=r"x: .* so would every trial: .*no module called q_proj"):
+        plan_of(tmp_path, console, Rehearsed(failed))
+    assert plan_of(tmp_path, console, Rehearsed(RehearsalError("too slow"))).source == "a closed form: too slow"
 
 
 def test_larger_batches_take_more_memory(tmp_path, console):
@@ -213,7 +225,7 @@ class TestPrediction:
         """A function that predicts a sweep."""
         config = sweep(tmp_path)
         ready = prepare(config, "x", makes_store=False)
-        lengths = tokenise(config, ready, tmp_path / "encoded")
+        lengths = ready.inputs.keep(config, tmp_path / "encoded")
         begun = Sweep("small-1", tmp_path / "sweep", config, ready, "x")
 
         def predicted(rehearsal):
