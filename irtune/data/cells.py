@@ -38,6 +38,8 @@ class LabelReader:
     Whole numbers are the same label however they are stored (``1``, ``1.0``), and so are truth values (``True``,
     ``true``). What is written as a missing value is one, unless the user names it as a label.
 
+    ``missing`` holds how missing labels are written.
+
     Args:
         allowed: The labels that the user allows; none: any.
         label_map: What the user replaces by what.
@@ -49,6 +51,7 @@ class LabelReader:
         self._read: list[dict[tuple[type, object], tuple[str, str]]] = []
         self._mapped: set[str] = set()
         self._has_lists = self._has_whole = False
+        self.missing: set[str] = set()
 
     def of(self, names: Sequence[str] | None = None) -> Callable[[object], tuple[str, str]]:
         """What reads the cells of one column: cell -> its label, and what is wrong with it (empty where nothing is).
@@ -132,6 +135,7 @@ class LabelReader:
             self._mapped.add(label)
             return self._map[label], ""
         if not is_certain and label not in self._known and label in MISSING:
+            self.missing.add(label)
             return "", NO_LABEL
         return label, ""
 
