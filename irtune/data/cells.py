@@ -3,7 +3,7 @@
 import ast
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from datetime import date, time
 from decimal import Decimal
 
@@ -38,6 +38,8 @@ class LabelReader:
     Whole numbers are the same label however they are stored (``1``, ``1.0``), and so are truth values (``True``,
     ``true``). What is written as a missing value is one, unless the user names it as a label.
 
+    ``missing`` holds how missing labels are written.
+
     Args:
         allowed: The labels that the user allows; none: any.
         label_map: What the user replaces by what.
@@ -46,27 +48,29 @@ class LabelReader:
     def __init__(self, allowed: Collection[str] = (), label_map: Mapping[str, str] | None = None) -> None:
         self._map = dict(label_map or {})
         self._known = {*allowed, *self._map}
-        self._read: dict[tuple[type, object], tuple[str, str]] = {}
+        self._read: list[dict[tuple[type, object], tuple[str, str]]] = []
         self._mapped: set[str] = set()
         self._has_lists = self._has_whole = False
+        self.missing: set[str] = set()
 
-    def read(self, cell: object, names: Sequence[str] | None = None) -> tuple[str, str]:
-        """Label of a cell, and what is wrong with it (empty where nothing is).
+    def of(self, names: Sequence[str] | None = None) -> Callable[[object], tuple[str, str]]:
+        """What reads the cells of one column: cell -> its label, and what is wrong with it (empty where nothing is).
 
         Args:
-            cell: What the label column holds.
-            names: Names of the classes where the cell may hold a class index.
+            names: Names of the classes where a cell may hold a class index.
         """
-        if isinstance(cell, list | tuple):
-            return self._only(cell, names)
-        try:
+        read: dict[tuple[type, object], tuple[str, str]] = {}
+        self._read.append(read)
+
+        def once(cell: object) -> tuple[str, str]:
+            if not isinstance(cell, Hashable):
+                return self._label(cell, names)
             key = (type(cell), cell)
-            if key not in self._read:
-                self._read[key] = self._read_one(cell, names)
-            return self._read[key]
-        except TypeError:
-            # Whatever cannot be looked up is an object or a list.
-            return "", NOT_A_LABEL
+            if key not in read:
+                read[key] = self._label(cell, names)
+            return read[key]
+
+        return once
 
     def notes(self) -> list[str]:
         """What was guessed, and entries of the map that no row has; one sentence each."""
@@ -76,7 +80,8 @@ class LabelReader:
             notes.append("labels that stand in a list of one are read as that one")
         if self._has_whole:
             notes.append("labels such as '1.0' are read as '1' (data.labels may name them otherwise)")
-        like = [label for _, (label, wrong) in self._read.items() if not wrong and label.casefold() in _LIKE_MISSING]
+        found = {label for read in self._read for label, wrong in read.values() if not wrong}
+        like = [label for label in found if label.casefold() in _LIKE_MISSING]
         doubtful = sorted({label for label in like if label and label not in self._known and label not in MISSING})
         if doubtful:
             shown = ", ".join(map(repr, doubtful))
@@ -87,9 +92,11 @@ class LabelReader:
         if len(cells) > 1:
             return "", SEVERAL_LABELS
         self._has_lists |= len(cells) == 1
-        return self.read(cells[0] if cells else None, names)
+        return self._label(cells[0] if cells else None, names)
 
-    def _read_one(self, cell: object, names: Sequence[str] | None) -> tuple[str, str]:
+    def _label(self, cell: object, names: Sequence[str] | None) -> tuple[str, str]:
+        if isinstance(cell, list | tuple):
+            return self._only(cell, names)
         if names is not None and isinstance(cell, int):
             if cell >= len(names):
                 return "", f"class index beyond the {len(names)} classes"
@@ -101,16 +108,21 @@ class LabelReader:
             if text is None:
                 return "", NOT_A_LABEL
             return self._settled(self._spelled(text, str(cell)))
-        text = (text_of(cell) or "").strip()
-        if text not in self._known and _WHOLE.fullmatch(text):
-            self._has_whole = True
-            text = str(int(text.partition(".")[0]))
-        elif text not in self._known and text in ("True", "TRUE", "False", "FALSE"):
-            text = self._spelled(text.lower(), text.capitalize())
-        elif text not in self._known and text[:1] == "[" and text[-1:] == "]":
+        return self._written((text_of(cell) or "").strip())
+
+    def _written(self, text: str) -> tuple[str, str]:
+        """The label of a cell that holds text."""
+        if text in self._known:
+            return self._settled(text)
+        if text[:1] == "[" and text[-1:] == "]":
             written = _written_list(text)
             if written is not None:
-                return self._only(written, names)
+                return self._only(written, None)
+        if _WHOLE.fullmatch(text):
+            self._has_whole = True
+            text = str(int(text.partition(".")[0]))
+        elif text in ("True", "TRUE", "False", "FALSE"):
+            text = self._spelled(text.lower(), text.capitalize())
         return self._settled(text)
 
     def _spelled(self, *spellings: str) -> str:
@@ -123,6 +135,7 @@ class LabelReader:
             self._mapped.add(label)
             return self._map[label], ""
         if not is_certain and label not in self._known and label in MISSING:
+            self.missing.add(label)
             return "", NO_LABEL
         return label, ""
 

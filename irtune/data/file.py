@@ -62,6 +62,10 @@ class FileConfig(TableConfig):
             raise ValueError("; ".join(mistakes))
         return self
 
+    def chosen_splits(self) -> set[Split]:
+        """Those that have a file of their own."""
+        return {SPLIT_OF[option] for option in self._paths() if option != "path"}
+
     def tables(self, columns: Columns) -> tuple[list[Table], list[str]]:
         """The tables of every file."""
         places, mistakes = {}, []
@@ -77,13 +81,14 @@ class FileConfig(TableConfig):
         found = {option: _read(one, columns, options, mistakes) for option, one in places.items()}
         if mistakes:
             raise DataError("\n".join(mistakes))
-        return self._with_splits_of_options(found)
+        tables, notes = self._with_splits_of_options(found)
+        return tables, [*(place.note for one in places.values() for place in one if place.note), *notes]
 
     def _with_splits_of_options(self, found: dict[str, list[Table]]) -> tuple[list[Table], list[str]]:
         if len(found) == 1 and self.split_column is None:
             return as_splits(found["path"], f"data.path={_shown(self.path)}", REMEDY)
         if len(found) == 1:
-            return found["path"], []
+            return [table.with_split("") for table in found["path"]], []
         tables, notes = list[Table](), list[str]()
         for option, group in found.items():
             part, said = only_part(group, SPLIT_OF[option], f"data.{option}={_shown(self._paths()[option])}", REMEDY)

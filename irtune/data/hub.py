@@ -30,15 +30,14 @@ class HubConfig(TableConfig):
     validation_split: str | None = Field(None, description="default: validation or dev; drawn where there is none")
     test_split: str | None = Field(None, description="default: test; drawn where there is none")
 
+    def chosen_splits(self) -> set[Split]:
+        """Those that are named."""
+        return set(self._chosen())
+
     def tables(self, columns: Columns) -> tuple[list[Table], list[str]]:
         """The splits as tables."""
         found = load_from_hub(self.repo, self.config, self.revision, HUB_REMEDY)
-        named: dict[Split, str | None] = {
-            "train": self.train_split,
-            "validation": self.validation_split,
-            "test": self.test_split,
-        }
-        chosen: dict[Split, str] = {split: name for split, name in named.items() if name is not None}
+        chosen = self._chosen()
         there = ", ".join(found)
         absent = [f"{name!r} (data.{split}_split)" for split, name in chosen.items() if name not in found]
         if absent:
@@ -49,7 +48,17 @@ class HubConfig(TableConfig):
                 f"{self.repo}: one split is given twice: {twice}. Give each once; what is left out is drawn."
             )
         tables = of_datasets(found, self.repo, columns)
-        return (tables, []) if self.split_column is not None else self._as_chosen(tables, chosen)
+        if self.split_column is not None:
+            return [table.with_split("") for table in tables], []
+        return self._as_chosen(tables, chosen)
+
+    def _chosen(self) -> dict[Split, str]:
+        named: dict[Split, str | None] = {
+            "train": self.train_split,
+            "validation": self.validation_split,
+            "test": self.test_split,
+        }
+        return {split: name for split, name in named.items() if name is not None}
 
     def _as_chosen(self, tables: list[Table], chosen: dict[Split, str]) -> tuple[list[Table], list[str]]:
         """Tables with the splits that the user chose, the others with those that their names mean."""

@@ -1,6 +1,6 @@
 """From the records of a table to rows: the cells of the columns that are looked for, as texts and labels."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from irtune.data.base import DataError
@@ -19,8 +19,7 @@ class _Reading:
 
     paths: Mapping[str, tuple[str, ...]]
     columns: Columns
-    labels: LabelReader
-    class_names: Mapping[str, tuple[str, ...]]
+    label_of: Callable[[object], tuple[str, str]]
     prefix: str
 
 
@@ -38,8 +37,8 @@ def rows_of(table: Table, columns: Columns, labels: LabelReader, prefix: str, pr
         DataError: If a column is in no record at all, or there is none.
     """
     paths = columns.paths(table.columns, table.source, table.hint) if table.columns else {}
-    names = {name: tuple(found) for name, found in table.class_names.items()}
-    reading = _Reading(paths, columns, labels, names, prefix)
+    names = table.class_names.get(".".join(paths.get("label_column", ())))
+    reading = _Reading(paths, columns, labels.of(names), prefix)
     rows: list[Row] = []
     num_before, absent = len(problems), 0
     for record in table.records:
@@ -63,8 +62,7 @@ def _row(record: Record, reading: _Reading) -> Row | Problem:
     cells = {option: _cell(record.cells, path) for option, path in reading.paths.items()}
     label, wrong = "", NO_LABEL
     if cells["label_column"] is not _ABSENT:
-        names = reading.class_names.get(".".join(reading.paths["label_column"]))
-        label, wrong = reading.labels.read(cells["label_column"], names)
+        label, wrong = reading.label_of(cells["label_column"])
     texts: dict[str, str] = {}
     for option, cell in cells.items():
         if cell is _ABSENT:

@@ -85,6 +85,12 @@ def text_problem(row: Row) -> Problem | None:
     return None
 
 
+def missing_label_problem(spellings: Collection[str]) -> Check:
+    """A check that there is a label; ``spellings`` is how missing ones are written."""
+    found = " or ".join(repr(spelling) if spelling else "nothing" for spelling in sorted(spellings)) or "nothing"
+    return lambda row: None if row.label else Problem("missing label", row.place, found, LABEL_EVERYWHERE)
+
+
 def label_problem(labels: Sequence[str]) -> Check:
     """A check that there is a label, and that it is one of ``labels``."""
     allowed = frozenset(labels)

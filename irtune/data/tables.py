@@ -14,12 +14,12 @@ from irtune.data.reading.splits import CALLED, split_called
 from irtune.data.reading.table import Columns, Table
 from irtune.data.records import note_on_replaced, rows_of
 from irtune.data.rows import (
-    LABEL_EVERYWHERE,
     Problem,
     Row,
     SkipBadRows,
     group_problem,
     label_problem,
+    missing_label_problem,
     partition,
     skip_notes,
     skip_or_stop,
@@ -131,6 +131,10 @@ class TableConfig(DatasetConfig):
         """
         raise TypeError(f"dataset {self.name!r} does not say where its tables are")
 
+    def chosen_splits(self) -> set[Split]:
+        """The splits that the user gives by an option of their own; others may be left out and drawn."""
+        return set()
+
     def read(self) -> LabelledDataset:
         """Read and check the tables, and split their rows."""
         columns, problems = self.columns(), list[Problem]()
@@ -142,17 +146,16 @@ class TableConfig(DatasetConfig):
         rows, given = self._with_splits(rows, tables, problems, notes)
         if self.group_column is not None:
             rows = partition(rows, group_problem, problems)
-        rows = partition(partition(rows, text_problem, problems), _has_label, problems)
+        rows = partition(partition(rows, text_problem, problems), missing_label_problem(reader.missing), problems)
         labels = self.labels or tuple(sorted({row.label for row in rows if row.split in ("", "train")}))
         rows = partition(rows, label_problem(labels), problems)
         skipped = skip_or_stop(problems, num_rows, self.skip_bad_rows)
+        parts = self._split(rows, given, notes)
         notes += [*reader.notes(), *skip_notes(problems, rows, self.labels), *note_on_replaced(rows)]
         return LabelledDataset(
             name=self.name,
             labels=labels,
-            splits={
-                split: tuple(row.example() for row in part) for split, part in self._split(rows, given, notes).items()
-            },
+            splits={split: tuple(row.example() for row in part) for split, part in parts.items()},
             prompt=self.prompt(self.kind, QUESTIONS[self.kind]),
             skipped=skipped,
             notes=tuple(notes),
@@ -175,7 +178,7 @@ class TableConfig(DatasetConfig):
             given = {split for split in means.values() if split is not None}
         else:
             given = {split for table in tables if (split := split_called(table.split)) is not None}
-            rows, given = _without_unlabelled(rows, given, notes)
+            rows, given = _without_unlabelled(rows, given, self.chosen_splits(), notes)
         if given and "train" not in given:
             raise DataError(
                 f"dataset {self.name!r}: rows of {', '.join(sorted(given))} are there, and none of train. Call a split "
@@ -188,6 +191,8 @@ class TableConfig(DatasetConfig):
         parts: dict[Split, list[Row]] = {split: [row for row in rows if row.split == split] for split in SPLITS}
         missing = [split for split in SPLITS if split not in given]
         if not missing:
+            if self.group_column is not None:
+                notes.append("data.group_column changes nothing, as the data gives all splits")
             return parts
         rest = [row for row in rows if row.split in ("", "train")]
         groups = None if self.group_column is None else [row.group for row in rest]
@@ -229,10 +234,12 @@ def read_all(tables: Sequence[Table], columns: Columns, reader: LabelReader, pro
     return rows
 
 
-def _without_unlabelled(rows: list[Row], given: set[Split], notes: list[str]) -> tuple[list[Row], set[Split]]:
+def _without_unlabelled(
+    rows: list[Row], given: set[Split], chosen: set[Split], notes: list[str]
+) -> tuple[list[Row], set[Split]]:
     """Rows without the splits whose labels were never published, as in shared tasks; these are no splits to use."""
-    hidden = {split for split in given - {"train"} if not any(row.label for row in rows if row.split == split)}
-    hidden = {split for split in hidden if any(row.split == split for row in rows)}
+    labelled, filled = {row.split for row in rows if row.label}, {row.split for row in rows}
+    hidden = {split for split in given - chosen - {"train"} if split in filled and split not in labelled}
     notes += [f"no row of the {split} split has a label, so it is left out" for split in sorted(hidden)]
     return [row for row in rows if row.split not in hidden], given - hidden
 
@@ -242,7 +249,3 @@ def _split_is_known(row: Row) -> Problem | None:
         return None
     allowed = ", ".join(name for names in CALLED.values() for name in names)
     return Problem("unknown split", row.place, repr(row.split) if row.split else "nothing", allowed, row.label)
-
-
-def _has_label(row: Row) -> Problem | None:
-    return None if row.label else Problem("missing label", row.place, "nothing", LABEL_EVERYWHERE)

@@ -3,8 +3,9 @@
 import difflib
 import filecmp
 import glob
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
@@ -14,15 +15,24 @@ from irtune.data.reading.contents import kind_of
 from irtune.data.reading.kinds import SUFFIXES
 from irtune.data.reading.splits import split_called
 
+# Large files are often cut into pieces, called train-00000-of-00002 and the like.
+_SHARD = re.compile(r"[-_]?\d+([-_]of[-_]\d+)?$")
 _OWN_ROWS = "Give each split its own rows, or leave the option out to have the split drawn."
 
 
 @dataclass(frozen=True)
 class Place:
-    """A file, or a folder of ``save_to_disk``; ``split`` is what the folder around it calls it, if anything."""
+    """A file, or a folder of ``save_to_disk``.
+
+    Args:
+        path: Where it lies.
+        split: What the folder around it calls it, if anything.
+        note: What is left out beside it.
+    """
 
     path: Path
     split: str = ""
+    note: str = ""
 
 
 def find_places(paths: Path | Sequence[Path], key: str) -> list[Place]:
@@ -102,11 +112,18 @@ def _in_folder(folder: Path, key: str) -> list[Place]:
     if is_saved(folder):
         return [Place(folder)]
     files = sorted(file for file in folder.iterdir() if kind_of(file)[0] in SUFFIXES and file.is_file())
-    named = [Place(file, file.name.split(".")[0]) for file in files if split_called(file.name.split(".")[0])]
-    if named:
-        return named
-    holds = f"files such as {files[0].name}" if files else "no table"
-    raise DataError(
-        f"data.{key}: {folder} is a folder that was not written by save_to_disk; it holds {holds}, and no train, "
-        f"validation and test. Name files: data.{key}={folder}/*.csv, say."
-    )
+    named = {file: name for file in files if split_called(name := _SHARD.sub("", file.name.split(".")[0]))}
+    if not named:
+        holds = f"files such as {files[0].name}" if files else "no table"
+        raise DataError(
+            f"data.{key}: {folder} is a folder that was not written by save_to_disk; it holds {holds}, and no train, "
+            f"validation and test. Name files: data.{key}={folder}/*.csv, say."
+        )
+    for name in dict.fromkeys(named.values()):
+        kinds = {kind_of(file)[0]: file.name for file, called in named.items() if called == name}
+        if len(kinds) > 1:
+            raise DataError(f"data.{key}: {folder} holds {' and '.join(kinds.values())}. Name the files to read.")
+    others = ", ".join(file.name for file in files if file not in named)
+    note = f"{folder}: left out, as its name means no split: {others}" if others else ""
+    places = [Place(file, name) for file, name in named.items()]
+    return [replace(places[0], note=note), *places[1:]]

@@ -124,6 +124,14 @@ def test_names_of_classes_may_be_any_and_no_class_is_a_missing_label(tmp_path):
     assert "missing label, 6 rows" in refusal(tmp_path / "hidden.parquet")
 
 
+def test_classes_may_be_in_another_order_in_another_file(tmp_path):
+    with_classes(PAIRS[:30]).to_parquet(str(tmp_path / "a.parquet"))
+    with_classes(PAIRS[30:], names=("fluency", "style", "clarity")).to_parquet(str(tmp_path / "b.parquet"))
+    data = read([tmp_path / "a.parquet", tmp_path / "b.parquet"])
+    assert {e.label for split in data.splits.values() for e in split if "number 30 " in e.texts[0]} == {"fluency"}
+    assert {e.label for split in data.splits.values() for e in split if "number 0 " in e.texts[0]} == {"clarity"}
+
+
 def test_the_user_calls_labels_otherwise(tmp_path):
     path = labelled(tmp_path, ["a" if i % 2 else ("A", "b ", "c")[i % 3] for i in range(60)])
     data = read(path, label_map={"A": "a", "c": "other", "b": "other", "x": "a", "y": "b"})
@@ -208,51 +216,8 @@ def test_a_split_without_any_label_is_left_out(tmp_path):
     data = read(tmp_path / "saved")
     assert sum(sizes(data).values()) == 50
     assert "no row of the test split has a label" in "".join(data.notes)
-
-
-# Places
-
-
-def test_lists_patterns_folders_and_the_home_folder(tmp_path, monkeypatch):
-    folder = tmp_path / "parts"
-    folder.mkdir()
-    for name, (start, stop) in {"train": (0, 40), "dev": (40, 50), "test": (50, 60)}.items():
-        write_text(folder / f"{name}.csv", delimited(PAIRS[start:stop]))
-    monkeypatch.setenv("HOME", str(tmp_path))
-    everything = read(f"{folder}/*.csv")
-    assert counted(everything) == {"a": 20, "b": 20, "c": 20}
-    assert len({example.id for split in everything.splits.values() for example in split}) == 60
-    assert sizes(read("~/parts")) == {"train": 40, "validation": 10, "test": 10}
-    data = read(["~/parts/train.csv", folder / "test.csv"], validation_path="~/parts/d*.csv")
-    assert sizes(data)["validation"] == 10
-    odd = write_text(tmp_path / "[a]*.csv", delimited())
-    assert sum(sizes(read(odd)).values()) == 60
-
-
-def test_everything_that_is_not_there_is_said_at_once(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    write_text(tmp_path / "train.csv", delimited())
-    text = refusal(["trian.csv", "x/*.csv"], validation_path="y/dev.csv")
-    assert "data.path: no such file: trian.csv" in text
-    assert "did you mean train.csv?" in text
-    assert "data.path: no file fits x/*.csv" in text
-    assert "data.validation_path: no such file: y/dev.csv" in text
-    (tmp_path / "empty").mkdir()
-    assert "data.path=empty/*.csv" in refusal("empty")
-
-
-def test_one_file_for_two_splits_is_refused_under_any_name(tmp_path):
-    path, copy = (write_text(tmp_path / name, delimited()) for name in ("data.csv", "copy.csv"))
-    link = tmp_path / "link.csv"
-    link.symlink_to(path)
-    text = refusal(path, validation_path=link, test_path=copy)
-    assert f"data.validation_path: {link} is the same file as {path} of data.path" in text
-    assert f"data.test_path: {copy} holds the same as {path} of data.path" in text
-    spelled = tmp_path / "x" / ".." / "data.csv"
-    (tmp_path / "x").mkdir()
-    assert "is the same file" in refusal(path, validation_path=spelled)
-    assert "is the same file" in refusal(f"{tmp_path}/*.csv", test_path=path)
-    assert f"data.path: {link} is the same file as {path}, and its rows would count twice" in refusal([path, link])
+    first, second = (write_text(tmp_path / f"{name}.jsonl", json_lines(part)) for name, part in parts.items())
+    assert "missing label, 10 rows" in refusal(first, test_path=second)
 
 
 # Bad rows
