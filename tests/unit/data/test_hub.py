@@ -67,7 +67,7 @@ def test_what_is_missing_is_drawn_from_train(hub):
     assert sizes(HubConfig(repo="o/n").load()) == {"train": 42, "validation": 9, "test": 9}
     hub.published.update(train=part(0, 50), test=part(50, 60))
     data = HubConfig(repo="o/n").load()
-    assert sizes(data) == {"train": 43, "validation": 7, "test": 10}
+    assert sizes(data) == {"train": 42, "validation": 8, "test": 10}
     assert "no validation split" in "".join(data.notes)
 
 
