@@ -5,14 +5,14 @@
 | section | what it looks at |
 |---|---|
 | tests | ``gpu_tests.py``: the tests that are skipped on a CPU |
-| exactness | ``exactness.py``: cells of one rank at ZeRO stages 0 to 3, in fp32 and bf16 |
-| fp16 | the same in fp16, which a CPU cannot |
+| exactness-fp32, -bf16, -fp16 | ``exactness.py``: cells of one rank at ZeRO stages 0 to 3, in one precision each |
 | steps | ``gpu_steps.py``: the time of a step, beside a Hugging Face Trainer |
 | memory | ``gpu_memory.py``: peak memory beside the closed form, up to a model of 8B |
 | sweep | ``gpu_sweep.py``: a sweep with two trials on one GPU |
 
-Each is a process of its own with a time limit, so that none stops the others; the file is rewritten after each. Exits
-with 1 unless all passed. With ``--device cpu --model tiny`` the same runs on a CPU, to see that it works.
+Each is a process of its own with a time limit, so that none stops the others; the file is rewritten after each. Those
+that time nothing run beside each other, the others alone. Exits with 1 unless all passed. With ``--device cpu --model
+tiny`` the same runs on a CPU, to see that it works.
 """
 
 import argparse
@@ -25,7 +25,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,54 +44,44 @@ class Section:
         name: What ``--only`` calls it.
         command: A script beside this one, with its arguments but for ``--out FILE``.
         limit_s: Seconds until it is ended.
+        is_timed: Whether it measures time, and so needs the machine for itself.
         skipped: Why it does not run here; empty if it does.
     """
 
     name: str
     command: Sequence[str]
     limit_s: float
+    is_timed: bool = True
     skipped: str = ""
 
 
 def sections(device: str, model: str) -> list[Section]:
     """All of them, those first that say whether anything works at all."""
-    where = ("--device", device)
-    with_model = (*where, "--model", model)
+    options = ("--device", device, "--model", model)
+    rounds = "30" if device == "cuda" else "8"
     return [
-        Section("tests", ("gpu_tests.py",), 90),
-        Section("exactness", ("exactness.py", *where, *exactness_cells(device)), 150),
-        Section(
-            "fp16",
-            ("exactness.py", *where, *only("precision=fp16,accumulation=2,clipping=on,tuner=lora")),
-            80,
-            skipped="" if device == "cuda" else "DeepSpeed refuses fp16 on a CPU",
-        ),
-        Section("steps", ("gpu_steps.py", *with_model, *rounds(device)), 150),
-        Section("memory", ("gpu_memory.py", *with_model), 120),
-        Section("sweep", ("gpu_sweep.py", *with_model), 150),
+        Section("tests", ("gpu_tests.py",), 100, is_timed=False),
+        exactness(device, "fp32", "dora"),
+        exactness(device, "bf16", "ia3"),
+        exactness(device, "fp16", "lora"),
+        Section("steps", ("gpu_steps.py", *options, "--rounds", rounds), 180),
+        Section("memory", ("gpu_memory.py", *options), 150),
+        Section("sweep", ("gpu_sweep.py", *options), 150),
     ]
 
 
-def exactness_cells(device: str) -> Sequence[str]:
-    """On a GPU the cells of LoRA, and some of the tuners with parameters of other shapes; on a CPU a few to try it."""
-    if device == "cpu":
-        return only("ranks=1,accumulation=2,clipping=on,tuner=lora")
-    return [
-        *only("precision=fp32,tuner=lora"),
-        *only("precision=bf16,tuner=lora"),
-        *only("precision=fp32,accumulation=2,clipping=on,tuner=dora"),
-        *only("precision=bf16,accumulation=2,clipping=on,tuner=ia3"),
-    ]
-
-
-def rounds(device: str) -> Sequence[str]:
-    """How often contenders take turns."""
-    return ("--rounds", "40" if device == "cuda" else "8")
-
-
-def only(cells: str) -> Sequence[str]:
-    """The option of ``exactness.py`` that runs these."""
-    return ("--only", cells)
+def exactness(device: str, precision: str, tuner: str) -> Section:
+    """The cells of LoRA, and some of another tuner; on a CPU only these, to see that it works."""
+    filters = [f"ranks=1,precision={precision},accumulation=2,clipping=on,tuner={tuner}"]
+    if device == "cuda":
+        filters.append(f"ranks=1,precision={precision},tuner=lora")
+    return Section(
+        f"exactness-{precision}",
+        ("exactness.py", "--device", device, *(part for each in filters for part in ("--only", each))),
+        150,
+        is_timed=False,
+        skipped="DeepSpeed refuses fp16 on a CPU" if (device, precision) == ("cpu", "fp16") else "",
+    )
 
 
 def run(section: Section, limit_s: float) -> dict[str, Any]:
@@ -178,20 +169,26 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def run_all(chosen: Sequence[Section], limit_s: float, out: Path, report: dict[str, Any]) -> bool:
-    """Run sections one after the other, and rewrite the report after each; whether all passed."""
+    """Run sections, and rewrite the report after each; whether all passed."""
     started, results = time.monotonic(), report["sections"]
-    for section in chosen:
+    here = [section for section in chosen if not section.skipped]
+    results |= {section.name: {"status": f"skipped: {section.skipped}"} for section in chosen if section.skipped}
+    side_by_side = [section for section in here if not section.is_timed]
+    for group in (side_by_side, *([section] for section in here if section.is_timed)):
         left_s = limit_s - (time.monotonic() - started)
-        if section.skipped:
-            results[section.name] = {"status": f"skipped: {section.skipped}"}
-        elif left_s < 1:
-            results[section.name] = {"status": f"not run: the {limit_s:.0f} s are over"}
-        else:
-            print(f"\n## {section.name}\n", flush=True)
-            found = results[section.name] = run(section, min(section.limit_s, left_s))
-            print("\n".join([*found["printed"], *found.get("errors", [])[-25:]]), flush=True)
-        out.write_text(json.dumps(report, indent=1), encoding="utf-8")
+        for name, found in run_group(group, left_s):
+            print(f"\n## {name}\n\n" + "\n".join([*found["printed"], *found.get("errors", [])[-25:]]), flush=True)
+            results[name] = found
+            out.write_text(json.dumps(report, indent=1), encoding="utf-8")
     return all(one["status"].startswith(("passed", "skipped")) for one in results.values())
+
+
+def run_group(group: Sequence[Section], left_s: float) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Run sections at the same time; yields each with what it found, as soon as it ends."""
+    with ThreadPoolExecutor(max_workers=max(1, len(group))) as pool:
+        running = {pool.submit(run, section, max(1.0, min(section.limit_s, left_s))): section for section in group}
+        for future in as_completed(running):
+            yield running[future].name, future.result()
 
 
 def main() -> int:

@@ -30,7 +30,8 @@ KINDS = ("all", "last third", "top k")
 INSTRUCTION = (
     "What is the purpose of this revision of an essay: claim, evidence, general content, organization, rebuttal, "
     "reasoning, clarity, conventions, fluency? A revision of the surface leaves alone what is said; one of the content "
-    "changes what the author claims, or how it is supported."
+    "changes what the author claims, how it is supported, or in which order it comes. Read both versions of it "
+    "and say which one of these purposes the author had above all."
 )
 """Makes inputs of about 128 tokens."""
 

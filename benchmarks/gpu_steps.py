@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gpu_contenders import Bench, LoopSteps, Setting, contenders
+from gpu_contenders import Bench, LoopSteps, Setting, contenders, outside_a_process_group
 
 WARM_UP = 5
 BASE = "Trainer, all"
@@ -39,7 +39,7 @@ def measure(setting: Setting, options: argparse.Namespace) -> dict[str, Any]:
     num_steps = WARM_UP + options.rounds + 2
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench.of(setting, options, num_steps, Path(folder))
-        with contenders(bench) as ready:
+        with contenders(bench) as ready, outside_a_process_group():
             seconds = take_turns(ready, options.rounds, options.device)
             flops = {name: each.flops / len(each.losses) for name, each in ready.items() if isinstance(each, LoopSteps)}
             losses = {name: each.losses for name, each in ready.items()}
@@ -99,7 +99,10 @@ def busy_share(contender: Any, device: str) -> float | None:
         started = synchronized(device)
         contender.step()
         taken = synchronized(device) - started
-    return float(sum(event.self_device_time_total for event in profile.key_averages()) / 1e6 / taken)
+    kernels = [
+        event for event in profile.key_averages() if event.device_type.name == "CUDA" and not event.is_user_annotation
+    ]
+    return float(sum(event.self_device_time_total for event in kernels) / 1e6 / taken)
 
 
 def largest_difference(left: Sequence[float], right: Sequence[float]) -> float:

@@ -27,7 +27,7 @@ class OnlyGpuTests:
 
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         """Keep what is skipped for want of a GPU."""
-        wanted = [item for item in items if any("GPU" in mark.kwargs["reason"] for mark in item.iter_markers("skipif"))]
+        wanted = [item for item in items if any(needs_gpu(mark) for mark in item.iter_markers("skipif"))]
         config.hook.pytest_deselected(items=[item for item in items if item not in wanted])
         items[:] = wanted
 
@@ -36,6 +36,11 @@ class OnlyGpuTests:
         if report.when == "call" or report.outcome != "passed":
             tail = report.longreprtext.splitlines()[-TAIL:] if report.failed else []
             self.found[report.nodeid] = {"outcome": report.outcome, "seconds": report.duration, "tail": tail}
+
+
+def needs_gpu(mark: pytest.Mark) -> bool:
+    """Whether a test is skipped for want of a GPU."""
+    return "GPU" in mark.kwargs.get("reason", "")
 
 
 def files() -> Sequence[str]:
