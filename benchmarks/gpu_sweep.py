@@ -1,6 +1,6 @@
 """One short sweep of the quickstart's kind, with two trials at a time on one GPU, or on two cores.
 
-    python benchmarks/gpu_sweep.py [--device cuda] [--model smollm2-135m|tiny] [--out results.json]
+    python benchmarks/gpu_sweep.py [--device cuda] [--model smollm2-135m|tiny] [--limit 120] [--out results.json]
 
 Runs ``jobs/sweep.py`` as a user does, with MLflow in an SQLite file, and prints how its trials ended, what was
 predicted beside what it took, and for how long two trials ran at the same time. Exits with 1 unless MLflow knows of all
@@ -45,27 +45,27 @@ NUM_TRIALS = 4
 
 
 def run_sweep(options: argparse.Namespace, storage: Path) -> dict[str, Any]:
-    """Run it to its end; what it printed last, and how it ended."""
+    """Run it to its end, or until the limit; what it printed last, and how it ended."""
     settings = [*MODELS[options.model], *ENGINES[options.device], *SHORT]
     places = [f"storage={storage}", f"tracking.uri=sqlite:///{storage}/mlflow.db"]
     command = [sys.executable, "jobs/sweep.py", "search_spaces/quickstart.yaml", *settings, *places]
-    started = time.perf_counter()
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
+    started, log = time.perf_counter(), storage / "log"
+    with log.open("w") as printed:
         # Wide enough for whole tables.
-        env=os.environ | {"COLUMNS": "160"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL,
-        text=True,
-        check=False,
-    )
+        wide = os.environ | {"COLUMNS": "160"}
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=wide, stdin=subprocess.DEVNULL, stdout=printed, stderr=subprocess.STDOUT
+        )
+        try:
+            process.wait(options.limit)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
     return {
         "settings": settings,
-        "status": done.returncode,
+        "status": process.returncode,
         "seconds": time.perf_counter() - started,
-        "printed": done.stdout.splitlines()[-60:],
+        "printed": log.read_text(encoding="utf-8", errors="replace").splitlines()[-60:],
     }
 
 
@@ -76,7 +76,11 @@ def trials(storage: Path) -> list[dict[str, Any]]:
     found = []
     for folder in sorted(storage.glob("*/trials/*")):
         ledger = RunLedger(folder)
-        start, end = ledger.start(), ledger.end()
+        try:
+            start, end = ledger.start(), ledger.end()
+        except FileNotFoundError:
+            # A sweep that was ended early has trials that have not begun.
+            continue
         found.append(
             {
                 "trial": folder.name,
@@ -139,6 +143,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
     parser.add_argument("--device", choices=tuple(ENGINES), default="cpu")
     parser.add_argument("--model", choices=tuple(MODELS), default="smollm2-135m")
+    parser.add_argument("--limit", type=float, default=120, help="seconds after which the sweep is ended")
     parser.add_argument("--out", type=Path, help="write what was found as JSON, too")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
