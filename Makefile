@@ -1,11 +1,13 @@
 # Everything that a contributor or CI needs; each target does its own set-up in .venv.
 PYTHON ?= python3
 VENV := .venv
+DEVICE ?= cuda
+MODEL ?= smollm2-135m
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help install sweep test lint e2e bench clean
+.PHONY: help install sweep test lint e2e bench gpu clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1	/p' Makefile
@@ -45,6 +47,9 @@ bench: install ## Print the figures that README and docstrings quote (about two 
 	@$(RUN) benchmarks/faults.py
 	@$(RUN) benchmarks/every_method.py
 	@$(RUN) benchmarks/synthetic_difficulty.py
+
+gpu: install ## Run everything that needs a GPU, in ten minutes; DEVICE=cpu MODEL=tiny tries it out
+	@$(RUN) benchmarks/gpu.py --device $(DEVICE) --model $(MODEL)
 
 clean: ## Remove .venv and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

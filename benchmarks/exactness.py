@@ -1,10 +1,12 @@
 """Is training with blocks that freeze and thaw exact? 256 cells, each held against plain PyTorch.
 
     python benchmarks/exactness.py [--only stage=2,precision=fp32] [--cells 16] [--sabotage] [--out results.json]
+                                   [--device cuda]
 
 The cells are all combinations of ZeRO stage, 1 or 2 ranks, precision, gradient accumulation, clipping and tuner. Each
 trains 6 steps of a 4-block model with changing active sets, weight decay on and dropout off, and saves and resumes on
-the way. Further runs are saved in one cell and resumed at another stage and world size.
+the way. Further runs are saved in one cell and resumed at another stage and world size. On a GPU there are other
+cells: those of one rank, in fp16 too (with a loss scale that stays the same), by kernels that repeat their sums.
 
 Prints a line a cell as Markdown, then how large the differences are by stage and precision; progress goes to stderr.
 Exits with 1 and names what is off unless in every cell
@@ -50,6 +52,8 @@ TOLERANCES = {
     "fp32": {"weights_error": 1e-3, "moments_error": 1e-5, "scores_error": 1e-5},
     # The masters differ as in fp32, but where one lies on the edge, the model's weight rounds to its other neighbour.
     "bf16": {"weights_error": 1e-3, "moments_error": 1e-3, "scores_error": 1e-3},
+    # Half precision all the same: fp16 has three bits more.
+    "fp16": {"weights_error": 1e-3, "moments_error": 1e-3, "scores_error": 1e-3},
     # Stage 3's other order of adding rounds every gradient of the lower blocks differently, by up to 2^-8.
     "bf16, stage 3": {"weights_error": 0.25, "moments_error": 0.04, "scores_error": 0.02},
 }
@@ -86,7 +90,7 @@ class Row:
         precision, stage_3 = cells[0].precision, any(cell.stage == 3 for cell in cells)
         if not cells[0].clipping and not stage_3:
             return TOLERANCES["same sums"]
-        return TOLERANCES["bf16, stage 3" if stage_3 and precision == "bf16" else precision]
+        return TOLERANCES["bf16, stage 3" if stage_3 and precision != "fp32" else precision]
 
     def wrong(self) -> list[str]:
         """What is off, in words."""
@@ -111,7 +115,7 @@ def matches(what: Cell | Move, wanted: Sequence[Mapping[str, str]]) -> bool:
     return any(each.items() <= what.labels().items() for each in wanted)
 
 
-def run_all(cells: Sequence[Cell], moves: Sequence[Move], sabotage: bool) -> Iterator[Row]:
+def run_all(cells: Sequence[Cell], moves: Sequence[Move], device: str, sabotage: bool) -> Iterator[Row]:
     """Every row as soon as it is there. One group of processes a world size, which runs its cells one after the other;
     the last one resumes on one rank what two ranks saved."""
     with tempfile.TemporaryDirectory() as folder:
@@ -120,13 +124,15 @@ def run_all(cells: Sequence[Cell], moves: Sequence[Move], sabotage: bool) -> Ite
             saved = [move for move in moves if move.source.ranks == ranks and not last]
             resumed = [move for move in moves if move.target.ranks == ranks and last == (ranks == 1)]
             if here or saved or resumed:
-                yield from _spawn(ranks, (here, saved, resumed), Path(folder), sabotage)
+                yield from _spawn(ranks, device, (here, saved, resumed), Path(folder), sabotage)
 
 
-def _spawn(ranks: int, jobs: tuple[list[Cell], list[Move], list[Move]], folder: Path, sabotage: bool) -> Iterator[Row]:
+def _spawn(
+    ranks: int, device: str, jobs: tuple[list[Cell], list[Move], list[Move]], folder: Path, sabotage: bool
+) -> Iterator[Row]:
     queue = torch.multiprocessing.get_context("spawn").SimpleQueue()
     with tempfile.NamedTemporaryFile() as store:
-        arguments = (ranks, store.name, jobs, folder, sabotage, queue)
+        arguments = (ranks, store.name, device, jobs, folder, sabotage, queue)
         processes = torch.multiprocessing.spawn(worker, args=arguments, nprocs=ranks, join=False)
         ended = False
         while not ended:
@@ -139,6 +145,7 @@ def worker(
     rank: int,
     ranks: int,
     store: str,
+    device: str,
     jobs: tuple[list[Cell], list[Move], list[Move]],
     folder: Path,
     sabotage: bool,
@@ -150,9 +157,15 @@ def worker(
     # DeepSpeed's notes belong with the progress, not into the table.
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(ranks), LOCAL_RANK=str(rank))
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0", DS_ACCELERATOR="cpu")
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0", DS_ACCELERATOR=device)
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=ranks)
+    if device == "cuda":
+        torch.cuda.set_device(rank)
+        # A resumed run can have every bit of another only where a kernel has every bit of itself.
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    backend = "nccl" if device == "cuda" else "gloo"
+    torch.distributed.init_process_group(backend, init_method=f"file://{store}", rank=rank, world_size=ranks)
     import deepspeed  # noqa: F401 - loaded by now, it does not count for the first cell's seconds
     from exactness_run import check_cell, check_move, save_half
 
@@ -244,7 +257,8 @@ def chosen(options: argparse.Namespace) -> tuple[list[Cell], list[Move]]:
     Raises:
         ValueError: If a filter matches nothing.
     """
-    cells, moves = all_cells(), [] if options.sabotage else all_moves()
+    cells = all_cells(options.device)
+    moves = [] if options.sabotage or options.device == "cuda" else all_moves()
     if options.only:
         wanted = [dict(pair.split("=", 1) for pair in each.split(",") if "=" in pair) for each in options.only]
         for text, each in zip(options.only, wanted, strict=True):
@@ -259,14 +273,24 @@ def chosen(options: argparse.Namespace) -> tuple[list[Cell], list[Move]]:
     return cells, moves
 
 
+def write(rows: Sequence[Row], out: Path | None) -> None:
+    """What was found so far, as JSON."""
+    if out is not None:
+        found = [row.what.labels() | {**row.found, "seconds": row.seconds, "wrong": row.wrong()} for row in rows]
+        out.write_text(json.dumps(found, indent=1), encoding="utf-8")
+
+
 def main() -> int:
     """Print the tables; 1 if anything is off."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
     parser.add_argument("--only", action="append", help="key=value,… that a cell has to have; may be repeated")
     parser.add_argument("--cells", type=int, help="run this many cells, spread over all, and no resumes elsewhere")
     parser.add_argument("--sabotage", action="store_true", help="remove the hooks that freeze; this must fail")
-    parser.add_argument("--out", type=Path, help="write what was found as JSON, too")
+    parser.add_argument("--out", type=Path, help="write what was found as JSON, too, row by row")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: PyTorch sees no GPU here")
     try:
         cells, moves = chosen(options)
     except ValueError as error:
@@ -274,15 +298,14 @@ def main() -> int:
     rows: list[Row] = []
     started = time.perf_counter()
     print("# Exactness of freezing, training and resuming")
+    write(rows, options.out)
     try:
-        for row in run_all(cells, moves, options.sabotage):
+        for row in run_all(cells, moves, options.device, options.sabotage):
             rows.append(row)
+            write(rows, options.out)
             show_progress(rows, len(cells) + len(moves), started)
     except torch.multiprocessing.ProcessRaisedException as error:
         print(f"\na rank failed after {len(rows)} rows:\n{error}")
-    if options.out:
-        found = [row.what.labels() | {**row.found, "seconds": row.seconds, "wrong": row.wrong()} for row in rows]
-        options.out.write_text(json.dumps(found, indent=1), encoding="utf-8")
     passed = report(rows, {Cell: len(cells), Move: len(moves)})
     print(f"\n{(time.perf_counter() - started) / 60:.1f} minutes", file=sys.stderr)
     return 0 if passed else 1

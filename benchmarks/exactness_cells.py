@@ -1,4 +1,4 @@
-"""The cells of benchmarks/exactness.py: 256 ways to train a small model whose active set changes."""
+"""The cells of benchmarks/exactness.py: 256 ways to train a small model whose active set changes, and fp16 on a GPU."""
 
 import itertools
 from dataclasses import asdict, dataclass, replace
@@ -17,6 +17,9 @@ LEARNING_RATE, WEIGHT_DECAY, WARMUP_STEPS = 5e-3, 0.5, 1
 MAX_GRAD_NORM = 0.05
 """Below every gradient norm that occurs, so that clipping always bites."""
 TUNERS = ("lora", "dora", "ia3", "loha")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+LOSS_SCALE = 1024
+"""Of fp16, the same in every step: a power of two scales exactly, so that plain PyTorch can do the same by hand."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +28,16 @@ class Cell:
 
     stage: int
     ranks: int
-    precision: Literal["fp32", "bf16"]
+    precision: Literal["fp32", "bf16", "fp16"]
     accumulation: int
     clipping: bool
     tuner: str
+    device: Literal["cpu", "cuda"] = "cpu"
+
+    @property
+    def loss_scale(self) -> int:
+        """What gradients are multiplied by while they are computed."""
+        return LOSS_SCALE if self.precision == "fp16" else 1
 
     def labels(self) -> dict[str, str]:
         """Its columns in the table."""
@@ -48,10 +57,14 @@ class Move:
         return {key: before if before == after else f"{before}>{after}" for (key, before), after in pairs}
 
 
-def all_cells() -> list[Cell]:
-    """The 256 cells; stages lie next to each other, so that they share a reference."""
-    product = itertools.product((1, 2), ("fp32", "bf16"), (1, 2), (False, True), TUNERS, (0, 1, 2, 3))
-    return [Cell(stage, ranks, p, accumulation, clip, t) for ranks, p, accumulation, clip, t, stage in product]
+def all_cells(device: Literal["cpu", "cuda"] = "cpu") -> list[Cell]:
+    """The 256 cells of the CPU, or the 192 of one GPU: for one rank, but in fp16 too, which DeepSpeed refuses on a CPU.
+
+    Stages lie next to each other, so that they share a reference.
+    """
+    ranks, precisions = ((1,), ("fp32", "bf16", "fp16")) if device == "cuda" else ((1, 2), ("fp32", "bf16"))
+    product = itertools.product(ranks, precisions, (1, 2), (False, True), TUNERS, (0, 1, 2, 3))
+    return [Cell(stage, ranks, p, accumulation, clip, t, device) for ranks, p, accumulation, clip, t, stage in product]
 
 
 def all_moves() -> list[Move]:
@@ -106,11 +119,11 @@ def make_model(precision: str, tuner: str) -> Any:
     for parameter in model.parameters():
         if parameter.requires_grad and not parameter.any():
             parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.02)
-    return model.to(torch.bfloat16 if precision == "bf16" else torch.float32).train()
+    return model.to(DTYPES[precision]).train()
 
 
-def batch(step: int, index: int) -> dict[str, torch.Tensor]:
+def batch(step: int, index: int, device: str) -> dict[str, torch.Tensor]:
     """Micro-batch ``index`` of those that all ranks together see in a step."""
     generator = torch.Generator().manual_seed(1000 * step + index)
-    ids = torch.randint(1, 64, (4, 12), generator=generator)
+    ids = torch.randint(1, 64, (4, 12), generator=generator).to(device)
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids[:, 0] % 3}

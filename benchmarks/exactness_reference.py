@@ -36,7 +36,7 @@ State = dict[str, torch.Tensor]
 @cache
 def reference(first: Cell, second: Cell) -> "Reference":
     """Plain PyTorch, up to ``SAVED_AT`` with the sums of one cell and from then on with those of another."""
-    model = make_model(first.precision, first.tuner)
+    model = make_model(first.precision, first.tuner).to(first.device)
     blocks = map_parameters(model)
     named = dict(blocks.all())
     owner = {name: index for index, block in enumerate(blocks.per_block) for name, _ in block}
@@ -50,10 +50,10 @@ def reference(first: Cell, second: Cell) -> "Reference":
             squares = np.zeros(NUM_BLOCKS)
             for name, index in owner.items():
                 squares[index] += float(gradients[name].double().square().sum()) * _counts(first.tuner, name)
-            scores.append(np.sqrt(squares))
+            scores.append(np.sqrt(squares) / first.loss_scale)
         trained = [name for name in named if name not in owner or owner[name] in active_at(step)]
         for name, master in masters.items():
-            master.grad = gradients[name].float() if name in trained else None
+            master.grad = gradients[name].float() / first.loss_scale if name in trained else None
         if first.clipping:
             norm = torch.nn.utils.clip_grad_norm_([masters[name] for name in trained], MAX_GRAD_NORM)
             assert norm > MAX_GRAD_NORM, f"nothing to clip at step {step} of {first}: the gradient norm is {norm}"
@@ -67,7 +67,8 @@ def reference(first: Cell, second: Cell) -> "Reference":
     for name, master in masters.items():
         final |= {f"{kind}/{name}": value for kind, value in optimizer.state[master].items()}
     names = [[name for name, _ in block] for block in (blocks.shared, *blocks.per_block)]
-    return Reference(names, start, final, np.array(scores))
+    on_cpu = [{name: value.cpu() for name, value in state.items()} for state in (start, final)]
+    return Reference(names, *on_cpu, np.array(scores))
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,8 @@ def _averaged_gradients(cell: Cell, model: Any, named: Mapping[str, Any], step: 
 
     def gradients(micro: int, rank: int) -> State:
         model.zero_grad()
-        (model(**batch(step, micro * cell.ranks + rank)).loss / cell.accumulation).backward()
+        loss = model(**batch(step, micro * cell.ranks + rank, cell.device)).loss
+        (loss.float() * cell.loss_scale / cell.accumulation).backward()
         return {name: p.grad for name, p in named.items()}
 
     per_micro = [[gradients(micro, rank) for rank in range(cell.ranks)] for micro in range(cell.accumulation)]

@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 from exactness_cells import (
     ACTIVE_SETS,
+    DTYPES,
+    LOSS_SCALE,
     NUM_BLOCKS,
     NUM_STEPS,
     RESELECT_EVERY,
@@ -52,10 +54,15 @@ class Run:
 
     def __init__(self, cell: Cell, *, sabotage: bool = False) -> None:
         model = make_model(cell.precision, cell.tuner)
-        engine = EngineConfig(zero_stage=cell.stage, precision=cell.precision)
+        engine = EngineConfig(
+            zero_stage=cell.stage,
+            precision=cell.precision,
+            gpus_per_worker=int(cell.device == "cuda"),
+            deepspeed={"fp16": {"loss_scale": LOSS_SCALE}} if cell.precision == "fp16" else {},
+        )
         self.cell = cell
         self.blocks = DeepSpeedBlocks(model, map_parameters(model), training_settings(cell), engine)
-        dtype = {"fp32": "float32", "bf16": "bfloat16"}[cell.precision]
+        dtype = str(DTYPES[cell.precision]).removeprefix("torch.")
         real = {"zero_stage": str(cell.stage), "world_size": str(cell.ranks), "dtype": dtype}
         assert real.items() <= self.blocks.description().items(), self.blocks.description()
         self.trace = MemoryTrace()
@@ -83,7 +90,7 @@ class Run:
         for step in range(first, last):
             self.controller.before_step(step)
             indices = [micro * self.cell.ranks + dist.get_rank() for micro in range(self.cell.accumulation)]
-            self.blocks.train_step([batch(step, index) for index in indices])
+            self.blocks.train_step([batch(step, index, self.cell.device) for index in indices])
             self.controller.after_backward(step)
             self.blocks.optimizer_step()
             # What trains is read off the optimizer, not off the controller that told it.
