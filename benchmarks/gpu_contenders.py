@@ -5,7 +5,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,14 @@ from transformers import DataCollatorWithPadding, Trainer, TrainerCallback, Trai
 import irtune
 from irtune.config.load import load
 from irtune.config.schema import ExperimentConfig
-from irtune.data.base import RevisionDataset
-from irtune.data.encode import EncodedSplit, encode, training_batches
+from irtune.data.base import LabelledDataset
+from irtune.data.batches import training_batches
+from irtune.data.encode import EncodedSplit, encode
 from irtune.training.loop import Loop
-from irtune.training.model import load_classifier, load_tokenizer, materialize, num_blocks
+from irtune.training.model import load_classifier, materialize, num_blocks
 from irtune.training.recorder import NoRecorder
 from irtune.training.run import prepared
+from irtune.training.tokenizer import load_tokenizer
 
 RESELECT_EVERY = 10
 KINDS = ("all", "last third", "top k")
@@ -59,7 +61,7 @@ class Bench:
     """
 
     config: ExperimentConfig
-    dataset: RevisionDataset
+    dataset: LabelledDataset
     rows: EncodedSplit
     tokenizer: Any
     batches: Sequence[np.ndarray]
@@ -84,9 +86,9 @@ class Bench:
             "engine.gpus_per_worker": int(options.device == "cuda"),
         }
         config = load(ExperimentConfig, None, settings)
-        dataset = replace(config.data.load(), instruction=INSTRUCTION)
+        dataset = config.data.model_copy(update={"instruction": INSTRUCTION}).load()
         tokenizer = load_tokenizer(materialize(config.model))
-        rows = encode(dataset, tokenizer, config.model.max_length)["train"]
+        rows = encode(dataset, tokenizer, config.model.max_length).splits["train"]
         batches = list(islice(training_batches(rows.lengths, setting.batch, seed=0), num_steps))
         return cls(config, dataset, rows, tokenizer, batches, options.device, folder)
 

@@ -183,9 +183,11 @@ def test_splits_are_known_by_what_people_call_them(tmp_path, name):
 
 def test_a_split_that_is_missing_is_drawn_from_train_and_said(tmp_path):
     data = read(saved(tmp_path / "saved", train=(0, 50), test=(50, 60)))
-    assert sizes(data) == {"train": 42, "validation": 8, "test": 10}
+    num_drawn = sizes(data)["validation"]
+    assert 6 <= num_drawn <= 9
+    assert sizes(data) == {"train": 50 - num_drawn, "validation": num_drawn, "test": 10}
     assert {example.id for example in data.splits["test"]} == {f"test:{i}" for i in range(1, 11)}
-    assert "no validation split: validation (8 of 50 rows) drawn from train" in "".join(data.notes)
+    assert f"no validation split: validation ({num_drawn} of 50 rows) drawn from train" in "".join(data.notes)
     ids = [example.id for split in data.splits.values() for example in split]
     assert len(set(ids)) == 60
     rows = [(*row, "test" if i % 6 == 0 else "train") for i, row in enumerate(PAIRS)]
