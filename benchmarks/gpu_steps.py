@@ -106,8 +106,8 @@ def busy_share(contender: Any, device: str) -> float | None:
 
 
 def largest_difference(left: Sequence[float], right: Sequence[float]) -> float:
-    """The largest relative difference of two losses of the same step."""
-    return max(abs(one - other) / abs(other) for one, other in zip(left, right, strict=True))
+    """The largest relative difference of two losses of the same step; the one that was profiled last has no fellow."""
+    return max(abs(one - other) / abs(other) for one, other in zip(left, right, strict=False))
 
 
 def table(found: Sequence[Mapping[str, Any]]) -> str:

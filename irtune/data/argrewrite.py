@@ -91,6 +91,7 @@ def find_workbooks(path: Path) -> list[Path]:
     Raises:
         DataError: If there are none.
     """
+    path = path.expanduser()
     for folder in (path / "dataset" / "annotations", path / "annotations", path):
         # The published folders also hold Excel's lock files, "~$….xlsx", which are no workbooks.
         found = sorted(file for file in folder.glob("[A-Z]/[0-9][0-9]/*.xlsx") if not file.name.startswith("~$"))

@@ -44,7 +44,7 @@ class Prompt:
 
     kind: Kind
     question: str
-    instruction: str | None = AUTO
+    instruction: str | None = None
     template: str | None = None
 
     def asked(self, labels: Sequence[str], *, lists_labels: bool = True) -> str | None:

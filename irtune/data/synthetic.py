@@ -28,8 +28,6 @@ class SyntheticConfig(DatasetConfig):
     """
 
     name: Literal["synthetic"] = "synthetic"
-    # Short, because on a CPU time goes with tokens.
-    instruction: str | None = Field("Why was the text revised?", min_length=1, description="what the model is asked")
     train_size: int = Field(1000, ge=5, description="number of training revisions")
     validation_size: int = Field(200, ge=5, description="number of validation revisions")
     test_size: int = Field(500, ge=5, description="number of test revisions")

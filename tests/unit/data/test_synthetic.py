@@ -67,9 +67,10 @@ def test_texts_are_short_sentences(data):
         assert not any(wrong in text for wrong in ("{", "}", "  ", " ,", ",,", " .", " ;", ",.", ">", "|"))
 
 
-def test_the_prompt_is_one_short_line(data):
-    assert "\n" not in data.prompt.asked(data.labels)
-    assert len(data.prompt.asked(data.labels).split()) <= 8
+def test_nothing_but_the_texts_is_read_unless_asked_for(data):
+    assert data.prompt.asked(data.labels) is None
+    asked = SyntheticConfig(instruction="auto").load().prompt.asked(data.labels)
+    assert asked == f"Why was the text revised: {', '.join(data.labels)}?"
 
 
 def test_every_slot_has_several_edits_of_every_intention():
