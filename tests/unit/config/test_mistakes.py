@@ -161,6 +161,12 @@ def mistakes(tree, config_type=ExperimentConfig):
             id="fp16-on-cpu",
         ),
         pytest.param(
+            {"engine": {"precision": "fp16", "gpus_per_worker": 1}},
+            "engine.zero_stage: fp16 at stage 0 trains wrongly: DeepSpeed 0.19 divides gradients by a loss scale that it "
+            "has not multiplied the loss by. Set engine.zero_stage=1, which is exact, or engine.precision=bf16",
+            id="fp16-at-stage-0",
+        ),
+        pytest.param(
             {"name": "a b"}, "name: must match pattern '^[A-Za-z0-9][A-Za-z0-9._-]*$', not 'a b'", id="pattern"
         ),
         pytest.param({"space": SPACE}, "space: belongs to a sweep, and this is a single run", id="sweep-as-run"),

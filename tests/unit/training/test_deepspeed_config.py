@@ -24,7 +24,7 @@ def test_settings_are_passed_on():
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_is_switched_on(precision):
-    assert config_of({}, precision=precision, gpus_per_worker=1)[precision] == {"enabled": True}
+    assert config_of({}, precision=precision, gpus_per_worker=1, zero_stage=1)[precision] == {"enabled": True}
 
 
 def test_raw_settings_are_merged_into_sections():
