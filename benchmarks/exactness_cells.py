@@ -60,7 +60,8 @@ class Move:
 def all_cells(device: Literal["cpu", "cuda"] = "cpu") -> list[Cell]:
     """The 256 cells of the CPU, or the 176 of one GPU: for one rank, but in fp16 too, which DeepSpeed refuses on a CPU.
 
-    At stage 0 irtune refuses fp16, which DeepSpeed trains wrongly there. Stages lie next to each other, so that they share a reference.
+    At stage 0 irtune refuses fp16, which DeepSpeed trains wrongly there. Stages lie next to each other, so that they
+    share a reference.
     """
     ranks, precisions = ((1,), ("fp32", "bf16", "fp16")) if device == "cuda" else ((1, 2), ("fp32", "bf16"))
     product = itertools.product(ranks, precisions, (1, 2), (False, True), TUNERS, (0, 1, 2, 3))

@@ -162,8 +162,8 @@ def mistakes(tree, config_type=ExperimentConfig):
         ),
         pytest.param(
             {"engine": {"precision": "fp16", "gpus_per_worker": 1}},
-            "engine.zero_stage: fp16 at stage 0 trains wrongly: DeepSpeed 0.19 divides gradients by a loss scale that it "
-            "has not multiplied the loss by. Set engine.zero_stage=1, which is exact, or engine.precision=bf16",
+            "engine.zero_stage: fp16 at stage 0 trains wrongly: DeepSpeed 0.19 divides gradients by a loss scale that "
+            "it has not multiplied the loss by. Set engine.zero_stage=1, which is exact, or engine.precision=bf16",
             id="fp16-at-stage-0",
         ),
         pytest.param(

@@ -77,7 +77,7 @@ def test_path_fields_are_those_set():
 def test_the_fingerprint_changes_with_anything_a_model_could_learn_from():
     fingerprints = [
         config.load().fingerprint()
-        for config in (Toy(), Toy(max_train=5), Toy(train_labels="aaaaaabba"), Toy(instruction=None))
+        for config in (Toy(), Toy(max_train=5), Toy(train_labels="aaaaaabba"), Toy(instruction="auto"))
     ]
     assert len(set(fingerprints)) == 4
     assert Toy().load().fingerprint() == fingerprints[0]

@@ -113,16 +113,16 @@ def test_auto_takes_the_longest_example_up_to_a_cap_and_to_what_the_model_reads(
 
 def test_the_label_list_is_left_out_where_it_would_take_more_than_a_third():
     few, many = ("x", "y"), tuple(f"class_name_{i}" for i in range(77))
-    data = revisions(("my card is lost",), ("where is my money",), labels=few)
+    data = revisions(("my card is lost",), ("where is my money",), labels=few, instruction="auto")
     assert encode(data, letters(), "auto").instruction == "Why: x, y?"
-    data = revisions(("my card is lost",), ("where is my money",), labels=many)
+    data = revisions(("my card is lost",), ("where is my money",), labels=many, instruction="auto")
     for length in ("auto", 128):
         encoded = encode(data, letters(), length)
         assert encoded.instruction == "Why?"
         assert text(encoded.splits["train"], 0) == "Why?\nmy card is lost"
         assert encoded.all_cuts.cut == 0
     # Exactly a third is not more than a third.
-    data = revisions(("text " * 20,), ("other",), labels=("abc", "defg"))
+    data = revisions(("text " * 20,), ("other",), labels=("abc", "defg"), instruction="auto")
     assert encode(data, letters(), 3 * len(": abc, defg")).instruction == "Why: abc, defg?"
     assert encode(data, letters(), 3 * len(": abc, defg") - 1).instruction == "Why?"
 

@@ -65,7 +65,8 @@ def test_every_format_gives_the_same_revisions(tmp_path, suffix):
     ]
     assert texts(data, "validation") == [("It is late\nnow.", "It is late.", "fluency")]
     assert texts(data, "test") == [("Gone.", "", "meaning")]
-    assert data.prompt.asked(data.labels) == "What is the intention of this revision: fluency, meaning?"
+    assert data.prompt.question == "What is the intention of this revision"
+    assert data.prompt.instruction is None
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path):

@@ -11,7 +11,7 @@ LABELS = ("a", "b")
 
 
 def read(kind, texts, **options):
-    prompt = Prompt(kind, "Why", **options)
+    prompt = Prompt(kind, "Why", **{"instruction": "auto", **options})
     return prompt.render(prompt.asked(LABELS), texts)
 
 
@@ -26,6 +26,7 @@ def test_single_texts_and_other_pairs_are_not_spoken_of_as_revisions():
 
 
 def test_without_an_instruction_its_line_goes():
+    assert Prompt("texts", "Why").instruction is None
     assert read("revisions", ("old", "new"), instruction=None) == "Before: old\nAfter: new"
     assert read("texts", ("text",), instruction=None, template="[{instruction}] {text}") == "[] text"
     assert read("texts", ("text",), instruction=None, template="{instruction} {text}") == "text"
@@ -37,7 +38,7 @@ def test_the_users_words_are_taken_as_they_are():
 
 
 def test_labels_can_be_left_out():
-    assert Prompt("texts", "Why").asked(LABELS, lists_labels=False) == "Why?"
+    assert Prompt("texts", "Why", "auto").asked(LABELS, lists_labels=False) == "Why?"
     assert Prompt("texts", "Why", instruction="Own").asked(LABELS, lists_labels=False) == "Own"
 
 

@@ -1,6 +1,7 @@
 """What files and hub data have in common: one text or two, labels, splits that are found or drawn, bad rows."""
 
 from collections import Counter
+from dataclasses import replace
 
 import datasets
 import pytest
@@ -46,14 +47,14 @@ def test_a_single_text_has_a_prompt_without_before_and_after(tmp_path):
     path = write_text(tmp_path / "data.csv", delimited([row[1:] for row in PAIRS], header=["text", "label"]))
     data = read(path, text_column="text")
     assert {example.texts for example in data.splits["test"]} <= {(row[1],) for row in PAIRS}
-    shown = data.prompt.render(data.prompt.asked(data.labels), ("A text.",))
+    shown = data.prompt.render(replace(data.prompt, instruction="auto").asked(data.labels), ("A text.",))
     assert shown == "Which label fits this text: a, b, c?\nA text."
     assert "data.text_column" in refusal(path)
 
 
 def test_pairs_that_are_no_revisions_are_not_called_so(tmp_path):
     data = read(write_text(tmp_path / "data.csv", delimited()), pairs="texts")
-    shown = data.prompt.render(data.prompt.asked(data.labels), ("One.", "Two."))
+    shown = data.prompt.render(replace(data.prompt, instruction="auto").asked(data.labels), ("One.", "Two."))
     assert "revision" not in shown
     assert "Before" not in shown
     assert "Text 1: One.\nText 2: Two." in shown

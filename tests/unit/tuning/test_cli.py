@@ -165,7 +165,8 @@ def test_all_files_are_looked_at(write, capsys):
         (["data.max_train=7"], "Set training.micro_batch_size=7 or less"),
         (["engine.num_workers=200"], "takes 1600 examples at a time, and there are 1000 to train on"),
         (["model.max_length=2000"], "model.max_length: 2000 tokens are more than the 1024 that the model reads"),
-        (["model.max_length=32"], "model.max_length: of 32 tokens instruction and template take 42"),
+        (["model.max_length=24"], "model.max_length: of 24 tokens instruction and template take 16"),
+        (["data.instruction=Why was it revised?", "model.max_length=48"], "take 36 and leave 12 for texts"),
         (["data.template='{before}'"], "data.template: must hold {before}, {after}, and found {before}"),
     ],
 )
