@@ -95,6 +95,7 @@ class EncodedDataset:
         instruction: What every example asks; None if nothing.
         cuts: What did not fit, by split.
         of_revisions: Whether examples are revisions, of which the change is what counts.
+        leaves_out_labels: Whether irtune's own instruction does not list the labels, for want of room.
     """
 
     splits: Mapping[Split, EncodedSplit]
@@ -102,6 +103,7 @@ class EncodedDataset:
     instruction: str | None
     cuts: Mapping[Split, Cuts]
     of_revisions: bool
+    leaves_out_labels: bool = False
 
     @property
     def all_cuts(self) -> Cuts:
@@ -112,7 +114,9 @@ class EncodedDataset:
 
     def in_words(self) -> str:
         """Length, and what was cut for it."""
-        return f"at most {self.max_length} tokens; {self.all_cuts.in_words(of_revisions=self.of_revisions)}"
+        said = f"at most {self.max_length} tokens; {self.all_cuts.in_words(of_revisions=self.of_revisions)}"
+        without = "; the instruction does not list the labels, which would take more than a third of them"
+        return said + without if self.leaves_out_labels else said
 
 
 class Encoder:
@@ -136,7 +140,8 @@ class Encoder:
         texts = [example.texts for example in examples]
         rows = self._tokens(texts)
         self.max_length = self._length(rows, max_length, positions)
-        if not self._labels_fit():
+        self._leaves_out_labels = not self._labels_fit()
+        if self._leaves_out_labels:
             self.instruction = self.prompt.asked(dataset.labels, lists_labels=False)
             rows = self._tokens(texts)
             self.max_length = self._length(rows, max_length, positions)
@@ -165,7 +170,8 @@ class Encoder:
                 np.array([class_index[example.label] for example in examples]),
             )
             cuts[split] = Cuts(len(rows), len(cut), sum(cut))
-        return EncodedDataset(splits, self.max_length, self.instruction, cuts, self.prompt.kind == "revisions")
+        of_revisions = self.prompt.kind == "revisions"
+        return EncodedDataset(splits, self.max_length, self.instruction, cuts, of_revisions, self._leaves_out_labels)
 
     def _tokens(self, texts: Sequence[tuple[str, ...]]) -> list[list[int]]:
         return self._tokens_of([self.prompt.render(self.instruction, each) for each in texts])

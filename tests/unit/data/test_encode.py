@@ -121,6 +121,7 @@ def test_the_label_list_is_left_out_where_it_would_take_more_than_a_third():
         assert encoded.instruction == "Why?"
         assert text(encoded.splits["train"], 0) == "Why?\nmy card is lost"
         assert encoded.all_cuts.cut == 0
+        assert "does not list the labels" in encoded.in_words()
     # Exactly a third is not more than a third.
     data = revisions(("text " * 20,), ("other",), labels=("abc", "defg"), instruction="auto")
     assert encode(data, letters(), 3 * len(": abc, defg")).instruction == "Why: abc, defg?"
