@@ -42,7 +42,7 @@ def _shared_texts(keys: Mapping[Split, Sequence[Key]]) -> Iterator[str]:
             yield (
                 f"{shared} of {counted(len(keys[split]), f'{split} text')} are also in {other} "
                 f"({shared / len(keys[split]):.0%}), which makes {split} scores too good; "
-                "leave them out of one of the two, or let irtune draw the splits"
+                "leave them out of one of the two, or use data with more texts"
             )
 
 

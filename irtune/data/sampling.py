@@ -64,6 +64,7 @@ def split_three_ways(
     Rows of one group, rows of equal texts (see ``text_key``), and rows that are tied by a chain of both stay together.
     Every label of three such sets of rows or more is in every split; where sets hold several labels, as far as these
     don't contradict each other. Labels of fewer sets are rather in the training split.
+    Where there are fewer than three texts and no groups, equal texts cannot stay together.
 
     Args:
         labels: Label of each row; the splits hold them in about equal shares.
@@ -74,7 +75,7 @@ def split_three_ways(
         texts: Texts of each row. None where they are known to differ.
 
     Raises:
-        ValueError: If the fractions leave nothing to train on, or the rows make up fewer than three sets, or sets so
+        ValueError: If the fractions leave nothing to train on, or groups make up fewer than three sets, or sets are so
             large that a split is nearly empty.
     """
     if validation_fraction + test_fraction >= 1:
@@ -88,8 +89,11 @@ def split_three_ways(
     sets = connected(groups, keys, range(len(labels)))
     if len(labels) < 3:
         return list(range(len(labels))), [], []
+    if len(sets) < 3 and groups is None:
+        # Too few texts to keep each in one split: rows are drawn, and what splits share is said (``audit``).
+        sets = [[row] for row in range(len(labels))]
     if len(sets) < 3:
-        raise ValueError(_cannot_be_split(labels, groups, keys, len(sets)))
+        raise ValueError(_cannot_be_split(labels, keys, len(sets)))
     shares = (1 - validation_fraction - test_fraction, validation_fraction, test_fraction)
     place_of = _nearest_draw(_rows_as_items(labels, sets), shares, seed)
     parts = [
@@ -117,18 +121,14 @@ def _check_sizes(sizes: Sequence[int], shares: Sequence[float], largest: int) ->
     )
 
 
-def _cannot_be_split(
-    labels: Sequence[str], groups: Sequence[str] | None, keys: Sequence[tuple[str, ...]] | None, num_sets: int
-) -> str:
+def _cannot_be_split(labels: Sequence[str], keys: Sequence[tuple[str, ...]] | None, num_sets: int) -> str:
     held = counted(len(labels), "row")
     if keys is not None:
         held += f" share {counted(len(set(keys)), 'text')}"
-    by = "equal texts" if groups is None else "one group or of equal texts"
-    leave_out = "" if groups is None else "leave out data.group_column, "
     return (
-        f"{held} and carry {counted(len(set(labels)), 'label')}: rows of {by} stay in one split, which leaves "
-        f"{counted(num_sets, 'set')} of rows for three splits; {leave_out}use data with more texts, or give the "
-        "splits yourself (data.split_column)"
+        f"{held} and carry {counted(len(set(labels)), 'label')}: rows of one group or of equal texts stay in one "
+        f"split, which leaves {counted(num_sets, 'set')} of rows for three splits; leave out data.group_column, use "
+        "data with more texts, or give the splits yourself (data.split_column)"
     )
 
 

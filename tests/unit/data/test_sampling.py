@@ -155,9 +155,14 @@ def test_a_text_that_stands_in_most_rows_goes_to_train():
         assert 44 <= len(test) <= 46
 
 
-def test_too_few_different_texts_are_refused_with_the_figures():
-    with pytest.raises(ValueError, match=r"60 rows share 1 text and carry 3 labels.*data\.split_column"):
-        split_three_ways(["abc"[i % 3] for i in range(60)], None, 0.15, 0.15, 0, [("same", "Same")] * 60)
+@pytest.mark.parametrize("num_texts", [1, 2])
+def test_fewer_texts_than_splits_are_drawn_row_by_row(num_texts):
+    texts = [(f"same {i % num_texts}", "Same") for i in range(60)]
+    parts = split_three_ways(["abc"[i % 3] for i in range(60)], None, 0.15, 0.15, 0, texts)
+    assert [len(part) for part in parts] == [42, 9, 9]
+
+
+def test_too_few_sets_of_groups_and_texts_are_refused_with_the_figures():
     groups, texts = ["x", "y", "z"] * 4, [("one",)] * 4 + [(f"{i}",) for i in range(8)]
     with pytest.raises(
         ValueError, match=r"12 rows share 9 texts and carry 2 labels.*leaves 1 set of.*leave out data\.group_column"
