@@ -61,8 +61,10 @@ class Trial:
         training, ranks = config.training, config.engine.num_workers
         stream = training_batches(lengths["train"], training.micro_batch_size, seed=config.seed, world_size=ranks)
         num_batches = min(training.max_steps * training.gradient_accumulation_steps, MAX_BATCHES)
-        length = float(np.mean([lengths["train"][batch].max() for batch in islice(stream, num_batches)]))
-        flops = mean_step_flops(config, cost, length)
+        longest = [int(lengths["train"][batch].max()) for batch in islice(stream, num_batches)]
+        length, spread = float(np.mean(longest)), float(np.std(longest))
+        # FLOPs are quadratic in the length, so two lengths of the same mean and spread cost what all of them do.
+        flops = float(np.mean([mean_step_flops(config, cost, each) for each in (length - spread, length + spread)]))
         trial = cls(training.max_steps, training.eval_every, flops * ranks)
         if pace is None:
             return trial
