@@ -49,6 +49,15 @@ def write_whole(file: Path, text: str, *, durable: bool = True) -> None:
         partial.unlink(missing_ok=True)
 
 
+def make_durable(path: Path) -> None:
+    """Return once a file, or the names in a folder, would survive that the machine loses power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_json(file: Path, content: "DataclassInstance", *, durable: bool = True) -> None:
     """Write a dataclass field by field, as ``write_whole`` writes text."""
     write_whole(file, json.dumps(asdict(content), indent=1), durable=durable)

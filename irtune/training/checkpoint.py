@@ -1,6 +1,7 @@
 """Checkpoints to resume from, and the best weights: both whole or not there at all, whenever a process is killed."""
 
 import json
+import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,20 +9,25 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from irtune.files import once_there_is_room, write_whole
+from irtune.files import make_durable, once_there_is_room, write_whole
 from irtune.training.engine import DeepSpeedBlocks
 from irtune.training.optimizer_state import gather_state, load_state
 
 COMPLETE = "complete.json"
 """Written last: a checkpoint folder with this file is whole."""
 OPTIMIZER_STATE = "optimizer.safetensors"
+NUM_KEPT = 2
+"""Checkpoints that are kept, so that there is one to go on from should the newest be damaged."""
+
+logger = logging.getLogger(__name__)
 
 
 def save_checkpoint(blocks: DeepSpeedBlocks, folder: Path, step: int, state: Mapping[str, Any]) -> None:
-    """Save everything that ``load_checkpoint`` needs, and forget all but the newest checkpoint. All ranks call it.
+    """Save everything that ``load_checkpoint`` needs, and forget all but the newest checkpoints. All ranks call it.
 
     Rank 0 writes fp32 weights, moments and step counts of every trained parameter, frozen ones included, which any
     number of workers at any ZeRO stage can go on from.
@@ -49,16 +55,36 @@ def save_checkpoint(blocks: DeepSpeedBlocks, folder: Path, step: int, state: Map
             write_whole(target / COMPLETE, json.dumps(complete))
 
         once_there_is_room(write, target)
+        kept = checkpoints(folder)[:NUM_KEPT]
         for other in folder.glob("step_*"):
-            if other != target:
+            if other not in kept:
                 shutil.rmtree(other, ignore_errors=True)
     dist.barrier()
 
 
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints under ``folder`` that were written to their end, newest first."""
+    written = (path.parent for path in folder.glob(f"step_*/{COMPLETE}"))
+    return sorted(written, key=lambda path: int(path.name.removeprefix("step_")), reverse=True)
+
+
 def latest_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint under ``folder``."""
-    whole = (path.parent for path in folder.glob(f"step_*/{COMPLETE}"))
-    return max(whole, key=lambda path: int(path.name.removeprefix("step_")), default=None)
+    """The newest checkpoint under ``folder`` that can be read; one that a lost disk damaged is passed over."""
+    for checkpoint in checkpoints(folder):
+        try:
+            json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))
+            # It compares the sizes in the header with that of the file.
+            with safe_open(checkpoint / OPTIMIZER_STATE, framework="pt"):
+                return checkpoint
+        except (OSError, ValueError, SafetensorError) as error:
+            logger.warning("%s is damaged (%s), so the one before it is taken", checkpoint, error)
+    return None
+
+
+def state_of(checkpoint: Path) -> dict[str, Any]:
+    """The JSON-able state that was saved with a checkpoint."""
+    state: dict[str, Any] = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))
+    return state
 
 
 def load_checkpoint(blocks: DeepSpeedBlocks, checkpoint: Path) -> dict[str, Any]:
@@ -70,7 +96,7 @@ def load_checkpoint(blocks: DeepSpeedBlocks, checkpoint: Path) -> dict[str, Any]
     Raises:
         ValueError: If it is of another model or adapter.
     """
-    state: dict[str, Any] = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))
+    state = state_of(checkpoint)
     load_state(blocks, checkpoint / OPTIMIZER_STATE)
     blocks.scheduler.load_state_dict(state.pop("scheduler"))
     for group, learning_rate in zip(blocks.base_optimizer.param_groups, blocks.scheduler.get_last_lr(), strict=True):
@@ -126,7 +152,10 @@ def saved_parameters(blocks: DeepSpeedBlocks) -> dict[str, nn.Parameter]:
 def _save_whole(tensors: Mapping[str, torch.Tensor], file: Path) -> None:
     partial = file.with_name(file.name + ".partial")
     save_file(dict(tensors), partial)
+    # Whatever is written after it must not be on the disk before it.
+    make_durable(partial)
     partial.rename(file)
+    make_durable(file.parent)
 
 
 def _loss_scaler(blocks: DeepSpeedBlocks) -> Any:

@@ -16,14 +16,27 @@ from irtune.data.batches import evaluation_batches, training_batches
 from irtune.data.encode import EncodedDataset
 from irtune.layers import LayerController
 from irtune.layers.collectives import gather
-from irtune.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint, save_weights
+from irtune.training.checkpoint import (
+    checkpoints,
+    latest_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    save_weights,
+    state_of,
+)
 from irtune.training.cost import CostModel, PeakMemory
 from irtune.training.engine import DeepSpeedBlocks
 from irtune.training.metrics import classification_metrics
 from irtune.training.recorder import Recorder, Report
 
-BEST_WEIGHTS = "best.safetensors"
+BEST_WEIGHTS = "best"
+"""The folder of the best weights, a file for the step that they are of."""
 CHECKPOINTS = "checkpoints"
+
+
+def weights_of(folder: Path, step: int) -> Path:
+    """The file of weights that were the best when they were saved, at ``step``."""
+    return folder / BEST_WEIGHTS / f"step_{step:06d}.safetensors"
 
 
 @dataclass
@@ -83,6 +96,11 @@ class Loop:
             if done % settings.checkpoint_every == 0 and not last:
                 self._checkpoint()
         return self.totals
+
+    @property
+    def best_weights(self) -> Path:
+        """The file of the best weights so far."""
+        return weights_of(self.folder, self.totals.best_step)
 
     def first_batch(self) -> dict[str, torch.Tensor]:
         """This rank's first micro-batch of the run."""
@@ -186,7 +204,8 @@ class Loop:
         if metrics["f1_macro"] > totals.best_score:
             self.best_validation = probabilities
             totals.best_score, totals.best_step = metrics["f1_macro"], totals.step
-            save_weights(self.blocks, self.folder / BEST_WEIGHTS)
+            save_weights(self.blocks, self.best_weights)
+            self.forget_weights()
         values = {f"eval/{name}": value for name, value in metrics.items()}
         if self.blocks.rank == 0:
             self.recorder.metrics(totals.step, values)
@@ -196,6 +215,21 @@ class Loop:
     def _checkpoint(self) -> None:
         state = {"totals": asdict(self.totals), "controller": self.controller.state_dict()}
         save_checkpoint(self.blocks, self.folder / CHECKPOINTS, self.totals.step, state)
+        self.forget_weights()
+
+    def forget_weights(self) -> None:
+        """Delete best weights that no checkpoint to go on from calls the best.
+
+        Those that were better at a step after the checkpoint are of a timeline that a resume leaves, so that each step
+        has a file of its own.
+        """
+        if self.blocks.rank != 0:
+            return
+        states = [state_of(each)["totals"]["best_step"] for each in checkpoints(self.folder / CHECKPOINTS)]
+        kept = {weights_of(self.folder, step) for step in (*states, self.totals.best_step)}
+        for file in (self.folder / BEST_WEIGHTS).glob("*.safetensors"):
+            if file not in kept:
+                file.unlink()
 
     def _resume(self, stream: Iterator[np.ndarray]) -> None:
         """Go on from the newest checkpoint, as if never interrupted if there are as many workers as before.

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ from irtune.training.checkpoint import load_weights, save_adapter
 from irtune.training.class_weights import weights_of_classes
 from irtune.training.cost import CostModel, PeakMemory, release_memory
 from irtune.training.distributed import ensure_process_group, select_accelerator
-from irtune.training.loop import BEST_WEIGHTS, Loop, Totals
+from irtune.training.loop import CHECKPOINTS, Loop, Totals
 from irtune.training.metrics import classification_metrics
 from irtune.training.model import (
     QuietLoading,
@@ -117,6 +118,9 @@ def _run(
         if loop.blocks.rank == 0:
             result = json.dumps({"step": totals.step, "final": True, **metrics})
             once_there_is_room(lambda: write_whole(folder / RESULT, result), folder / RESULT)
+            # A run that is over is never gone on with, and moments take twice the room of weights.
+            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+            loop.forget_weights()
     return metrics
 
 
@@ -275,7 +279,7 @@ def _describe(loop: Loop, dataset: LabelledDataset) -> None:
 
 def _finish(loop: Loop, dataset: LabelledDataset, totals: Totals, setup_s: float) -> dict[str, float]:
     """Score the best weights on validation and, for the only time, on test; keep adapter and predictions."""
-    weights = loop.folder / BEST_WEIGHTS
+    weights = loop.best_weights
     load_weights(loop.blocks, weights)
     splits: tuple[Split, ...] = ("validation", "test")
     validation = loop.evaluate("validation") if loop.best_validation is None else loop.best_validation

@@ -14,6 +14,9 @@ from transformers import CanineConfig, CanineForSequenceClassification, CanineTo
 
 from irtune.config.load import load
 from irtune.config.schema import ExperimentConfig, ModelConfig
+from irtune.training import loop
+from irtune.training.loop import weights_of
+from irtune.training.metrics import classification_metrics
 from irtune.training.model import materialize
 from irtune.training.run import run
 from irtune.training.tokenizer import load_tokenizer
@@ -72,6 +75,12 @@ def tiny(**overrides: Any) -> ExperimentConfig:
     )
 
 
+def best_weights(folder: Path) -> Path:
+    """The only file of best weights that a finished run leaves."""
+    (file,) = (folder / "best").iterdir()
+    return file
+
+
 def without_timing(metrics: Mapping[str, float]) -> dict[str, float]:
     # Seconds, tokens per second and bytes are the machine's; everything else is the run's.
     return {name: value for name, value in metrics.items() if not name.endswith(("_s", "_bytes"))}
@@ -92,8 +101,36 @@ def test_a_resumed_run_equals_an_uninterrupted_one(policy: str, tmp_path: Path) 
     halves = run(config, folder=tmp_path / "halves", recorder=memory)
     assert memory.resumed_at == [2]
     assert without_timing(halves.metrics) == without_timing(whole.metrics)
-    first, second = (load_file(tmp_path / name / "best.safetensors") for name in ("whole", "halves"))
+    first, second = (load_file(best_weights(tmp_path / name)) for name in ("whole", "halves"))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_weights_that_were_best_after_the_checkpoint_are_of_a_lost_timeline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Best at step 4, killed after a better one at step 6, gone on with from step 4 on a machine where none is."""
+    config = tiny(**{"training.eval_every": 2, "training.checkpoint_every": 4})
+    score = dict.fromkeys((2, 4, 6, 8), 0.0) | {4: 0.5, 6: 0.9}
+    evaluations = iter(score)
+
+    def scored(*arguments: Any) -> dict[str, float]:
+        metrics = classification_metrics(*arguments)
+        return metrics | {"f1_macro": score.get(next(evaluations, 0), 0.0)}
+
+    def killed(metrics: Mapping[str, Any]) -> None:
+        if metrics["step"] == 6:
+            raise InterruptedError
+
+    monkeypatch.setattr(loop, "classification_metrics", scored)
+    with pytest.raises(InterruptedError):
+        run(config, folder=tmp_path, recorder=Memory(), report=killed)
+    kept = load_file(weights_of(tmp_path, 4))
+    assert not all(torch.equal(kept[name], load_file(weights_of(tmp_path, 6))[name]) for name in kept)
+    result = run(config, folder=tmp_path, recorder=Memory())
+    assert result.metrics["final/best_step"] == 4
+    found = load_file(best_weights(tmp_path))
+    assert all(torch.equal(kept[name], found[name]) for name in kept)
+    assert not (tmp_path / "checkpoints").exists()
 
 
 def tiny_split() -> ExperimentConfig:
@@ -271,7 +308,7 @@ def test_a_resumed_run_with_weights_equals_an_uninterrupted_one(uneven: Path, tm
     halves = run(config, folder=tmp_path / "halves", recorder=memory)
     assert memory.resumed_at == [2]
     assert without_timing(halves.metrics) == without_timing(whole.metrics)
-    first, second = (load_file(tmp_path / name / "best.safetensors") for name in ("whole", "halves"))
+    first, second = (load_file(best_weights(tmp_path / name)) for name in ("whole", "halves"))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 

@@ -1,6 +1,7 @@
 """A checkpoint brings everything back, wherever it was written, and is never half there."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_models import ARCHITECTURES, classifier
 
 from irtune.config.schema import AdapterConfig, EngineConfig, ExperimentConfig, TrainingConfig
@@ -95,14 +96,16 @@ def test_a_save_that_breaks_off_leaves_the_checkpoint_before_it(
         raise OSError("no space left on device")
 
     save_checkpoint(trained, tmp_path, 3, {})
-    monkeypatch.setattr(checkpoints, broken, SimpleNamespace(dumps=break_off) if broken == "json" else break_off)
+    monkeypatch.setattr(
+        checkpoints, broken, SimpleNamespace(dumps=break_off, loads=json.loads) if broken == "json" else break_off
+    )
     with pytest.raises(OSError, match="no space"):
         save_checkpoint(trained, tmp_path, 4, {})
     assert latest_checkpoint(tmp_path) == tmp_path / "step_000003"
     monkeypatch.undo()
     save_checkpoint(trained, tmp_path, 5, {})
     assert latest_checkpoint(tmp_path) == tmp_path / "step_000005"
-    assert [path.name for path in tmp_path.iterdir()] == ["step_000005"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_000003", "step_000005"]
 
 
 def test_the_newest_checkpoint_is_the_one_of_most_steps(tmp_path: Path) -> None:
@@ -110,7 +113,37 @@ def test_the_newest_checkpoint_is_the_one_of_most_steps(tmp_path: Path) -> None:
     for name in ("step_999999", "step_1000000"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "complete.json").write_text("{}")
+        save_file({"x": torch.ones(2)}, tmp_path / name / "optimizer.safetensors")
     assert latest_checkpoint(tmp_path) == tmp_path / "step_1000000"
+
+
+@pytest.mark.parametrize("damaged", ["optimizer.safetensors", "complete.json"])
+def test_of_a_damaged_checkpoint_the_one_before_it_is_taken(
+    damaged: str, trained: DeepSpeedBlocks, tmp_path: Path
+) -> None:
+    for number in (3, 4, 5):
+        save_checkpoint(trained, tmp_path, number, {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_000004", "step_000005"]
+    file = tmp_path / "step_000005" / damaged
+    file.write_bytes(file.read_bytes()[:-10])
+    assert latest_checkpoint(tmp_path) == tmp_path / "step_000004"
+    (tmp_path / "step_000004" / damaged).unlink()
+    assert latest_checkpoint(tmp_path) is None
+
+
+def test_the_state_is_on_the_disk_before_the_file_that_says_so(
+    trained: DeepSpeedBlocks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    fsync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        order.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name.strip(".").partition(".")[0])
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    save_checkpoint(trained, tmp_path, 3, {})
+    assert order == ["optimizer", "step_000003", "complete"]
 
 
 @pytest.mark.parametrize(
