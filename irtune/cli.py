@@ -2,6 +2,7 @@
 
 import argparse
 import gc
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -172,6 +173,9 @@ def _quieten_libraries() -> None:
 
 
 def _console() -> Console:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal that is not UTF-8 shows a question mark for what it lacks, and no traceback.
+        sys.stdout.reconfigure(errors="replace")
     console = Console()
     # Job logs and pipes have no width of their own; a table folded to 80 columns is hard to read.
     if not console.is_terminal and "COLUMNS" not in os.environ:

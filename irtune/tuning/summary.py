@@ -38,8 +38,8 @@ LOCAL_UI = "http://127.0.0.1:5000"
 REPORT, TABLE, BEST = "report.html", "trials.md", "best.yaml"
 FIGURE, PARETO, FINALISTS_FIGURE = "response.png", "pareto.png", "finalists.png"
 SUMMARY = "summary"
-Compared = tuple[list[Row], dict[str, float]]
-"""Predicted and actual in words, and as metrics."""
+Compared = tuple[list[Row], str, dict[str, float]]
+"""Predicted and actual in words, where the prediction comes from, and both as metrics."""
 
 COLUMNS = (
     "final/validation_f1_macro",
@@ -71,7 +71,7 @@ class Outcome:
 def conclude(
     sweep: Sweep, entries: Sequence[TrialEntry], shipper: Shipper, tracker: MlflowTracker, console: Console
 ) -> Outcome:
-    """Answer, write, record and show."""
+    """Answer, write, record, and then show: what a terminal cannot print costs no report."""
     metric, mode = sweep.config.tune.first_objective
     all_rows = [entry.row(sweep.config.tune) for entry in entries]
     rows = [row for row in all_rows if row.repeats is None]
@@ -84,26 +84,27 @@ def conclude(
     )
     experiment_id = _experiment(tracker)
     commands = _ways_to_look(sweep, tracker, experiment_id)
-    compared = _compare(sweep, entries, console)
+    compared = _compare(sweep, entries)
     once_there_is_room(lambda: _write_files(sweep, entries, rows, answer, commands, compared), sweep.folder)
     _record(sweep, answer, compared, shipper)
+    if compared[0]:
+        console.print()
+        console.print(table(*compared[:2]))
     _show(sweep, entries, answer, rows, commands, console)
     return Outcome(sweep.name, sweep.folder, answer, tuple(rows), experiment_id)
 
 
-def _compare(sweep: Sweep, entries: Sequence[TrialEntry], console: Console) -> Compared:
-    """Show what was predicted beside what happened; a sweep without a plan that can be read has nothing to compare."""
+def _compare(sweep: Sweep, entries: Sequence[TrialEntry]) -> Compared:
+    """What was predicted beside what happened; a sweep without a plan that can be read has nothing to compare."""
     try:
         plan = read_json(sweep.folder / PLAN, Plan)
     except (OSError, ValueError) as error:
         logging.getLogger(__name__).warning("nothing was predicted: %s", error)
-        return [], {}
+        return [], "", {}
     found = actual(entries)
     rows = side_by_side(plan, found)
-    console.print()
-    console.print(table(rows, plan.source))
     metrics = {f"predicted/{name}": value for name, value in plan.predicted.items()}
-    return rows, metrics | {f"actual/{name}": value for name, value in found.items()}
+    return rows, plan.source, metrics | {f"actual/{name}": value for name, value in found.items()}
 
 
 def _experiment(tracker: MlflowTracker) -> str | None:
@@ -221,7 +222,7 @@ def _record(sweep: Sweep, answer: Answer, compared: Compared, shipper: Shipper) 
         "summary/test_f1_difference_high": interval.high if interval else None,
     }
     known = {name: value for name, value in values.items() if value is not None}
-    writer.metrics(attempt, known | compared[1])
+    writer.metrics(attempt, known | compared[2])
     # The journal may be written to while it is uploaded, so a copy is.
     shutil.copyfile(sweep.folder / "study.journal", sweep.folder / SUMMARY / "study.journal")
     for file in (REPORT, FIGURE, PARETO, FINALISTS_FIGURE, TABLE, BEST, PLAN, f"{SUMMARY}/study.journal"):

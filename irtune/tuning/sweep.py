@@ -135,10 +135,11 @@ def _search(sweep: Sweep, at_once: int, console: Console) -> Outcome:
         execution.close()
         callback.wait()
         entries = list(callback.entries.values())
+        shipper.drain(DRAIN_S)
+        outcome = conclude(sweep, entries, shipper, tracker, console)
         if is_complete:
             write_identity(sweep.folder, config, sweep.ready.dataset.fingerprint(), complete=True)
-        shipper.drain(DRAIN_S)
-        return conclude(sweep, entries, shipper, tracker, console)
+        return outcome
     finally:
         killed = callback.close_open()
         unsent = shipper.drain(DRAIN_KILLED_S)
