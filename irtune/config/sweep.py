@@ -104,6 +104,12 @@ class Constraint(Section):
         return self
 
 
+def better(metric: str) -> Mode:
+    """Whether more or less of a metric is better: less of the loss, and of all costs but two."""
+    is_speed = metric.rpartition("/")[2].removeprefix("mean_") in ("tokens_per_s", "lowest_active_block")
+    return "min" if metric == "eval/loss" or (metric.startswith("cost/") and not is_speed) else "max"
+
+
 class FinalistsConfig(Section):
     """Repeats over seeds of the best trials, and of the baseline, after the search."""
 
@@ -120,7 +126,7 @@ class TuneConfig(Section):
 
     num_trials: int = Field(20, gt=0, description="sampled trials; the baseline comes on top")
     metric: str = Field("eval/f1_macro", description="what is searched for, where that is one thing")
-    mode: Mode = "max"
+    mode: Mode | None = Field(None, description="whether more (max) or less (min) of it is better; default: as it is")
     metrics: tuple[dict[str, Mode], ...] | None = Field(
         None,
         description="several objectives instead of metric and mode; best is by the first: [{eval/f1_macro: max}, …]",
@@ -164,7 +170,7 @@ class TuneConfig(Section):
     def objectives(self) -> dict[str, Mode]:
         """What is searched for: metric to mode, the first of which says what is best."""
         if self.metrics is None:
-            return {self.metric: self.mode}
+            return {self.metric: self.mode or better(self.metric)}
         return {name: mode for entry in self.metrics for name, mode in entry.items()}
 
     @property
@@ -177,8 +183,7 @@ class TuneConfig(Section):
         """Metric and mode by which running trials are judged."""
         evaluated = [name for name in self.objectives if name.startswith("eval/")]
         metric = (self.scheduler and self.scheduler.metric) or next(iter(evaluated), "eval/f1_macro")
-        # Of what evaluations measure only the loss is the better the lower.
-        return metric, self.objectives.get(metric, "min" if metric == "eval/loss" else "max")
+        return metric, self.objectives.get(metric, better(metric))
 
 
 class SweepConfig(ExperimentConfig):

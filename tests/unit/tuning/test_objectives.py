@@ -56,6 +56,22 @@ def test_one_objective_or_several():
 
 
 @pytest.mark.parametrize(
+    ("settings", "mode"),
+    [
+        ({}, "max"),
+        ({"metric": "eval/loss"}, "min"),
+        ({"metric": "eval/f1/clarity"}, "max"),
+        ({"metric": "cost/train_s"}, "min"),
+        ({"metric": "cost/tokens_per_s"}, "max"),
+        ({"metric": "cost/mean_lowest_active_block"}, "max"),
+        ({"metric": "eval/loss", "mode": "max"}, "max"),
+    ],
+)
+def test_what_is_better_follows_from_the_metric_unless_it_is_said(settings, mode):
+    assert tune(**settings).first_objective[1] == mode
+
+
+@pytest.mark.parametrize(
     ("settings", "stops_by"),
     [
         ({}, ("eval/f1_macro", "max")),

@@ -65,7 +65,7 @@ class Search:
         return [repeat.repeats for repeat in self.repeats() if repeat.seed == self.config.seed + 1]
 
     def _row(self, name, strategy, score, flops, status):
-        objective = score if self.config.tune.mode == "min" else None
+        objective = score if self.config.tune.first_objective[1] == "min" else None
         return TrialRow(
             trial_id=name,
             name=name,
