@@ -55,6 +55,7 @@ class Totals:
     probe_steps_s: float = 0.0
     probe_flops: float = 0.0
     best_score: float = -math.inf
+    best_loss: float = math.inf
     best_step: int = 0
     recent_losses: list[float] = field(default_factory=list)
 
@@ -201,9 +202,11 @@ class Loop:
         totals = self.totals
         probabilities = self.evaluate("validation")
         metrics = classification_metrics(self.data.splits["validation"].labels, probabilities, self.labels)
-        if metrics["f1_macro"] > totals.best_score:
+        # Of equal scores the lower loss is better, and of equal losses the weights that trained longer.
+        if (metrics["f1_macro"], -metrics["loss"]) >= (totals.best_score, -totals.best_loss):
             self.best_validation = probabilities
-            totals.best_score, totals.best_step = metrics["f1_macro"], totals.step
+            totals.best_score, totals.best_loss = metrics["f1_macro"], metrics["loss"]
+            totals.best_step = totals.step
             save_weights(self.blocks, self.best_weights)
             self.forget_weights()
         values = {f"eval/{name}": value for name, value in metrics.items()}

@@ -133,6 +133,27 @@ def test_weights_that_were_best_after_the_checkpoint_are_of_a_lost_timeline(
     assert not (tmp_path / "checkpoints").exists()
 
 
+@pytest.mark.parametrize(
+    ("scores", "losses", "best"),
+    [
+        ((0.5, 0.5, 0.5, 0.5), (0.9, 0.7, 0.8, 0.8), 4),
+        ((0.5, 0.5, 0.5, 0.5), (0.7, 0.7, 0.7, 0.7), 8),
+        ((0.5, 0.6, 0.5, 0.5), (0.1, 0.9, 0.1, 0.1), 4),
+    ],
+)
+def test_of_equal_scores_the_lower_loss_is_best_and_then_the_later_step(
+    scores: tuple[float, ...], losses: tuple[float, ...], best: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluations = iter(zip(scores, losses, strict=True))
+
+    def scored(*arguments: Any) -> dict[str, float]:
+        return classification_metrics(*arguments) | dict(zip(("f1_macro", "loss"), next(evaluations), strict=True))
+
+    monkeypatch.setattr(loop, "classification_metrics", scored)
+    result = run(tiny(**{"training.eval_every": 2}), folder=tmp_path, recorder=Memory())
+    assert result.metrics["final/best_step"] == best
+
+
 def tiny_split() -> ExperimentConfig:
     return load(
         ExperimentConfig,
