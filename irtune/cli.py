@@ -3,6 +3,7 @@
 import argparse
 import gc
 import io
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -163,13 +164,20 @@ def _file_and_overrides(options: argparse.Namespace) -> tuple[Path | None, list[
 
 def _quieten_libraries() -> None:
     """Leave the terminal to irtune's own messages; what goes wrong in a library is still raised or logged."""
-    import logging
     import warnings
 
     os.environ.setdefault("TQDM_DISABLE", "1")
+    # MLflow sets its level as it is imported.
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    # So does DeepSpeed, which warns of every machine without a GPU.
+    logging.getLogger("DeepSpeed").addFilter(_is_news)
     warnings.simplefilter("ignore")
     for name in ("mlflow", "alembic", "deepspeed", "ray.tune"):
         logging.getLogger(name).setLevel(logging.CRITICAL if name == "ray.tune" else logging.WARNING)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return "Setting accelerator to CPU" not in record.getMessage()
 
 
 def _console() -> Console:

@@ -29,6 +29,11 @@ def test_a_sweep_ends_with_an_answer(tiny_sweep: SweepRun) -> None:
     assert best["model"]["name"] == "tiny-random"
 
 
+def test_the_terminal_is_irtunes(tiny_sweep: SweepRun) -> None:
+    for of_others in ("INFO", "WARNING", "Setting accelerator", "database tables"):
+        assert of_others not in tiny_sweep.output
+
+
 def test_every_trial_is_in_mlflow_as_it_ended(tiny_sweep: SweepRun) -> None:
     runs = tiny_sweep.runs()
     assert len(runs) == 5

@@ -49,6 +49,7 @@ def _surroundings(home, monkeypatch):
     """The tiny model is made, and what the command line tells libraries does not outlast a test."""
     monkeypatch.setenv("IRTUNE_HOME", str(home))
     monkeypatch.setenv("TQDM_DISABLE", "1")
+    monkeypatch.setenv("MLFLOW_LOGGING_LEVEL", "WARNING")
     monkeypatch.delenv("COLUMNS", raising=False)
     loggers = [logging.getLogger(name) for name in ("mlflow", "alembic", "deepspeed", "ray.tune")]
     levels = [logger.level for logger in loggers]
