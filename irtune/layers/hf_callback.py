@@ -3,7 +3,8 @@
 What a Trainer's own events cannot do is done by hooks of PyTorch's. Before the first forward pass of an optimizer step
 the controller needs the inputs: a hook before the model's forward pass hands them over. After the step's last backward
 pass it needs the gradients before they are clipped, and a Trainer's next event comes after that: the autograd engine
-calls back when the pass is over, reductions over processes included.
+calls back when the pass is over, reductions over processes included. When training ends by an exception there is no
+event at all (``hf_release.py``).
 """
 
 import logging
@@ -12,14 +13,15 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from irtune.importance import SIGNALS, GradientNorm, Importance, ImportanceSignal
 from irtune.layers.blocks import Blocks, map_parameters
 from irtune.layers.by_name import chosen, one_of, to_json
 from irtune.layers.controller import Batch, LayerController
-from irtune.layers.hf_checks import check_trainer, drop_input_gradients, embedding_parameters, is_checkpointing
+from irtune.layers.hf_checks import InputGradients, check_trainer, embedding_parameters, is_checkpointing
+from irtune.layers.hf_release import at_end_of_training, watch_training
 from irtune.layers.measured_model import innermost_optimizer
 from irtune.layers.torch_blocks import FrozenState, TorchBlocks
 from irtune.layers.trace import MemoryTrace, SelectionRecord
@@ -38,7 +40,8 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
 
     For ``transformers.Trainer`` and what is made of it (Seq2SeqTrainer, TRL's SFTTrainer), on one device or under
     DistributedDataParallel, in fp32, bf16 or fp16. With adapters blocks are their adapters; without, whole blocks
-    train, as in LISA. All blocks must be trainable when ``train`` is called, and are again when it returns.
+    train, as in LISA. However ``train`` ends, by an exception or Ctrl-C too, what was trainable before is so again, and
+    model and optimizer are without hooks; ``release`` does that at any other time.
 
     A choice by gradients costs no pass of its own: at a refresh all blocks are trainable for one step, and the
     gradients of those not chosen are discarded before clipping. Signals with ``probe_fraction`` below 1, and those of
@@ -96,8 +99,10 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         self.frozen_state: FrozenState = frozen_state
         self.train_embeddings = train_embeddings
         self.seed = seed
+        watch_training(Trainer)
         self._controller: LayerController | None = None
         self._blocks: TorchBlocks | None = None
+        self._input_gradients: InputGradients | None = None
         self._frozen_embeddings: list[nn.Parameter] = []
         self._handles: list[Any] = []
         self._stage: Stage = "idle"
@@ -120,6 +125,24 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         """What was chosen at each refresh, and by which scores; on rank 0."""
         return self.controller.trace
 
+    def release(self) -> None:
+        """Make everything trainable that was so when training began, and leave model and optimizer without hooks.
+
+        Called by itself when training ends, however it ends. Training that still runs goes on with every block. The
+        trace stays. A second call does nothing.
+        """
+        if self._blocks is not None:
+            self._blocks.release()
+        for parameter in self._frozen_embeddings:
+            parameter.requires_grad_(True)
+        if self._input_gradients is not None:
+            self._input_gradients.put_back()
+        for handle in self._handles:
+            handle.remove()
+        # Last, so that a second call finishes what Ctrl-C has cut short.
+        self._blocks, self._input_gradients, self._frozen_embeddings, self._handles = None, None, [], []
+        self._stage = "idle"
+
     def state(self) -> dict[str, Any]:
         """What the Trainer writes into its checkpoints."""
         return {"args": self._settings(), "attributes": {"saved": self._progress()}}
@@ -128,6 +151,7 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
 
     def on_init_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Refuse what can be refused before any training."""
+        self.release()
         if model is not None:
             check_trainer(args, model, None, unused_by_default=_looks_for_unused(model))
 
@@ -135,9 +159,14 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **kwargs: Any
     ) -> None:
         """Find the blocks, and go on from a checkpoint if the Trainer does."""
-        self._release()
+        self.release()
         check_trainer(args, model, optimizer, unused_by_default=_looks_for_unused(model))
-        drop_input_gradients(model)
+        if not at_end_of_training(self.release):
+            logger.warning(
+                "IRTuningCallback: this training does not run inside transformers.Trainer.train, so an exception in it "
+                "leaves blocks frozen; call the callback's release() after one"
+            )
+        self._input_gradients = InputGradients(model)
         self._frozen_embeddings = [] if self.train_embeddings else embedding_parameters(model)
         for parameter in self._frozen_embeddings:
             parameter.requires_grad_(False)
@@ -167,7 +196,8 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """An optimizer step begins; its inputs are not known yet."""
-        self._step, self._stage = state.global_step, "begun"
+        if self._blocks is not None:
+            self._step, self._stage = state.global_step, "begun"
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Make sure that the step went as the controller needs it."""
@@ -183,8 +213,8 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         self._stage = "idle"
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Make every block trainable again and leave the model without hooks."""
-        self._release()
+        """Let go of the model."""
+        self.release()
 
     # What the Trainer has no event for.
 
@@ -223,15 +253,6 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         self._gradients_counted = self.controller.reads_gradients
         self.controller.after_backward(self._step)
         self._stage = "done"
-
-    def _release(self) -> None:
-        if self._blocks is not None:
-            self._blocks.release()
-        for parameter in self._frozen_embeddings:
-            parameter.requires_grad_(True)
-        for handle in self._handles:
-            handle.remove()
-        self._blocks, self._frozen_embeddings, self._handles, self._stage = None, [], [], "idle"
 
     # Checkpoints.
 
