@@ -25,7 +25,7 @@ from irtune.layers.hf_release import at_end_of_training, watch_training
 from irtune.layers.measured_model import innermost_optimizer
 from irtune.layers.torch_blocks import FrozenState, TorchBlocks
 from irtune.layers.trace import MemoryTrace, SelectionRecord
-from irtune.selection import POLICIES, SelectionPolicy
+from irtune.selection import POLICIES, SelectionPolicy, StepCost
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +40,11 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
 
     For ``transformers.Trainer`` and what is made of it (Seq2SeqTrainer, TRL's SFTTrainer), on one device or under
     DistributedDataParallel, in fp32, bf16 or fp16. With adapters blocks are their adapters; without, whole blocks
-    train, as in LISA. However ``train`` ends, by an exception or Ctrl-C too, what was trainable before is so again, and
-    model and optimizer are without hooks; ``release`` does that at any other time.
+    train, as in LISA. A block without trainable parameters, by your doing or LoRA's ``layers_to_transform``, stays so:
+    counts and fractions are of the other blocks, and all indices those of the model.
+
+    However ``train`` ends, by an exception or Ctrl-C too, what was trainable before is so again, and model and
+    optimizer are without hooks; ``release`` does that at any other time.
 
     A choice by gradients costs no pass of its own: at a refresh all blocks are trainable for one step, and the
     gradients of those not chosen are discarded before clipping. Signals with ``probe_fraction`` below 1, and those of
@@ -170,7 +173,7 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         self._frozen_embeddings = [] if self.train_embeddings else embedding_parameters(model)
         for parameter in self._frozen_embeddings:
             parameter.requires_grad_(False)
-        found = map_parameters(model)
+        found = map_parameters(model, leave_out_frozen=True)
         self._blocks = TorchBlocks(
             model,
             found,
@@ -181,7 +184,7 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         self._controller = LayerController(
             self._blocks,
             len(found),
-            self.policy,
+            _among(self.policy, found),
             _fitting(self.signal, found),
             reselect_every=self.reselect_every,
             total_steps=state.max_steps,
@@ -189,6 +192,9 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
             sinks=[MemoryTrace()],
             always_measure=self.measure == "always",
             reset_on_thaw=self.on_thaw == "reset",
+            cost=StepCost.between(found.indices, found.num_in_model) if found.left_out else None,
+            indices=found.indices,
+            num_in_model=found.num_in_model,
         )
         # Hooks go onto parameters that require gradients, and a resumed run freezes some.
         self._watch(model, found, optimizer)
@@ -280,7 +286,8 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
             }
             for record in self.trace.records
         ]
-        return {"controller": self.controller.state_dict(), "trace": trace}
+        blocks = list(self.controller.indices)
+        return {"controller": self.controller.state_dict(), "blocks": blocks, "trace": trace}
 
     def _resume(self, state: Any) -> None:
         name = type(self).__name__
@@ -297,8 +304,14 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         num_blocks = len(saved["controller"]["importance"]["scores"])
         if num_blocks != len(self.controller.all_blocks):
             raise ValueError(
-                f"{name}: the checkpoint is of a model of {num_blocks} blocks, this one has "
+                f"{name}: the checkpoint is of a model of {num_blocks} trainable blocks, this one has "
                 f"{len(self.controller.all_blocks)}"
+            )
+        blocks, now = saved.get("blocks", list(range(num_blocks))), list(self.controller.indices)
+        if blocks != now:
+            raise ValueError(
+                f"{name}: when the checkpoint was written blocks {blocks} were trainable, and now blocks {now} are; "
+                "freeze the same ones"
             )
         self.controller.load_state_dict(saved["controller"])
         if self.controller.blocks.rank == 0:
@@ -308,6 +321,20 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
 def _record(values: Mapping[str, Any]) -> SelectionRecord:
     importance = Importance.from_json(values["importance"])
     return SelectionRecord(values["step"], tuple(values["active"]), importance, values["trainable_parameters"])
+
+
+def _among(policy: SelectionPolicy, found: Blocks) -> SelectionPolicy:
+    """``policy`` for the blocks that are trainable, if it can choose among those."""
+    if not found.left_out:
+        return policy
+    where = f"of the {found.num_in_model} blocks {list(found.indices)} are trainable, and the policy chooses among them"
+    logger.warning("IRTuningCallback: %s", where)
+    try:
+        policy = policy.among(found.indices)
+        policy.check(len(found))
+    except ValueError as error:
+        raise ValueError(f"{error}; {where}") from error
+    return policy
 
 
 def _fitting(signal: ImportanceSignal | None, blocks: Blocks) -> ImportanceSignal:
