@@ -40,6 +40,12 @@ def embedding_parameters(model: nn.Module) -> list[nn.Parameter]:
     return list(found.values())
 
 
+def head_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Trainable parameters that lie neither in a block nor with the embeddings: a head, the last norm."""
+    others = {id(p) for p in [*find_blocks(model)[1].parameters(), *embedding_parameters(model)]}
+    return [p for p in model.parameters() if p.requires_grad and id(p) not in others]
+
+
 class InputGradients:
     """The hooks that make a model's embeddings require gradients, taken away until they are put back.
 
