@@ -332,7 +332,9 @@ def _generators_kept(device: torch.device) -> Iterator[None]:
     """Random generators come out as they went in, whatever a forward pass draws for its dropout."""
     python, numpy = random.getstate(), np.random.get_state()
     devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        yield
-    random.setstate(python)
-    np.random.set_state(numpy)
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)

@@ -63,6 +63,11 @@ def preset_of(policy: Any) -> Preset:
     Raises:
         ValueError: If it is the name of neither.
     """
+    if isinstance(policy, Mapping) and policy.get("name") in METHODS.keys() - POLICIES.keys():
+        raise ValueError(
+            f"policy: {policy['name']!r} is a method, which brings more than a policy; give its name alone, and "
+            "options as further arguments"
+        )
     if not isinstance(policy, str) or ":" in policy:
         return Preset()
     if policy not in METHODS:

@@ -1,5 +1,7 @@
 """However training ends, the model is as the user had it, and the next Trainer trains all that it may."""
 
+import random
+
 import hf_training
 import pytest
 import torch
@@ -110,6 +112,28 @@ def test_what_breaks_inside_a_step_lets_go_too(importance, tmp_path):
     assert what_a_user_sees(model) == found
     assert len(callback.trace.records) == 1
     assert_next_trainer_trains_everything(model, tmp_path)
+
+
+def test_a_probe_that_breaks_leaves_modes_and_random_generators(tmp_path):
+    class ProbeError(RuntimeError):
+        pass
+
+    def breaks(module, inputs):
+        if callback._blocks is not None and callback._blocks._probe_batch is not None:
+            states.append((random.getstate(), module.training))
+            random.random()
+            raise ProbeError
+
+    states, model = [], hf_training.make_model("full")
+    callback = IRTuningCallback("top_k", k=1, importance="cosine_similarity")
+    handle = model.model.layers[2].register_forward_pre_hook(breaks)
+    with pytest.raises(ProbeError):
+        trainer_of(model, tmp_path, [callback]).train()
+    handle.remove()
+    assert random.getstate() == states[0][0]
+    assert not states[0][1]
+    assert model.training
+    assert hooks_of(model) == 0
 
 
 def test_a_callback_that_was_added_later_or_taken_out_lets_go(tmp_path):
