@@ -23,9 +23,9 @@ from typing import Any
 import torch
 
 from irtune.config.load import load
-from irtune.config.methods import METHODS
 from irtune.config.schema import ExperimentConfig
 from irtune.data.base import LabelledDataset
+from irtune.methods import METHODS
 from irtune.training.engine import DeepSpeedBlocks
 from irtune.training.recorder import NoRecorder
 from irtune.training.run import run

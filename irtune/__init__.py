@@ -1,11 +1,23 @@
 """irtune finds out which layers of a language model are worth training.
 
 The public names below are loaded when they are first used, so that importing irtune loads neither ray, mlflow,
-deepspeed nor torch.
+deepspeed nor torch. Type checkers and editors read the imports that never run.
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from irtune.analysis.trace_plot import plot_trace
+    from irtune.config.load import ConfigError
+    from irtune.config.load import load as load_config
+    from irtune.config.schema import ExperimentConfig
+    from irtune.config.sweep import SweepConfig
+    from irtune.importance import Importance, ImportanceSignal
+    from irtune.layers import LayerController, MemoryTrace
+    from irtune.layers.hf_callback import IRTuningCallback
+    from irtune.selection import SelectionContext, SelectionPolicy
+    from irtune.training.run import run
 
 _HOME = {
     "ExperimentConfig": "irtune.config.schema",
@@ -24,10 +36,25 @@ _HOME = {
 }
 _ALIASES = {"load_config": "load"}
 
-__all__ = sorted(_HOME)
+__all__ = [
+    "ConfigError",
+    "ExperimentConfig",
+    "IRTuningCallback",
+    "Importance",
+    "ImportanceSignal",
+    "LayerController",
+    "MemoryTrace",
+    "SelectionContext",
+    "SelectionPolicy",
+    "SweepConfig",
+    "load_config",
+    "plot_trace",
+    "run",
+]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'irtune' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME[name]), _ALIASES.get(name, name))
+if not TYPE_CHECKING:
+    # Hidden from type checkers, for which any misspelt name would be there.
+    def __getattr__(name: str) -> Any:
+        if name not in _HOME:
+            raise AttributeError(f"module 'irtune' has no attribute {name!r}")
+        return getattr(importlib.import_module(_HOME[name]), _ALIASES.get(name, name))

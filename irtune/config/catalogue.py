@@ -10,10 +10,10 @@ import numpy as np
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from irtune.config.methods import METHODS, Method
 from irtune.config.schema import VARIANTS, ExperimentConfig
 from irtune.importance import SIGNALS, ImportanceSignal
 from irtune.importance.aggregations import OVER_TIME_DESCRIPTIONS, WITHIN_BLOCK_DESCRIPTIONS, rank_alike
+from irtune.methods import METHODS, Method
 from irtune.plugins import nearest
 from irtune.selection import POLICIES
 

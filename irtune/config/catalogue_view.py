@@ -14,8 +14,8 @@ from rich.text import Text
 from irtune.config import catalogue
 from irtune.config.catalogue import Aggregation, Entry
 from irtune.config.load import apply_overrides
-from irtune.config.methods import METHODS, Method
 from irtune.config.schema import ExperimentConfig
+from irtune.methods import METHODS, Method
 
 INDENT = (0, 0, 0, 2)
 

@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from irtune.config.methods import METHODS, with_method
+from irtune.config.methods import with_method
 from irtune.config.mistakes import ConfigError, describe
 from irtune.config.schema import VARIANTS, ExperimentConfig
 from irtune.config.sweep import SweepConfig
+from irtune.methods import METHODS
 
 __all__ = [
     "ConfigError",

@@ -18,10 +18,11 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from irtune import plugins
-from irtune.config.methods import METHODS, forget_method, with_method
+from irtune.config.methods import forget_method, with_method
 from irtune.data import DATASETS
 from irtune.data.base import DatasetConfig
 from irtune.importance import SIGNALS, GradientNorm, ImportanceSignal
+from irtune.methods import METHODS
 from irtune.selection import POLICIES, SelectionPolicy
 
 Precision = Literal["fp32", "bf16", "fp16"]

@@ -1,7 +1,7 @@
 """What an importance signal is: something that gives every block one score, as fresh as it can."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Protocol
 
@@ -32,6 +32,12 @@ class Importance:
     def unseen(cls, num_blocks: int) -> "Importance":
         """The importance of blocks before any measurement."""
         return cls(np.full(num_blocks, np.nan), np.full(num_blocks, NEVER), np.zeros(num_blocks, dtype=int))
+
+    def among(self, num_blocks: int, indices: Sequence[int]) -> "Importance":
+        """The same scores in a model of ``num_blocks``, at ``indices`` ``(L,)``; its other blocks are unseen."""
+        wider, at = Importance.unseen(num_blocks), list(indices)
+        wider.scores[at], wider.measured_at[at], wider.num_probes[at] = self.scores, self.measured_at, self.num_probes
+        return wider
 
     def to_json(self) -> dict[str, list[Any]]:
         """A form for checkpoints without NaN and infinities, which strict JSON lacks."""

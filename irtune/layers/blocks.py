@@ -23,14 +23,26 @@ class Blocks:
         name: Dotted name of the list of blocks, as ``model.layers``.
         per_block: For each of the L blocks its parameters as (name, parameter), in model order.
         shared: Parameters of no single block (the head, shared banks), which always train.
+        left_out: Indices of further blocks of the model, which have no trainable parameter and are none of the L.
     """
 
     name: str
     per_block: tuple[tuple[tuple[str, nn.Parameter], ...], ...]
     shared: tuple[tuple[str, nn.Parameter], ...]
+    left_out: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.per_block)
+
+    @property
+    def num_in_model(self) -> int:
+        """Number of blocks of the model, those without a trainable parameter included."""
+        return len(self) + len(self.left_out)
+
+    @property
+    def indices(self) -> tuple[int, ...]:
+        """``(L,)`` the index in the model of each block."""
+        return tuple(index for index in range(self.num_in_model) if index not in self.left_out)
 
     def all(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Every parameter, shared ones first."""
@@ -127,13 +139,18 @@ def _has_linear_layers(module: nn.Module) -> bool:
     return any(isinstance(part, nn.Linear) for part in module.modules())
 
 
-def map_parameters(model: nn.Module) -> Blocks:
+def map_parameters(model: nn.Module, *, leave_out_frozen: bool = False) -> Blocks:
     """Sort the trainable parameters of a model by block.
 
     A parameter belongs to a block if it lies in it, and in no other, by identity.
 
+    Args:
+        model: Any model that ``find_blocks`` knows.
+        leave_out_frozen: Leave out blocks in which nothing is trainable, in place of refusing them.
+
     Raises:
-        BlockError: If some block has no trainable parameter, as under prefix or prompt tuning.
+        BlockError: If some block has no trainable parameter, or with ``leave_out_frozen`` none has, as under prefix or
+            prompt tuning.
     """
     name, members = find_blocks(model)
     owners: dict[int, set[int]] = {}
@@ -148,11 +165,13 @@ def map_parameters(model: nn.Module) -> Blocks:
             place = per_block[next(iter(owner))] if len(owner) == 1 else shared
             place.append((parameter_name, parameter))
     empty = [index for index, block in enumerate(per_block) if not block]
-    if empty:
-        common = [parameter_name for parameter_name, parameter in shared if len(owners.get(id(parameter), ())) > 1]
+    common = [parameter_name for parameter_name, parameter in shared if len(owners.get(id(parameter), ())) > 1]
+    left_out = tuple(empty) if leave_out_frozen and not common and len(empty) < len(per_block) else ()
+    if empty and not left_out:
         reason = f"only share {common[0]}" if common else "hold no trainable parameter"
         raise BlockError(
             f"adapter.type: blocks {empty} of {name} {reason}, so they cannot be selected; use an adapter with "
             "parameters of its own in every block (lora, dora, ia3, …) and target_modules that every block has"
         )
-    return Blocks(name, tuple(map(tuple, per_block)), tuple(shared))
+    kept = tuple(tuple(block) for index, block in enumerate(per_block) if index not in left_out)
+    return Blocks(name, kept, tuple(shared), left_out)

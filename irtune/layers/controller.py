@@ -1,7 +1,7 @@
 """The one who measures, asks the policy and freezes: the same for every trainer."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
@@ -97,6 +97,9 @@ class LayerController:
         always_measure: Probe also for a policy that does not look at scores.
         reset_on_thaw: Forget what the optimizer knows of a block that trains again.
         cost: What a step costs, for policies that ask.
+        indices: ``(L,)`` the blocks' indices in the model, where they are not all of it; records and messages have
+            these, all else counts from 0 to L - 1.
+        num_in_model: Number of blocks of that model.
     """
 
     def __init__(
@@ -113,6 +116,8 @@ class LayerController:
         always_measure: bool = False,
         reset_on_thaw: bool = False,
         cost: StepCost | None = None,
+        indices: Sequence[int] | None = None,
+        num_in_model: int | None = None,
     ) -> None:
         policy.check(num_blocks)
         self.blocks = blocks
@@ -126,6 +131,8 @@ class LayerController:
         self.reset_on_thaw = reset_on_thaw
         self.cost = cost
         self.all_blocks = tuple(range(num_blocks))
+        self.indices = self.all_blocks if indices is None else tuple(indices)
+        self.num_in_model = num_in_model or num_blocks
         self.active = self.all_blocks
         self.importance = Importance.unseen(num_blocks)
         self.policy_state: PolicyState = {}
@@ -241,8 +248,9 @@ class LayerController:
         bad = measured & ~np.isfinite(scores)
         if bad.any():
             if not self.blocks.skips_overflow:
+                found = list(self._in_model(np.flatnonzero(bad)))
                 raise FloatingPointError(
-                    f"the scores of blocks {np.flatnonzero(bad).tolist()} are not finite at step {step}; lower "
+                    f"the scores of blocks {found} are not finite at step {step}; lower "
                     "training.learning_rate, or set training.max_grad_norm and training.warmup_steps"
                 )
             return False
@@ -309,6 +317,14 @@ class LayerController:
     def _record(self, step: int) -> None:
         if self.blocks.rank != 0:
             return
-        record = SelectionRecord(step, self.active, self.importance, self.blocks.trainable_parameters(self.active))
+        record = SelectionRecord(
+            step,
+            self._in_model(self.active),
+            self.importance.among(self.num_in_model, self.indices),
+            self.blocks.trainable_parameters(self.active),
+        )
         for sink in self.sinks:
             sink.write(record)
+
+    def _in_model(self, blocks: Iterable[int]) -> tuple[int, ...]:
+        return tuple(self.indices[block] for block in blocks)

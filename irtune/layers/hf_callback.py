@@ -3,7 +3,8 @@
 What a Trainer's own events cannot do is done by hooks of PyTorch's. Before the first forward pass of an optimizer step
 the controller needs the inputs: a hook before the model's forward pass hands them over. After the step's last backward
 pass it needs the gradients before they are clipped, and a Trainer's next event comes after that: the autograd engine
-calls back when the pass is over, reductions over processes included.
+calls back when the pass is over, reductions over processes included. When training ends by an exception there is no
+event at all (``hf_release.py``).
 """
 
 import logging
@@ -12,23 +13,33 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from irtune.importance import SIGNALS, GradientNorm, Importance, ImportanceSignal
+from irtune.importance import SIGNALS, Importance, ImportanceSignal
 from irtune.layers.blocks import Blocks, map_parameters
 from irtune.layers.by_name import chosen, one_of, to_json
 from irtune.layers.controller import Batch, LayerController
-from irtune.layers.hf_checks import check_trainer, drop_input_gradients, embedding_parameters, is_checkpointing
+from irtune.layers.fitting import leaves_tensors_open, policy_among, signal_for
+from irtune.layers.hf_checks import (
+    InputGradients,
+    check_trainer,
+    embedding_parameters,
+    head_parameters,
+    is_checkpointing,
+)
+from irtune.layers.hf_release import at_end_of_training, watch_training
 from irtune.layers.measured_model import innermost_optimizer
+from irtune.layers.presets import preset_of
 from irtune.layers.torch_blocks import FrozenState, TorchBlocks
 from irtune.layers.trace import MemoryTrace, SelectionRecord
-from irtune.selection import POLICIES, SelectionPolicy
+from irtune.selection import POLICIES, SelectionPolicy, StepCost
 
 logger = logging.getLogger(__name__)
 
 Measure = Literal["when_needed", "always"]
 OnThaw = Literal["keep", "reset"]
+_DEFAULTS = {"reselect_every": 20, "on_thaw": "keep", "train_head": True}
 Stage = Literal["idle", "begun", "forward", "backward", "done"]
 """How far an optimizer step is: begun by the Trainer, first forward pass, last backward pass, gradients handled."""
 
@@ -38,7 +49,11 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
 
     For ``transformers.Trainer`` and what is made of it (Seq2SeqTrainer, TRL's SFTTrainer), on one device or under
     DistributedDataParallel, in fp32, bf16 or fp16. With adapters blocks are their adapters; without, whole blocks
-    train, as in LISA. All blocks must be trainable when ``train`` is called, and are again when it returns.
+    train, as in LISA. A block without trainable parameters, by your doing or LoRA's ``layers_to_transform``, stays so:
+    counts and fractions are of the other blocks, and all indices those of the model.
+
+    However ``train`` ends, by an exception or Ctrl-C too, what was trainable before is so again, and model and
+    optimizer are without hooks; ``release`` does that at any other time.
 
     A choice by gradients costs no pass of its own: at a refresh all blocks are trainable for one step, and the
     gradients of those not chosen are discarded before clipping. Signals with ``probe_fraction`` below 1, and those of
@@ -47,18 +62,23 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
     A checkpoint of the Trainer holds what a resumed run needs to go on as if it had not stopped.
 
     Args:
-        policy: Which blocks train: a name with its options as further keyword arguments (``policy="top_k", k=4``), a
-            mapping (``{"name": "top_k", "k": 4}``), ``package.module:Class``, or a policy.
-        importance: What scores blocks, likewise; by default the norm of the gradients of ``lora_B``, or of all of a
-            block's tensors where there is none.
-        reselect_every: Optimizer steps between two choices.
+        policy: Which blocks train: a method of ``irtune methods`` (``"lisa"``, ``"ir_authors"``), which also brings
+            defaults for the arguments below; or a policy's name with its options as further keyword arguments
+            (``"top_k", k=4``), a mapping (``{"name": "top_k", "k": 4}``), ``package.module:Class``, or a policy. A name
+            that is both is the method; explicit arguments lie above a method's.
+        importance: What scores blocks, likewise; by default the norm of gradients. Gradients are those of ``lora_B``,
+            or of all of a block's tensors where there is none, unless ``tensors`` is given.
+        reselect_every: Optimizer steps between two choices, 0 to choose once; by default the method's, or 20.
         measure: ``always`` measures also for a policy that does not look at scores, for the trace.
-        on_thaw: ``reset`` forgets what the optimizer knows of a block that trains again.
+        on_thaw: ``reset`` forgets what the optimizer knows of a block that trains again; by default the method's, or
+            ``keep``.
         frozen_state: ``drop`` frees what the optimizer knows of a frozen block, which then starts anew when it thaws;
             the memory of LISA's users.
         train_embeddings: Whether embeddings that are trainable train all the time, as in LISA. The backward pass then
             runs through every block, and freezing saves no time, only the optimizer's work. False freezes them, and
             with them a head tied to them.
+        train_head: Whether what lies neither in a block nor with the embeddings (a head, the last norm) trains, as far
+            as it is trainable; by default yes, but for ``ir_authors``.
         seed: Of the policy's random choices; by default the Trainer's.
         **options: Options of the policy.
 
@@ -72,33 +92,41 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         policy: str | Mapping[str, Any] | SelectionPolicy = "variance_split",
         *,
         importance: str | Mapping[str, Any] | ImportanceSignal | None = None,
-        reselect_every: int = 20,
+        reselect_every: int | None = None,
         measure: Measure = "when_needed",
-        on_thaw: OnThaw = "keep",
+        on_thaw: OnThaw | None = None,
         frozen_state: FrozenState = "keep",
         train_embeddings: bool = True,
+        train_head: bool | None = None,
         seed: int | None = None,
         **options: Any,
     ) -> None:
+        preset = preset_of(policy)
+        given = {"reselect_every": reselect_every, "on_thaw": on_thaw, "train_head": train_head}
+        said = {name: value for name, value in given.items() if value is not None}
+        arguments: dict[str, Any] = {**_DEFAULTS, **preset.arguments, **said}
         one_of("measure", measure, Measure)
-        one_of("on_thaw", on_thaw, OnThaw)
+        one_of("on_thaw", arguments["on_thaw"], OnThaw)
         one_of("frozen_state", frozen_state, FrozenState)
-        if not isinstance(reselect_every, int) or reselect_every < 1:
-            raise ValueError(f"reselect_every: {reselect_every!r} is no number of optimizer steps; give a count from 1")
-        own = ("importance", "reselect_every", "measure", "on_thaw", "frozen_state", "train_embeddings", "seed")
-        self.policy: SelectionPolicy = chosen("policy", policy, POLICIES, SelectionPolicy, options, own)
-        self.signal: ImportanceSignal | None = None
-        if importance is not None:
-            self.signal = chosen("importance", importance, SIGNALS, ImportanceSignal, {}, ())
-        self.reselect_every = reselect_every
+        self.reselect_every: int = _interval(arguments["reselect_every"])
+        own = ("importance", *given, "measure", "frozen_state", "train_embeddings", "seed")
+        self.policy: SelectionPolicy = chosen(
+            "policy", preset.policy or policy, POLICIES, SelectionPolicy, options, own
+        )
+        self.signal = preset.signal(importance)
+        # An object is what it is; a name may leave open which tensors are read.
+        self._finds_tensors = leaves_tensors_open(self.signal) and self.signal is not importance
         self.measure = measure
-        self.on_thaw = on_thaw
+        self.on_thaw: OnThaw = arguments["on_thaw"]
+        self.train_head: bool = arguments["train_head"]
         self.frozen_state: FrozenState = frozen_state
         self.train_embeddings = train_embeddings
         self.seed = seed
+        watch_training(Trainer)
         self._controller: LayerController | None = None
         self._blocks: TorchBlocks | None = None
-        self._frozen_embeddings: list[nn.Parameter] = []
+        self._input_gradients: InputGradients | None = None
+        self._frozen_beside: list[nn.Parameter] = []
         self._handles: list[Any] = []
         self._stage: Stage = "idle"
         self._gradients_counted = False
@@ -120,6 +148,24 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         """What was chosen at each refresh, and by which scores; on rank 0."""
         return self.controller.trace
 
+    def release(self) -> None:
+        """Make everything trainable that was so when training began, and leave model and optimizer without hooks.
+
+        Called by itself when training ends, however it ends. Training that still runs goes on with every block. The
+        trace stays. A second call does nothing.
+        """
+        if self._blocks is not None:
+            self._blocks.release()
+        for parameter in self._frozen_beside:
+            parameter.requires_grad_(True)
+        if self._input_gradients is not None:
+            self._input_gradients.put_back()
+        for handle in self._handles:
+            handle.remove()
+        # Last, so that a second call finishes what Ctrl-C has cut short.
+        self._blocks, self._input_gradients, self._frozen_beside, self._handles = None, None, [], []
+        self._stage = "idle"
+
     def state(self) -> dict[str, Any]:
         """What the Trainer writes into its checkpoints."""
         return {"args": self._settings(), "attributes": {"saved": self._progress()}}
@@ -128,6 +174,7 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
 
     def on_init_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Refuse what can be refused before any training."""
+        self.release()
         if model is not None:
             check_trainer(args, model, None, unused_by_default=_looks_for_unused(model))
 
@@ -135,13 +182,19 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **kwargs: Any
     ) -> None:
         """Find the blocks, and go on from a checkpoint if the Trainer does."""
-        self._release()
+        self.release()
         check_trainer(args, model, optimizer, unused_by_default=_looks_for_unused(model))
-        drop_input_gradients(model)
-        self._frozen_embeddings = [] if self.train_embeddings else embedding_parameters(model)
-        for parameter in self._frozen_embeddings:
+        if not at_end_of_training(self.release):
+            logger.warning(
+                "IRTuningCallback: this training does not run inside transformers.Trainer.train, so an exception in it "
+                "leaves blocks frozen; call the callback's release() after one"
+            )
+        self._input_gradients = InputGradients(model)
+        self._frozen_beside = [] if self.train_head else head_parameters(model)
+        self._frozen_beside += [] if self.train_embeddings else embedding_parameters(model)
+        for parameter in self._frozen_beside:
             parameter.requires_grad_(False)
-        found = map_parameters(model)
+        found = map_parameters(model, leave_out_frozen=True)
         self._blocks = TorchBlocks(
             model,
             found,
@@ -152,14 +205,17 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         self._controller = LayerController(
             self._blocks,
             len(found),
-            self.policy,
-            _fitting(self.signal, found),
+            policy_among(self.policy, found),
+            signal_for(found, self.signal, self._finds_tensors),
             reselect_every=self.reselect_every,
             total_steps=state.max_steps,
             seed=args.seed if self.seed is None else self.seed,
             sinks=[MemoryTrace()],
             always_measure=self.measure == "always",
             reset_on_thaw=self.on_thaw == "reset",
+            cost=StepCost.between(found.indices, found.num_in_model) if found.left_out else None,
+            indices=found.indices,
+            num_in_model=found.num_in_model,
         )
         # Hooks go onto parameters that require gradients, and a resumed run freezes some.
         self._watch(model, found, optimizer)
@@ -167,7 +223,8 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """An optimizer step begins; its inputs are not known yet."""
-        self._step, self._stage = state.global_step, "begun"
+        if self._blocks is not None:
+            self._step, self._stage = state.global_step, "begun"
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Make sure that the step went as the controller needs it."""
@@ -183,8 +240,8 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         self._stage = "idle"
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Make every block trainable again and leave the model without hooks."""
-        self._release()
+        """Let go of the model."""
+        self.release()
 
     # What the Trainer has no event for.
 
@@ -224,28 +281,26 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         self.controller.after_backward(self._step)
         self._stage = "done"
 
-    def _release(self) -> None:
-        if self._blocks is not None:
-            self._blocks.release()
-        for parameter in self._frozen_embeddings:
-            parameter.requires_grad_(True)
-        for handle in self._handles:
-            handle.remove()
-        self._blocks, self._frozen_embeddings, self._handles, self._stage = None, [], [], "idle"
-
     # Checkpoints.
 
     def _settings(self) -> dict[str, Any]:
         return {
             "policy": to_json(self.policy, POLICIES),
-            "importance": None if self.signal is None else to_json(self.signal, SIGNALS),
+            "importance": self._importance(),
             "reselect_every": self.reselect_every,
             "measure": self.measure,
             "on_thaw": self.on_thaw,
             "frozen_state": self.frozen_state,
             "train_embeddings": self.train_embeddings,
+            "train_head": self.train_head,
             "seed": self.seed,
         }
+
+    def _importance(self) -> dict[str, Any] | None:
+        if self.signal is None:
+            return None
+        section = to_json(self.signal, SIGNALS)
+        return {key: value for key, value in section.items() if key != "tensors" or not self._finds_tensors}
 
     def _progress(self) -> dict[str, Any] | None:
         if self._controller is None:
@@ -259,7 +314,8 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
             }
             for record in self.trace.records
         ]
-        return {"controller": self.controller.state_dict(), "trace": trace}
+        blocks = list(self.controller.indices)
+        return {"controller": self.controller.state_dict(), "blocks": blocks, "trace": trace}
 
     def _resume(self, state: Any) -> None:
         name = type(self).__name__
@@ -276,10 +332,19 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         num_blocks = len(saved["controller"]["importance"]["scores"])
         if num_blocks != len(self.controller.all_blocks):
             raise ValueError(
-                f"{name}: the checkpoint is of a model of {num_blocks} blocks, this one has "
+                f"{name}: the checkpoint is of a model of {num_blocks} trainable blocks, this one has "
                 f"{len(self.controller.all_blocks)}"
             )
+        blocks, now = saved.get("blocks", list(range(num_blocks))), list(self.controller.indices)
+        if blocks != now:
+            raise ValueError(
+                f"{name}: when the checkpoint was written blocks {blocks} were trainable, and now blocks {now} are; "
+                "freeze the same ones"
+            )
         self.controller.load_state_dict(saved["controller"])
+        if not self.reselect_every and saved["trace"]:
+            # Chosen once is chosen, also where training now takes longer.
+            self.controller.next_refresh = state.max_steps
         if self.controller.blocks.rank == 0:
             self.trace.records += [_record(values) for values in saved["trace"]]
 
@@ -289,17 +354,12 @@ def _record(values: Mapping[str, Any]) -> SelectionRecord:
     return SelectionRecord(values["step"], tuple(values["active"]), importance, values["trainable_parameters"])
 
 
-def _fitting(signal: ImportanceSignal | None, blocks: Blocks) -> ImportanceSignal:
-    """``signal``, or the default one, if every block has the tensors that it reads."""
-    if signal is None:
-        return GradientNorm(tensors="lora_B" if all(map(len, blocks.sizes("lora_B"))) else "all")
-    tensors = str(getattr(signal, "tensors", "all"))
-    if not all(map(len, blocks.sizes(tensors))):
+def _interval(steps: Any) -> int:
+    if not isinstance(steps, int) or steps < 0:
         raise ValueError(
-            f"importance.tensors: not every block has a trainable {tensors}; give "
-            f'importance={{"name": "{signal.name}", "tensors": "all"}}'
+            f"reselect_every: {steps!r} is no number of optimizer steps; give a count from 1, or 0 to choose once"
         )
-    return signal
+    return steps
 
 
 def _examples(batch: Mapping[str, Any]) -> Batch:

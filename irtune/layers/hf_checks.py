@@ -40,17 +40,32 @@ def embedding_parameters(model: nn.Module) -> list[nn.Parameter]:
     return list(found.values())
 
 
-def drop_input_gradients(model: nn.Module) -> None:
-    """Remove the hooks that make embeddings require gradients.
+def head_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Trainable parameters that lie neither in a block nor with the embeddings: a head, the last norm."""
+    others = {id(p) for p in [*find_blocks(model)[1].parameters(), *embedding_parameters(model)]}
+    return [p for p in model.parameters() if p.requires_grad and id(p) not in others]
+
+
+class InputGradients:
+    """The hooks that make a model's embeddings require gradients, taken away until they are put back.
 
     Only reentrant checkpointing needs them. They would run the backward pass down to the embeddings whatever is frozen.
     transformers and PEFT forget their handles when they set them twice, so they are told by their names.
     """
-    for module in model.modules():
-        if isinstance(module, nn.Embedding):
-            for key, hook in list(module._forward_hooks.items()):
-                if getattr(hook, "__name__", "") in _INPUT_GRADIENT_HOOKS:
-                    del module._forward_hooks[key]
+
+    def __init__(self, model: nn.Module) -> None:
+        self._dropped: list[tuple[nn.Module, int, Any]] = []
+        for module in model.modules():
+            if isinstance(module, nn.Embedding):
+                for key, hook in list(module._forward_hooks.items()):
+                    if getattr(hook, "__name__", "") in _INPUT_GRADIENT_HOOKS:
+                        self._dropped.append((module, key, hook))
+                        del module._forward_hooks[key]
+
+    def put_back(self) -> None:
+        """Let the embeddings require gradients again, by the same handles."""
+        for module, key, hook in self._dropped:
+            module._forward_hooks[key] = hook
 
 
 def _parallelism(args: Any, model: nn.Module, optimizer: Any, unused_by_default: bool) -> Iterator[str]:

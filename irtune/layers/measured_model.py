@@ -34,7 +34,8 @@ class MeasuredModel(ABC):
     def __init__(self, model: nn.Module, blocks: Blocks) -> None:
         self.model = model
         self.blocks = blocks
-        self.members = find_blocks(model)[1]
+        members = find_blocks(model)[1]
+        self.members = [members[index] for index in blocks.indices]
         self.active: tuple[int, ...] = tuple(range(len(blocks)))
         trained = {id(parameter) for _, parameter in blocks.all()}
         pretrained = [p for member in self.members for p in member.parameters() if p.dim() > 1]
@@ -295,8 +296,8 @@ class MeasuredModel(ABC):
             found = [scaling for scaling in scalings if isinstance(scaling, dict)]
             if not found:
                 raise ValueError(
-                    f"selection.policy: it turns adapters down, and those of block {index} have no scaling; use lora, "
-                    "dora, loha or lokr, or another policy"
+                    f"selection.policy: it turns adapters down, and those of block {self.blocks.indices[index]} have "
+                    "no scaling; use lora, dora, loha or lokr, or another policy"
                 )
             scaled += [(scaling, dict(scaling)) for scaling in found]
         for scaling, before in scaled:
@@ -331,7 +332,9 @@ def _generators_kept(device: torch.device) -> Iterator[None]:
     """Random generators come out as they went in, whatever a forward pass draws for its dropout."""
     python, numpy = random.getstate(), np.random.get_state()
     devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        yield
-    random.setstate(python)
-    np.random.set_state(numpy)
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)

@@ -90,11 +90,17 @@ class TorchBlocks(MeasuredModel):
             self.optimizer.state.pop(parameter, None)
 
     def release(self) -> None:
-        """Make every block trainable again, and leave model and optimizer as they were found."""
+        """Make every block trainable again, and leave model and optimizer as they were found.
+
+        A second call does nothing: by then the blocks may be somebody else's to freeze.
+        """
+        if not self._handles:
+            return
         self.set_active(range(len(self.blocks)))
         self.stop_local_norms()
         for handle in self._handles:
             handle.remove()
+        self._handles = []
 
     def _parameters(self, blocks: Sequence[int]) -> Iterator[nn.Parameter]:
         yield from (parameter for index in blocks for _, parameter in self.blocks.per_block[index])

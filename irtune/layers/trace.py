@@ -14,8 +14,9 @@ class SelectionRecord:
 
     Args:
         step: Optimizer step at which the choice was made; it holds from this step on.
-        active: Sorted indices of the blocks that train.
-        importance: Scores ``(L,)`` and their age, as the policy saw them.
+        active: Sorted indices in the model of the blocks that train.
+        importance: Scores ``(L,)`` of the model's blocks and their age, as the policy saw them; those that cannot train
+            are unseen.
         trainable_parameters: Trainable parameters, head included, with these blocks active.
     """
 

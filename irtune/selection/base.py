@@ -35,6 +35,14 @@ class StepCost:
         """Blocks that all cost alike, passed backwards at the price of a forward pass, trained at no further one."""
         return cls(float(num_blocks), np.ones(num_blocks), np.zeros(num_blocks))
 
+    @classmethod
+    def between(cls, indices: Sequence[int], num_blocks: int) -> "StepCost":
+        """As ``uniform``, of the blocks at ``indices`` in a model of ``num_blocks``, of which the others never train.
+
+        The backward pass runs through those that lie above the lowest active one.
+        """
+        return cls(float(num_blocks), np.diff([*indices, num_blocks]).astype(float), np.zeros(len(indices)))
+
     def of(self, active: Sequence[int]) -> float:
         """Cost of a step in which these blocks (at least one) train."""
         return float(self.fixed + self.passed[min(active) :].sum() + self.trained[list(active)].sum())
@@ -58,7 +66,7 @@ class SelectionContext:
     """All that a policy may know.
 
     Args:
-        num_blocks: L.
+        num_blocks: L, the number of blocks that can train.
         step: Optimizer step of this refresh, from 0.
         total_steps: Optimizer steps of the whole run.
         importance: Scores ``(L,)`` and their age.
@@ -103,6 +111,17 @@ class SelectionPolicy(BaseModel):
     def select(self, context: SelectionContext) -> tuple[tuple[int, ...], PolicyState]:
         """The blocks that train until the next refresh (sorted, not empty) and the state to hand back then."""
         raise TypeError(f"policy {self.name!r} does not say how it selects")
+
+    def among(self, indices: Sequence[int]) -> "SelectionPolicy":
+        """The same policy where only the blocks at these ``indices`` of a model can train.
+
+        All that a policy knows of blocks counts those that can train, in model order; one that names blocks of the
+        model translates them here.
+
+        Raises:
+            ValueError: If it names a block that cannot train.
+        """
+        return self
 
     def check(self, num_blocks: int) -> None:
         """Raise ValueError if the policy cannot work on ``num_blocks`` blocks, such as for a ``k`` above that."""

@@ -1,5 +1,6 @@
 """The same blocks from beginning to end."""
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -49,6 +50,18 @@ class Static(SelectionPolicy):
             return tuple(num_blocks * part // k - 1 for part in range(1, k + 1)), {}
         first = 0 if self.which == "first" else num_blocks - k
         return tuple(range(first, first + k)), {}
+
+    def among(self, indices: Sequence[int]) -> "Static":
+        """The listed blocks by their places among those at ``indices``, which alone can train."""
+        if self.blocks is None:
+            return self
+        frozen = sorted(set(self.blocks) - set(indices))
+        if frozen:
+            raise ValueError(
+                f"selection.policy.blocks: {frozen} hold nothing trainable; list some of {list(indices)}, or make "
+                "them trainable"
+            )
+        return self.model_copy(update={"blocks": tuple(list(indices).index(block) for block in self.blocks)})
 
     def check(self, num_blocks: int) -> None:
         """Raise ValueError if the model has fewer blocks."""

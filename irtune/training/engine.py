@@ -240,7 +240,7 @@ class DeepSpeedBlocks(MeasuredModel):
         self.base_optimizer.state.clear()
         self.engine = self.base_optimizer = self.scheduler = None
         self.blocks = Blocks(self.blocks.name, (), ())
-        self.model, self.members = nn.Module(), nn.ModuleList()
+        self.model, self.members = nn.Module(), []
 
     def _loss(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The loss ``()`` that is trained on, of a pass that does not train."""

@@ -9,11 +9,12 @@ from itertools import product
 import numpy as np
 
 from irtune.config.load import ConfigError, apply_overrides, build, dotted_keys, explicit, with_overrides
-from irtune.config.methods import METHODS, with_method
+from irtune.config.methods import with_method
 from irtune.config.mistakes import known_keys
 from irtune.config.schema import VARIANTS, ExperimentConfig
 from irtune.config.sweep import Choice, Condition, Dimension, SweepConfig
 from irtune.importance.aggregations import rank_alike
+from irtune.methods import METHODS
 from irtune.plugins import nearest
 from irtune.tuning.space import Space, Values, in_order, is_active, num_values, size
 

@@ -11,16 +11,17 @@ import irtune
 
 PACKAGE = Path(irtune.__file__).parent
 
-FOUNDATION = {"plugins", "home", "files"}
+FOUNDATION = {"plugins", "home", "files", "methods"}
 SCIENCE = FOUNDATION | {"importance", "selection", "layers", "data", "analysis"}
 ALLOWED = {
     "plugins": set(),
     "home": set(),
     "files": set(),
+    "methods": set(),
     "analysis": set(),
     "importance": {"plugins"},
     "selection": {"plugins", "importance"},
-    "layers": {"plugins", "importance", "selection"},
+    "layers": {"plugins", "methods", "importance", "selection"},
     "data": {"plugins"},
     "config": SCIENCE,
     "training": SCIENCE | {"config"},
@@ -136,6 +137,7 @@ def test_libraries_are_known_in_their_rooms_only():
     ("statement", "absent"),
     [
         ("import irtune", ["ray", "mlflow", "deepspeed", "torch", "transformers", "optuna"]),
+        ("import irtune.methods", ["pydantic", "numpy", "torch", "yaml"]),
         ("import irtune.selection, irtune.importance", ["torch", "ray", "mlflow", "sklearn"]),
         ("import irtune.tracking.spool, irtune.tracking.trace", ["mlflow", "ray", "torch"]),
         ("import irtune.config.load, irtune.data", ["torch", "ray", "mlflow", "transformers"]),

@@ -17,10 +17,10 @@ from irtune.config.load import (
     load,
     with_overrides,
 )
-from irtune.config.methods import METHODS
 from irtune.config.schema import ExperimentConfig, SelectionConfig
 from irtune.config.sweep import SweepConfig
 from irtune.importance import SIGNALS, GradientNorm
+from irtune.methods import METHODS
 from irtune.selection import POLICIES, RandomBlocks, TopK
 
 NAMES = sorted(METHODS)

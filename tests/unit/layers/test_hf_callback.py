@@ -422,7 +422,7 @@ def test_two_callbacks_are_refused(tmp_path):
         ({"policy": "irtune.layers:Blocks"}, "is not a subclass of SelectionPolicy"),
         ({"importance": {"name": "gradient_norm", "tensor": "all"}}, "did you mean 'tensors'"),
         ({"importance": "gradient"}, r"^importance: unknown name 'gradient'"),
-        ({"reselect_every": 0}, "^reselect_every: 0 is no number"),
+        ({"reselect_every": -1}, "^reselect_every: -1 is no number"),
         ({"frozen_state": "droped"}, "^frozen_state: unknown value 'droped': did you mean 'drop'"),
         ({"on_thaw": "forget"}, "^on_thaw: unknown value 'forget': available: keep, reset"),
         ({"measure": "never"}, "^measure: unknown value 'never'"),

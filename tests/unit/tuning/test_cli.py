@@ -14,11 +14,11 @@ import yaml
 
 from irtune.cli import main
 from irtune.config.load import build, load, parse_overrides, with_overrides
-from irtune.config.methods import METHODS
 from irtune.config.schema import ExperimentConfig
 from irtune.config.sweep import SweepConfig
 from irtune.importance import SIGNALS
 from irtune.importance.aggregations import OverTime, WithinBlock
+from irtune.methods import METHODS
 from irtune.selection import POLICIES
 from irtune.training.model import QuietLoading, materialize
 from irtune.tuning.space_checks import check_space
