@@ -51,7 +51,7 @@ class AgainstGuessing:
 
     @property
     def beats(self) -> bool:
-        """Whether the interval lies above the guess; without one, whether the score does."""
+        """Return whether the interval lies above the guess; without one, whether the score does."""
         return (self.score if self.interval is None else self.interval.low) > self.guess.score
 
     def __str__(self) -> str:
@@ -64,7 +64,7 @@ class AgainstGuessing:
 def against_guessing(
     row: TrialRow, repeats: Sequence[TrialRow], num_classes: int | None, num_resamples: int, seed: int
 ) -> AgainstGuessing | None:
-    """What a trial has over guessing; None where its score or its test set is not known.
+    """Return what a trial has over guessing; None where its score or its test set is not known.
 
     Args:
         row: The trial, or its means over seeds.

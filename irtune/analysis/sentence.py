@@ -72,7 +72,7 @@ def nothing_learnt(found: Mapping[str, AgainstGuessing]) -> str:
 
 
 def caveat_guessing(found: Mapping[str, AgainstGuessing]) -> list[str]:
-    """Whether the trials compared beat guessing, where at least one of them does."""
+    """Return whether the trials compared beat guessing, where at least one of them does."""
     beaten = [name for name, each in found.items() if each.beats]
     if not beaten:
         return []
@@ -84,7 +84,7 @@ def caveat_guessing(found: Mapping[str, AgainstGuessing]) -> list[str]:
 
 
 def caveat_classes(classes: Mapping[str, str]) -> list[str]:
-    """What macro scores are over in splits that lack classes."""
+    """Return what macro scores are over in splits that lack classes."""
     return [
         f"Macro-F1 on {split} is over {over}: those that it has an example of. Nothing is known about the others."
         for split, over in classes.items()

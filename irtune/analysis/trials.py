@@ -152,5 +152,5 @@ def _configuration(row: TrialRow) -> tuple[object, ...]:
 
 
 def over_classes(rows: Iterable[TrialRow]) -> Mapping[str, str]:
-    """What macro scores of a sweep's trials are over, by split, where that split lacks classes."""
+    """Return what macro scores of a sweep's trials are over, by split, where that split lacks classes."""
     return next((row.classes for row in rows if row.classes), {})

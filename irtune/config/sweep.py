@@ -105,7 +105,7 @@ class Constraint(Section):
 
 
 def better(metric: str) -> Mode:
-    """Whether more or less of a metric is better: less of the loss, and of all costs but two."""
+    """Return whether more or less of a metric is better: less of the loss, and of all costs but two."""
     is_speed = metric.rpartition("/")[2].removeprefix("mean_") in ("tokens_per_s", "lowest_active_block")
     return "min" if metric == "eval/loss" or (metric.startswith("cost/") and not is_speed) else "max"
 

@@ -137,7 +137,7 @@ def _similar_labels(labels: Sequence[str], counts: Mapping[str, int]) -> Iterato
 
 
 def _look_like_scores(labels: Sequence[str], counts: Counter[str]) -> bool:
-    """Whether nearly all labels are numbers, and either many with some broken ones or with hardly a row each."""
+    """Return whether nearly all labels are numbers, and either many with some broken ones or with hardly a row each."""
     numbers = [label for label in labels if _NUMBER.fullmatch(label)]
     if len(numbers) < 0.9 * len(labels):
         return False

@@ -73,7 +73,7 @@ class LabelReader:
         return once
 
     def notes(self) -> list[str]:
-        """What was guessed, and entries of the map that no row has; one sentence each."""
+        """Return what was guessed, and entries of the map that no row has; one sentence each."""
         unused = [raw for raw in self._map if raw not in self._mapped]
         notes = [f"data.label_map: no row is labelled {', '.join(map(repr, unused))}"] if unused else []
         if self._has_lists:

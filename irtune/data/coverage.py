@@ -93,7 +93,7 @@ class _Search:
                 self._count((item, place), 1)
 
     def run(self, budget: int) -> bool:
-        """Whether every class was brought into every place."""
+        """Return whether every class was brought into every place."""
         path: list[tuple[Iterator[Move], Move | None]] = []
         moves = self._moves()
         for _ in range(budget):
@@ -124,7 +124,7 @@ class _Search:
             self.free[number] -= by
 
     def _moves(self) -> Iterator[Move] | None:
-        """What may be done next; nothing at a dead end, and None at the goal."""
+        """Return what may be done next; nothing at a dead end, and None at the goal."""
         spare: dict[int, int] = {}
         for number, held in self.held.items():
             lacking = held.count(0)

@@ -107,7 +107,7 @@ class EncodedDataset:
 
     @property
     def all_cuts(self) -> Cuts:
-        """What did not fit, over all splits."""
+        """Return what did not fit, over all splits."""
         return Cuts(
             *(sum(getattr(cuts, name) for cuts in self.cuts.values()) for name in ("examples", "cut", "without_change"))
         )
@@ -187,7 +187,7 @@ class Encoder:
         return min(max(map(len, rows)), LENGTH_CAP, positions or LENGTH_CAP)
 
     def _labels_fit(self) -> bool:
-        """Whether irtune's own instruction may list the labels."""
+        """Return whether irtune's own instruction may list the labels."""
         if self.prompt.instruction != AUTO:
             return True
         bare = self.prompt.asked(self.dataset.labels, lists_labels=False)

@@ -5,7 +5,7 @@ from collections.abc import Hashable, Sequence
 
 
 def text_key(texts: Sequence[str]) -> tuple[str, ...]:
-    """What equal texts of an example have in common, whatever their white space, case and Unicode form.
+    """Return what equal texts of an example have in common, whatever their white space, case and Unicode form.
 
     Two examples are equal if all of their texts are: of a revision both before and after. It says what belongs
     together, and is never shown to a model, so an edit of white space or case stays an edit.

@@ -63,12 +63,12 @@ class Prompt:
         return self._filled(instruction, [text or NOTHING for text in texts])
 
     def frame(self, instruction: str | None) -> str:
-        """What is left of the prompt when all texts are taken out."""
+        """Return what is left of the prompt when all texts are taken out."""
         return self._filled(instruction, [""] * self.num_texts)
 
     @property
     def num_texts(self) -> int:
-        """How many texts an example has."""
+        """Return how many texts an example has."""
         return len(FIELDS[self.kind])
 
     @property
@@ -115,7 +115,7 @@ def check_template(template: str) -> None:
 
 
 def has_instruction(template: str) -> bool:
-    """Whether a template has a place for an instruction."""
+    """Return whether a template has a place for an instruction."""
     return _INSTRUCTION in placeholders(template)
 
 

@@ -101,7 +101,7 @@ def _cell(cells: Mapping[str, object], path: tuple[str, ...]) -> object:
 
 
 def _instead(cells: Mapping[str, object], path: tuple[str, ...]) -> str:
-    """What stands beside the key where a path breaks off."""
+    """Return what stands beside the key where a path breaks off."""
     depth = next(depth for depth in range(len(path)) if _cell(cells, path[: depth + 1]) is _ABSENT)
     inner = _cell(cells, path[:depth])
     if not isinstance(inner, Mapping):

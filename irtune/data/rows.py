@@ -111,7 +111,7 @@ def group_problem(row: Row) -> Problem | None:
 
 
 def skip_notes(problems: Sequence[Problem], rows: Sequence[Row], classes: Collection[str] | None = None) -> list[str]:
-    """What was left out of which class, and which classes lost most of their rows by it; one sentence each.
+    """Return what was left out of which class, and which classes lost most of their rows by it; one sentence each.
 
     Args:
         problems: One per row that is left out.
@@ -132,7 +132,7 @@ def skip_notes(problems: Sequence[Problem], rows: Sequence[Row], classes: Collec
 
 
 def skip_or_stop(problems: Sequence[Problem], num_rows: int, skip: bool) -> Mapping[str, int]:
-    """How many rows to skip, by label.
+    """Return how many rows to skip, by label.
 
     Raises:
         DataError: If there are problems and they are not to be skipped; it names every kind and the first rows of each.

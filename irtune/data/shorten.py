@@ -55,12 +55,12 @@ class Shortened:
 
     @property
     def num_changed(self) -> int:
-        """How many ranks must be shown for the whole change of a revision to be seen; 0 for other texts."""
+        """Return how many ranks must be shown for the whole change of a revision to be seen; 0 for other texts."""
         return self._ranked[1]
 
     @property
     def num_ranks(self) -> int:
-        """How many ranks there are."""
+        """Return how many ranks there are."""
         return 1 + max((rank for side in self._ranked[0] for rank in side), default=-1)
 
     def show(self, num_ranks: int) -> tuple[str, ...]:
@@ -114,7 +114,7 @@ def _blocks(before: Sequence[str], after: Sequence[str]) -> Iterator[tuple[int, 
 
 
 def _common(one: Sequence[str], other: Sequence[str]) -> int:
-    """How many units both begin with."""
+    """Return how many units both begin with."""
     return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 

@@ -107,7 +107,7 @@ class TableConfig(DatasetConfig):
 
     @property
     def kind(self) -> Kind:
-        """What a row's texts are."""
+        """Return what a row's texts are."""
         if self.text_column is not None:
             return "texts"
         return "pairs" if self.pairs == "texts" else "revisions"

@@ -28,7 +28,7 @@ def policy_among(policy: SelectionPolicy, found: Blocks) -> SelectionPolicy:
 
 
 def leaves_tensors_open(signal: ImportanceSignal | None) -> bool:
-    """Whether the signal reads some kind of tensors, and nobody has said which."""
+    """Return whether the signal reads some kind of tensors, and nobody has said which."""
     return signal is not None and "tensors" in set(type(signal).model_fields) - signal.model_fields_set
 
 

@@ -158,7 +158,7 @@ def _answer_with_pace(connection: Connection, config: ExperimentConfig, folder: 
 
 
 def is_of_trials(error: Exception, engine: EngineConfig) -> bool:
-    """Whether every trial would fail at this too, and not only this process on this machine at this moment.
+    """Return whether every trial would fail at this too, and not only this process on this machine at this moment.
 
     Args:
         error: What the model, the data or a step raised.

@@ -52,7 +52,7 @@ class Inputs:
     positions: int | None
 
     def facts(self) -> dict[str, str]:
-        """What to know of the data, in words, by what it is about."""
+        """Return what to know of the data, in words, by what it is about."""
         sizes = ", ".join(f"{len(examples)} {split}" for split, examples in self.dataset.splits.items())
         skipped = f"; {self.dataset.num_skipped} rows skipped" if self.dataset.num_skipped else ""
         labels = f"{len(self.dataset.labels)} labels"
@@ -245,7 +245,7 @@ def prepare(config: SweepConfig, source: str, *, makes_store: bool = True) -> Re
 
 
 def _class_weights(config: ExperimentConfig) -> ClassWeights:
-    """What is said of class weights, with every label whose weight is searched."""
+    """Return what is said of class weights, with every label whose weight is searched."""
     said, section = config.training.class_weights, "training.class_weights."
     space = config.space if isinstance(config, SweepConfig) else {}
     searched = {key.removeprefix(section): 1.0 for key in space if key.startswith(section)}

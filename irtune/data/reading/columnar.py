@@ -52,7 +52,7 @@ def read_arrow(raw: bytes, source: str, columns: Columns) -> Table:
 
 
 def is_saved(folder: Path) -> bool:
-    """Whether a folder was written by ``save_to_disk`` of the library ``datasets``."""
+    """Return whether a folder was written by ``save_to_disk`` of the library ``datasets``."""
     return (folder / "dataset_dict.json").is_file() or (
         (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
     )

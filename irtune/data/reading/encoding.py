@@ -126,7 +126,7 @@ def looks_like(raw: bytes) -> str | None:
 
 
 def _is_western(sample: bytes, encoding: str) -> bool:
-    """Whether nearly all that is not ASCII is a letter or sign of Western European text."""
+    """Return whether nearly all that is not ASCII is a letter or sign of Western European text."""
     try:
         foreign = [character for character in sample.decode(encoding) if not character.isascii()]
     except UnicodeDecodeError:

@@ -47,7 +47,7 @@ def read_json(text: str, source: str, columns: Columns) -> list[Table]:
 
 
 def _is_lines(text: str, start: int) -> bool:
-    """Whether the first line is an object by itself and more follow."""
+    """Return whether the first line is an object by itself and more follow."""
     line, _, rest = text[start:].partition("\n")
     try:
         json.loads(line)

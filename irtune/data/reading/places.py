@@ -36,7 +36,7 @@ class Place:
 
 
 def find_places(paths: Path | Sequence[Path], key: str) -> list[Place]:
-    """What ``paths`` name, in a fixed order.
+    """Return what ``paths`` name, in a fixed order.
 
     Args:
         paths: Files, folders and patterns; ``~`` is the home folder.

@@ -46,12 +46,12 @@ class Parsed:
 
     @property
     def is_even(self) -> bool:
-        """Whether the text can be read, and every row has as many cells as the first."""
+        """Return whether the text can be read, and every row has as many cells as the first."""
         width = len(self.rows[0]) if self.rows else 0
         return not self.fault and all(len(row) in (0, width) for row in self.rows)
 
     def spanning(self) -> list[int]:
-        """Which rows span several lines."""
+        """Return which rows span several lines."""
         return [i for i, (start, end) in enumerate(zip(self.starts, self.ends, strict=True)) if end > start]
 
 

@@ -63,7 +63,7 @@ class Columns:
     are_defaults: bool = False
 
     def paths(self, columns: Sequence[str], source: str, hint: str = "") -> dict[str, tuple[str, ...]]:
-        """Where each column lies: a column of the table, and the keys that lead on from there.
+        """Return where each column lies: a column of the table, and the keys that lead on from there.
 
         Args:
             columns: Those that there are.
@@ -90,7 +90,7 @@ class Columns:
         return {option: (heads[0], *rest) for option, (heads, rest) in found.items()}
 
     def found_in(self, cells: Sequence[str]) -> int:
-        """How many of the columns are among ``cells``."""
+        """Return how many of the columns are among ``cells``."""
         return sum(bool(_path(name, cells)[0]) for name in self.names.values())
 
 
