@@ -10,6 +10,7 @@ from optuna.storages.journal import JournalFileBackend
 from sweeps import SweepRun, kill_when, run_sweep, start_sweep
 
 STEPS = 9
+CHECKPOINT_EVERY = 3
 ARGUMENTS = (
     "tests/support/tiny_sweep.yaml",
     "tune.num_trials=2",
@@ -57,10 +58,10 @@ def test_nothing_runs_twice_for_a_second_driver(sweep: SweepRun) -> None:
     for folder in folders:
         attempts = [[json.loads(line) for line in file.open()] for file in folder.glob("spool/attempt_*.jsonl")]
         steps = [r["step"] for records in attempts for r in records if "train/loss" in r.get("values", {})]
-        resumed = [r["step"] for records in attempts for r in records if r["kind"] == "resumed"]
-        # Only what lay behind the last checkpoint of a repeat in flight is done again.
+        # Only what lay behind the last checkpoint of a repeat in flight is done again: a killed attempt may have
+        # recorded the step at which a checkpoint was due without having written it.
         assert set(steps) == set(range(1, STEPS + 1))
-        assert len(steps) < STEPS + 3 + len(resumed)
+        assert len(steps) <= STEPS + CHECKPOINT_EVERY * (len(attempts) - 1)
     for run in [*sweep.runs("finalist"), *sweep.runs("trial")]:
         losses = sweep.client().get_metric_history(run.info.run_id, "train/loss")
         assert sorted(point.step for point in losses) == list(range(1, STEPS + 1))
