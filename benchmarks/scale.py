@@ -106,7 +106,7 @@ class Driver:
         sweep = Sweep("scale", folder, config, ready, "scale.py")
         self.setup = TrialSetup(explicit(config.experiment()), folder, dataset=None)
         self.searcher = OptunaAskTell(open_study(self.study, "scale", config.tune), config.space, config.tune)
-        metric, mode = config.tune.stops_by
+        metric, mode = config.stops_by
         self.scheduler = build_scheduler(config.tune.scheduler, max_steps=STEPS, metric=metric, mode=mode)
         tracker: Any = MlflowTracker(uri, "irtune") if with_mlflow else _Nowhere()
         self.shipper = Shipper(tracker, lambda *new: self.callback.take(*new), lambda key: self.callback.take_last(key))

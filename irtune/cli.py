@@ -1,4 +1,4 @@
-"""The command line: ``irtune sweep | validate | methods | sync``."""
+"""The command line: ``irtune sweep | validate | settings | methods | sync``."""
 
 import argparse
 import gc
@@ -65,6 +65,10 @@ def _parser() -> argparse.ArgumentParser:
     validate.add_argument("files", nargs="+", metavar="file", help="sweep files or single runs")
     validate.add_argument("overrides", **overrides)  # type: ignore[arg-type]
     validate.set_defaults(command=_validate)
+
+    settings = commands.add_parser("settings", help="list every setting with its type, default and meaning")
+    settings.add_argument("section", nargs="?", help="training, tune.finalists, data.file, …, or one setting")
+    settings.set_defaults(command=_settings)
 
     methods = commands.add_parser("methods", help="list methods, policies, signals and aggregations, or explain one")
     methods.add_argument("name", nargs="?", help="what to explain")
@@ -138,6 +142,14 @@ def _methods(options: argparse.Namespace, console: Console) -> int:
 
     for part in overview() if options.name is None else explain(options.name, RUN):
         console.print(part, soft_wrap=isinstance(part, str), highlight=False, markup=False)
+    return 0
+
+
+def _settings(options: argparse.Namespace, console: Console) -> int:
+    from irtune.config.settings_view import settings
+
+    for table in settings(options.section):
+        console.print(table)
     return 0
 
 

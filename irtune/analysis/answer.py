@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from irtune.analysis.finalists import Finalist, compare_finalists, interval_between, winner
+from irtune.analysis.finalists import Finalist, as_given, compare_finalists, interval_between, winner
 from irtune.analysis.guessing import AgainstGuessing, against_guessing
+from irtune.analysis.metrics import Mode
 from irtune.analysis.sentence import (
     caveat_classes,
     caveat_final,
@@ -18,7 +19,7 @@ from irtune.analysis.sentence import (
     sentence_of,
 )
 from irtune.analysis.statistics import Interval
-from irtune.analysis.trials import Mode, TrialRow, chosen, other_differences, over_classes
+from irtune.analysis.trials import TrialRow, baseline_for, chosen, metric_of, over_classes
 
 __all__ = ["Answer", "TrialRow", "answer_sweep"]
 
@@ -36,8 +37,11 @@ class Answer:
         best: The finished trial that is best on validation; it may be the baseline. None if none finished within the
             constraints.
         selective: The best finished trial that selects blocks: the one compared with the baseline.
-        baseline: The best finished trial that trains all blocks.
-        interval: Test macro-F1 of ``selective`` minus that of ``baseline``; None without predictions of both.
+        baseline: The finished trial that trains all blocks and differs from ``selective`` in nothing else: what it is
+            compared with. Without ``selective`` the best that trains all blocks.
+        given: The best finished trial that trains all blocks at other settings, such as the file's own; None if there
+            is none.
+        interval: Test score of ``selective`` minus that of ``baseline``; None without predictions of both.
         saving_seconds: Share of the baseline's training time that ``selective`` saves; negative if it costs more.
         saving_flops: Likewise for FLOPs.
         saving_trainable: Likewise for the mean number of trainable parameters.
@@ -49,6 +53,7 @@ class Answer:
     best: TrialRow | None
     selective: TrialRow | None
     baseline: TrialRow | None
+    given: TrialRow | None
     interval: Interval | None
     saving_seconds: float | None
     saving_flops: float | None
@@ -60,7 +65,7 @@ class Answer:
 def answer_sweep(
     rows: Sequence[TrialRow],
     *,
-    metric: str = "macro-F1",
+    metric: str | None = None,
     mode: Mode = "max",
     num_classes: int | None = None,
     num_validation: int | None = None,
@@ -69,11 +74,13 @@ def answer_sweep(
 ) -> Answer:
     """Choose on validation, compare with the baseline on test, and say what it is worth.
 
+    The baseline compared with has the chosen trial's other settings: where more than selecting blocks was searched, the
+    baseline as the file has it had one try at them, and the chosen trial many. Until it has run there is no verdict.
     Where finalists were repeated over seeds, the one best on validation over these is compared, over these.
 
     Args:
         rows: All trials of the sweep, and the repeats of its finalists, in any state.
-        metric: What the sweep compared on validation, for the wording.
+        metric: What the sweep compared on validation, for the wording; None: what its trials are scored by.
         mode: Whether more (``max``) or less (``min``) of it is better.
         num_classes: Classes of the task; None: the highest class index met, plus one.
         num_validation: Examples in the validation set, if known.
@@ -83,29 +90,34 @@ def answer_sweep(
     Raises:
         ValueError: If ``mode`` does not fit the rows (see ``ranked``), or predictions are not class indices.
     """
+    metric = metric_of(rows).words if metric is None else metric
     trials = [row for row in rows if row.repeats is None]
     finalists = compare_finalists(rows, mode, num_classes, num_resamples, seed)
     final = winner(finalists)
     interval = None
     if final is None:
-        selective, baseline = (chosen(trials, mode, baseline=kind) for kind in (False, True))
+        selective = chosen(trials, mode, baseline=False)
+        baseline = chosen(trials, mode, baseline=True) if selective is None else baseline_for(selective, trials, mode)
+        given = chosen([row for row in trials if row is not baseline], mode, baseline=True)
         if selective is not None and baseline is not None:
             interval = interval_between([selective], [baseline], num_classes, num_resamples, seed)
     else:
         selective, baseline, interval = final.mean, final.baseline_mean, final.interval
-    best = chosen([row for row in (selective, baseline) if row is not None], mode)
+        given = as_given(finalists, final, mode)
+    best = chosen([row for row in (selective, baseline, given) if row is not None], mode)
     savings = {
         "seconds": _saving(selective, baseline, "seconds"),
         "flops": _saving(selective, baseline, "flops"),
         "trainable": _saving(selective, baseline, "trainable_share"),
     }
     guesses = _against_guessing(selective, baseline, final, num_classes, num_resamples, seed)
-    sentence = sentence_of(trials, best, selective, baseline, interval, savings, metric, final)
+    sentence = sentence_of(trials, best, selective, baseline, given, interval, savings, metric, final)
     return Answer(
         sentence=nothing_learnt(guesses) + sentence,
         best=best,
         selective=selective,
         baseline=baseline,
+        given=given,
         interval=interval,
         saving_seconds=savings["seconds"],
         saving_flops=savings["flops"],
@@ -113,7 +125,7 @@ def answer_sweep(
         caveats=(
             *_caveats(rows, selective, baseline, interval, metric, num_validation, final),
             *caveat_guessing(guesses),
-            *caveat_classes(over_classes(rows)),
+            *caveat_classes(metric_of(rows).words, over_classes(rows)),
         ),
         finalists=finalists,
     )
@@ -165,7 +177,6 @@ def _caveats(
         )
     caveats.extend(caveat_lost(rows))
     if selective is not None and baseline is not None:
-        caveats.extend(_differences(selective, baseline))
         caveats.extend(_disagreement(selective, baseline, interval))
     caveats.extend(_trade_off(trials, metric))
     lost = Counter(row.status for row in trials if row.status != "finished")
@@ -225,23 +236,14 @@ def _choice(rows: Sequence[TrialRow], metric: str, num_validation: int | None, p
     )
 
 
-def _differences(selective: TrialRow, baseline: TrialRow) -> list[str]:
-    """What else but the selection could explain a difference."""
-    differences = other_differences(selective, baseline)
-    if not differences:
-        return []
-    listed = ", ".join(f"{key} {ours} against {theirs}" for key, (ours, theirs) in differences.items())
-    return [f"The two trials differ in more than which blocks train: {listed}."]
-
-
 def _disagreement(selective: TrialRow, baseline: TrialRow, interval: Interval | None) -> list[str]:
     """The scores the trials reported and those of their kept predictions must be the same thing."""
-    if interval is None or selective.test_f1 is None or baseline.test_f1 is None:
+    if interval is None or selective.test_score is None or baseline.test_score is None:
         return []
-    reported = selective.test_f1 - baseline.test_f1
+    reported = selective.test_score - baseline.test_score
     if abs(reported - interval.difference) < 0.0015:
         return []
     return [
-        f"The reported test scores differ by {reported:+.3f}, the macro-F1 of the kept predictions by "
+        f"The reported test scores differ by {reported:+.3f}, those of the kept predictions by "
         f"{interval.difference:+.3f}: they were not computed over the same classes or examples."
     ]

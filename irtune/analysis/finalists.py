@@ -5,13 +5,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from irtune.analysis.metrics import Mode
 from irtune.analysis.statistics import Interval, paired_bootstrap, paired_over_seeds
-from irtune.analysis.trials import Mode, TrialRow, ranked
+from irtune.analysis.trials import TrialRow, chosen, other_differences, ranked
 
 _MEASURED = (
     "mean_active",
-    "validation_f1",
-    "test_f1",
+    "validation_score",
+    "test_score",
     "train_loss",
     "seconds",
     "flops",
@@ -24,15 +25,16 @@ _MEASURED = (
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Finalist:
-    """One configuration over the seeds that it and the baseline finished.
+    """One configuration over the seeds that it and a baseline at its own settings finished.
 
     Args:
         mean: The trial of the search that it repeats, with means over the seeds for everything measured.
-        deviation: Standard deviation over the seeds of macro-F1 on test; None below two seeds.
+        deviation: Standard deviation over the seeds of the score on test; None below two seeds.
         repeats: Its repeats, by seed.
-        baseline_mean: Likewise of the baseline, over the same seeds; None for the baseline itself, and without one.
+        baseline_mean: Likewise of the baseline that differs from it in nothing but which blocks train, over the same
+            seeds; None for a baseline itself, and without one.
         baseline_repeats: The baseline's repeats on the same seeds in the same order.
-        interval: Test macro-F1 minus that of the baseline; None below two seeds or without predictions of all.
+        interval: Test score minus that of the baseline; None below two seeds or without predictions of all.
     """
 
     mean: TrialRow
@@ -50,7 +52,7 @@ def compare_finalists(
     num_resamples: int = 2000,
     seed: int = 0,
 ) -> tuple[Finalist, ...]:
-    """Every finalist beside the baseline on common seeds, by mean validation score, best first.
+    """Every finalist beside the baseline at its settings on common seeds, by mean validation score, best first.
 
     A seed on which a finalist failed is left out of its own comparison only: a failure costs the others nothing.
 
@@ -66,17 +68,17 @@ def compare_finalists(
     for row in rows:
         if row.repeats is not None and row.status == "finished":
             finished.setdefault(row.repeats, {})[row.seed] = row
-    baseline: Mapping[int, TrialRow] = next((found for key, found in finished.items() if trials[key].is_baseline), {})
     finalists = {}
     for key, by_seed in finished.items():
+        baseline = _baseline_of(next(iter(by_seed.values())), finished)
         seeds = sorted(by_seed.keys() & baseline.keys()) or sorted(by_seed)
         ours = tuple(by_seed[number] for number in seeds)
-        finalist = Finalist(mean=_mean(trials[key], ours), deviation=_deviation(ours), repeats=ours)
-        if not trials[key].is_baseline and by_seed.keys() & baseline.keys():
+        finalist = Finalist(mean=_mean(key, trials, ours), deviation=_deviation(ours), repeats=ours)
+        if not finalist.mean.is_baseline and by_seed.keys() & baseline.keys():
             theirs = tuple(baseline[number] for number in seeds)
             finalist = replace(
                 finalist,
-                baseline_mean=_mean(trials[str(theirs[0].repeats)], theirs),
+                baseline_mean=_mean(str(theirs[0].repeats), trials, theirs),
                 baseline_repeats=theirs,
                 interval=interval_between(ours, theirs, num_classes, num_resamples, seed) if len(seeds) > 1 else None,
             )
@@ -96,7 +98,7 @@ def winner(finalists: Sequence[Finalist]) -> Finalist | None:
 def interval_between(
     ours: Sequence[TrialRow], theirs: Sequence[TrialRow], num_classes: int | None, num_resamples: int, seed: int
 ) -> Interval | None:
-    """Test macro-F1 of ``ours`` minus that of ``theirs``: a trial each, or one for each of the same seeds.
+    """Test score of ``ours`` minus that of ``theirs``: a trial each, or one for each of the same seeds.
 
     Returns:
         None unless all kept their predictions, on one and the same test set.
@@ -108,14 +110,34 @@ def interval_between(
     if not all(np.array_equal(labels, np.asarray(row.test_labels)) for row in (*ours, *theirs)):
         return None
     if num_classes is None:
-        num_classes = 1 + max(int(np.max(classes)) for classes in (labels, *kept))
+        classes = (labels, *kept) if ours[0].metric.reads_classes else (labels,)
+        num_classes = 1 + max(int(np.max(found)) for found in classes)
+    metric = ours[0].metric
     if len(ours) == 1:
-        return paired_bootstrap(labels, kept[0], kept[1], num_classes, num_resamples, seed)
-    return paired_over_seeds(labels, kept[: len(ours)], kept[len(ours) :], num_classes, num_resamples, seed)
+        return paired_bootstrap(labels, kept[0], kept[1], num_classes, num_resamples, seed, metric)
+    return paired_over_seeds(labels, kept[: len(ours)], kept[len(ours) :], num_classes, num_resamples, seed, metric)
 
 
-def _mean(trial: TrialRow, repeats: Sequence[TrialRow]) -> TrialRow:
+def as_given(finalists: Sequence[Finalist], final: Finalist, mode: Mode = "max") -> TrialRow | None:
+    """Return the best repeated baseline whose other settings are not those of ``final``, as its mean over seeds."""
+    baselines = [one.mean for one in finalists if other_differences(one.mean, final.mean)]
+    return chosen(baselines, mode, baseline=True)
+
+
+def _baseline_of(row: TrialRow, finished: Mapping[str, Mapping[int, TrialRow]]) -> Mapping[int, TrialRow]:
+    """The repeats by seed of the baseline that differs from a trial in nothing but which blocks train."""
+    for by_seed in finished.values():
+        other = next(iter(by_seed.values()))
+        if other.is_baseline and not other_differences(row, other):
+            return by_seed
+    return {}
+
+
+def _mean(name: str, trials: Mapping[str, TrialRow], repeats: Sequence[TrialRow]) -> TrialRow:
     """The trial as it is on average over seeds; what not every repeat measured is None."""
+    # A baseline at the settings of a finalist need not have run in the search.
+    alone = replace(repeats[0], trial_id=name, name=repeats[0].strategy, repeats=None)
+    trial = trials.get(name, alone)
     values = {name: [getattr(row, name) for row in repeats] for name in _MEASURED}
     means = {name: None if None in found else float(np.mean(found)) for name, found in values.items()}
     labels = repeats[0].test_labels
@@ -123,5 +145,5 @@ def _mean(trial: TrialRow, repeats: Sequence[TrialRow]) -> TrialRow:
 
 
 def _deviation(repeats: Sequence[TrialRow]) -> float | None:
-    scores = [row.test_f1 for row in repeats if row.test_f1 is not None]
+    scores = [row.test_score for row in repeats if row.test_score is not None]
     return float(np.std(scores, ddof=1)) if len(scores) > 1 else None

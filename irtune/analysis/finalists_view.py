@@ -13,12 +13,16 @@ from irtune.analysis.tables import (
     FULL_WIDTH,
     MEDIUM_WIDTH,
     MISSING,
+    TEST,
+    VALIDATION,
     Column,
     TableRow,
     classes_note,
     markdown,
+    of_metric,
     rich_table,
 )
+from irtune.analysis.trials import metric_of
 
 _COLOUR, _BASELINE_COLOUR = "#0072B2", "black"
 
@@ -32,38 +36,38 @@ def _as_of_trials(*headings: str) -> list[Column[Finalist]]:
             f"{of_trials[heading].meaning}; mean over seeds",
             lambda one, cell=of_trials[heading].cell: cell(one.mean),  # type: ignore[misc]
             of_trials[heading].justify,
-            from_width=MEDIUM_WIDTH if heading in ("blocks", "val F1", "time") else 0,
+            from_width=MEDIUM_WIDTH if heading in ("blocks", VALIDATION, "time") else 0,
         )
         for heading in headings
     ]
 
 
-def _test_f1(one: Finalist) -> str:
-    if one.mean.test_f1 is None:
+def _test_score(one: Finalist) -> str:
+    if one.mean.test_score is None:
         return MISSING
-    return f"{one.mean.test_f1:.3f}" + ("" if one.deviation is None else f" ± {one.deviation:.3f}")
+    return f"{one.mean.test_score:.3f}" + ("" if one.deviation is None else f" ± {one.deviation:.3f}")
 
 
 def _difference(one: Finalist) -> float | None:
-    return None if one.baseline_mean is None else _minus(one.mean.test_f1, one.baseline_mean.test_f1)
+    return None if one.baseline_mean is None else _minus(one.mean.test_score, one.baseline_mean.test_score)
 
 
 def _minus(ours: float | None, theirs: float | None) -> float | None:
     return None if ours is None or theirs is None else ours - theirs
 
 
-FINALIST_COLUMNS: tuple[Column[Finalist], ...] = (
+_COLUMNS: tuple[Column[Finalist], ...] = (
     Column("trial", "the trial of the search that was repeated", lambda one: one.mean.trial_id, "left"),
     Column("configuration", "its settings in short", lambda one: one.mean.name, "left", True, FULL_WIDTH),
     *_as_of_trials("blocks"),
     Column(
         "seeds", "seeds that it and the baseline finished", lambda one: f"{len(one.repeats)}", from_width=MEDIUM_WIDTH
     ),
-    *_as_of_trials("val F1"),
-    Column("test F1", "macro-F1 on test, mean ± standard deviation over seeds", _test_f1),
+    *_as_of_trials(VALIDATION),
+    Column(TEST, "{} on test, mean ± standard deviation over seeds", _test_score),
     Column(
         "vs all",
-        "test macro-F1 minus that of the baseline on the same seeds, on average",
+        "score on test minus that of the baseline on the same seeds, on average",
         lambda one: MISSING if (value := _difference(one)) is None else f"{value:+.3f}",
     ),
     Column(
@@ -75,10 +79,16 @@ FINALIST_COLUMNS: tuple[Column[Finalist], ...] = (
 )
 
 
+def finalist_columns(finalists: Sequence[Finalist]) -> list[Column[Finalist]]:
+    """The columns of a table of finalists, which name their metric."""
+    means = [one.mean for one in finalists]
+    return [of_metric(column, means) for column in _COLUMNS]
+
+
 def finalist_rows(finalists: Sequence[Finalist]) -> list[TableRow]:
     """The finalists as text, in the order given, of which the first is the best."""
     return [
-        TableRow(tuple(column.cell(one) for column in FINALIST_COLUMNS), index == 0, one.mean.is_baseline)
+        TableRow(tuple(column.cell(one) for column in _COLUMNS), index == 0, one.mean.is_baseline)
         for index, one in enumerate(finalists)
     ]
 
@@ -87,17 +97,18 @@ def finalist_table(finalists: Sequence[Finalist], width: int = 100) -> Table:
     """The finalists as a rich table for a terminal of ``width`` characters."""
     note = classes_note([one.mean for one in finalists])
     caption = ", ".join(filter(None, ["* best on validation", "= baseline", note]))
-    return rich_table(FINALIST_COLUMNS, finalist_rows(finalists), width, caption)
+    return rich_table(finalist_columns(finalists), finalist_rows(finalists), width, caption)
 
 
 def finalist_markdown(finalists: Sequence[Finalist]) -> str:
     """The finalists as a Markdown table with every column."""
-    table, note = markdown(FINALIST_COLUMNS, finalist_rows(finalists)), classes_note([one.mean for one in finalists])
+    note = classes_note([one.mean for one in finalists])
+    table = markdown(finalist_columns(finalists), finalist_rows(finalists))
     return f"{table}\n\n{note}" if note else table
 
 
 def finalist_plot(finalists: Sequence[Finalist]) -> Figure:
-    """Test macro-F1 of every repeat, and its difference to the baseline on the same seed; a dot a seed, a line a mean.
+    """Test score of every repeat, and its difference to the baseline on the same seed; a dot a seed, a line a mean.
 
     Within a finalist the dots of both panels are in the order of the seeds, from above to below.
 
@@ -109,16 +120,17 @@ def finalist_plot(finalists: Sequence[Finalist]) -> Figure:
     for row, one in enumerate(finalists):
         colour = _BASELINE_COLOUR if one.mean.is_baseline else _COLOUR
         pairs = list(zip(one.repeats, one.baseline_repeats, strict=False))
-        of_seeds = [_minus(ours.test_f1, theirs.test_f1) for ours, theirs in pairs]
-        _draw(scores, row, [repeat.test_f1 for repeat in one.repeats], one.mean.test_f1, colour)
+        of_seeds = [_minus(ours.test_score, theirs.test_score) for ours, theirs in pairs]
+        _draw(scores, row, [repeat.test_score for repeat in one.repeats], one.mean.test_score, colour)
         _draw(differences, row, of_seeds, _difference(one), colour)
         if one.interval is not None:
             differences.plot([one.interval.low, one.interval.high], [row, row], color=colour, linewidth=2.0)
-        if one.mean.is_baseline and one.mean.test_f1 is not None:
-            scores.axvline(one.mean.test_f1, color=_BASELINE_COLOUR, linewidth=1.0, linestyle=":", zorder=0)
+        if one.mean.is_baseline and one.mean.test_score is not None:
+            scores.axvline(one.mean.test_score, color=_BASELINE_COLOUR, linewidth=1.0, linestyle=":", zorder=0)
     differences.axvline(0.0, color=_BASELINE_COLOUR, linewidth=1.0, linestyle=":", zorder=0)
     names = [f"{one.mean.trial_id}\n{one.mean.name}" for one in finalists]
-    scores.set(xlabel="macro-F1 on test (dots: seeds, line: mean)", yticks=range(len(finalists)), yticklabels=names)
+    words = metric_of([one.mean for one in finalists]).words
+    scores.set(xlabel=f"{words} on test (dots: seeds, line: mean)", yticks=range(len(finalists)), yticklabels=names)
     scores.set_ylim(len(finalists) - 0.5, -0.5)
     differences.set(xlabel="difference to the baseline, with its 95% interval")
     for axes in (scores, differences):

@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from irtune.analysis.trials import Mode, TrialRow
+from irtune.analysis.metrics import Mode
+from irtune.analysis.trials import TrialRow
 
 _FRONT, _OTHERS = "#D55E00", "#0072B2"
 

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from irtune.analysis.answer import Answer
-from irtune.analysis.finalists_view import FINALIST_COLUMNS, finalist_rows
+from irtune.analysis.finalists_view import finalist_columns, finalist_rows
+from irtune.analysis.metrics import Mode
 from irtune.analysis.tables import columns_of, table_rows
-from irtune.analysis.trials import Mode, TrialRow
+from irtune.analysis.trials import TrialRow, metric_of
 
 
 def render_report(
@@ -57,7 +58,8 @@ def render_report(
         columns=columns_of(rows),
         rows=table_rows(rows, mode, front),
         first_objective=next(iter(rows[0].objectives), None) if rows else None,
-        finalist_columns=FINALIST_COLUMNS,
+        score=metric_of(rows).words,
+        finalist_columns=finalist_columns(answer.finalists),
         finalists=finalist_rows(answer.finalists),
         finalists_figure=None if finalists_png is None else _embedded(finalists_png),
         response=None if response_png is None else _embedded(response_png),

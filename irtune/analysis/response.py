@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from irtune.analysis.trials import BASELINE, Mode, TrialRow, chosen
+from irtune.analysis.metrics import Mode
+from irtune.analysis.trials import BASELINE, TrialRow, chosen, metric_of
 
 # Okabe and Ito's palette, told apart with any colour vision; its yellow is too pale on white. Black is the baseline's.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7F7F7F")
@@ -26,7 +27,7 @@ class _Style:
     shift: float
 
 
-def response_curves(rows: Sequence[TrialRow], metric_label: str = "macro-F1", mode: Mode = "max") -> Figure:
+def response_curves(rows: Sequence[TrialRow], mode: Mode = "max") -> Figure:
     """Quality (above) and cost (below) of the trials against the mean number of blocks training.
 
     The cost panel leaves out trials that did not finish: what they spent says only when they were stopped. Strategies
@@ -34,25 +35,24 @@ def response_curves(rows: Sequence[TrialRow], metric_label: str = "macro-F1", mo
 
     Args:
         rows: All trials; those without a measurement are left out.
-        metric_label: What ``validation_f1`` and ``test_f1`` are called.
         mode: Whether more or less of the validation score is better.
     """
     baseline = chosen(rows, mode, baseline=True)
     reference = baseline or chosen(rows, mode)
-    measured = [row for row in rows if row.mean_active is not None and row.validation_f1 is not None]
+    measured = [row for row in rows if row.mean_active is not None and row.validation_score is not None]
     styles = _styles(measured)
     figure = Figure(figsize=(11.5, 7.5), layout="constrained")
     quality, cost = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
     for row in measured:
         finished = row.status == "finished"
-        _draw_trial(quality, row, styles[row.strategy], row.validation_f1, row.test_f1, filled=finished)
+        _draw_trial(quality, row, styles[row.strategy], row.validation_score, row.test_score, filled=finished)
         if finished and reference is not None:
             flops, seconds = _ratio(row.flops, reference.flops), _ratio(row.seconds, reference.seconds)
             _draw_trial(cost, row, styles[row.strategy], flops, seconds, filled=True)
     if baseline is not None:
-        _draw_level(quality, {"all, validation": baseline.validation_f1, "all, test": baseline.test_f1})
+        _draw_level(quality, {"all, validation": baseline.validation_score, "all, test": baseline.test_score})
         _draw_level(cost, {"all": 1.0})
-    _label(quality, cost, measured, metric_label, "all blocks" if baseline is not None else "the best trial")
+    _label(quality, cost, measured, metric_of(rows).words, "all blocks" if baseline is not None else "the best trial")
     _add_legends(figure, styles, measured)
     return figure
 

@@ -7,8 +7,12 @@ import numpy as np
 
 from irtune.analysis.finalists import Finalist
 from irtune.analysis.guessing import AgainstGuessing
+from irtune.analysis.metrics import Metric
 from irtune.analysis.statistics import Interval
-from irtune.analysis.trials import TrialRow, same_configuration
+from irtune.analysis.trials import TrialRow, metric_of, other_differences, same_configuration
+
+_SETTINGS = 4
+"""Settings that a sentence names."""
 
 
 def sentence_of(
@@ -16,6 +20,7 @@ def sentence_of(
     best: TrialRow | None,
     selective: TrialRow | None,
     baseline: TrialRow | None,
+    given: TrialRow | None,
     interval: Interval | None,
     savings: Mapping[str, float | None],
     metric: str,
@@ -27,8 +32,9 @@ def sentence_of(
         rows: All trials of the search.
         best: The best finished trial on validation.
         selective: The best finished trial that selects blocks.
-        baseline: The best finished trial that trains all blocks.
-        interval: Test macro-F1 of ``selective`` minus that of ``baseline``.
+        baseline: The finished trial that trains all blocks and differs from ``selective`` in nothing else.
+        given: The best finished trial that trains all blocks at other settings.
+        interval: Test score of ``selective`` minus that of ``baseline``.
         savings: Share saved of ``seconds``, ``flops`` and ``trainable`` parameters; None where not measured.
         metric: What was compared on validation.
         final: The finalist whose means over seeds ``selective`` holds, if they are means.
@@ -36,14 +42,21 @@ def sentence_of(
     if selective is None:
         return _nothing_selective(rows, baseline)
     if baseline is None:
-        return _no_baseline(rows, selective)
+        return _no_baseline(rows, selective, given)
+    differences = {} if given is None else other_differences(selective, given)
+    same = "" if given is None else f" at the same settings ({_settings(differences, 0)})"
     comparison = (
-        f"{_what(selective)} {_verdict(interval)} training all {baseline.num_blocks}: "
+        f"{_what(selective)} {_verdict(interval, selective.metric)} training all {baseline.num_blocks}{same}: "
         f"{_scores(selective, baseline, interval, final)}. {_cost(savings)}"
     ).strip()
-    if best is baseline:
+    if given is not None:
+        comparison += (
+            f" The baseline at other settings ({_settings(differences, 1)}) reaches a test {given.metric.words} of "
+            f"{_score(given.test_score)}."
+        )
+    if best is not None and best.is_baseline:
         return (
-            f"No trial that selects blocks beat the baseline, all {baseline.num_blocks} blocks, on validation "
+            f"No trial that selects blocks beat the baseline, all {best.num_blocks} blocks, on validation "
             f"({metric} {_score(best.score)} against {_score(selective.score)} for the best of them). "
             f"That one all the same: {comparison[0].lower()}{comparison[1:]}"
         )
@@ -59,9 +72,9 @@ def nothing_learnt(found: Mapping[str, AgainstGuessing]) -> str:
     if not found or any(each.beats for each in found.values()):
         return ""
     none = "neither trial beats" if len(found) > 1 else f"{next(iter(found))} does not beat"
-    best = max(found.values(), key=lambda each: each.score)
-    guessing = f"guessing (macro-F1 {best.guess.score:.3f}, by {best.guess.how})"
-    if best.score <= best.guess.score:
+    best = min(found.values(), key=lambda each: each.deficit)
+    guessing = f"guessing ({best.metric.words} {best.guess.score:.3f}, by {best.guess.how})"
+    if best.deficit >= 0:
         return (
             f"Nothing was learnt yet: {none} {guessing}, so train longer before you read anything into the comparison. "
         )
@@ -80,13 +93,15 @@ def caveat_guessing(found: Mapping[str, AgainstGuessing]) -> list[str]:
     reached = "; ".join(
         f"{name} {'beats' if each.beats else 'does not beat'} it: {each}" for name, each in found.items()
     )
-    return [f"Guessing reaches a test macro-F1 of {guess.score:.3f} at best, by {guess.how}; {reached}."]
+    words = found[beaten[0]].metric.words
+    return [f"Guessing reaches a test {words} of {guess.score:.3f} at best, by {guess.how}; {reached}."]
 
 
-def caveat_classes(classes: Mapping[str, str]) -> list[str]:
+def caveat_classes(words: str, classes: Mapping[str, str]) -> list[str]:
     """Return what macro scores are over in splits that lack classes."""
+    start = f"{words[0].upper()}{words[1:]}"
     return [
-        f"Macro-F1 on {split} is over {over}: those that it has an example of. Nothing is known about the others."
+        f"{start} on {split} is over {over}: those that it has an example of. Nothing is known about the others."
         for split, over in classes.items()
     ]
 
@@ -102,8 +117,8 @@ def caveat_seeds(rows: Sequence[TrialRow], selective: TrialRow | None, baseline:
         )
     spreads = [f"{_spread(group)} for the {name} configuration" for name, group in groups.items()]
     return (
-        f"Test macro-F1 over seeds: {' and '.join(spreads)}. The sentence quotes the seed that was best on validation; "
-        "the interval covers only the choice of test examples."
+        f"Test {metric_of(rows).words} over seeds: {' and '.join(spreads)}. The sentence quotes the seed that was best "
+        "on validation; the interval covers only the choice of test examples."
     )
 
 
@@ -136,16 +151,28 @@ def _nothing_selective(rows: Sequence[TrialRow], baseline: TrialRow | None) -> s
     start += ", so this sweep cannot say how many blocks are worth training."
     if baseline is None:
         return f"{start} No baseline (strategy all) finished either."
-    reached = _score(baseline.test_f1)
-    return f"{start} The baseline, all {baseline.num_blocks} blocks, reaches a test macro-F1 of {reached}."
+    reached = f"a test {baseline.metric.words} of {_score(baseline.test_score)}"
+    return f"{start} The baseline, all {baseline.num_blocks} blocks, reaches {reached}."
 
 
-def _no_baseline(rows: Sequence[TrialRow], selective: TrialRow) -> str:
+def _no_baseline(rows: Sequence[TrialRow], selective: TrialRow, given: TrialRow | None) -> str:
+    """Without all blocks at the same settings nothing is known of selecting them."""
+    words = selective.metric.words
+    best = f"{_what(selective)} is the best of this sweep on validation, with a test {words} of "
+    if given is not None:
+        differences = other_differences(selective, given)
+        alike = [row for row in rows if row.is_baseline and not other_differences(row, selective)]
+        why = f"did not finish ({_endings(alike)})" if alike else "has not run yet"
+        return (
+            f"{best}{_score(selective.test_score)}. The baseline, all {selective.num_blocks} blocks, {why} at the same "
+            f"settings ({_settings(differences, 0)}), so whether selecting blocks loses or saves anything is not "
+            f"known. At other settings ({_settings(differences, 1)}) it reaches {_score(given.test_score)}, which may "
+            "be for these as well."
+        )
     tried = [row for row in rows if row.is_baseline]
     why = f"did not finish ({_endings(tried)})" if tried else "is not part of this sweep"
     return (
-        f"{_what(selective)} is the best of this sweep on validation, with a test macro-F1 of "
-        f"{_score(selective.test_f1)}. The baseline, all {selective.num_blocks} blocks, {why}, "
+        f"{best}{_score(selective.test_score)}. The baseline, all {selective.num_blocks} blocks, {why}, "
         "so whether selecting blocks loses or saves anything is not known."
     )
 
@@ -163,22 +190,28 @@ def _what(row: TrialRow) -> str:
     return f"Training {blocks} of {row.num_blocks} blocks at a time ({', '.join(details)})"
 
 
-def _verdict(interval: Interval | None) -> str:
+def _settings(differences: Mapping[str, tuple[object, object]], which: int) -> str:
+    """Settings that differ between two trials, as one of them has them."""
+    listed = [f"{key} {pair[which]}" for key, pair in differences.items()]
+    return ", ".join(listed[:_SETTINGS] + [f"and {len(listed) - _SETTINGS} more"] * (len(listed) > _SETTINGS))
+
+
+def _verdict(interval: Interval | None, metric: Metric) -> str:
     if interval is None:
         return "cannot be compared statistically with"
     if interval.contains_zero:
         return "is indistinguishable in a sweep of this size from"
-    return "is better than" if interval.low > 0 else "is worse than"
+    return "is better than" if interval.favours_first(metric.mode) else "is worse than"
 
 
 def _scores(selective: TrialRow, baseline: TrialRow, interval: Interval | None, final: Finalist | None) -> str:
     over = "" if final is None else f", each the mean of {len(final.repeats)} seeds"
-    scores = f"test macro-F1 {_score(selective.test_f1)} against {_score(baseline.test_f1)}{over}"
+    scores = f"test {selective.metric.words} {_score(selective.test_score)} against {_score(baseline.test_score)}{over}"
     if interval is not None:
         bounds = f"95% interval {interval.low:+.3f} to {interval.high:+.3f}"
         return f"{scores}, a difference of {interval.difference:+.3f} ({bounds})"
-    if selective.test_f1 is not None and baseline.test_f1 is not None:
-        scores += f", a difference of {selective.test_f1 - baseline.test_f1:+.3f}"
+    if selective.test_score is not None and baseline.test_score is not None:
+        scores += f", a difference of {selective.test_score - baseline.test_score:+.3f}"
     return f"{scores} (no interval: predictions of both on one test set are missing)"
 
 
@@ -200,7 +233,7 @@ def _cost(savings: Mapping[str, float | None]) -> str:
 
 
 def _spread(group: Sequence[TrialRow]) -> str:
-    scores = [row.test_f1 for row in group if row.test_f1 is not None]
+    scores = [row.test_score for row in group if row.test_score is not None]
     if len(scores) < 2:
         return f"{_score(scores[0] if scores else None)} (1 seed)"
     return f"{np.mean(scores):.3f} with standard deviation {np.std(scores, ddof=1):.3f} ({len(scores)} seeds)"

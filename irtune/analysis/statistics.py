@@ -1,6 +1,6 @@
 """Is the difference between two sets of predictions more than the luck of which test examples were drawn?"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,13 +8,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
+from irtune.analysis.metrics import MACRO_F1, Metric, Mode
+
 # Bounds the memory of a batch of resamples to a few times 32 MB, whatever the size of the test set.
 _BATCH_CELLS = 4_000_000
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A difference in macro-F1 (first minus second), or a macro-F1 itself, with its 95 % interval, all in -1..1."""
+    """A difference in a metric (first minus second), or the metric itself, with its 95 % interval."""
 
     difference: float
     low: float
@@ -25,21 +27,9 @@ class Interval:
         """Whether the data does not tell which of the two is better."""
         return self.low <= 0.0 <= self.high
 
-
-def macro_f1(labels: ArrayLike, predictions: ArrayLike, num_classes: int) -> float:
-    """Mean F1 over the classes that ``labels`` has, whatever is predicted, as ``classification_metrics`` has it.
-
-    Args:
-        labels: Class indices ``(N,)`` in 0..num_classes-1.
-        predictions: Class indices ``(N,)``.
-        num_classes: Number of classes of the task, including those absent from ``labels``.
-
-    Raises:
-        ValueError: If the arrays are empty, of different length, or not class indices.
-    """
-    true, predicted = _checked(num_classes, labels=labels, predictions=predictions)
-    once = np.ones((1, len(true)))
-    return float(_weighted_macro_f1(once, true, predicted)[0])
+    def favours_first(self, mode: Mode) -> bool:
+        """Whether the first is shown to be better, where more (``max``) or less (``min``) is."""
+        return self.low > 0 if mode == "max" else self.high < 0
 
 
 def paired_bootstrap(
@@ -49,32 +39,34 @@ def paired_bootstrap(
     num_classes: int,
     num_resamples: int = 2000,
     seed: int = 0,
+    metric: Metric = MACRO_F1,
 ) -> Interval:
-    """The difference in macro-F1, a minus b, with a percentile bootstrap over examples.
+    """The difference in a metric, a minus b, with a percentile bootstrap over examples.
 
     Both models are scored on the same resampled examples, so what they find equally hard cancels out. Every resample is
     scored over the classes that ``labels`` has, so that all measure the same thing. The interval measures the choice of
     test examples only: not the training seed, nor that one of them was picked among many.
 
     Args:
-        labels: Class indices ``(N,)``.
-        predictions_a: Class indices ``(N,)`` of the first model, on the same examples.
-        predictions_b: Class indices ``(N,)`` of the second model.
-        num_classes: Number of classes of the task.
+        labels: Class indices ``(N,)`` in 0..num_classes-1.
+        predictions_a: Predictions of the first model on the same examples, as ``metric`` reads them.
+        predictions_b: Likewise of the second model.
+        num_classes: Number of classes of the task, including those absent from ``labels``.
         num_resamples: Resamples of N examples with replacement.
         seed: Seed of the resampling; the same seed gives the same interval.
+        metric: What is compared.
 
     Raises:
-        ValueError: If the arrays are empty, of different length, or not class indices.
+        ValueError: If the arrays are empty, of different length, or not class indices where those are read.
 
     Source: Berg-Kirkpatrick et al., "An Empirical Investigation of Statistical Significance in NLP", EMNLP 2012.
         They derive a p-value from the same resamples; we report the interval.
     """
-    true, first, second = _checked(num_classes, labels=labels, predictions_a=predictions_a, predictions_b=predictions_b)
-    resampled = _resampled_scores(true, [first, second], num_resamples, seed)
+    named = {"predictions_a": predictions_a, "predictions_b": predictions_b}
+    true, first, second = _checked(num_classes, metric, labels, named)
+    resampled = _resampled_scores(metric, true, [first, second], num_resamples, seed)
     low, high = np.percentile(resampled[:, 0] - resampled[:, 1], [2.5, 97.5])
-    difference = macro_f1(true, first, num_classes) - macro_f1(true, second, num_classes)
-    return Interval(difference, float(low), float(high))
+    return Interval(metric.score(true, first) - metric.score(true, second), float(low), float(high))
 
 
 def paired_over_seeds(
@@ -84,8 +76,9 @@ def paired_over_seeds(
     num_classes: int,
     num_resamples: int = 2000,
     seed: int = 0,
+    metric: Metric = MACRO_F1,
 ) -> Interval:
-    """The mean difference in macro-F1 over seeds, a minus b, with an interval for other seeds and other test examples.
+    """The mean difference in a metric over seeds, a minus b, with an interval for other seeds and other test examples.
 
     Every one of S seeds trained both models, and all are scored on the same examples: seeds and examples are crossed.
     The variance of the mean difference has two parts. The variance of the S differences over S falls with more seeds.
@@ -96,15 +89,16 @@ def paired_over_seeds(
 
     Args:
         labels: Class indices ``(N,)``.
-        predictions_a: Class indices ``(N,)`` of the first model for each seed, S of them.
+        predictions_a: Predictions of the first model for each seed, as ``metric`` reads them, S of them.
         predictions_b: Likewise of the second model, for the same seeds in the same order.
         num_classes: Number of classes of the task.
         num_resamples: Resamples of N examples with replacement.
         seed: Seed of the resampling; the same seed gives the same interval.
+        metric: What is compared.
 
     Raises:
         ValueError: If there are fewer than two seeds, not as many of b as of a, or if the arrays are empty, of
-            different length, or not class indices.
+            different length, or not class indices where those are read.
 
     Source: Obuchowski & Rockette, "Hypothesis testing of diagnostic accuracy for multiple readers and multiple tests",
         Communications in Statistics 24(2), 1995: two tests, read by several readers on the same patients. Here seeds
@@ -116,12 +110,11 @@ def paired_over_seeds(
     if num_seeds < 2 or len(predictions_b) != num_seeds:
         raise ValueError(f"needs the same two or more seeds of both models, found {num_seeds} and {len(predictions_b)}")
     both = [*predictions_a, *predictions_b]
-    true, *checked = _checked(num_classes, labels=labels, **{f"predictions {i}": p for i, p in enumerate(both)})
-    scores = np.array([macro_f1(true, predicted, num_classes) for predicted in checked])
-    resampled = _resampled_scores(true, checked, num_resamples, seed)
-    return _over_seeds(
-        scores[:num_seeds] - scores[num_seeds:], resampled[:, :num_seeds] - resampled[:, num_seeds:], -1.0, 1.0
-    )
+    true, *checked = _checked(num_classes, metric, labels, {f"predictions {i}": p for i, p in enumerate(both)})
+    scores = np.array([metric.score(true, predicted) for predicted in checked])
+    resampled = _resampled_scores(metric, true, checked, num_resamples, seed)
+    found, again = scores[:num_seeds] - scores[num_seeds:], resampled[:, :num_seeds] - resampled[:, num_seeds:]
+    return _over_seeds(found, again, -metric.most, metric.most)
 
 
 def score_interval(
@@ -130,28 +123,31 @@ def score_interval(
     num_classes: int,
     num_resamples: int = 2000,
     seed: int = 0,
+    metric: Metric = MACRO_F1,
 ) -> Interval:
-    """Macro-F1 of one model, for other test examples; of several seeds the mean, for other seeds too.
+    """A metric of one model, for other test examples; of several seeds the mean, for other seeds too.
 
     As ``paired_bootstrap`` and ``paired_over_seeds`` do it for differences, under the same assumptions.
 
     Args:
         labels: Class indices ``(N,)``.
-        predictions: Class indices ``(N,)`` for each seed.
+        predictions: As ``metric`` reads them, for each seed.
         num_classes: Number of classes of the task.
         num_resamples: Resamples of N examples with replacement.
         seed: Seed of the resampling.
+        metric: What is measured.
 
     Raises:
-        ValueError: If there are no predictions, or the arrays are empty, of different length, or not class indices.
+        ValueError: If there are no predictions, or the arrays are empty, of different length, or not class indices
+            where those are read.
     """
     if not predictions:
         raise ValueError("needs the predictions of one seed or more, found none")
-    true, *checked = _checked(num_classes, labels=labels, **{f"predictions {i}": p for i, p in enumerate(predictions)})
-    scores = np.array([macro_f1(true, predicted, num_classes) for predicted in checked])
-    resampled = _resampled_scores(true, checked, num_resamples, seed)
+    true, *checked = _checked(num_classes, metric, labels, {f"predictions {i}": p for i, p in enumerate(predictions)})
+    scores = np.array([metric.score(true, predicted) for predicted in checked])
+    resampled = _resampled_scores(metric, true, checked, num_resamples, seed)
     if len(scores) > 1:
-        return _over_seeds(scores, resampled, 0.0, 1.0)
+        return _over_seeds(scores, resampled, 0.0, metric.most)
     low, high = np.percentile(resampled[:, 0], [2.5, 97.5])
     return Interval(float(scores[0]), float(low), float(high))
 
@@ -175,9 +171,9 @@ def _over_seeds(found: NDArray[np.float64], resampled: NDArray[np.float64], leas
 
 
 def _resampled_scores(
-    labels: NDArray[np.int64], predictions: Sequence[NDArray[np.int64]], num_resamples: int, seed: int
+    metric: Metric, labels: NDArray[np.int64], predictions: Sequence[NDArray[Any]], num_resamples: int, seed: int
 ) -> NDArray[np.float64]:
-    """Macro-F1 ``(R, models)``; each resample scores all of ``predictions`` on the same examples."""
+    """The metric ``(R, models)``; each resample scores all of ``predictions`` on the same examples."""
     if num_resamples < 1:
         raise ValueError(f"num_resamples must be at least 1, found {num_resamples}")
     num_examples = len(labels)
@@ -191,37 +187,27 @@ def _resampled_scores(
         times_drawn = np.bincount(drawn.ravel(), minlength=size * num_examples).reshape(size, num_examples)
         weights = times_drawn.astype(np.float64)
         for index, predicted in enumerate(predictions):
-            scores[start : start + size, index] = _weighted_macro_f1(weights, labels, predicted)
+            scores[start : start + size, index] = metric.scores(weights, labels, predicted)
     return scores
 
 
-def _weighted_macro_f1(
-    weights: NDArray[np.float64], labels: NDArray[np.int64], predictions: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """Macro-F1 ``(R,)`` of examples that count ``weights (R, N)`` times; F1 = 2 TP / (labelled + predicted).
-
-    The classes are those of ``labels``, also where a resample lacks one, which then scores 0.
-    """
-    held = np.unique(labels)
-    labelled, predicted = labels[:, None] == held, predictions[:, None] == held
-    true_positives = weights @ (labelled & predicted).astype(np.float64)
-    either = weights @ (labelled.astype(np.float64) + predicted)
-    return np.asarray((2.0 * true_positives / np.maximum(either, 1.0)).mean(axis=1), dtype=np.float64)
-
-
-def _checked(num_classes: int, **arrays: ArrayLike) -> list[NDArray[np.int64]]:
-    """The arrays as class indices of one common length."""
-    found: dict[str, NDArray[Any]] = {name: np.asarray(values) for name, values in arrays.items()}
+def _checked(
+    num_classes: int, metric: Metric, labels: ArrayLike, predictions: Mapping[str, ArrayLike]
+) -> list[NDArray[Any]]:
+    """Labels and predictions, of one common length: class indices, or what else the metric reads of predictions."""
+    found = {"labels": np.asarray(labels)} | {name: np.asarray(values) for name, values in predictions.items()}
     mistakes = []
     for name, values in found.items():
-        if values.ndim != 1 or values.size == 0:
+        if values.size == 0 or values.ndim not in ((1,) if name == "labels" or metric.reads_classes else (1, 2)):
             mistakes.append(f"{name} must be a non-empty array (N,), found shape {values.shape}")
+        elif name != "labels" and not metric.reads_classes:
+            continue
         elif not np.issubdtype(values.dtype, np.integer):
             mistakes.append(f"{name} must hold integer class indices, found {values.dtype}")
         elif values.min() < 0 or values.max() >= num_classes:
             mistakes.append(f"{name} must lie in 0..{num_classes - 1}, found {values.min()}..{values.max()}")
-    if len({values.shape for values in found.values()}) > 1:
+    if len({values.shape[:1] for values in found.values()}) > 1:
         mistakes.append("lengths differ: " + ", ".join(f"{name} {values.shape}" for name, values in found.items()))
     if mistakes:
         raise ValueError("; ".join(mistakes))
-    return [values.astype(np.int64) for values in found.values()]
+    return [values.astype(np.int64 if np.issubdtype(values.dtype, np.integer) else float) for values in found.values()]

@@ -9,10 +9,15 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from irtune.analysis.trials import Mode, TrialRow, chosen, over_classes, ranked
+from irtune.analysis.metrics import Mode
+from irtune.analysis.trials import TrialRow, chosen, metric_of, over_classes, ranked
 
 MISSING = "–"
 MEDIUM_WIDTH, FULL_WIDTH = 100, 140
+
+VALIDATION, TEST = "val {}", "test {}"
+"""Headings of the scores, which are of the metric of the trials."""
+_SPLITS = {VALIDATION: "validation", TEST: "test"}
 
 Row = TypeVar("Row")
 
@@ -97,8 +102,8 @@ COLUMNS: tuple[Column[TrialRow], ...] = (
         True,
         MEDIUM_WIDTH,
     ),
-    Column("val F1", "macro-F1 on validation", _number("validation_f1", "{:.3f}".format)),
-    Column("test F1", "macro-F1 on test, scored once at the end", _number("test_f1", "{:.3f}".format)),
+    Column(VALIDATION, "{} on validation", _number("validation_score", "{:.3f}".format)),
+    Column(TEST, "{} on test, scored once at the end", _number("test_score", "{:.3f}".format)),
     Column("train loss", "training loss at the end", _number("train_loss", "{:.3f}".format), from_width=MEDIUM_WIDTH),
     Column("time", "time spent training", _number("seconds", duration)),
     Column("FLOPs", "floating point operations; T is 10^12, P is 10^15", _number("flops", operations)),
@@ -129,25 +134,34 @@ COLUMNS: tuple[Column[TrialRow], ...] = (
 _QUALITY = 6
 """The column after which other objectives stand."""
 
-_MACRO = {"val F1": "validation", "test F1": "test"}
-"""The columns of macro scores, and the split that each is of."""
-
 
 def columns_of(rows: Sequence[TrialRow]) -> tuple[Column[TrialRow], ...]:
-    """``COLUMNS``, which say what macro scores are over, and one more for each objective that has none there."""
-    columns, classes = list(COLUMNS), over_classes(rows)
-    for index, column in enumerate(columns):
-        if _MACRO.get(column.heading) in classes:
-            over = f"{column.meaning}, over {classes[_MACRO[column.heading]]}"
-            columns[index] = replace(column, meaning=over)
-    names = [name for name in next((row.objectives for row in rows), {}) if name != "eval/f1_macro"]
+    """``COLUMNS``, which name the metric and what it is over, and one more for each objective that has none there."""
+    metric, columns = metric_of(rows), [of_metric(column, rows) for column in COLUMNS]
+    names = [name for name in next((row.objectives for row in rows), {}) if name != f"eval/{metric.name}"]
     return (*columns[:_QUALITY], *map(_objective, names), *columns[_QUALITY:])
+
+
+def of_metric(column: Column[Row], rows: Sequence[TrialRow]) -> Column[Row]:
+    """``column``; one of scores with their metric in its words, and with the classes that this is over."""
+    split = _SPLITS.get(column.heading)
+    if split is None:
+        return column
+    metric, classes = metric_of(rows), over_classes(rows)
+    over = f", over {classes[split]}" if split in classes else ""
+    return replace(
+        column, heading=column.heading.format(metric.short), meaning=column.meaning.format(metric.words) + over
+    )
 
 
 def classes_note(rows: Sequence[TrialRow]) -> str:
     """Such as ``test F1 is over 3 of 4 classes``; empty where validation and test have all classes."""
-    classes = over_classes(rows)
-    return ", ".join(f"{name} is over {classes[split]}" for name, split in _MACRO.items() if split in classes)
+    metric, classes = metric_of(rows), over_classes(rows)
+    return ", ".join(
+        f"{heading.format(metric.short)} is over {classes[split]}"
+        for heading, split in _SPLITS.items()
+        if split in classes
+    )
 
 
 def _objective(name: str) -> Column[TrialRow]:

@@ -3,10 +3,12 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from irtune.analysis.metrics import MACRO_F1, Metric, Mode
 
 BASELINE = "all"
 """The strategy that trains every block: what selecting blocks is compared with."""
@@ -14,7 +16,7 @@ BASELINE = "all"
 _WHERE_NOT_WHAT = frozenset({"name", "seed", "storage", "tracking"})
 _SELECTION = frozenset({"method", "selection", "importance"})
 
-Mode = Literal["max", "min"]
+Setting = TypeVar("Setting")
 Status = Literal["finished", "pruned", "failed", "killed"]
 
 
@@ -32,8 +34,9 @@ class TrialRow:
         k: The configured number of blocks; None for a policy that decides its own.
         reselect_every: Optimizer steps between two refreshes; 0 means chosen once.
         within_block: Aggregation of a block's tensors into its score; None where nothing is scored.
-        validation_f1: Macro-F1 on validation, in 0..1.
-        test_f1: Macro-F1 on test, in 0..1; None unless finished.
+        metric: What the next two are scores of.
+        validation_score: On validation.
+        test_score: On test; None unless finished.
         train_loss: Training loss at the end.
         seconds: Seconds spent training.
         flops: Floating point operations of the training.
@@ -42,9 +45,9 @@ class TrialRow:
         peak_memory_bytes: Peak memory of the device.
         seed: Seed of the run.
         test_labels: Class indices ``(N,)`` of the test set.
-        test_predictions: Class indices ``(N,)`` predicted for it.
+        test_predictions: What was predicted for it, as ``metric`` reads it; mostly class indices ``(N,)``.
         params: The configuration by dotted key, such as ``training.learning_rate``.
-        objective: The sweep's first metric where that is not macro-F1 on validation; None: ``validation_f1``.
+        objective: What the sweep searches for where that is not ``metric``; None: ``validation_score``.
         objectives: All metrics of a sweep that has several, the first one first; NaN where not measured.
         broken: The constraints that a finished trial breaks, in words; such a trial is never chosen.
         attempts: How often its training was begun: 1, and one more for each time that it was interrupted.
@@ -62,8 +65,9 @@ class TrialRow:
     k: int | None = None
     within_block: str | None = None
     mean_active: float | None = None
-    validation_f1: float | None = None
-    test_f1: float | None = None
+    metric: Metric = MACRO_F1
+    validation_score: float | None = None
+    test_score: float | None = None
     train_loss: float | None = None
     seconds: float | None = None
     flops: float | None = None
@@ -88,7 +92,7 @@ class TrialRow:
     @property
     def score(self) -> float | None:
         """What the sweep compares on validation; None if never measured or not a number."""
-        value = self.validation_f1 if self.objective is None else self.objective
+        value = self.validation_score if self.objective is None else self.objective
         return None if value is None or math.isnan(value) else value
 
 
@@ -96,15 +100,16 @@ def ranked(rows: Iterable[TrialRow], mode: Mode = "max") -> list[TrialRow]:
     """The rows by validation score, best first; of equals the one with fewer FLOPs; without a score last.
 
     Raises:
-        ValueError: If ``mode`` is neither ``max`` nor ``min``, or is ``min`` for rows that have only a macro-F1.
+        ValueError: If ``mode`` is neither ``max`` nor ``min``, or contradicts the metric of rows without objective.
     """
     rows = list(rows)
     if mode not in ("max", "min"):
         raise ValueError(f"mode must be 'max' or 'min', found {mode!r}")
-    without = [row.name for row in rows if row.objective is None and row.score is not None]
-    if mode == "min" and without:
+    wrong = [row for row in rows if row.objective is None and row.score is not None and row.metric.mode != mode]
+    if wrong:
         raise ValueError(
-            f"mode is 'min', but macro-F1 is the better the higher: give the sweep's metric as objective of {without}"
+            f"mode is {mode!r}, but of {wrong[0].metric.words} {wrong[0].metric.mode!r} is better: give the sweep's "
+            f"metric as objective of {[row.name for row in wrong]}"
         )
     sign = -1.0 if mode == "max" else 1.0
 
@@ -138,12 +143,23 @@ def same_configuration(row: TrialRow, rows: Iterable[TrialRow]) -> list[TrialRow
     return [other for other in rows if other.status == "finished" and _configuration(other) == _configuration(row)]
 
 
+def beside_selection(params: Mapping[str, Setting]) -> dict[str, Setting]:
+    """Of settings by dotted key those that are not about selecting blocks, nor about where a trial lies."""
+    ignored = _SELECTION | _WHERE_NOT_WHAT
+    return {key: value for key, value in params.items() if key.split(".")[0] not in ignored}
+
+
 def other_differences(row: TrialRow, other: TrialRow) -> dict[str, tuple[object, object]]:
     """Settings by dotted key that differ between two trials and are not about selecting blocks."""
-    ignored = _SELECTION | _WHERE_NOT_WHAT
-    keys = [key for key in {**row.params, **other.params} if key.split(".")[0] not in ignored]
-    pairs = {key: (row.params.get(key), other.params.get(key)) for key in sorted(keys)}
+    ours, theirs = beside_selection(row.params), beside_selection(other.params)
+    pairs = {key: (ours.get(key), theirs.get(key)) for key in sorted({**ours, **theirs})}
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def baseline_for(row: TrialRow, rows: Iterable[TrialRow], mode: Mode = "max") -> TrialRow | None:
+    """The finished baseline that a trial can be compared with: all blocks train, and all else is as in the trial."""
+    alike = [other for other in rows if other.repeats == row.repeats and not other_differences(row, other)]
+    return chosen(alike, mode, baseline=True)
 
 
 def _configuration(row: TrialRow) -> tuple[object, ...]:
@@ -151,6 +167,11 @@ def _configuration(row: TrialRow) -> tuple[object, ...]:
     return (row.strategy, row.num_blocks, row.k, row.reselect_every, row.within_block, tuple(sorted(params.items())))
 
 
+def metric_of(rows: Iterable[TrialRow]) -> Metric:
+    """Return what the scores of a sweep's trials are of."""
+    return next((row.metric for row in rows), MACRO_F1)
+
+
 def over_classes(rows: Iterable[TrialRow]) -> Mapping[str, str]:
     """Return what macro scores of a sweep's trials are over, by split, where that split lacks classes."""
-    return next((row.classes for row in rows if row.classes), {})
+    return next((row.classes for row in rows if row.classes and row.metric.is_macro), {})

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -167,13 +168,15 @@ class TrainingConfig(Section):
     max_steps: int = Field(200, gt=0, description="optimizer steps")
     micro_batch_size: int = Field(8, gt=0, description="examples a rank and forward pass")
     gradient_accumulation_steps: int = Field(1, gt=0, description="forward passes an optimizer step")
-    learning_rate: float = Field(2e-4, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
-    adam_beta1: float = Field(0.9, ge=0, lt=1)
-    adam_beta2: float = Field(0.999, ge=0, lt=1)
-    adam_epsilon: float = Field(1e-8, gt=0)
+    learning_rate: float = Field(2e-4, gt=0, description="of AdamW, after the warm-up")
+    weight_decay: float = Field(0.0, ge=0, description="of AdamW, for what trains")
+    adam_beta1: float = Field(0.9, ge=0, lt=1, description="decay of the mean of gradients")
+    adam_beta2: float = Field(0.999, ge=0, lt=1, description="decay of the mean of their squares")
+    adam_epsilon: float = Field(1e-8, gt=0, description="added to the root of the latter")
     warmup_steps: int = Field(0, ge=0, description="optimizer steps of linear warm-up")
-    lr_schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
+    lr_schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = Field(
+        "linear", description="how the learning rate falls after the warm-up"
+    )
     max_grad_norm: float = Field(1.0, ge=0, description="clip the global gradient norm; 0 = off")
     class_weights: Annotated[
         Literal["none", "balanced"] | dict[str, Weight],
@@ -184,7 +187,7 @@ class TrainingConfig(Section):
         "balanced (1 over their number), or a weight by label (1.0 for those left out)",
     )
     eval_every: int = Field(50, gt=0, description="optimizer steps between evaluations on validation")
-    eval_batch_size: int = Field(16, gt=0)
+    eval_batch_size: int = Field(16, gt=0, description="examples a rank and forward pass of an evaluation")
     checkpoint_every: int = Field(50, gt=0, description="optimizer steps between checkpoints to resume from")
     log_every: int = Field(1, gt=0, description="optimizer steps between points of train/…")
     on_out_of_memory: Literal["fail", "smaller_micro_batches"] = Field(
@@ -200,7 +203,7 @@ class EngineConfig(Section):
     gpus_per_worker: float = Field(
         0, ge=0, description="GPUs a worker; 0 trains on CPU, below 1 several trials share one, and its memory"
     )
-    zero_stage: Literal[0, 1, 2, 3] = 0
+    zero_stage: Literal[0, 1, 2, 3] = Field(0, description="what DeepSpeed shards over workers: nothing, up to all")
     precision: Precision = Field("fp32", description="fp16 needs a GPU, and ZeRO stage 1 or above")
     process_group_timeout_s: float = Field(600, gt=0, description="a collective that waits longer fails")
     deepspeed: dict[str, Any] = Field({}, description="raw DeepSpeed configuration, merged over irtune's own")
@@ -237,7 +240,7 @@ class TrackingConfig(Section):
     """Where MLflow is."""
 
     uri: str | None = Field(None, description="default: MLFLOW_TRACKING_URI, else sqlite under storage")
-    experiment: str = "irtune"
+    experiment: str = Field("irtune", description="the MLflow experiment that runs go into")
     may_be_away: bool = Field(
         False,
         description="begin also while the server does not answer: records wait in the sweep's folder until it does",
@@ -251,9 +254,18 @@ class ExperimentConfig(Section):
     explicitly is what ``model_fields_set`` holds, down to the last section.
     """
 
-    name: str = Field("experiment", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(
+        "experiment",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="what the sweep's folder and runs are called after",
+    )
     method: str | None = Field(None, description="a named preset, which `irtune methods` lists; null = none")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="of everything random in a trial")
+    metric: Annotated[str, AfterValidator(lambda name: name.removeprefix("eval/"))] = Field(
+        "f1_macro",
+        description="what decides (best weights, stopping, best trial, answer): f1_macro, accuracy, auprc_macro, loss, "
+        "…, or of one class f1/CLASS",
+    )
     storage: str = Field("~/irtune_results", description="everything a run leaves behind lies under this folder")
     model: ModelConfig = ModelConfig()
     adapter: AdapterConfig = AdapterConfig()

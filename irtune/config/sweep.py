@@ -1,14 +1,13 @@
 """A sweep as one tree: an experiment, the space that it is searched in, and how."""
 
+from collections.abc import Mapping
 from decimal import Decimal
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
+from irtune.analysis.metrics import Mode, better
 from irtune.config.schema import EngineConfig, ExperimentConfig, Section, mistakes
-
-Mode = Literal["max", "min"]
-"""Whether more or less of a metric is better."""
 
 Choice = str | int | float | bool | None
 """One value of a categorical dimension."""
@@ -18,7 +17,7 @@ class Condition(Section):
     """A dimension exists only while another setting has one of these values."""
 
     key: str = Field(description="another dimension of the space, or a setting of the experiment")
-    values: tuple[Choice, ...] = Field(alias="in", min_length=1)
+    values: tuple[Choice, ...] = Field(alias="in", min_length=1, description="the values; written as in: […]")
 
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
@@ -26,7 +25,7 @@ class Condition(Section):
 class Dimension(Section):
     """One dimension of a search space."""
 
-    type: Literal["int", "float", "categorical"]
+    type: Literal["int", "float", "categorical"] = Field(description="what kind of values it has")
     low: float | None = Field(None, description="smallest value")
     high: float | None = Field(None, description="largest value, included")
     step: float | None = Field(None, gt=0, description="distance between values; default: 1 for int, none for float")
@@ -83,7 +82,7 @@ class Dimension(Section):
 class AshaConfig(Section):
     """Asynchronous successive halving, measured in optimizer steps."""
 
-    name: Literal["asha"] = "asha"
+    name: Literal["asha"] = Field("asha", description="the only scheduler; null in place of the section stops no trial")
     grace_steps: int = Field(10, gt=0, description="no trial is stopped before this optimizer step")
     reduction_factor: float = Field(3, gt=1, description="of the trials at a rung, one in this many goes on")
     metric: str | None = Field(None, description="what trials are stopped by; default: the first objective of eval/…")
@@ -104,12 +103,6 @@ class Constraint(Section):
         return self
 
 
-def better(metric: str) -> Mode:
-    """Return whether more or less of a metric is better: less of the loss, and of all costs but two."""
-    is_speed = metric.rpartition("/")[2].removeprefix("mean_") in ("tokens_per_s", "lowest_active_block")
-    return "min" if metric == "eval/loss" or (metric.startswith("cost/") and not is_speed) else "max"
-
-
 class FinalistsConfig(Section):
     """Repeats over seeds of the best trials, and of the baseline, after the search."""
 
@@ -125,7 +118,10 @@ class TuneConfig(Section):
     """
 
     num_trials: int = Field(20, gt=0, description="sampled trials; the baseline comes on top")
-    metric: str = Field("eval/f1_macro", description="what is searched for, where that is one thing")
+    metric: str = Field(
+        "eval/f1_macro",
+        description="what is searched for, where that is one thing; default: the experiment's metric",
+    )
     mode: Mode | None = Field(None, description="whether more (max) or less (min) of it is better; default: as it is")
     metrics: tuple[dict[str, Mode], ...] | None = Field(
         None,
@@ -140,7 +136,7 @@ class TuneConfig(Section):
     warm_start: str | None = Field(
         None, description="folder or study.journal of an earlier sweep, whose trials the sampler learns from"
     )
-    scheduler: AshaConfig | None = AshaConfig()
+    scheduler: AshaConfig | None = Field(AshaConfig(), description="what stops trials early; null stops none")
     max_concurrent_trials: int | None = Field(None, gt=0, description="default: as many as the cluster holds")
     max_failures: int = Field(1, ge=0, description="how often a trial is retried from its last checkpoint")
     execution: Literal["in_process", "slots", "isolated"] | None = Field(
@@ -158,13 +154,13 @@ class TuneConfig(Section):
     @model_validator(mode="after")
     def _one_way_to_say_it(self) -> "TuneConfig":
         if self.metrics is None:
-            return self
+            return self._checked_modes("mode", {self.metric: self.mode} if self.mode else {})
         names = [name for entry in self.metrics for name in entry]
         if any(len(entry) != 1 for entry in self.metrics) or not names or len(set(names)) < len(names):
             raise mistakes({"metrics": "must be a list of one metric: max|min each, every metric once"})
         if said := sorted({"metric", "mode"} & self.model_fields_set):
             raise mistakes({"metrics": f"excludes tune.{' and tune.'.join(said)}; name all objectives here"})
-        return self
+        return self._checked_modes("metrics", self.objectives)
 
     @property
     def objectives(self) -> dict[str, Mode]:
@@ -178,19 +174,42 @@ class TuneConfig(Section):
         """Metric and mode that decide which trial is called best."""
         return next(iter(self.objectives.items()))
 
-    @property
-    def stops_by(self) -> tuple[str, Mode]:
-        """Metric and mode by which running trials are judged."""
-        evaluated = [name for name in self.objectives if name.startswith("eval/")]
-        metric = (self.scheduler and self.scheduler.metric) or next(iter(evaluated), "eval/f1_macro")
-        return metric, self.objectives.get(metric, better(metric))
+    def _checked_modes(self, key: str, said: Mapping[str, Mode]) -> "TuneConfig":
+        """Refuse a direction in which an evaluation gets worse."""
+        for name, mode in said.items():
+            if name.startswith("eval/") and mode != better(name):
+                raise mistakes({key: f"of {name} {better(name)} is better, not {mode}"})
+        return self
 
 
 class SweepConfig(ExperimentConfig):
     """A search: an experiment, the dimensions along which it varies, and how they are searched."""
 
-    space: dict[str, Dimension] = Field(min_length=1)
+    space: dict[str, Dimension] = Field(min_length=1, description="the dimensions by dotted key: {key: {type: …}, …}")
     tune: TuneConfig = TuneConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_metric(cls, tree: Any) -> Any:
+        """What is searched for follows from ``metric``, or that from what is searched for, whichever is said."""
+        tune = tree.get("tune", {}) if isinstance(tree, Mapping) else None
+        if isinstance(tune, TuneConfig):
+            tune = tune.model_dump(mode="json", exclude_unset=True)
+        if not isinstance(tune, Mapping):
+            return tree
+        several: Any = tune.get("metrics")
+        several = several if isinstance(several, list | tuple) else []
+        named = [tune.get("metric"), *(name for entry in several if isinstance(entry, Mapping) for name in entry)]
+        searched = [str(name).removeprefix("eval/") for name in named if str(name).startswith("eval/")]
+        if "metric" not in tree:
+            return {**tree, "metric": searched[0]} if searched else tree
+        said = str(tree["metric"]).removeprefix("eval/")
+        if searched and said not in searched:
+            key = "tune.metrics" if several else "tune.metric"
+            message = f"{said} shall decide, and the search is for {searched[0]} ({key}); leave one of them out"
+            raise mistakes({"metric": message})
+        is_told = several or tune.get("metric") is not None
+        return tree if is_told else {**tree, "tune": {**tune, "metric": f"eval/{said}"}}
 
     @model_validator(mode="after")
     def _in_process_is_one_worker(self) -> "SweepConfig":
@@ -199,6 +218,14 @@ class SweepConfig(ExperimentConfig):
             message = f"in_process is for one worker, and engine.num_workers is {workers}; use slots or isolated"
             raise mistakes({"tune.execution": message})
         return self
+
+    @property
+    def stops_by(self) -> tuple[str, Mode]:
+        """Metric and mode by which running trials are judged."""
+        objectives, scheduler = self.tune.objectives, self.tune.scheduler
+        evaluated = [name for name in objectives if name.startswith("eval/")]
+        metric = (scheduler and scheduler.metric) or next(iter(evaluated), f"eval/{self.metric}")
+        return metric, objectives.get(metric, better(metric))
 
     def experiment(self) -> ExperimentConfig:
         """The experiment that trials start from."""

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from irtune.analysis.metrics import better
 from irtune.config.schema import ExperimentConfig
 from irtune.data.base import Split
 from irtune.data.batches import evaluation_batches, training_batches
@@ -55,6 +56,7 @@ class Totals:
     probe_steps_s: float = 0.0
     probe_flops: float = 0.0
     best_score: float = -math.inf
+    """Of the metric that decides, negative where less of it is better."""
     best_loss: float = math.inf
     best_step: int = 0
     recent_losses: list[float] = field(default_factory=list)
@@ -202,10 +204,12 @@ class Loop:
         totals = self.totals
         probabilities = self.evaluate("validation")
         metrics = classification_metrics(self.data.splits["validation"].labels, probabilities, self.labels)
+        name = self.config.metric
+        score = metrics[name] if better(name) == "max" else -metrics[name]
         # Of equal scores the lower loss is better, and of equal losses the weights that trained longer.
-        if (metrics["f1_macro"], -metrics["loss"]) >= (totals.best_score, -totals.best_loss):
+        if (score, -metrics["loss"]) >= (totals.best_score, -totals.best_loss):
             self.best_validation = probabilities
-            totals.best_score, totals.best_loss = metrics["f1_macro"], metrics["loss"]
+            totals.best_score, totals.best_loss = score, metrics["loss"]
             totals.best_step = totals.step
             save_weights(self.blocks, self.best_weights)
             self.forget_weights()

@@ -4,10 +4,10 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
+from irtune.analysis.metrics import OVERALL, PER_CLASS
+from irtune.data.base import LabelledDataset, Split
 from irtune.data.label_names import metric_labels
-
-OVERALL = ("loss", "accuracy", "precision_macro", "recall_macro", "f1_macro", "auprc_macro")
-PER_CLASS = ("precision", "recall", "f1", "auprc")
+from irtune.plugins import nearest
 
 
 def metric_names(class_names: Sequence[str], held: Collection[str] | None = None) -> list[str]:
@@ -20,6 +20,25 @@ def metric_names(class_names: Sequence[str], held: Collection[str] | None = None
     names = zip(class_names, metric_labels(class_names), strict=True)
     shown = [name for label, name in names if held is None or label in held]
     return [*OVERALL, *(f"{measure}/{name}" for measure in PER_CLASS for name in shown)]
+
+
+def check_metric(name: str, dataset: LabelledDataset) -> None:
+    """Refuse a metric that a data set has not, or has not in the splits that it decides by.
+
+    Raises:
+        ValueError: If so, by the setting's key.
+    """
+    known = metric_names(dataset.labels)
+    if name not in known:
+        raise ValueError(f"metric: unknown metric {name!r}: {nearest(name, known)}")
+    splits: tuple[Split, ...] = ("validation", "test")
+    for split in splits:
+        held = {example.label for example in dataset.splits[split]}
+        if name not in metric_names(dataset.labels, held):
+            raise ValueError(
+                f"metric: {name} is of a class that the {split} split has no example of; choose another metric, or "
+                f"give {split} examples of that class"
+            )
 
 
 def classification_metrics(

@@ -29,7 +29,7 @@ from irtune.training.class_weights import weights_of_classes
 from irtune.training.cost import CostModel, PeakMemory, release_memory
 from irtune.training.distributed import ensure_process_group, select_accelerator
 from irtune.training.loop import CHECKPOINTS, Loop, Totals
-from irtune.training.metrics import classification_metrics
+from irtune.training.metrics import check_metric, classification_metrics
 from irtune.training.model import (
     QuietLoading,
     enable_gradient_checkpointing,
@@ -175,6 +175,7 @@ def _prepare(
 ) -> Loop:
     from irtune.training.engine import DeepSpeedBlocks
 
+    check_metric(config.metric, dataset)
     checkpoint = materialize(config.model)
     tokenizer = load_tokenizer(checkpoint)
     with QuietLoading():

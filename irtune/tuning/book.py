@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from irtune.analysis.metrics import MACRO_F1, Metric
 from irtune.analysis.trials import Status, TrialRow
 from irtune.config.load import dotted_keys
 from irtune.config.schema import BASELINE, ExperimentConfig
@@ -71,17 +72,18 @@ class TrialEntry:
         self._mean_step, self._steps = self._mean(), {}
         self.is_settled = True
 
-    def row(self, tune: TuneConfig) -> TrialRow:
+    def row(self, tune: TuneConfig, metric: Metric = MACRO_F1) -> TrialRow:
         """The trial as the analysis sees it. A trial that did not finish has its costs summed up from its steps.
 
         Args:
             tune: What the sweep searches for and demands.
+            metric: What its trials are scored by.
         """
         first, _ = tune.first_objective
-        # NaN where it was not measured: macro-F1 does not stand in for another objective.
-        values = {metric: math.nan if (v := self.score(metric)) is None else v for metric in tune.objectives}
+        # NaN where it was not measured: what trials are scored by does not stand in for another objective.
+        values = {name: math.nan if (v := self.score(name)) is None else v for name in tune.objectives}
         seconds, flops, active, lowest = self._costs()
-        policy, (labels, predictions, classes) = self.config.selection.policy, self._predictions()
+        policy, (labels, predictions, classes) = self.config.selection.policy, self._predictions(metric)
         k = getattr(policy, "k", None)
         return TrialRow(
             trial_id=self.trial_id,
@@ -94,8 +96,9 @@ class TrialEntry:
             k=None if k is None or not self.num_blocks else resolve_count(k, self.num_blocks),
             within_block=getattr(self.config.importance, "within_block", None) if policy.uses_importance else None,
             mean_active=active,
-            validation_f1=self.score("eval/f1_macro"),
-            test_f1=self.latest.get("final/test_f1_macro"),
+            metric=metric,
+            validation_score=self.score(f"eval/{metric.name}"),
+            test_score=self.latest.get(f"final/test_{metric.name}"),
             train_loss=self.latest.get("final/train_loss", self.latest.get("train/loss")),
             seconds=seconds,
             flops=flops,
@@ -106,7 +109,7 @@ class TrialEntry:
             test_predictions=predictions,
             classes=classes,
             params=dotted_keys(self.config),
-            objective=None if first == "eval/f1_macro" else values[first],
+            objective=None if first == f"eval/{metric.name}" else values[first],
             objectives=values if len(values) > 1 else {},
             broken=self.broken(tune.constraints),
             repeats=self.repeats,
@@ -141,8 +144,8 @@ class TrialEntry:
         steps = list(self._steps.values())
         return tuple(np.mean(steps, axis=0).tolist()) if steps else self._mean_step
 
-    def _predictions(self) -> tuple[Any, Any, dict[str, str]]:
-        """Labels and predictions of test, and what macro scores are over in splits that lack classes."""
+    def _predictions(self, metric: Metric) -> tuple[Any, Any, dict[str, str]]:
+        """Labels and predictions of test, as the metric reads them; what macro scores are over where classes lack."""
         file = self.folder / PREDICTIONS
         if self.status != "finished" or not file.is_file():
             return None, None, {}
@@ -152,7 +155,7 @@ class TrialEntry:
             labels = {split: f"{split}_labels" for split in ("validation", "test")}
             held = {split: len(np.unique(arrays[name])) for split, name in labels.items() if name in arrays}
             lacking = {split: f"{n} of {num_classes} classes" for split, n in held.items() if n < num_classes}
-            return arrays["test_labels"], probabilities.argmax(axis=1), lacking
+            return arrays["test_labels"], metric.read(arrays["test_labels"], probabilities), lacking
 
 
 def trial_name(config: ExperimentConfig) -> str:

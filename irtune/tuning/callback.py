@@ -16,7 +16,7 @@ from irtune.tuning.artifacts import keep_trace
 from irtune.tuning.book import TrialEntry, config_hash, trial_name
 from irtune.tuning.preflight import Sweep
 from irtune.tuning.provenance import git_commit
-from irtune.tuning.searcher import BASELINE_TRIAL, EndedTrial
+from irtune.tuning.searcher import EndedTrial, is_baseline
 from irtune.tuning.worker import SPOOL, TrialSetup
 
 logger = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class SweepCallback(tune.Callback):  # type: ignore[misc]
 
     def restore(self, trials: Sequence[EndedTrial]) -> dict[str, dict[int, float]]:
         """Enter trials that an earlier driver saw end; returns what stops trials by optimizer step, for each name."""
-        metric, _ = self.sweep.config.tune.stops_by
+        metric, _ = self.sweep.config.stops_by
         scores = {}
         for trial in trials:
             entry = self._enter(trial.name, trial.overrides, trial.repeats)
@@ -110,7 +110,7 @@ class SweepCallback(tune.Callback):  # type: ignore[misc]
         config = with_overrides(self.sweep.config.experiment(), overrides)
         folder = self.trials.trial_folder(name)
         shown = trial_name(config) if repeats is None else f"{trial_name(config)} seed={config.seed}"
-        entry = TrialEntry(name, shown, config, folder, BASELINE_TRIAL in (name, repeats), repeats)
+        entry = TrialEntry(name, shown, config, folder, is_baseline(name, repeats), repeats)
         entry.num_blocks = self.sweep.ready.inputs.num_blocks
         self.entries[name] = entry
         return entry

@@ -11,6 +11,7 @@ from irtune.analysis.tables import MISSING, duration, operations
 from irtune.tracking.ledger import RunLedger
 from irtune.tuning.book import TrialEntry
 from irtune.tuning.plan import Plan
+from irtune.tuning.searcher import BASELINE_TRIAL
 
 QUANTITIES: dict[str, tuple[str, Callable[[float], str]]] = {
     "step_s": ("optimizer step of the baseline", "{:.3g}s".format),
@@ -35,7 +36,7 @@ def actual(entries: Sequence[TrialEntry]) -> dict[str, float]:
     flight.
     """
     finished = [entry for entry in entries if entry.status == "finished" and entry.repeats is None]
-    baseline = [entry for entry in finished if entry.is_baseline]
+    baseline = [entry for entry in finished if entry.trial_id == BASELINE_TRIAL]
     others = [entry for entry in finished if not entry.is_baseline]
     spans = _spans_s(entries)
     found: dict[str, list[float]] = {

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from irtune.config.sweep import Constraint, Mode, TuneConfig
+from irtune.analysis.metrics import Mode
+from irtune.config.sweep import Constraint, TuneConfig
 from irtune.plugins import nearest
 
 _MEASURED_AT_EACH_STEP = (

@@ -28,6 +28,7 @@ from irtune.training.rehearsal import Pace, Rehearsal, RehearsalError
 from irtune.tuning import cluster
 from irtune.tuning.finalists import num_repeats
 from irtune.tuning.forecast import SweepCost, Trial, expected_stops
+from irtune.tuning.matched import may_differ
 from irtune.tuning.preflight import Sweep, prepare
 from irtune.tuning.resume import Resume, sweep_to_resume
 from irtune.tuning.searcher import BASELINE_OVERRIDES
@@ -132,6 +133,12 @@ def num_searched(config: SweepConfig) -> int:
     return min(config.tune.num_trials, size(config.space) or sys.maxsize)
 
 
+def num_beside(config: SweepConfig) -> int:
+    """The most trials after the search: the baseline at the winner's other settings, and repeats over seeds."""
+    may_match = may_differ(config)
+    return may_match + num_repeats(config.tune.finalists, num_searched(config), with_matched=may_match)
+
+
 def trials_at_once(sweep: Sweep, nodes: Sequence[cluster.Node]) -> int:
     """How many trials run at a time.
 
@@ -167,7 +174,7 @@ def make_plan(sweep: Sweep, lengths: Mapping[Split, np.ndarray], rehearsal: Rehe
     pace, cost, memory_bytes, source = _tried(sweep, rehearsal, int(lengths["train"].max()), drawn)
     baseline = Trial.of(with_overrides(config.experiment(), BASELINE_OVERRIDES), cost, lengths, pace)
     others = Trial.mean([Trial.of(one, cost, lengths, pace) for one in drawn])
-    repeats = num_repeats(config.tune.finalists, searched)
+    repeats = num_beside(config)
     if pace:
         # A group of the trial's own starts anew; slots, and processes of one worker, go on with the next trial.
         is_isolated = config.tune.execution_of(config.engine) == "isolated"
@@ -232,13 +239,15 @@ def _drawn(config: SweepConfig) -> list[ExperimentConfig]:
 def _work(config: SweepConfig, at_once: int) -> dict[str, str]:
     """What there is to do, and on what."""
     engine, searched, number = config.engine, num_searched(config), size(config.space)
-    repeats = num_repeats(config.tune.finalists, searched)
-    repeated = f", and {repeats} repeats of the best" if repeats else ""
+    beside = num_beside(config)
+    again = "; the baseline again at the settings of the best" if may_differ(config) else ""
+    repeats = beside - bool(again)
+    again += f"; {'up to ' if again else ''}{repeats} repeats over seeds" if repeats else ""
     space = {key: one.model_dump(mode="json", exclude_defaults=True) for key, one in config.space.items()}
     gpus = f" and {engine.gpus_per_worker:g} GPUs" if engine.gpus_per_worker else ""
     each = f"{engine.cpus_per_worker:g} CPUs{gpus}"
     return {
-        "trials": f"{1 + searched}, the baseline included{repeated}, {at_once} at a time",
+        "trials": f"{1 + searched}, the baseline included{again}; {at_once} at a time",
         "space": f"{'infinitely many' if number is None else f'{number:,}'} configurations: {json.dumps(space)}",
         "workers": f"{engine.num_workers} a trial ({config.tune.execution_of(engine)}), each with {each}",
     }

@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from irtune.analysis.metrics import Metric
 from irtune.config.load import ConfigError, storage_path
 from irtune.config.schema import ExperimentConfig, TrackingConfig
 from irtune.config.sweep import SweepConfig
 from irtune.data.base import LabelledDataset, Split
 from irtune.data.encode import EncodedDataset, encode, encode_once
+from irtune.data.label_names import metric_labels
 from irtune.layers import map_parameters
 from irtune.tracking.address import local_database, resolve_tracking_uri
 from irtune.training.class_weights import ClassWeights, check_class_weights
 from irtune.training.deepspeed_config import deepspeed_config
 from irtune.training.errors import ModelError
-from irtune.training.metrics import metric_names
+from irtune.training.metrics import check_metric, metric_names
 from irtune.training.model import classifier_shape, materialize, num_blocks, shapes_only
 from irtune.training.run import check_tensors
 from irtune.training.tokenizer import check_length, check_vocabulary, load_tokenizer, max_positions
@@ -106,6 +108,10 @@ class Ready:
         """The data, read and checked."""
         return self.inputs.dataset
 
+    def metric(self, name: str) -> Metric:
+        """What trials are scored by, of a name that was checked."""
+        return Metric.named(name, metric_labels(self.dataset.labels))
+
     def check_away(self, tracking: TrackingConfig, *, is_new: bool) -> None:
         """Refuse to begin a sweep whose MLflow is away, but not to go on with one that has reached it before.
 
@@ -133,6 +139,11 @@ class Sweep:
     config: SweepConfig
     ready: Ready
     source: str
+
+    @property
+    def metric(self) -> Metric:
+        """What its trials are scored by."""
+        return self.ready.metric(self.config.metric)
 
 
 def check_inputs(config: ExperimentConfig, source: str) -> Inputs:
@@ -175,6 +186,7 @@ def _encoded(config: ExperimentConfig, checkpoint: Path, blocks: int, dataset: L
     Raises:
         ValueError: With every mistake.
     """
+    check_metric(config.metric, dataset)
     check_class_weights(_class_weights(config), dataset.labels)
     tokenizer, shape = load_tokenizer(checkpoint), classifier_shape(checkpoint)
     positions = max_positions(shape, tokenizer)

@@ -30,6 +30,9 @@ STUDY = "study.journal"
 BASELINE_TRIAL = "baseline"
 """The baseline's name among the trials of a sweep."""
 
+MATCHED = "baseline_of_"
+"""Before the name of a trial: the baseline at that trial's other settings."""
+
 TRIAL = "trial"
 DUPLICATE_OF = "duplicate_of"
 RESTART_OF = "restart_of"
@@ -51,6 +54,12 @@ MAX_DUPLICATES = 10
 
 MAX_DRAWS = 1000
 """How many random configurations are then looked through for one that was not."""
+
+
+def is_baseline(name: str, repeats: str | None = None) -> bool:
+    """Whether a trial of this name, which may repeat another one, stands for all blocks training."""
+    of = name if repeats is None else repeats
+    return of == BASELINE_TRIAL or of.startswith(MATCHED)
 
 
 def open_study(path: Path, name: str, tune: TuneConfig) -> optuna.Study:
@@ -270,7 +279,7 @@ class EndedTrial:
     @property
     def is_baseline(self) -> bool:
         """Whether it is what the others are compared with."""
-        return self.name == BASELINE_TRIAL
+        return is_baseline(self.name, self.repeats)
 
 
 def ended_trials(study: optuna.Study) -> list[EndedTrial]:

@@ -22,6 +22,7 @@ NOT_SEARCHABLE = {
     "name": "it names the sweep, in whose folder and experiment all trials are looked for",
     "storage": "all trials of a sweep lie under one folder",
     "tracking": "the runs of a sweep are compared within one experiment of one server",
+    "metric": "trials are compared by one metric",
     "seed": "the search would choose lucky seeds; tune.finalists repeats the best over seeds",
     "data.name": "scores on different data cannot be compared",
     "data.seed": "each value is another validation set, and scores on different data cannot be compared",

@@ -42,8 +42,8 @@ Compared = tuple[list[Row], str, dict[str, float]]
 """Predicted and actual in words, where the prediction comes from, and both as metrics."""
 
 COLUMNS = (
-    "final/validation_f1_macro",
-    "final/test_f1_macro",
+    "final/validation_{}",
+    "final/test_{}",
     "final/train_loss",
     "cost/train_s",
     "cost/total_flops",
@@ -73,11 +73,11 @@ def conclude(
 ) -> Outcome:
     """Answer, write, record, and then show: what a terminal cannot print costs no report."""
     metric, mode = sweep.config.tune.first_objective
-    all_rows = [entry.row(sweep.config.tune) for entry in entries]
+    all_rows = [entry.row(sweep.config.tune, sweep.metric) for entry in entries]
     rows = [row for row in all_rows if row.repeats is None]
     answer = answer_sweep(
         all_rows,
-        metric="macro-F1" if metric == "eval/f1_macro" else metric,
+        metric=sweep.metric.words if metric == f"eval/{sweep.metric.name}" else metric,
         mode=mode,
         num_classes=len(sweep.ready.dataset.labels),
         num_validation=len(sweep.ready.dataset.splits["validation"]),
@@ -119,13 +119,15 @@ def _experiment(tracker: MlflowTracker) -> str | None:
 def _ways_to_look(sweep: Sweep, tracker: MlflowTracker, experiment_id: str | None) -> tuple[str, str]:
     """The command that opens MLflow, and the link to the comparison."""
     uri = sweep.ready.tracking_uri
+    columns = tuple(name.format(sweep.metric.name) for name in COLUMNS)
     view = SweepView(
         sweep=sweep.name,
-        sort_by=COLUMNS[0],
-        metrics=COLUMNS,
+        sort_by=columns[0],
+        largest_first=sweep.metric.mode == "max",
+        metrics=columns,
         params=(*sweep.config.space, "selection.policy.name"),
         tags=("irtune.strategy", "irtune.pruned", *(["irtune.repeats"] if sweep.config.tune.finalists else [])),
-        trade_off=("cost/total_flops", COLUMNS[0]),
+        trade_off=("cost/total_flops", columns[0]),
     )
     base = LOCAL_UI if requires_server(uri) else uri
     if experiment_id is None:
@@ -212,14 +214,14 @@ def _record(sweep: Sweep, answer: Answer, compared: Compared, shipper: Shipper) 
     writer.params(dotted_keys(sweep.config))
     writer.tags({"irtune.answer": answer.sentence, "irtune.caveats": " ".join(answer.caveats)})
     writer.tags({"irtune.data.notes": " ".join(sweep.ready.dataset.notes)})
-    interval = answer.interval
+    interval, name = answer.interval, sweep.metric.name
     values = {
         "summary/saving_flops": answer.saving_flops,
         "summary/saving_seconds": answer.saving_seconds,
         "summary/saving_trainable": answer.saving_trainable,
-        "summary/test_f1_difference": interval.difference if interval else None,
-        "summary/test_f1_difference_low": interval.low if interval else None,
-        "summary/test_f1_difference_high": interval.high if interval else None,
+        f"summary/test_{name}_difference": interval.difference if interval else None,
+        f"summary/test_{name}_difference_low": interval.low if interval else None,
+        f"summary/test_{name}_difference_high": interval.high if interval else None,
     }
     known = {name: value for name, value in values.items() if value is not None}
     writer.metrics(attempt, known | compared[2])

@@ -4,6 +4,7 @@ import contextlib
 import shlex
 import signal
 import time
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
@@ -14,6 +15,7 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 from rich.console import Console
 
+from irtune.analysis.trials import TrialRow
 from irtune.config.load import explicit, storage_path
 from irtune.config.schema import BASELINE
 from irtune.config.sweep import SweepConfig
@@ -28,8 +30,10 @@ from irtune.tuning import cluster
 from irtune.tuning.artifacts import keep_trace
 from irtune.tuning.callback import SweepCallback
 from irtune.tuning.execution import Execution
-from irtune.tuning.finalists import RepeatSearcher, choose_repeats, num_repeats
-from irtune.tuning.plan import PLAN, num_searched, predict, refuse_what_fails, trials_at_once
+from irtune.tuning.finalists import choose_repeats
+from irtune.tuning.listed import ListedTrial, ListSearcher
+from irtune.tuning.matched import matched_baseline, may_differ
+from irtune.tuning.plan import PLAN, num_beside, num_searched, predict, refuse_what_fails, trials_at_once
 from irtune.tuning.preflight import Sweep, prepare
 from irtune.tuning.progress import SweepProgress, Ticker
 from irtune.tuning.resume import Resume, sweep_to_resume, write_identity
@@ -119,7 +123,7 @@ def _search(sweep: Sweep, at_once: int, console: Console) -> Outcome:
     shipper = Shipper(tracker, lambda key, records: callback.take(key, records), lambda key: callback.take_last(key))
     callback = SweepCallback(sweep, setup, shipper, execution.forget)
     searcher = OptunaAskTell(study, config.space, config.tune)
-    metric, mode = config.tune.stops_by
+    metric, mode = config.stops_by
     scheduler = build_scheduler(config.tune.scheduler, max_steps=_most_steps(config), metric=metric, mode=mode)
     for name, scores in callback.restore(ended_trials(study)).items():
         if isinstance(scheduler, Asha):
@@ -127,11 +131,14 @@ def _search(sweep: Sweep, at_once: int, console: Console) -> Outcome:
     tuner = _tuner(sweep, execution, searcher, scheduler, callback)
     shipper.start()
     try:
-        searched = num_searched(config)
-        _fit(tuner, callback, console, config, 1 + searched + num_repeats(config.tune.finalists, searched))
+        _fit(tuner, callback, console, config, 1 + num_searched(config) + num_beside(config))
         is_complete = searcher.is_exhausted and all(entry.status for entry in callback.entries.values())
-        if is_complete and config.tune.finalists is not None:
-            is_complete = _repeat_finalists(sweep, execution, study, callback, shipper, console)
+        for listed in (_matched_baseline, _finalists):
+            if is_complete:
+                # The book is to hold all that was measured; MLflow may hear of it later.
+                shipper.drain(0.0)
+                rows = [entry.row(config.tune, sweep.metric) for entry in callback.entries.values()]
+                is_complete = _run_listed(sweep, listed(study, rows, config), execution, callback, console)
         execution.close()
         callback.wait()
         entries = list(callback.entries.values())
@@ -156,26 +163,32 @@ def _search(sweep: Sweep, at_once: int, console: Console) -> Outcome:
             )
 
 
-def _repeat_finalists(
+def _matched_baseline(study: Study, rows: Sequence[TrialRow], config: SweepConfig) -> list[ListedTrial]:
+    """The baseline at the winner's other settings, where no baseline has these."""
+    overrides = {trial.name: trial.overrides for trial in ended_trials(study)}
+    found = matched_baseline(config, rows, overrides, config.tune.first_objective[1])
+    return [] if found is None else [found]
+
+
+def _finalists(study: Study, rows: Sequence[TrialRow], config: SweepConfig) -> list[ListedTrial]:
+    return [] if config.tune.finalists is None else choose_repeats(study, rows, config)
+
+
+def _run_listed(
     sweep: Sweep,
+    listed: Sequence[ListedTrial],
     execution: Execution,
-    study: Study,
     callback: SweepCallback,
-    shipper: Shipper,
     console: Console,
 ) -> bool:
-    """Repeat the best trials and the baseline over seeds, as far as that is not done; returns whether it is now."""
-    config = sweep.config
-    # The book is to hold all that was measured; MLflow may hear of it later.
-    shipper.drain(0.0)
-    repeats = choose_repeats(study, [entry.row(config.tune) for entry in callback.entries.values()], config)
-    callback.restore([ended for repeat in repeats if (ended := repeat.ended(callback.trials)) is not None])
-    left = [repeat for repeat in repeats if repeat.name not in callback.entries]
+    """Run what is listed, as far as that is not done; returns whether it is now."""
+    callback.restore([ended for trial in listed if (ended := trial.ended(callback.trials)) is not None])
+    left = [trial for trial in listed if trial.name not in callback.entries]
     if left:
-        # A trial that is stopped early says nothing about its configuration over seeds.
-        tuner = _tuner(sweep, execution, RepeatSearcher(left), FIFOScheduler(), callback)
-        _fit(tuner, callback, console, config, len(callback.entries) + len(left))
-    return all(repeat.name in callback.entries and callback.entries[repeat.name].status for repeat in repeats)
+        # A trial that is stopped early says nothing about its configuration.
+        tuner = _tuner(sweep, execution, ListSearcher(left), FIFOScheduler(), callback)
+        _fit(tuner, callback, console, sweep.config, len(callback.entries) + len(left))
+    return all(trial.name in callback.entries and callback.entries[trial.name].status for trial in listed)
 
 
 def _tuner(
@@ -247,6 +260,7 @@ def _announce(sweep: Sweep, console: Console) -> None:
     config, inputs = sweep.config, sweep.ready.inputs
     finalists = config.tune.finalists
     repeated = f"; the best {finalists.top} and it again on {finalists.seeds} seeds" if finalists else ""
+    repeated += "; the baseline again at the settings of the best" if may_differ(config) else ""
     facts = {
         "sweep": sweep.name,
         "model": f"{config.model.name}, {inputs.num_blocks} blocks",

@@ -62,7 +62,7 @@ def sweep(tmp_path_factory):
     config = build(SweepConfig, SWEEP, "sweep")
     assert check_space(config, num_blocks=30) == []
     study = open_study(folder / "study.journal", "closed-form", config.tune)
-    metric, mode = config.tune.stops_by
+    metric, mode = config.stops_by
     # As a sweep does: Ray's own defaults start no worker in a path with spaces, and wait for it without a word.
     cluster.connect()
     try:

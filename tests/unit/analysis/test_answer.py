@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from irtune.analysis.answer import Answer, answer_sweep
+from irtune.analysis.metrics import Metric
 from irtune.analysis.trials import TrialRow
 
 Trial = Callable[..., TrialRow]
@@ -74,16 +75,16 @@ def test_a_trial_that_beats_guessing_is_told_from_one_that_does_not(trial: Trial
 
 def test_the_largest_class_of_an_uneven_test_set_is_no_learning(trial: Trial) -> None:
     labels = np.array([0] * 360 + [1] * 20 + [2] * 20)
-    constant = {"test_labels": labels, "test_predictions": np.zeros(400, dtype=int), "test_f1": 2 * 0.9 / 1.9 / 3}
+    constant = {"test_labels": labels, "test_predictions": np.zeros(400, dtype=int), "test_score": 2 * 0.9 / 1.9 / 3}
     # Above a uniform guess over four classes, 1/4, and below a third.
-    assert constant["test_f1"] > 0.25
+    assert constant["test_score"] > 0.25
     answer = answer_sweep([trial("all", **constant), trial(**constant)], num_classes=4)
     assert answer.sentence.startswith("Nothing was learnt yet: neither trial beats guessing (macro-F1 0.333")
 
 
 def test_a_single_trial_is_held_against_guessing_too(trial: Trial) -> None:
     assert answer_sweep([trial("all", num_wrong=300)]).sentence.startswith("Nothing was learnt yet: the baseline does")
-    without = {"test_predictions": None, "test_f1": 0.2}
+    without = {"test_predictions": None, "test_score": 0.2}
     assert answer_sweep([trial(**without)]).sentence.startswith("Nothing was learnt yet: the selective trial does not")
 
 
@@ -102,7 +103,7 @@ def test_what_costs_more_is_not_called_a_saving(trial: Trial) -> None:
 
 
 def test_no_selective_trial_finished(trial: Trial) -> None:
-    rows = [trial("all"), trial(status="pruned", test_f1=None), trial(status="failed", validation_f1=None)]
+    rows = [trial("all"), trial(status="pruned", test_score=None), trial(status="failed", validation_score=None)]
     answer = answer_sweep(rows)
     assert answer.sentence == (
         "No trial that selects blocks finished (1 failed, 1 pruned), so this sweep cannot say how many blocks are "
@@ -114,7 +115,7 @@ def test_no_selective_trial_finished(trial: Trial) -> None:
 
 def test_the_baseline_did_not_finish_or_was_not_run(trial: Trial) -> None:
     selective = trial(num_wrong=100)
-    failed = answer_sweep([selective, trial("all", status="failed", validation_f1=None)])
+    failed = answer_sweep([selective, trial("all", status="failed", validation_score=None)])
     assert failed.best is selective
     assert "with a test macro-F1 of 0.750. The baseline, all 12 blocks, did not finish (1 failed)" in failed.sentence
     assert "is not known" in failed.sentence
@@ -122,7 +123,7 @@ def test_the_baseline_did_not_finish_or_was_not_run(trial: Trial) -> None:
 
 
 def test_nothing_finished(trial: Trial) -> None:
-    answer = answer_sweep([trial(status="killed", validation_f1=None)])
+    answer = answer_sweep([trial(status="killed", validation_score=None)])
     assert answer.best is None
     assert answer.sentence.endswith("No baseline (strategy all) finished either.")
     assert "Trials that did not finish: 1 killed, of 1." in caveats(answer)
@@ -130,7 +131,7 @@ def test_nothing_finished(trial: Trial) -> None:
 
 
 def test_without_predictions_there_is_a_difference_but_no_verdict(trial: Trial) -> None:
-    answer = answer_sweep([trial("all", test_f1=0.5), trial(test_predictions=None, test_f1=0.625)])
+    answer = answer_sweep([trial("all", test_score=0.5), trial(test_predictions=None, test_score=0.625)])
     assert answer.interval is None
     assert "cannot be compared statistically with training all 12" in answer.sentence
     assert "a difference of +0.125 (no interval: predictions of both on one test set are missing)" in answer.sentence
@@ -176,21 +177,82 @@ def test_a_small_test_set_is_called_noise(trial: Trial) -> None:
 
 
 def test_several_seeds_are_told_with_their_spread(trial: Trial) -> None:
-    rows = [trial(seed=seed, test_f1=score) for seed, score in enumerate((0.70, 0.74, 0.78))]
+    rows = [trial(seed=seed, test_score=score) for seed, score in enumerate((0.70, 0.74, 0.78))]
     text = caveats(answer_sweep([trial("all"), *rows]))
     assert "0.740 with standard deviation 0.040 (3 seeds) for the selective configuration" in text
     assert "0.750 (1 seed) for the baseline configuration" in text
 
 
-def test_other_differences_between_the_two_are_told(trial: Trial) -> None:
-    ours, theirs = {"training.learning_rate": 0.001}, {"training.learning_rate": 0.0002}
-    text = caveats(answer_sweep([trial("all", params=theirs), trial(params=ours)]))
-    assert "differ in more than which blocks train: training.learning_rate 0.001 against 0.0002." in text
+RATE = "training.learning_rate"
+
+
+def test_a_baseline_at_other_settings_allows_no_verdict(trial: Trial) -> None:
+    """As the file has it the baseline had one learning rate, and the best trial many to choose from."""
+    ours, theirs = {RATE: 0.001}, {RATE: 0.0002}
+    rows = [trial("all", num_wrong=200, params=theirs), trial(num_wrong=20, params=ours)]
+    answer = answer_sweep(rows)
+    assert "better" not in answer.sentence
+    assert "test macro-F1 of 0.950. The baseline, all 12 blocks, has not run yet at the same" in answer.sentence
+    assert f"({RATE} 0.001), so whether selecting blocks loses or saves anything is not known" in answer.sentence
+    assert f"At other settings ({RATE} 0.0002) it reaches 0.500" in answer.sentence
+    assert (answer.baseline, answer.given, answer.interval, answer.saving_flops) == (None, rows[0], None, None)
+
+
+@pytest.mark.parametrize(("num_wrong", "verdict"), [(200, "is better than"), (20, "is indistinguishable")])
+def test_the_baseline_at_the_settings_of_the_best_decides(trial: Trial, num_wrong: int, verdict: str) -> None:
+    ours, theirs = {RATE: 0.001, "selection.policy.k": 3}, {RATE: 0.0002}
+    matched = trial("all", trial_id="matched", num_wrong=num_wrong, validation_score=0.4, params={RATE: 0.001})
+    rows = [trial("all", num_wrong=240, validation_score=0.5, params=theirs), trial(num_wrong=20, params=ours), matched]
+    answer = answer_sweep(rows)
+    assert answer.baseline is matched
+    assert verdict in answer.sentence
+    assert f"training all 12 at the same settings ({RATE} 0.001): test macro-F1 0.950 against" in answer.sentence
+    assert f"The baseline at other settings ({RATE} 0.0002) reaches a test macro-F1 of 0.400." in answer.sentence
+    assert answer.saving_flops == pytest.approx(1 - 2.5 / 4)
+
+
+def test_a_baseline_that_failed_at_the_settings_of_the_best_is_said(trial: Trial) -> None:
+    rows = [trial("all", params={RATE: 1}), trial(params={RATE: 2}), trial("all", params={RATE: 2}, status="failed")]
+    assert "did not finish (1 failed) at the same settings" in answer_sweep(rows).sentence
+
+
+def test_the_best_may_be_the_baseline_as_given(trial: Trial) -> None:
+    rows = [
+        trial("all", num_wrong=10, params={RATE: 1}),
+        trial(num_wrong=20, params={RATE: 2}),
+        trial("all", num_wrong=30, params={RATE: 2}),
+    ]
+    answer = answer_sweep(rows)
+    assert answer.best is rows[0]
+    assert "No trial that selects blocks beat the baseline" in answer.sentence
+
+
+def test_less_of_the_loss_is_better(trial: Trial) -> None:
+    loss = Metric("loss")
+    scored = {"metric": loss, "validation_score": 1.0}
+    ours = trial(**scored, test_score=0.2, test_predictions=np.full(400, 0.2))
+    theirs = trial("all", **scored, test_score=0.9, test_predictions=np.full(400, 0.9))
+    answer = answer_sweep([theirs, ours], mode="min")
+    assert "is better than training all 12: test loss 0.200 against 0.900, a difference of -0.700" in answer.sentence
+    assert "Guessing reaches a test loss of 1.386 at best, by the shares of the classes" in caveats(answer)
+    assert "macro-F1" not in answer.sentence + caveats(answer)
+    worse = answer_sweep([trial("all", **scored, test_score=2.0, test_predictions=np.full(400, 2.0))], mode="min")
+    assert "Nothing was learnt yet" in worse.sentence
+
+
+def test_the_f1_of_a_class_decides(trial: Trial) -> None:
+    rows = [
+        trial(name, num_wrong=wrong, metric=Metric("f1/rare", 2), test_score=score, validation_score=score)
+        for name, wrong, score in (("all", 300, 0.25), ("top_k", 0, 1.0))
+    ]
+    answer = answer_sweep(rows)
+    assert "is better than training all 12: test F1 of rare 1.000 against 0.250" in answer.sentence
+    assert "macro" not in answer.sentence + caveats(answer)
 
 
 def test_reported_scores_that_are_not_those_of_the_predictions_are_told(trial: Trial) -> None:
-    text = caveats(answer_sweep([trial("all"), trial(test_f1=0.9)]))
-    assert "The reported test scores differ by +0.150, the macro-F1 of the kept predictions by +0.000" in text
+    text = caveats(answer_sweep([trial("all"), trial(test_score=0.9)]))
+    assert "The reported test scores differ by +0.150, those of the kept predictions by +0.000" in text
 
 
 def test_classes_that_the_test_set_lacks_count_for_nothing_and_are_said(trial: Trial) -> None:

@@ -13,7 +13,7 @@ from rich.console import Console
 from irtune.analysis.answer import answer_sweep
 from irtune.analysis.finalists import Finalist, compare_finalists, winner
 from irtune.analysis.finalists_view import (
-    FINALIST_COLUMNS,
+    finalist_columns,
     finalist_markdown,
     finalist_plot,
     finalist_rows,
@@ -54,7 +54,7 @@ def repeat(trial: Trial, searched: TrialRow, seed: int, **replaced: Any) -> Tria
         "name": f"{searched.name} seed={seed}",
         "seed": seed,
         "repeats": name,
-        "validation_f1": VALIDATION[name],
+        "validation_score": VALIDATION[name],
         "seconds": (1000.0 if name == "baseline" else 500.0) + 100 * seed,
     }
     return trial(searched.strategy, WRONG[name][seed], **{**values, **replaced})
@@ -66,16 +66,16 @@ def by_name(finalists: tuple[Finalist, ...]) -> dict[str, Finalist]:
 
 def lose(rows: list[TrialRow], *lost: str) -> list[TrialRow]:
     """The rows with some repeats failed."""
-    failed = {"status": "failed", "test_f1": None, "validation_f1": None, "test_predictions": None}
+    failed = {"status": "failed", "test_score": None, "validation_score": None, "test_predictions": None}
     return [replace(row, **failed) if row.trial_id in lost else row for row in rows]
 
 
 def test_means_and_deviation_are_over_the_seeds_and_not_the_search(rows: list[TrialRow]) -> None:
     first = by_name(compare_finalists(rows))["first"]
     # 80, 100 and 120 wrong of 400 are macro-F1 of 0.80, 0.75 and 0.70.
-    assert first.mean.test_f1 == pytest.approx(0.75)
+    assert first.mean.test_score == pytest.approx(0.75)
     assert first.deviation == pytest.approx(0.05)
-    assert first.mean.validation_f1 == pytest.approx(0.70)
+    assert first.mean.validation_score == pytest.approx(0.70)
     assert (first.mean.seconds, first.mean.flops, first.mean.trainable_share) == pytest.approx((700, 2.5e15, 0.25))
     assert [row.seed for row in first.repeats] == [1, 2, 3]
     assert (first.mean.trial_id, first.mean.name) == ("first", "top_k first")
@@ -89,7 +89,7 @@ def test_the_difference_is_to_the_baseline_on_the_same_seeds(rows: list[TrialRow
     assert first.interval.difference == pytest.approx(0.05)
     assert 0 < first.interval.low < 0.05 < first.interval.high < 0.1
     assert first.baseline_mean is not None
-    assert first.baseline_mean.test_f1 == pytest.approx(0.70)
+    assert first.baseline_mean.test_score == pytest.approx(0.70)
     assert (baseline.interval, baseline.baseline_mean, baseline.baseline_repeats) == (None, None, ())
 
 
@@ -108,9 +108,9 @@ def test_a_failure_costs_the_others_nothing(rows: list[TrialRow]) -> None:
     finalists = by_name(compare_finalists(lose(rows, "finalist_first_seed_3")))
     assert [row.seed for row in finalists["first"].repeats] == [1, 2]
     # It and the baseline are compared on the seeds that both have: (0.80 + 0.75) / 2 against (0.75 + 0.70) / 2.
-    assert finalists["first"].mean.test_f1 == pytest.approx(0.775)
+    assert finalists["first"].mean.test_score == pytest.approx(0.775)
     assert finalists["first"].baseline_mean is not None
-    assert finalists["first"].baseline_mean.test_f1 == pytest.approx(0.725)
+    assert finalists["first"].baseline_mean.test_score == pytest.approx(0.725)
     assert finalists["second"].interval == whole["second"].interval
     assert len(finalists["baseline"].repeats) == 3
 
@@ -125,7 +125,7 @@ def test_a_finalist_with_a_single_seed_is_shown_but_not_judged(rows: list[TrialR
     finalists = compare_finalists(lose(rows, "finalist_second_seed_1", "finalist_second_seed_2"))
     second = by_name(finalists)["second"]
     assert (second.deviation, second.interval) == (None, None)
-    assert second.mean.test_f1 == pytest.approx(0.60)
+    assert second.mean.test_score == pytest.approx(0.60)
     found = winner(finalists)
     assert found is not None
     assert found.mean.trial_id == "first"
@@ -157,7 +157,7 @@ def test_the_answer_rests_on_the_finalists(rows: list[TrialRow]) -> None:
     )
     assert answer.best is answer.selective
     assert answer.best is not None
-    assert (answer.best.trial_id, answer.best.validation_f1) == ("second", pytest.approx(0.75))
+    assert (answer.best.trial_id, answer.best.validation_score) == ("second", pytest.approx(0.75))
     # Seconds of the seeds: 600, 700, 800 against 1100, 1200, 1300.
     assert answer.saving_seconds == pytest.approx(1 - 700 / 1200)
     text = "\n".join(answer.caveats)
@@ -188,15 +188,16 @@ def test_without_a_baseline_over_seeds_the_answer_rests_on_the_search(rows: list
 
 
 def test_the_table_says_it_in_numbers(rows: list[TrialRow]) -> None:
-    best, baseline, _ = finalist_rows(compare_finalists(rows))
-    cells = dict(zip([column.heading for column in FINALIST_COLUMNS], best.cells, strict=True))
+    finalists = compare_finalists(rows)
+    best, baseline, _ = finalist_rows(finalists)
+    cells = dict(zip([column.heading for column in finalist_columns(finalists)], best.cells, strict=True))
     assert best.mark == "*"
     assert baseline.mark == "="
     assert (cells["trial"], cells["configuration"], cells["seeds"]) == ("second", "top_k second", "3")
     assert (cells["test F1"], cells["val F1"], cells["vs all"]) == ("0.650 ± 0.050", "0.750", "-0.050")
     assert cells["95% interval"].startswith("-0.0")
     assert (cells["time"], cells["FLOPs"], cells["param share"]) == ("11m40s", "2.50P", "25%")
-    of_baseline = dict(zip([column.heading for column in FINALIST_COLUMNS], baseline.cells, strict=True))
+    of_baseline = dict(zip([column.heading for column in finalist_columns(finalists)], baseline.cells, strict=True))
     assert (of_baseline["vs all"], of_baseline["95% interval"]) == ("–", "–")
     assert len(finalist_markdown(compare_finalists(rows)).splitlines()) == 2 + 3
 

@@ -26,7 +26,7 @@ def rows(trial: Trial) -> list[TrialRow]:
     """Of five finished trials three are on the front: cheap, good, and the baseline between nothing and nobody."""
 
     def at(name: str, f1: float, flops: float, **replaced: object) -> TrialRow:
-        named = {"trial_id": name, "name": name, "validation_f1": f1, "objectives": {F1: f1, FLOPS: flops}}
+        named = {"trial_id": name, "name": name, "validation_score": f1, "objectives": {F1: f1, FLOPS: flops}}
         return trial(**{**named, **replaced})
 
     return [
@@ -35,8 +35,8 @@ def rows(trial: Trial) -> list[TrialRow]:
         at("beaten", 0.5, 2e9),
         at("baseline", 0.9, 9e9, strategy="all"),
         at("infeasible", 0.95, 0.5e9, broken=("cost/peak_memory_bytes 9e+09 above 8e+09",)),
-        at("stopped", 0.7, 0.1e9, status="pruned", test_f1=None),
-        at("failed", math.nan, math.nan, status="failed", validation_f1=None),
+        at("stopped", 0.7, 0.1e9, status="pruned", test_score=None),
+        at("failed", math.nan, math.nan, status="failed", validation_score=None),
     ]
 
 

@@ -45,7 +45,7 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def rows(trial: Trial) -> list[TrialRow]:
-    return [trial("all", num_wrong=160), trial(num_wrong=80), trial("lisa", status="pruned", test_f1=None)]
+    return [trial("all", num_wrong=160), trial(num_wrong=80), trial("lisa", status="pruned", test_score=None)]
 
 
 def report(rows: list[TrialRow], **replaced: Any) -> str:

@@ -29,8 +29,8 @@ def legend(figure: Figure, index: int) -> list[str]:
 
 
 def test_points_stand_at_their_effective_k_score_and_relative_cost(trial: Trial) -> None:
-    row = trial(trial_id="t", mean_active=4.2, validation_f1=0.7, test_f1=0.6, flops=1e15, seconds=300.0)
-    figure = response_curves([trial("all", flops=4e15, seconds=400.0), row], "macro-F1")
+    row = trial(trial_id="t", mean_active=4.2, validation_score=0.7, test_score=0.6, flops=1e15, seconds=300.0)
+    figure = response_curves([trial("all", flops=4e15, seconds=400.0), row])
     quality, cost = figure.axes
     assert place(marks(quality)["t first"]) == pytest.approx((4.2, 0.7))
     assert place(marks(quality)["t second"]) == pytest.approx((4.2, 0.6))
@@ -43,14 +43,14 @@ def test_points_stand_at_their_effective_k_score_and_relative_cost(trial: Trial)
 
 
 def test_the_baseline_is_a_labelled_line(trial: Trial) -> None:
-    baseline = trial("all", validation_f1=0.66, test_f1=0.61)
-    quality, cost = response_curves([baseline, trial("all", validation_f1=0.5), trial()]).axes
+    baseline = trial("all", validation_score=0.66, test_score=0.61)
+    quality, cost = response_curves([baseline, trial("all", validation_score=0.5), trial()]).axes
     assert levels(quality) == {"all, validation": 0.66, "all, test": 0.61}
     assert levels(cost) == {"all": 1.0}
 
 
 def test_a_pruned_trial_is_hollow_and_has_no_cost(trial: Trial) -> None:
-    rows = [trial("all"), trial(trial_id="done"), trial(trial_id="cut", status="pruned", test_f1=None)]
+    rows = [trial("all"), trial(trial_id="done"), trial(trial_id="cut", status="pruned", test_score=None)]
     figure = response_curves(rows)
     quality, cost = (marks(axes) for axes in figure.axes)
     assert to_hex(quality["cut first"].get_markerfacecolor()) == "#ffffff"
@@ -72,7 +72,7 @@ def test_each_strategy_has_a_look_and_a_place_of_its_own(trial: Trial) -> None:
 
 
 def test_without_a_baseline_cost_is_relative_to_the_best(trial: Trial) -> None:
-    rows = [trial(trial_id="best", validation_f1=0.9, flops=2e15), trial(trial_id="other", flops=1e15)]
+    rows = [trial(trial_id="best", validation_score=0.9, flops=2e15), trial(trial_id="other", flops=1e15)]
     quality, cost = response_curves(rows).axes
     assert cost.get_ylabel() == "cost relative to the best trial"
     assert place(marks(cost)["other first"])[1] == pytest.approx(0.5)
@@ -80,7 +80,7 @@ def test_without_a_baseline_cost_is_relative_to_the_best(trial: Trial) -> None:
 
 
 def test_trials_without_measurements_are_left_out(trial: Trial) -> None:
-    unmeasured = trial(status="failed", validation_f1=None, mean_active=None)
+    unmeasured = trial(status="failed", validation_score=None, mean_active=None)
     figure = response_curves([unmeasured])
     assert not marks(figure.axes[0])
     assert [text.get_text() for text in figure.axes[0].texts] == ["no trial was measured"]

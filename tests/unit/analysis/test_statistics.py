@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
 from irtune.analysis import statistics
-from irtune.analysis.statistics import Interval, macro_f1, paired_bootstrap, paired_over_seeds, score_interval
+from irtune.analysis.metrics import MACRO_F1
+from irtune.analysis.statistics import Interval, paired_bootstrap, paired_over_seeds, score_interval
 from irtune.training.metrics import classification_metrics
 
 NUM_CLASSES = 4
@@ -24,10 +25,10 @@ def test_known_answer() -> None:
     labels = np.array([0, 0, 1, 1, 2, 2])
     never_two = np.array([0, 0, 1, 1, 1, 1])
     # Class 0 is perfect; class 1 has 2 true positives of 4 predicted and 2 labelled; class 2 is never predicted.
-    assert macro_f1(labels, never_two, 3) == pytest.approx((1 + 4 / 6 + 0) / 3)
+    assert MACRO_F1.score(labels, never_two) == pytest.approx((1 + 4 / 6 + 0) / 3)
     # A fourth class that occurs nowhere counts for nothing, and costs what is wrongly taken for it.
-    assert macro_f1(labels, labels, 4) == 1.0
-    assert macro_f1(labels, np.array([0, 0, 1, 1, 2, 3]), 4) == pytest.approx((1 + 1 + 2 / 3) / 3)
+    assert MACRO_F1.score(labels, labels) == 1.0
+    assert MACRO_F1.score(labels, np.array([0, 0, 1, 1, 2, 3])) == pytest.approx((1 + 1 + 2 / 3) / 3)
     assert paired_bootstrap(labels, labels, never_two, 3).difference == pytest.approx(4 / 9)
 
 
@@ -36,7 +37,7 @@ def test_known_answer() -> None:
 def test_macro_f1_is_that_of_sklearn(arrays: list[np.ndarray]) -> None:
     labels, predictions = arrays
     arguments = {"average": "macro", "zero_division": 0}
-    found = macro_f1(labels, predictions, NUM_CLASSES)
+    found = MACRO_F1.score(labels, predictions)
     assert found == pytest.approx(f1_score(labels, predictions, labels=np.unique(labels), **arguments), abs=1e-12)
     if set(predictions) <= set(labels):
         assert found == pytest.approx(f1_score(labels, predictions, **arguments), abs=1e-12)
@@ -110,7 +111,7 @@ def test_all_mistakes_are_told_together() -> None:
     with pytest.raises(ValueError, match=r"predictions_a must hold integer.*predictions_b must lie in 0\.\.2.*lengths"):
         paired_bootstrap([0, 1, 2], [0.5, 1.0], [0, 1, 3], 3)
     with pytest.raises(ValueError, match=r"labels must be a non-empty array \(N,\), found shape \(0,\)"):
-        macro_f1([], [], 3)
+        paired_bootstrap([], [], [], 3)
     with pytest.raises(ValueError, match="num_resamples must be at least 1, found 0"):
         paired_bootstrap([0], [0], [0], 1, num_resamples=0)
 
@@ -135,8 +136,7 @@ def test_seeds_that_agree_leave_only_the_luck_of_the_examples() -> None:
     drawn = np.random.default_rng(7).integers(30, size=(20, 30))
     assert all(set(labels[rows]) == set(labels) for rows in drawn)
     differences = [
-        macro_f1(labels[rows], first[rows], NUM_CLASSES) - macro_f1(labels[rows], second[rows], NUM_CLASSES)
-        for rows in drawn
+        MACRO_F1.score(labels[rows], first[rows]) - MACRO_F1.score(labels[rows], second[rows]) for rows in drawn
     ]
     interval = paired_over_seeds(labels, [first] * 3, [second] * 3, NUM_CLASSES, num_resamples=20, seed=7)
     assert interval.difference == pytest.approx(paired_bootstrap(labels, first, second, NUM_CLASSES).difference)

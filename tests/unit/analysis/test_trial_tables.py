@@ -17,8 +17,10 @@ def rows(trial: Trial) -> list[TrialRow]:
         trial("all", num_wrong=160, seconds=98765.0, peak_memory_bytes=123.4 * 2**30),
         trial("variance_split", num_wrong=80, mean_active=10.23, num_blocks=32, reselect_every=1000),
         trial("my_package.policies:MyPolicy", num_wrong=120, flops=9.996e14, within_block="rms"),
-        trial("lisa", status="failed", validation_f1=None, test_f1=None, train_loss=None, seconds=None, flops=None),
-        trial("ist", status="pruned", validation_f1=0.9, test_f1=None),
+        trial(
+            "lisa", status="failed", validation_score=None, test_score=None, train_loss=None, seconds=None, flops=None
+        ),
+        trial("ist", status="pruned", validation_score=0.9, test_score=None),
     ]
 
 
@@ -73,7 +75,7 @@ def test_sorted_by_validation_with_best_and_baseline_marked(rows: list[TrialRow]
 
 
 def test_cells_say_what_was_measured(rows: list[TrialRow]) -> None:
-    cells = {column.heading: column.cell(rows[1]) for column in COLUMNS}
+    cells = {column.heading: column.cell(rows[1]) for column in columns_of(rows)}
     assert cells == {
         "trial": "trial-variance_split",
         "strategy": "variance_split",
@@ -91,7 +93,7 @@ def test_cells_say_what_was_measured(rows: list[TrialRow]) -> None:
         "seed": "171",
         "status": "finished",
     }
-    failed = {column.heading: column.cell(rows[3]) for column in COLUMNS}
+    failed = {column.heading: column.cell(rows[3]) for column in columns_of(rows)}
     assert [heading for heading, cell in failed.items() if cell == "–"] == [
         *("val F1", "test F1", "train loss", "time", "FLOPs")
     ]

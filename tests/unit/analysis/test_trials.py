@@ -8,20 +8,20 @@ Trial = Callable[..., TrialRow]
 
 
 def test_ranked_by_validation_then_flops_and_the_unscored_last(trial: Trial) -> None:
-    unscored = trial(name="unscored", validation_f1=None)
-    no_number = trial(name="no number", validation_f1=float("nan"))
-    dear = trial(name="dear", validation_f1=0.7, flops=2e15)
-    cheap = trial(name="cheap", validation_f1=0.7, flops=1e15)
-    best = trial(name="best", validation_f1=0.8)
+    unscored = trial(name="unscored", validation_score=None)
+    no_number = trial(name="no number", validation_score=float("nan"))
+    dear = trial(name="dear", validation_score=0.7, flops=2e15)
+    cheap = trial(name="cheap", validation_score=0.7, flops=1e15)
+    best = trial(name="best", validation_score=0.8)
     order = [row.name for row in ranked([unscored, dear, no_number, cheap, best])]
     assert order == ["best", "cheap", "dear", "unscored", "no number"]
 
 
 def test_only_a_finished_trial_is_chosen_and_never_by_its_test_score(trial: Trial) -> None:
-    pruned = trial(validation_f1=0.99, status="pruned")
-    lucky = trial(validation_f1=0.6, test_f1=0.99)
-    good = trial(validation_f1=0.7, test_f1=0.5)
-    baseline = trial("all", validation_f1=0.75)
+    pruned = trial(validation_score=0.99, status="pruned")
+    lucky = trial(validation_score=0.6, test_score=0.99)
+    good = trial(validation_score=0.7, test_score=0.5)
+    baseline = trial("all", validation_score=0.75)
     rows = [pruned, lucky, good, baseline]
     assert chosen(rows) is baseline
     assert chosen(rows, baseline=False) is good
@@ -30,8 +30,8 @@ def test_only_a_finished_trial_is_chosen_and_never_by_its_test_score(trial: Tria
 
 
 def test_a_metric_to_minimise_is_the_objective_not_the_f1(trial: Trial) -> None:
-    low_loss = trial(objective=0.2, validation_f1=0.5)
-    high_loss = trial(objective=0.9, validation_f1=0.8)
+    low_loss = trial(objective=0.2, validation_score=0.5)
+    high_loss = trial(objective=0.9, validation_score=0.8)
     assert chosen([high_loss, low_loss], "min") is low_loss
     with pytest.raises(ValueError, match=r"mode is 'min'.*objective of \['trial-top_k'\]"):
         chosen([trial()], "min")

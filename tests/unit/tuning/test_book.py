@@ -69,7 +69,7 @@ def test_a_trial_that_finished(tmp_path):
     assert (row.trial_id, row.name, row.strategy, row.status) == ("0a1b", "top_k k=17", "top_k", "finished")
     assert (row.num_blocks, row.k, row.reselect_every, row.seed, row.within_block) == (30, 17, 20, 0, "l2")
     # The best weights count, not the last ones.
-    assert (row.validation_f1, row.test_f1, row.train_loss) == (0.5, 0.45, 0.8)
+    assert (row.validation_score, row.test_score, row.train_loss) == (0.5, 0.45, 0.8)
     assert row.objective is None
     assert (row.seconds, row.flops, row.peak_memory_bytes) == (1.25, 512.0, 2000.0)
     assert (row.mean_active, row.mean_lowest_active, row.trainable_share) == (21.5, 3.5, 0.7)
@@ -83,7 +83,7 @@ def test_another_metric_becomes_the_objective():
     entry = entry_of(status="finished")
     entry.take([metrics(3, eval__loss=1.1, final__validation_loss=0.9, final__validation_f1_macro=0.5)])
     row = entry.row(TuneConfig(metric="eval/loss", mode="min"))
-    assert (row.objective, row.validation_f1) == (0.9, 0.5)
+    assert (row.objective, row.validation_score) == (0.9, 0.5)
     assert row.score == 0.9
 
 
@@ -96,7 +96,7 @@ def test_a_trial_that_was_stopped_early_has_its_costs_summed_up_from_its_steps()
     assert row.mean_active == pytest.approx(64 / 3)
     assert row.mean_lowest_active == pytest.approx(10 / 3)
     assert row.peak_memory_bytes == 1003
-    assert (row.validation_f1, row.test_f1, row.train_loss) == (0.4, None, 1.0)
+    assert (row.validation_score, row.test_score, row.train_loss) == (0.4, None, 1.0)
     assert row.trainable_share is None
     assert row.test_predictions is None
 
@@ -135,7 +135,15 @@ def test_a_trial_that_never_measured_anything():
     row = entry_of().row(TuneConfig())
     assert row.status == "killed"
     assert row.score is None
-    measured = ("seconds", "flops", "mean_active", "mean_lowest_active", "train_loss", "peak_memory_bytes", "test_f1")
+    measured = (
+        "seconds",
+        "flops",
+        "mean_active",
+        "mean_lowest_active",
+        "train_loss",
+        "peak_memory_bytes",
+        "test_score",
+    )
     assert [getattr(row, name) for name in measured] == [None] * len(measured)
 
 

@@ -34,7 +34,16 @@ def entry(tmp_path):
         folder.mkdir()
         write_json(folder / "run.json", RunStart("key", "t", {}, round(1000 * start_s), "spool"))
         RunLedger(folder).finish(RunEnd("FINISHED", {}, None, round(1000 * end_s)))
-        return TrialEntry(f"{start_s}", "t", config, folder, baseline, status=status, step=10, latest=values)
+        return TrialEntry(
+            "baseline" if baseline else f"{start_s}",
+            "t",
+            config,
+            folder,
+            baseline,
+            status=status,
+            step=10,
+            latest=values,
+        )
 
     return entry
 

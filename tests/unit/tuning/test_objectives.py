@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from irtune.config.load import ConfigError, build
+from irtune.config.load import ConfigError, build, load
 from irtune.config.sweep import Constraint, SweepConfig, TuneConfig
 from irtune.tuning.objectives import broken, excesses, measured, unknown_metrics
 
@@ -13,8 +13,12 @@ SPACE = {"selection.reselect_every": {"type": "int", "low": 1, "high": 5}}
 EVALUATED = ["eval/f1_macro", "eval/loss"]
 
 
+def sweep(**settings):
+    return build(SweepConfig, {"space": SPACE, "tune": settings}, "file")
+
+
 def tune(**settings):
-    return build(SweepConfig, {"space": SPACE, "tune": settings}, "file").tune
+    return sweep(**settings).tune
 
 
 def test_of_the_best_weights_if_the_trial_finished_else_as_last_measured():
@@ -64,7 +68,7 @@ def test_one_objective_or_several():
         ({"metric": "cost/train_s"}, "min"),
         ({"metric": "cost/tokens_per_s"}, "max"),
         ({"metric": "cost/mean_lowest_active_block"}, "max"),
-        ({"metric": "eval/loss", "mode": "max"}, "max"),
+        ({"metric": "cost/active_blocks", "mode": "max"}, "max"),
     ],
 )
 def test_what_is_better_follows_from_the_metric_unless_it_is_said(settings, mode):
@@ -82,7 +86,38 @@ def test_what_is_better_follows_from_the_metric_unless_it_is_said(settings, mode
     ],
 )
 def test_what_stops_trials(settings, stops_by):
-    assert tune(**settings).stops_by == stops_by
+    assert sweep(**settings).stops_by == stops_by
+
+
+@pytest.mark.parametrize(
+    ("settings", "metric", "objectives"),
+    [
+        ({}, "f1_macro", {"eval/f1_macro": "max"}),
+        ({"metric": "accuracy"}, "accuracy", {"eval/accuracy": "max"}),
+        ({"metric": "eval/loss"}, "loss", {"eval/loss": "min"}),
+        ({"tune.metric": "eval/loss"}, "loss", {"eval/loss": "min"}),
+        ({"metric": "loss", "tune.metric": "eval/loss"}, "loss", {"eval/loss": "min"}),
+        ({"metric": "loss", "tune.metric": "cost/train_s"}, "loss", {"cost/train_s": "min"}),
+        (
+            {"tune.metrics": [{"cost/train_s": "min"}, {"eval/auprc_macro": "max"}]},
+            "auprc_macro",
+            {"cost/train_s": "min", "eval/auprc_macro": "max"},
+        ),
+        ({"metric": "f1/clarity", "tune.num_trials": 3}, "f1/clarity", {"eval/f1/clarity": "max"}),
+    ],
+)
+def test_one_metric_decides_wherever_it_is_said(settings, metric, objectives):
+    config = load(SweepConfig, None, {"space": SPACE, **settings})
+    assert config.metric == metric
+    assert config.tune.objectives == objectives
+    assert config.experiment().metric == metric
+
+
+def test_two_metrics_that_shall_decide_are_refused():
+    with pytest.raises(
+        ConfigError, match=r"metric: accuracy shall decide, and the search is for loss \(tune\.metric\)"
+    ):
+        load(SweepConfig, None, {"space": SPACE, "metric": "accuracy", "tune.metric": "eval/loss"})
 
 
 @pytest.mark.parametrize(
@@ -102,6 +137,8 @@ def test_what_stops_trials(settings, stops_by):
         ),
         ({"metrics": []}, "tune.metrics: must be a list of one metric: max|min each, every metric once"),
         ({"metrics": [{"eval/f1_macro": "up"}]}, "tune.metrics.0.eval/f1_macro: must be 'max' or 'min', not 'up'"),
+        ({"metric": "eval/loss", "mode": "max"}, "tune.mode: of eval/loss min is better, not max"),
+        ({"metrics": [{"eval/loss": "max"}]}, "tune.metrics: of eval/loss min is better, not max"),
         ({"constraints": {MEMORY: {}}}, f"tune.constraints.{MEMORY}.max: a constraint needs max, min or both"),
         ({"constraints": {MEMORY: {"max": 1, "min": 2}}}, f"tune.constraints.{MEMORY}.min: 2 is above max (1)"),
     ],

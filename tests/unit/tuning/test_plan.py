@@ -81,15 +81,15 @@ def test_what_is_predicted(tmp_path, console):
     # The first trial starts its process: 3 s, and loads the model: 2 s. Steps take a second for each 100 MFLOPs.
     # Validation, at both ends, and test are 30 examples in all: a third of the 4 x 8 forwards and backwards.
     assert found["baseline_s"] == pytest.approx(5 + 8 * found["step_s"] * 4 / 3, rel=0.1)
-    # Two at a time, so one of the other 9 starts a process too.
+    # Two at a time, so one of the other 10 starts a process too, the baseline at the best trial's rate among them.
     scoring_s = found["baseline_s"] - 5 - 8 * found["step_s"]
-    assert found["trial_s"] == pytest.approx(2 + 3 / 9 + found["trial_flops"] / 1e8 + scoring_s)
+    assert found["trial_s"] == pytest.approx(2 + 3 / 10 + found["trial_flops"] / 1e8 + scoring_s)
     assert 0.3 < found["trial_flops"] / 8 / 1e8 / found["step_s"] < 0.95
     # A sum over n from 1 to 9 of (1 + (n - 1) / 3) / (n + 1) goes on.
     go_on = sum((1 + (n - 1) / 3) / (n + 1) for n in range(1, 10))
     assert found["stopped"] == pytest.approx(9 - go_on)
     assert found["memory_bytes"] == 1.5 * GIB
-    assert found["sweep_s"] < found["trials_s"] < found["baseline_s"] + 9 * found["trial_s"]
+    assert found["sweep_s"] < found["trials_s"] < found["baseline_s"] + 10 * found["trial_s"]
 
 
 def test_what_it_says(tmp_path, console):
@@ -101,7 +101,7 @@ def test_what_it_says(tmp_path, console):
     ]
     assert lines[2].startswith(r"reads      Before: ")
     assert lines[3:8] == [
-        "trials     10, the baseline included, 2 at a time",
+        "trials     10, the baseline included; the baseline again at the settings of the best; 2 at a time",
         'space      infinitely many configurations: {"selection.policy.k": {"type": "int", "low": 1.0, "high": 6.0}, '
         '"training.learning_rate": {"type": "float", "low": 0.0001, "high": 0.01, "log": true}}',
         "workers    1 a trial (in_process), each with 2 CPUs",
@@ -140,9 +140,18 @@ def test_repeats_of_finalists_are_counted(tmp_path, console):
     once = plan_of(tmp_path, console, tune=TREE["tune"] | {"max_concurrent_trials": 1})
     tune = TREE["tune"] | {"max_concurrent_trials": 1, "finalists": {"top": 2, "seeds": 4}}
     plan = plan_of(tmp_path, console, tune=tune)
-    assert plan.facts["trials"] == "10, the baseline included, and 12 repeats of the best, 1 at a time"
+    # Two finalists, each beside a baseline at its own settings, and the baseline as given, on four seeds.
+    again = "the baseline again at the settings of the best; up to 20 repeats over seeds"
+    assert plan.facts["trials"] == f"10, the baseline included; {again}; 1 at a time"
     difference = plan.predicted["trials_s"] - once.predicted["trials_s"]
-    assert difference == pytest.approx(12 * once.predicted["trial_s"])
+    assert difference == pytest.approx(20 * once.predicted["trial_s"])
+
+
+def test_where_only_the_selection_is_searched_no_other_baseline_is_counted(tmp_path, console):
+    space = {"selection.policy.k": {"type": "int", "low": 1, "high": 3}}
+    tune = TREE["tune"] | {"finalists": {"top": 2, "seeds": 4}}
+    plan = plan_of(tmp_path, console, space=space, tune=tune)
+    assert plan.facts["trials"].startswith("4, the baseline included; 12 repeats over seeds; ")
 
 
 def test_a_small_space_has_fewer_trials(tmp_path, console):

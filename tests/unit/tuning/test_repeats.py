@@ -9,7 +9,8 @@ from irtune.config.load import build
 from irtune.config.sweep import SweepConfig
 from irtune.tracking.ledger import RunEnd, RunLedger
 from irtune.training.run import RESULT
-from irtune.tuning.finalists import FINALISTS, RepeatSearcher, choose_repeats, num_repeats
+from irtune.tuning.finalists import FINALISTS, choose_repeats, num_repeats
+from irtune.tuning.listed import ListSearcher
 from irtune.tuning.searcher import EndedTrial, open_study
 from irtune.tuning.space_checks import check_space
 from irtune.tuning.worker import TrialSetup
@@ -62,7 +63,7 @@ class Search:
 
     def repeated(self):
         """The trials repeated, by name."""
-        return [repeat.repeats for repeat in self.repeats() if repeat.seed == self.config.seed + 1]
+        return [repeat.repeats for repeat in self.repeats() if repeat.overrides["seed"] == self.config.seed + 1]
 
     def _row(self, name, strategy, score, flops, status):
         objective = score if self.config.tune.first_objective[1] == "min" else None
@@ -75,7 +76,7 @@ class Search:
             seed=self.config.seed,
             reselect_every=3,
             flops=flops,
-            validation_f1=score,
+            validation_score=score,
             objective=objective,
         )
 
@@ -180,7 +181,7 @@ def test_a_later_driver_finds_what_is_left(search, tmp_path):
 
 def test_the_searcher_suggests_each_once_and_then_ends(search):
     repeats = search().add(1, 0.3).repeats()
-    searcher = RepeatSearcher(repeats)
+    searcher = ListSearcher(repeats)
     suggested = [searcher.suggest(f"t{number}") for number in range(len(repeats))]
     assert suggested == [repeat.suggestion() for repeat in repeats]
     searcher.on_trial_complete("t0", error=True)

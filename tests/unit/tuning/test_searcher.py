@@ -51,7 +51,7 @@ def score(overrides):
 
 
 def finish(searcher, trial_id, value, step=100, **more):
-    searcher.on_trial_complete(trial_id, {METRIC: value, "step": step, "final": True, **more})
+    searcher.on_trial_complete(trial_id, {METRIC: value, "eval/loss": value, "step": step, "final": True, **more})
 
 
 def run_sweep(searcher, objective=score, limit=200):
@@ -117,8 +117,9 @@ def test_num_trials_suggestions_then_the_end(tmp_path):
 @pytest.mark.parametrize("mode", ["max", "min"])
 def test_tpe_finds_what_the_metric_asks_for(tmp_path, mode):
     sign = 1 if mode == "max" else -1
-    study = study_at(tmp_path, mode=mode, seed=1)
-    run_sweep(searcher_on(study, num_trials=40, mode=mode), lambda overrides: sign * score(overrides))
+    metric = METRIC if mode == "max" else "eval/loss"
+    study = study_at(tmp_path, metric=metric, seed=1)
+    run_sweep(searcher_on(study, num_trials=40, metric=metric), lambda overrides: sign * score(overrides))
     values = [sign * trial.value for trial in study.trials]
     assert sign * study.best_value == max(values)
     assert study.best_params[POLICY] == "top_k"
@@ -308,7 +309,7 @@ def test_a_study_is_not_continued_with_another_search(tmp_path):
     ):
         study_at(tmp_path, metric="eval/accuracy")
     with pytest.raises(ValueError, match="give the sweep another name"):
-        study_at(tmp_path, mode="min")
+        study_at(tmp_path, metric="cost/train_s")
     with pytest.raises(ValueError, match="space: the study 'mine' was begun with"):
         searcher_on(study_at(tmp_path), SMALL)
 

@@ -50,7 +50,8 @@ def test_a_good_space_has_no_mistakes():
         pytest.param(
             {"slection.reselect_every": INTERVAL},
             ["space.slection.reselect_every: slection: unknown key: did you mean 'selection'? available: "
-             "adapter, data, engine, importance, method, model, name, seed, selection, storage, tracking, training"],
+             "adapter, data, engine, importance, method, metric, model, name, seed, selection, storage, tracking, "
+             "training"],
             id="unknown-section",
         ),
         pytest.param(

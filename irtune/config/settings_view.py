@@ -1,0 +1,171 @@
+"""Every setting with its type, default and meaning, as the schema says them, in tables on a terminal."""
+
+import difflib
+import types
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import annotated_types
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from irtune.config.catalogue import as_yaml
+from irtune.config.schema import VARIANTS
+from irtune.config.sweep import Dimension, SweepConfig
+
+_WORDS: Mapping[Any, str] = {
+    str: "text",
+    Path: "path",
+    int: "whole number",
+    float: "number",
+    bool: "true or false",
+    type(None): "null",
+}
+_BOUNDS = {
+    annotated_types.Ge: ("ge", "at least"),
+    annotated_types.Gt: ("gt", "above"),
+    annotated_types.Le: ("le", "at most"),
+    annotated_types.Lt: ("lt", "below"),
+}
+TOP = "top level"
+
+
+SPACE = "space.KEY"
+"""Stands for any dimension of a search space."""
+
+
+def settings(section: str | None = None) -> list[RenderableType]:
+    """Tables of settings, one a section; of a section whose name chooses a variant one for each variant.
+
+    Args:
+        section: A dotted key, such as ``training``, ``selection.policy.top_k`` or ``training.learning_rate``; None:
+            everything, of variants the ones that are chosen by default.
+
+    Raises:
+        ValueError: If there is no such section or setting.
+    """
+    sections = dict(_sections(SweepConfig, ""))
+    if section is None:
+        return [_table(key, model) for key, model in sections.items()]
+    sections |= {f"{key}.{name}": model for key, one in VARIANTS.items() for name, model in one.registered.items()}
+    chosen = {key: model for key, model in sections.items() if key == section or key.startswith(f"{section}.")}
+    if section in VARIANTS:
+        # The variant chosen by default is one of them, and need not come twice.
+        del chosen[section]
+    if chosen:
+        return [_table(key, model) for key, model in chosen.items()]
+    holder, _, name = section.rpartition(".")
+    if holder in sections and name in sections[holder].model_fields:
+        return [_table(holder, sections[holder], only=name)]
+    known = {*sections, *(_dotted(key, name) for key, model in sections.items() for name in model.model_fields)}
+    meant = difflib.get_close_matches(section, sorted(known), n=1)
+    guess = f"did you mean {meant[0]!r}? " if meant else ""
+    raise ValueError(
+        f"no section or setting is called {section!r}: {guess}sections: {', '.join(filter(None, sections))}"
+    )
+
+
+def _sections(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, type[BaseModel]]]:
+    """The sections of the tree by dotted key, the tree itself first."""
+    yield prefix, model
+    if model is SweepConfig:
+        yield from _sections(Dimension, SPACE)
+    for name, field in model.model_fields.items():
+        key = _dotted(prefix, name)
+        if key in VARIANTS:
+            yield key, VARIANTS[key].registered[VARIANTS[key].default]
+        elif (inner := _section_of(field.annotation)) is not None:
+            yield from _sections(inner, key)
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    """The section that a field holds, be it ``null`` by default or not."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if get_origin(annotation) in (Union, types.UnionType):
+        return next(filter(None, map(_section_of, get_args(annotation))), None)
+    return None
+
+
+def _table(key: str, model: type[BaseModel], only: str | None = None) -> Table:
+    table = Table(
+        title=Text(f"\n{key or TOP}", "bold"),
+        title_justify="left",
+        box=None,
+        padding=(0, 2, 0, 0),
+        show_header=True,
+        header_style="dim",
+    )
+    for index, heading in enumerate(("setting", "type", "default", "meaning")):
+        table.add_column(heading, no_wrap=index == 0, overflow="fold", max_width=28 if index in (1, 2) else None)
+    # Of a variant the settings have the section's key, not its own name.
+    section = next((one for one in VARIANTS if key.startswith(f"{one}.")), key)
+    for name, field in model.model_fields.items():
+        full = _dotted(section, field.alias or name)
+        is_section = full in VARIANTS or _section_of(field.annotation) is not None
+        if (only is None and is_section and not _is_optional(field)) or only not in (None, name):
+            continue
+        if name == "name" and section in VARIANTS:
+            variant = "" if key == section else key.removeprefix(f"{section}.")
+            row = (full, "text", variant or VARIANTS[section].default, _variants(section))
+        else:
+            row = (full, _type(field), _default(field), field.description or "")
+        # As text: brackets are no markup here.
+        table.add_row(*map(Text, row))
+    return table
+
+
+def _variants(section: str) -> str:
+    """What may be chosen by name."""
+    names = " | ".join(VARIANTS[section].registered)
+    return f"{names}, or your own as package.module:Attr; irtune settings {section} lists their settings"
+
+
+def _type(field: FieldInfo) -> str:
+    bounds = [_bound(one) for one in field.metadata]
+    return ", ".join(filter(None, [_words(field.annotation), *bounds]))
+
+
+def _words(annotation: Any) -> str:
+    """A type in words."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return ", ".join(filter(None, [_words(arguments[0]), *map(_bound, arguments[1:])]))
+    if origin is Literal:
+        return " | ".join(map(str, arguments))
+    if origin in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys(word for one in arguments for word in _words(one).split(" or ")))
+    if origin in (tuple, list):
+        return f"list of {_words(arguments[0])}"
+    if origin in (dict, Mapping) or annotation is dict:
+        return "mapping"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "section"
+    return _WORDS.get(annotation, "value")
+
+
+def _bound(constraint: Any) -> str:
+    name, words = _BOUNDS.get(type(constraint), ("", ""))
+    return f"{words} {getattr(constraint, name):g}" if name else ""
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    if isinstance(value, BaseModel):
+        return "the section below"
+    return as_yaml(list(value) if isinstance(value, tuple) else value)
+
+
+def _is_optional(field: FieldInfo) -> bool:
+    """Whether a section may be null, so that being there is a setting of its own."""
+    return type(None) in get_args(field.annotation)
+
+
+def _dotted(section: str, name: str) -> str:
+    return f"{section}.{name}" if section else name
