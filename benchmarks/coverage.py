@@ -14,8 +14,8 @@ whose differences spread least over seeds, where an interval that trusts the spr
 - of seeds: the percentile bootstrap of the differences over seeds;
 - of examples: the percentile bootstrap of their mean over test examples.
 
-Exits with 1 where the interval of ``paired_over_seeds`` holds the truth in less than 93 % of all worlds, or in less than
-90 % of those of small spread, by more than two standard errors of the simulation; or where it is narrower than
+Exits with 1 where the interval of ``paired_over_seeds`` holds the truth in less than 93 % of all worlds, or in less
+than 90 % of those of small spread, by more than two standard errors of the simulation; or where it is narrower than
 ``of examples``. Takes about 4 minutes on 2 CPUs.
 """
 
@@ -242,7 +242,9 @@ def main() -> int:
     print(f"- worlds: {num_worlds} for each luck and number of examples; {time.monotonic() - started:.0f} s in all\n")
     print("In each column: coverage in all worlds, in the fifth of worlds of the smallest spread, and mean width.")
     print(f"Standard errors of the two: {errors[0]:.4f} and {errors[1]:.4f}. Goal of `now`: {LEAST_OF_ALL} and")
-    print(f"{LEAST_OF_SMALL}, and never narrower than `of examples`. `luck / examples`: variance of a difference by the")
+    print(
+        f"{LEAST_OF_SMALL}, and never narrower than `of examples`. `luck / examples`: variance of a difference by the"
+    )
     print("luck of its seeds, in units of what the choice of examples adds to the spread over seeds.\n")
     print(table(cells))
     wrong = misses(cells)
