@@ -44,6 +44,7 @@ bench: install ## Print the figures that README and docstrings quote (about two 
 	@$(RUN) benchmarks/exactness.py
 	@$(RUN) benchmarks/overhead.py
 	@$(RUN) benchmarks/scale.py
+	@$(RUN) benchmarks/coverage.py
 	@$(RUN) benchmarks/faults.py
 	@$(RUN) benchmarks/every_method.py
 	@$(RUN) benchmarks/synthetic_difficulty.py

@@ -9,7 +9,8 @@ Prints three tables; ``--json FILE`` keeps their figures.
   a pair whose change fits does not show it.
 - time: seconds of a step with and without the instruction, runs taking turns, as ratios.
 - scores: test macro-F1 of plain LoRA with and without the instruction over seeds, each at the learning rate that is
-  best on validation over these seeds, and what a step costs in FLOPs.
+  best on validation over these seeds, and what a step costs in FLOPs; the difference has an interval for other seeds
+  and other test examples.
 """
 
 import argparse
@@ -25,13 +26,16 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from irtune.analysis.statistics import paired_over_seeds
 from irtune.config.load import load
 from irtune.config.schema import ExperimentConfig
 from irtune.data.base import SPLITS, LabelledDataset
 from irtune.data.encode import encode
 from irtune.training.model import materialize
 from irtune.training.recorder import NoRecorder
-from irtune.training.run import run
+from irtune.training.run import PREDICTIONS, run
 from irtune.training.tokenizer import load_tokenizer
 from irtune.tuning.provenance import environment
 
@@ -39,6 +43,8 @@ ARGREWRITE = Path(__file__).parents[2] / "shared" / "data" / "argrewrite-v2"
 LENGTHS = (64, 96, 128)
 INSTRUCTIONS = {"with": "auto", "without": None}
 RATES = (2e-4, 1e-3)
+TEST = "test"
+"""Of a run: labels and predictions of the test examples."""
 SETTINGS = {
     "data.name": "argrewrite",
     "selection.policy.name": "all",
@@ -135,15 +141,19 @@ def timed(options: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-def train(options: argparse.Namespace, instruction: str, rate: float, seed: int, steps: int) -> dict[str, float]:
-    """Train once in this process; returns what the run found."""
+def train(options: argparse.Namespace, instruction: str, rate: float, seed: int, steps: int) -> dict[str, Any]:
+    """Train once in this process; returns what the run found, and what it says of the test examples."""
     own = {"seed": seed, "training.learning_rate": rate, "training.max_steps": steps}
     every = {"training.eval_every": max(steps // 8, 1), "training.checkpoint_every": steps}
     if steps < 50:
         own |= {"data.max_validation": 9, "data.max_test": 9, "training.warmup_steps": 0}
     with tempfile.TemporaryDirectory() as folder:
         config = config_of(options, instruction, **own, **every)
-        return dict(run(config, folder=Path(folder), recorder=NoRecorder()).metrics)
+        metrics = run(config, folder=Path(folder), recorder=NoRecorder()).metrics
+        with np.load(Path(folder) / PREDICTIONS, allow_pickle=False) as kept:
+            labels, probabilities = kept["test_labels"], kept["test_probabilities"]
+        said = {"labels": labels.tolist(), "predictions": probabilities.argmax(axis=1).tolist()}
+        return {**metrics, TEST: said | {"num_classes": probabilities.shape[1]}}
 
 
 def scores(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -170,7 +180,7 @@ def in_a_process(options: argparse.Namespace, name: str, rate: float, seed: int)
         "train s": found["cost/train_s"],
     }
     print(row, file=sys.stderr, flush=True)
-    return row
+    return row | {TEST: found[TEST]}
 
 
 def compared(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -189,11 +199,11 @@ def compared(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         }
         for name, group in best.items()
     ]
-    pairs = zip(best["without"], best["with"], strict=True)
-    differences = [one["test macro-F1"] - other["test macro-F1"] for one, other in pairs]
-    low, high = t_interval(differences)
+    said = best["without"][0][TEST]
+    without, with_it = ([row[TEST]["predictions"] for row in best[name]] for name in ("without", "with"))
+    found = paired_over_seeds(said["labels"], without, with_it, said["num_classes"])
     ratio = mean(best["without"], "FLOPs a step") / mean(best["with"], "FLOPs a step")
-    note = f"{statistics.mean(differences):+.4f} (95 % t interval {low:+.4f} to {high:+.4f})"
+    note = f"{found.difference:+.4f} (95 % interval {found.low:+.4f} to {found.high:+.4f})"
     summary.append({"instruction": "without minus with", "test macro-F1": note, "FLOPs a step": f"x {ratio:.3f}"})
     return summary
 
@@ -209,17 +219,9 @@ def mean(rows: Sequence[dict[str, Any]], name: str) -> float:
     return statistics.mean(row[name] for row in rows)
 
 
-def t_interval(differences: Sequence[float]) -> tuple[float, float]:
-    """95 % interval of the mean over seeds, taken to be normally distributed."""
-    from scipy.stats import sem, t
-
-    half = t.ppf(0.975, len(differences) - 1) * sem(differences)
-    return statistics.mean(differences) - half, statistics.mean(differences) + half
-
-
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Rows as Markdown."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
+    columns = list(dict.fromkeys(name for row in rows for name in row if name != TEST))
     lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
     return "\n".join(lines + [f"| {' | '.join(str(row.get(name, '')) for name in columns)} |" for row in rows])
 

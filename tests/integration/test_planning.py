@@ -72,7 +72,11 @@ def test_a_sweep_ends_with_predicted_and_actual(tiny_sweep: SweepRun) -> None:
     assert 0.5 < float(line.split()[-1]) < 2
     (summary,) = tiny_sweep.runs("summary")
     assert summary.data.metrics["predicted/sweep_s"] == pytest.approx(plan["predicted"]["sweep_s"])
-    assert summary.data.metrics["actual/sweep_s"] > summary.data.metrics["actual/baseline_s"] > 0
+    spans = {run.data.tags["irtune.baseline"]: (run.info.start_time, run.info.end_time) for run in tiny_sweep.runs()}
+    starts, ends = zip(*((run.info.start_time, run.info.end_time) for run in tiny_sweep.runs()), strict=True)
+    began, ended = spans["true"]
+    assert summary.data.metrics["actual/baseline_s"] == pytest.approx((ended - began) / 1000, abs=0.01)
+    assert summary.data.metrics["actual/sweep_s"] == pytest.approx((max(ends) - min(starts)) / 1000, abs=0.01)
     assert "plan.json" in {file.path for file in tiny_sweep.client().list_artifacts(summary.info.run_id)}
     assert "predicted: the sweep, first trial to last" in (tiny_sweep.folder / "report.html").read_text()
 

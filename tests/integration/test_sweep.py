@@ -1,11 +1,13 @@
 """A sweep leaves behind everything that it promises, with true statuses."""
 
+import html
 from pathlib import Path
 
 import numpy as np
 import optuna
 import pytest
 import yaml
+from kept_scores import assert_scores_are_those_of_the_predictions
 from mlflow.entities import Run
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -14,6 +16,7 @@ from sweeps import ROOT, SweepRun, run_sweep
 
 STEPS, REFRESH, BLOCKS = 9, 3, 6
 CUT = "0 of 150 examples cut, 0 without their change"
+VALIDATION = "final/validation_f1_macro"
 K_IS_2 = "selection.policy.k: {type: int, low: 2, high: 2}"
 
 
@@ -23,10 +26,18 @@ def test_a_sweep_ends_with_an_answer(tiny_sweep: SweepRun) -> None:
     assert "are noise" in tiny_sweep.output
     assert "mlflow server --backend-store-uri" in tiny_sweep.output
     assert "0/5 trials" in tiny_sweep.output
-    for file in ("report.html", "response.png", "trials.md", "best.yaml", "study.journal"):
-        assert (tiny_sweep.folder / file).stat().st_size > 0
+    (summary,) = tiny_sweep.runs("summary")
+    report = html.unescape((tiny_sweep.folder / "report.html").read_text(encoding="utf-8"))
+    assert summary.data.tags["irtune.answer"] in report
+    assert (tiny_sweep.folder / "response.png").read_bytes().startswith(b"\x89PNG\r\n")
+    table = (tiny_sweep.folder / "trials.md").read_text(encoding="utf-8")
     best = yaml.safe_load((tiny_sweep.folder / "best.yaml").read_text())
     assert best["model"]["name"] == "tiny-random"
+    finished = [run for run in tiny_sweep.runs() if run.data.tags["irtune.pruned"] == "false"]
+    assert all(f"{run.data.metrics['final/test_f1_macro']:.3f}" in table for run in finished)
+    most = max(run.data.metrics["final/validation_f1_macro"] for run in finished)
+    winners = [run.data.params for run in finished if run.data.metrics["final/validation_f1_macro"] == most]
+    assert best["selection"]["policy"]["name"] in {params["selection.policy.name"] for params in winners}
 
 
 def test_the_terminal_is_irtunes(tiny_sweep: SweepRun) -> None:
@@ -34,7 +45,7 @@ def test_the_terminal_is_irtunes(tiny_sweep: SweepRun) -> None:
         assert of_others not in tiny_sweep.output
 
 
-def test_every_trial_is_in_mlflow_as_it_ended(tiny_sweep: SweepRun) -> None:
+def test_every_trial_is_in_mlflow_as_it_ended(tiny_sweep: SweepRun, tmp_path: Path) -> None:
     runs = tiny_sweep.runs()
     assert len(runs) == 5
     assert {run.info.status for run in runs} == {"FINISHED"}
@@ -44,6 +55,9 @@ def test_every_trial_is_in_mlflow_as_it_ended(tiny_sweep: SweepRun) -> None:
     for run in runs:
         pruned = run.data.tags["irtune.pruned"] == "true"
         assert ("final/test_f1_macro" in run.data.metrics) != pruned
+        if not pruned:
+            kept = tiny_sweep.client().download_artifacts(run.info.run_id, "predictions.npz", str(tmp_path))
+            assert_scores_are_those_of_the_predictions(run.data.metrics, Path(kept))
         assert {"eval/f1_macro", "cost/step_s", "cost/step_flops", "train/loss"} <= set(run.data.metrics)
         assert {"training.learning_rate", "importance.within_block", "selection.reselect_every"} <= set(run.data.params)
         assert run.data.tags["irtune.engine.engine"] == "DeepSpeedEngine"
@@ -93,7 +107,11 @@ def test_optuna_dashboard_reads_the_study(tiny_sweep: SweepRun) -> None:
     trials = optuna.load_study(study_name=study.study_name, storage=storage).trials
     own = [trial for trial in trials if "duplicate_of" not in trial.user_attrs]
     assert len(own) == 4
-    assert {trial.state for trial in own} <= {TrialState.COMPLETE, TrialState.PRUNED}
+    of_mlflow = [run.data.tags for run in tiny_sweep.runs() if run.data.tags["irtune.baseline"] == "false"]
+    assert [trial.state for trial in own].count(TrialState.PRUNED) == sum(
+        tags["irtune.pruned"] == "true" for tags in of_mlflow
+    )
+    assert all(trial.state == TrialState.PRUNED or trial.value == trial.user_attrs[VALIDATION] for trial in own)
 
 
 def test_several_objectives_give_a_front_and_later_sweeps_learn_from_it(tmp_path: Path) -> None:
@@ -128,7 +146,9 @@ def test_several_objectives_give_a_front_and_later_sweeps_learn_from_it(tmp_path
     second = run_sweep(tmp_path / "second", *arguments, "tune.num_trials=1", warm_start, **ascii_only)
     assert second.status == 0, second.output
     assert "Answer" in second.output
-    assert (second.folder / "report.html").is_file()
+    (concluded,) = second.runs("summary")
+    report = html.unescape((second.folder / "report.html").read_text(encoding="utf-8"))
+    assert concluded.data.tags["irtune.answer"] in report
     earlier = [trial for trial in _study(second).trials if "earlier" in trial.user_attrs]
     assert [trial.values for trial in earlier] == [trial.values for trial in own]
     assert len(second.runs()) == 2

@@ -1,0 +1,181 @@
+"""The driver's own parts, called as Ray Tune calls them but without Ray, for ``scale.py``."""
+
+import gc
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from io import StringIO
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+from ray.tune.experiment import Trial
+from rich.console import Console
+
+from irtune.config.load import dotted_keys, explicit, load
+from irtune.config.sweep import SweepConfig
+from irtune.tracking.mlflow_tracker import MlflowTracker
+from irtune.tracking.shipper import Shipper
+from irtune.tracking.spool import SpoolWriter
+from irtune.tuning.callback import SweepCallback
+from irtune.tuning.preflight import Inputs, Ready, Sweep
+from irtune.tuning.progress import SweepProgress
+from irtune.tuning.scheduler import build_scheduler
+from irtune.tuning.searcher import STUDY, OptunaAskTell, open_study
+from irtune.tuning.warm_start import Earlier
+from irtune.tuning.worker import SPOOL, TrialSetup
+
+WINDOW = 100
+"""Trials over which costs are averaged."""
+SHIPPED_TOGETHER = 20
+"""Trials after which the shipper is waited for; it works all the time."""
+STEPS, EVAL_EVERY = 20, 5
+SETTINGS: dict[str, Any] = {
+    "model.name": "tiny-random",
+    "data.name": "synthetic",
+    "training.max_steps": STEPS,
+    "training.eval_every": EVAL_EVERY,
+    "selection.policy.name": "top_k",
+    "selection.policy.k": 10,
+    "space": {
+        "selection.policy.k": {"type": "int", "low": 1, "high": 30},
+        "training.learning_rate": {"type": "float", "low": 1e-5, "high": 1e-2, "log": True},
+    },
+    "tune.scheduler": {"name": "asha", "grace_steps": EVAL_EVERY},
+}
+PARTS = ("suggestion", "bookkeeping", "shipping")
+"""Asking the study and telling it; callback, scheduler and display; all other threads: shipper and drawings."""
+TRIAL = "trial"
+"""What a trial does itself, which is not the driver's."""
+COSTS = ("step_s", "step_flops", "active_blocks", "lowest_active_block", "memory_bytes")
+OF_A_STEP = ("train/loss", *(f"cost/{name}" for name in COSTS))
+FINAL = ("final/validation_f1_macro", "final/test_f1_macro", "final/train_loss", "cost/train_s", "cost/total_flops")
+
+
+class _Nowhere:
+    """A tracker that takes everything at once."""
+
+    uri = "nowhere"
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *arguments, **more: ""
+
+
+class Driver:
+    """The parts of ``irtune.tuning.sweep`` that see every trial; ``seconds`` are what each has taken so far."""
+
+    def __init__(self, folder: Path, sampler: str, num_trials: int, *, with_mlflow: bool) -> None:
+        overrides = {"tune.sampler": sampler, "tune.num_trials": num_trials}
+        config = load(SweepConfig, None, SETTINGS | overrides | {"storage": str(folder)})
+        self.reset()
+        self.study, self.database = folder / STUDY, folder / "mlflow.db"
+        uri = f"sqlite:///{self.database}"
+        ready = Ready(Inputs(folder, 30, config.data.load(), None, None), uri, Earlier("", (), 0), ())
+        sweep = Sweep("scale", folder, config, ready, "scale.py")
+        self.setup = TrialSetup(explicit(config.experiment()), folder, dataset=None)
+        self.searcher = OptunaAskTell(open_study(self.study, "scale", config.tune), config.space, config.tune)
+        metric, mode = config.stops_by
+        self.scheduler = build_scheduler(config.tune.scheduler, max_steps=STEPS, metric=metric, mode=mode)
+        tracker: Any = MlflowTracker(uri, "irtune") if with_mlflow else _Nowhere()
+        self.shipper = Shipper(tracker, lambda *new: self.callback.take(*new), lambda key: self.callback.take_last(key))
+        self.callback = SweepCallback(sweep, self.setup, self.shipper)
+        self.progress = SweepProgress(Console(file=StringIO()), num_trials + 1, STEPS, config.tune)
+        # As Tune's controller has them.
+        self.live: list[Any] = []
+        self.trials: list[Any] = []
+        self.controller = SimpleNamespace(get_trials=lambda: self.trials, get_live_trials=lambda: self.live)
+
+    @contextmanager
+    def counted(self, part: str) -> Iterator[None]:
+        """Count the processor time that the block takes in this thread."""
+        started = time.thread_time()
+        yield
+        self.seconds[part] += time.thread_time() - started
+
+    def reset(self) -> None:
+        """Begin to count anew."""
+        self.seconds = dict.fromkeys((*PARTS, TRIAL), 0.0)
+        self.began = time.process_time()
+
+    def ms_a_trial(self) -> list[float]:
+        """Milliseconds of each part, over a window."""
+        self.seconds["shipping"] = time.process_time() - self.began - sum(self.seconds.values())
+        return [1000 * self.seconds[part] / WINDOW for part in PARTS]
+
+    def run_trial(self, number: int) -> None:
+        """One trial from its suggestion to its end, and shipping; what the trial itself does is not counted."""
+        with self.counted("suggestion"):
+            suggestion = self.searcher.suggest(f"t{number}")
+        assert isinstance(suggestion, dict)
+        trial = SimpleNamespace(trial_id=f"t{number}", config=suggestion, last_result={}, error_file=None)
+        trial.status = Trial.PENDING
+        self.trials.append(trial)
+        self.live.append(trial)
+        with self.counted("bookkeeping"):
+            self.scheduler.on_trial_add(self.controller, trial)
+            chosen = self.scheduler.choose_trial_to_run(self.controller)
+            self.callback.on_trial_start(0, [], trial)
+        assert chosen is trial
+        trial.status = Trial.RUNNING
+        with self.counted(TRIAL):
+            writer = SpoolWriter(self.setup.trial_folder(suggestion["trial"]) / SPOOL, 0)
+            writer.params(dotted_keys(self.setup.config(suggestion["overrides"])))
+        for step in range(1, STEPS + 1):
+            with self.counted(TRIAL):
+                writer.metrics(step, dict.fromkeys(OF_A_STEP, 1 / step))
+            if step % EVAL_EVERY == 0 and self._stops(trial, step, writer):
+                break
+        with self.counted(TRIAL):
+            writer.close()
+        with self.counted("suggestion"):
+            self.searcher.on_trial_complete(trial.trial_id, trial.last_result)
+        self.live.remove(trial)
+        trial.status = Trial.TERMINATED
+        with self.counted("bookkeeping"):
+            self.scheduler.on_trial_complete(self.controller, trial, trial.last_result)
+            self.callback.on_trial_complete(0, [], trial)
+            self.callback.wait()
+            self.progress.update(self.callback.entries.values())
+        # What Tune's own objects hold is Tune's.
+        trial.config = trial.last_result = None
+        if number % SHIPPED_TOGETHER == 0:
+            left = self.shipper.drain(60)
+            assert not left, left
+
+    def sizes(self) -> tuple[int, ...]:
+        """Bytes that are resident, in the study's journal, and in MLflow's database."""
+        return resident(), *(file.stat().st_size if file.is_file() else 0 for file in (self.study, self.database))
+
+    def _stops(self, trial: Any, step: int, writer: SpoolWriter) -> bool:
+        """Evaluate, and tell searcher and scheduler; returns whether the trial is over."""
+        score = _score(trial.config["overrides"], step)
+        with self.counted(TRIAL):
+            writer.metrics(step, {"eval/f1_macro": score, "eval/loss": 1 - score})
+        trial.last_result = {"step": step, "eval/f1_macro": score, "eval/loss": 1 - score}
+        with self.counted("bookkeeping"):
+            decision = self.scheduler.on_trial_result(self.controller, trial, trial.last_result)
+            # Tune asks for a trial to run after each event.
+            self.scheduler.choose_trial_to_run(self.controller)
+        if decision == self.scheduler.STOP:
+            return True
+        with self.counted("suggestion"):
+            self.searcher.on_trial_result(trial.trial_id, trial.last_result)
+        if step == STEPS:
+            final = dict.fromkeys(FINAL, score)
+            with self.counted(TRIAL):
+                writer.metrics(step, final)
+            trial.last_result = {"step": step, "final": True, **final}
+        return step == STEPS
+
+
+def _score(overrides: Mapping[str, Any], step: int) -> float:
+    """Best at k = 20 and a learning rate of 1e-3."""
+    k, rate = overrides.get("selection.policy.k", 30), overrides.get("training.learning_rate", 1e-4)
+    return float(0.9 - abs(k - 20) / 100 - abs(rate - 1e-3) - 0.5 / step)
+
+
+def resident() -> int:
+    """Bytes of memory that this process holds."""
+    gc.collect()
+    return int(psutil.Process().memory_info().rss)
