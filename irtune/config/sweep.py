@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from irtune.config.schema import EngineConfig, ExperimentConfig, Section, mistakes
+from irtune.redaction import redacted
 
 Mode = Literal["max", "min"]
 """Whether more or less of a metric is better."""
@@ -49,6 +50,8 @@ class Dimension(Section):
         twice = [choice for index, choice in enumerate(self.choices) if choice in self.choices[:index]]
         if twice:
             found["choices"] = f"{twice[0]!r} equals an earlier choice, and a study could not tell them apart"
+        if redacted(self.choices) != list(self.choices):
+            found["choices"] = "holds a login or token, which study and trials would show; leave it to the environment"
         return found
 
     def _mistaken_bounds(self) -> dict[str, str]:

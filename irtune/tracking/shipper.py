@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from irtune.files import once_there_is_room
-from irtune.tracking.address import redact
+from irtune.redaction import redact
 from irtune.tracking.ledger import RunEnd, RunLedger, RunStart, RunStatus
 from irtune.tracking.mlflow_tracker import MlflowTracker
 from irtune.tracking.spool import Record, SpoolReader, size_bytes

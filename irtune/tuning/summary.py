@@ -22,7 +22,8 @@ from irtune.analysis.tables import markdown_table, trial_table
 from irtune.analysis.trials import TrialRow
 from irtune.config.load import concise, dotted_keys
 from irtune.files import once_there_is_room, read_json
-from irtune.tracking.address import comparison_url, redact, requires_server, ui_command
+from irtune.redaction import public_address, redact, redacted
+from irtune.tracking.address import comparison_url, requires_server, ui_command
 from irtune.tracking.mlflow_tracker import MlflowTracker
 from irtune.tracking.shipper import Shipper
 from irtune.tracking.spool import SpoolWriter, next_attempt
@@ -33,6 +34,7 @@ from irtune.tuning.comparison import Row, actual, side_by_side, table
 from irtune.tuning.plan import PLAN, Plan
 from irtune.tuning.preflight import Sweep
 from irtune.tuning.provenance import environment
+from irtune.tuning.searcher import STUDY
 
 LOCAL_UI = "http://127.0.0.1:5000"
 REPORT, TABLE, BEST = "report.html", "trials.md", "best.yaml"
@@ -159,7 +161,8 @@ def _write_files(
     (sweep.folder / TABLE).write_text("\n\n".join(tables) + "\n", encoding="utf-8")
     best_yaml = ""
     if answer.best is not None:
-        best_yaml = yaml.safe_dump(by_id[answer.best.trial_id].config.model_dump(mode="json"), sort_keys=False)
+        best = by_id[answer.best.trial_id].config.model_dump(mode="json")
+        best_yaml = yaml.safe_dump(redacted(best), sort_keys=False)
         (sweep.folder / BEST).write_text(best_yaml, encoding="utf-8")
     shown = {row.name: by_id[row.trial_id].folder / HEAT_MAP for row in (answer.selective, answer.baseline) if row}
     report = render_report(
@@ -170,8 +173,8 @@ def _write_files(
         pareto_png=pareto,
         front=front,
         finalists_png=finalists,
-        data=sweep.ready.inputs.facts() | {"asked": sweep.ready.inputs.asked()},
-        data_notes=sweep.ready.dataset.notes,
+        data=redacted(sweep.ready.inputs.facts() | {"asked": sweep.ready.inputs.asked()}),
+        data_notes=redacted(sweep.ready.dataset.notes),
         best_yaml=best_yaml,
         heat_maps={name: file.read_bytes() for name, file in shown.items() if file.is_file()},
         tracking_command=commands[0],
@@ -179,9 +182,9 @@ def _write_files(
         provenance=environment()
         | {
             "data fingerprint": sweep.ready.dataset.fingerprint(),
-            "model": sweep.config.model.name,
-            "sweep file": sweep.source,
-            "MLflow": redact(sweep.ready.tracking_uri),
+            "model": redact(sweep.config.model.name),
+            "sweep file": redact(sweep.source),
+            "MLflow": public_address(sweep.ready.tracking_uri),
         }
         | {f"predicted: {name}": f"{predicted}, actually {took}" for name, predicted, took, _ in compared[0]},
         mode=mode,
@@ -223,11 +226,11 @@ def _record(sweep: Sweep, answer: Answer, compared: Compared, shipper: Shipper) 
     }
     known = {name: value for name, value in values.items() if value is not None}
     writer.metrics(attempt, known | compared[2])
-    # The journal may be written to while it is uploaded, so a copy is.
-    shutil.copyfile(sweep.folder / "study.journal", sweep.folder / SUMMARY / "study.journal")
-    for file in (REPORT, FIGURE, PARETO, FINALISTS_FIGURE, TABLE, BEST, PLAN, f"{SUMMARY}/study.journal"):
+    # The journal may be written to while it is uploaded; and only what lies in its own folder is uploaded of a run.
+    for file in (REPORT, FIGURE, PARETO, FINALISTS_FIGURE, TABLE, BEST, PLAN, STUDY):
         if (sweep.folder / file).is_file():
-            writer.artifact(sweep.folder / file, "")
+            shutil.copyfile(sweep.folder / file, sweep.folder / SUMMARY / file)
+            writer.artifact(sweep.folder / SUMMARY / file, "")
     writer.close()
     shipper.finish(key, "FINISHED", {})
 
@@ -258,7 +261,9 @@ def _show(
         by = f" by {metric}, the first objective" if front else ""
         console.print(f"\n[bold]Best configuration{by}[/] ({escape(where)})", highlight=False, soft_wrap=True)
         best = next(entry.config for entry in entries if entry.trial_id == answer.best.trial_id)
-        console.print(Syntax(yaml.safe_dump(concise(best), sort_keys=False), "yaml", background_color="default"))
+        console.print(
+            Syntax(yaml.safe_dump(redacted(concise(best)), sort_keys=False), "yaml", background_color="default")
+        )
     console.print("[bold]Look at it[/]")
     for label, what in {
         "report": str(sweep.folder / REPORT),
