@@ -199,7 +199,8 @@ def make_plan(sweep: Sweep, lengths: Mapping[Split, np.ndarray], rehearsal: Rehe
         "memory": f"{memory_bytes / 2**30:.2g} GiB a worker",
         "a trial": _trial_in_words(baseline, others),
         "in all": _in_words(most, config.engine) + if_stopped,
-        "results": f"{sweep.folder}: trials with their checkpoints and predictions, tokens, study, report",
+        "results": f"{sweep.folder}: trials with their checkpoints, predictions and adapters "
+        f"({config.tracking.keep_adapters} kept, {config.tracking.upload_adapters} uploaded), tokens, study, report",
         "MLflow": f"{public_address(sweep.ready.tracking_uri)}, experiment {config.tracking.experiment}",
     }
     return Plan(redacted(facts), {name: value for name, value in predicted.items() if not math.isnan(value)}, source)

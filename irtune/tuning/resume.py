@@ -31,6 +31,8 @@ FREE_SETTINGS = {
     "tune.finalists",
     "tune.finalists.top",
     "tune.finalists.seeds",
+    "tracking.keep_adapters",
+    "tracking.upload_adapters",
 }
 """What may be another in a resumed sweep: it changes how many trials run, where, at once and after what, but none of
 them."""

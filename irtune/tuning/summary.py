@@ -28,6 +28,7 @@ from irtune.tracking.mlflow_tracker import MlflowTracker
 from irtune.tracking.shipper import Shipper
 from irtune.tracking.spool import SpoolWriter, next_attempt
 from irtune.tracking.view import SweepView
+from irtune.tuning.adapters import Adapters
 from irtune.tuning.artifacts import HEAT_MAP
 from irtune.tuning.book import TrialEntry
 from irtune.tuning.comparison import Row, actual, side_by_side, table
@@ -71,7 +72,12 @@ class Outcome:
 
 
 def conclude(
-    sweep: Sweep, entries: Sequence[TrialEntry], shipper: Shipper, tracker: MlflowTracker, console: Console
+    sweep: Sweep,
+    entries: Sequence[TrialEntry],
+    adapters: Adapters,
+    shipper: Shipper,
+    tracker: MlflowTracker,
+    console: Console,
 ) -> Outcome:
     """Answer, write, record, and then show: what a terminal cannot print costs no report."""
     metric, mode = sweep.config.tune.first_objective
@@ -88,11 +94,12 @@ def conclude(
     commands = _ways_to_look(sweep, tracker, experiment_id)
     compared = _compare(sweep, entries)
     once_there_is_room(lambda: _write_files(sweep, entries, rows, answer, commands, compared), sweep.folder)
-    _record(sweep, answer, compared, shipper)
+    _record(sweep, answer, compared, adapters.told(), shipper)
+    adapters.upload(shipper)
     if compared[0]:
         console.print()
         console.print(table(*compared[:2]))
-    _show(sweep, entries, answer, rows, commands, console)
+    _show(sweep, entries, answer, rows, adapters.told(), commands, console)
     return Outcome(sweep.name, sweep.folder, answer, tuple(rows), experiment_id)
 
 
@@ -203,7 +210,7 @@ def _drawn(figure: Figure, path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _record(sweep: Sweep, answer: Answer, compared: Compared, shipper: Shipper) -> None:
+def _record(sweep: Sweep, answer: Answer, compared: Compared, adapters: str, shipper: Shipper) -> None:
     """A run of its own for the sweep, with everything that is about all of its trials."""
     key, spool = f"{sweep.name}/{SUMMARY}", sweep.folder / SUMMARY / "spool"
     tags = {"irtune.sweep": sweep.name, "irtune.kind": "summary", "irtune.data": sweep.ready.dataset.name}
@@ -214,7 +221,7 @@ def _record(sweep: Sweep, answer: Answer, compared: Compared, shipper: Shipper) 
     writer = SpoolWriter(spool, attempt)
     writer.params(dotted_keys(sweep.config))
     writer.tags({"irtune.answer": answer.sentence, "irtune.caveats": " ".join(answer.caveats)})
-    writer.tags({"irtune.data.notes": " ".join(sweep.ready.dataset.notes)})
+    writer.tags({"irtune.data.notes": " ".join(sweep.ready.dataset.notes), "irtune.adapters": adapters})
     interval = answer.interval
     values = {
         "summary/saving_flops": answer.saving_flops,
@@ -240,6 +247,7 @@ def _show(
     entries: Sequence[TrialEntry],
     answer: Answer,
     rows: Sequence[TrialRow],
+    adapters: str,
     commands: tuple[str, str],
     console: Console,
 ) -> None:
@@ -268,11 +276,12 @@ def _show(
     for label, what in {
         "report": str(sweep.folder / REPORT),
         "figure": str(sweep.folder / (PARETO if front else FIGURE)),
+        "adapters": adapters,
         "study": shlex.join(["optuna-dashboard", str(sweep.folder / "study.journal")]),
         "MLflow": commands[0],
         "": f"then open {commands[1]}",
     }.items():
-        console.print(f"  {label:7} {what}", highlight=False, soft_wrap=True, markup=False)
+        console.print(f"  {label:8} {what}", highlight=False, soft_wrap=True, markup=False)
     console.print(f"\n[bold green]Answer[/] {escape(answer.sentence)}", highlight=False, soft_wrap=True)
     for caveat in answer.caveats:
         console.print(f"  - {caveat}", highlight=False, soft_wrap=True, markup=False)

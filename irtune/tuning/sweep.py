@@ -138,7 +138,12 @@ def _search(sweep: Sweep, at_once: int, console: Console) -> Outcome:
         callback.wait()
         entries = list(callback.entries.values())
         shipper.drain(DRAIN_S)
-        outcome = conclude(sweep, entries, shipper, tracker, console)
+        # A trial may have ended so late that nobody has looked at what it measured last.
+        for entry in entries:
+            if not entry.is_settled and entry.status == "finished":
+                callback.take_last(entry.trial_id)
+        outcome = conclude(sweep, entries, callback.adapters, shipper, tracker, console)
+        shipper.drain(DRAIN_S)
         if is_complete:
             write_identity(sweep.folder, config, sweep.ready.dataset.fingerprint(), complete=True)
         return outcome
@@ -256,6 +261,7 @@ def _announce(sweep: Sweep, console: Console) -> None:
         "trials": f"{config.tune.num_trials} and the baseline ({BASELINE}) of {config.training.max_steps} steps"
         + repeated,
         "results": str(sweep.folder),
+        "adapters": f"{config.tracking.keep_adapters} kept, {config.tracking.upload_adapters} uploaded",
         "MLflow": public_address(sweep.ready.tracking_uri) + ("" if sweep.ready.away is None else AWAY),
     }
     for label, fact in facts.items():
