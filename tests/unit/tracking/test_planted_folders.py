@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import threading
 import time
 import uuid
@@ -17,7 +16,7 @@ from stores import stored_runs
 from irtune.cli import main
 from irtune.files import read_json
 from irtune.tracking.contained import OutsideError, files_inside
-from irtune.tracking.heartbeat import STALE_AFTER_S, is_live
+from irtune.tracking.heartbeat import is_live
 from irtune.tracking.janitor import close_dead
 from irtune.tracking.ledger import RunEnd, RunLedger, RunStart
 from irtune.tracking.mlflow_tracker import MlflowTracker
@@ -299,18 +298,21 @@ def test_pipes_in_place_of_small_files_are_not_waited_for(tmp_path: Path, folder
     other.mkdir()
     os.mkfifo(other / "tracking.json")
     os.mkfifo(other / "driver.json")
-    assert close_dead(folder.parent, store_uri) == [] or names_of(store_uri, folder) == set()
-    assert not is_live(other) or STALE_AFTER_S > 0
+    assert close_dead(folder.parent, store_uri) == []
+    assert names_of(store_uri, folder) == set()
+    assert not is_live(other)
     with pytest.raises(ValueError, match=r"run\.json: is no file"):
         read_json(run / "run.json", RunStart)
-    with socket.socket(socket.AF_UNIX) as opened:
-        os.chdir(tmp_path)
-        opened.bind("socket")
-        with pytest.raises((OSError, ValueError)):
-            read_json(Path("socket"), RunStart)
     with (tmp_path / "huge.json").open("wb") as huge:
         huge.truncate(2**40)
     started_s = time.monotonic()
     with pytest.raises(ValueError, match="is larger than"):
         read_json(tmp_path / "huge.json", RunStart)
     assert time.monotonic() - started_s < 10
+
+
+def test_a_lock_that_is_a_link_harms_nothing(folder: Path, secret: Path, store_uri: str) -> None:
+    plant(folder, store_uri)
+    (folder / ".driver.lock").symlink_to(secret)
+    main(["sync", str(folder), "--tracking-uri", store_uri])
+    assert secret.read_text() == KEY
