@@ -15,7 +15,7 @@ from rich.console import Console
 
 from irtune.config.load import load, load_any, parse_overrides
 from irtune.config.sweep import SweepConfig
-from irtune.redaction import redact
+from irtune.redaction import raised_publicly, redact
 
 QUICKSTART = "search_spaces/quickstart.yaml"
 RUN = f"irtune sweep {QUICKSTART} 'space={{training.learning_rate: {{type: float, low: 3e-4, high: 3e-3, log: true}}}}'"
@@ -35,9 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(redact(f"error: {error}"), file=sys.stderr)
         return 2
     except Exception as error:
-        # Python would print the same, with whatever login stands in it.
-        print(redact("".join(traceback.format_exception(error))), end="", file=sys.stderr)
-        return 1
+        # Python prints it, and is not to print a login with it.
+        public = raised_publicly(error)
+        if public is error:
+            raise
+        raise public from None
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -1,10 +1,11 @@
 """What is taken out of texts, addresses and settings before they are written, and what stays."""
 
 import logging
+import traceback
 
 import pytest
 
-from irtune.cli import _log_no_secrets, _PublicConsole
+from irtune.cli import _log_no_secrets, _PublicConsole, main
 from irtune.config.load import ConfigError, build, load, without_login
 from irtune.config.sweep import SweepConfig
 from irtune.redaction import public_address, raised_publicly, redact, redacted
@@ -117,3 +118,20 @@ def test_terminal_and_log_show_no_secrets(
     shown = capsys.readouterr().out + caplog.text
     assert shown.count("https://***@host") >= 3
     assert "planted" not in shown
+
+
+def test_neither_a_mistake_nor_a_bug_shows_a_login(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error: Exception = ValueError("no answer from https://me:planted@host")
+
+    def fail(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr("irtune.cli.load", fail)
+    assert main(["sweep", "any.yaml"]) == 2
+    assert capsys.readouterr().err == "error: no answer from https://***@host\n"
+    error = KeyError("https://me:planted@host")
+    with pytest.raises(RuntimeError) as raised:
+        main(["sweep", "any.yaml"])
+    assert "planted" not in "".join(traceback.format_exception(raised.value))
