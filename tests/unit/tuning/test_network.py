@@ -111,3 +111,33 @@ print({each.laddr.ip for each in psutil.Process().net_connections("inet") if eac
 
 def interface_of_loopback():
     return next(name for name, each in NET_IF_ADDRS().items() if any(one.address == "127.0.0.1" for one in each))
+
+
+def test_two_workers_meet_and_listen_on_that_address_alone(monkeypatch):
+    monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "127.0.0.1")
+    code = """
+import os, socket, sys
+import psutil, torch, torch.distributed as dist
+from irtune.training.distributed import interface_of, make_process_group
+os.environ["GLOO_SOCKET_IFNAME"] = interface_of("127.0.0.1")
+listener = socket.socket(fileno=int(sys.argv[2])) if os.environ["RANK"] == "0" else None
+make_process_group("gloo", "127.0.0.1", int(sys.argv[1]), 30, listener)
+total = torch.ones(1)
+dist.all_reduce(total)
+print(total.item(), {each.laddr.ip for each in psutil.Process().net_connections("inet") if each.status == "LISTEN"})
+dist.barrier()
+dist.destroy_process_group()
+"""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port, number = listener.getsockname()[1], listener.fileno()
+        workers = [
+            subprocess.Popen(
+                [sys.executable, "-c", code, str(port), str(number)],
+                env=os.environ | {"RANK": str(rank), "WORLD_SIZE": "2"},
+                pass_fds=[number] if rank == 0 else [],
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(2)
+        ]
+        assert [worker.communicate(timeout=60)[0] for worker in workers] == ["2.0 {'127.0.0.1'}\n"] * 2
