@@ -6,13 +6,16 @@ import io
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from irtune.config.load import load, load_any, parse_overrides
 from irtune.config.sweep import SweepConfig
+from irtune.redaction import raised_publicly, redact
 
 QUICKSTART = "search_spaces/quickstart.yaml"
 RUN = f"irtune sweep {QUICKSTART} 'space={{training.learning_rate: {{type: float, low: 3e-4, high: 3e-3, log: true}}}}'"
@@ -24,12 +27,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     console = _console()
     _quieten_libraries()
+    _log_no_secrets()
     try:
         return int(options.command(options, console))
     except (ValueError, ConnectionError) as error:
         # A mistake of the user's or of the surroundings: the message says what to do, a traceback would hide it.
-        print(f"error: {error}", file=sys.stderr)
+        print(redact(f"error: {error}"), file=sys.stderr)
         return 2
+    except Exception as error:
+        # Python prints it, and is not to print a login with it.
+        public = raised_publicly(error)
+        if public is error:
+            raise
+        raise public from None
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -123,7 +133,7 @@ def _validate(options: argparse.Namespace, console: Console) -> int:
                 doubts = inputs.dataset.notes
         except ValueError as error:
             wrong += 1
-            print(error, file=sys.stderr)
+            print(redact(str(error)), file=sys.stderr)
             continue
         for doubt in doubts:
             console.print(f"{file}: note: {doubt}", highlight=False, soft_wrap=True, markup=False)
@@ -159,7 +169,9 @@ def _sync(options: argparse.Namespace, console: Console) -> int:
     uri = options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
     left = 0
     for folder in find_sweeps(options.folders):
-        result = try_sync(folder, lambda folder: open_tracker(folder, uri))
+        # Who says where to send has looked at what is sent.
+        of_anybody = options.tracking_uri is not None
+        result = try_sync(folder, lambda folder: open_tracker(folder, uri), of_anybody=of_anybody)
         left += len(result.left)
         console.print(f"{folder.resolve().name}: {result}", highlight=False, soft_wrap=True, markup=False)
     return 1 if left else 0
@@ -188,6 +200,33 @@ def _quieten_libraries() -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL if name == "ray.tune" else logging.WARNING)
 
 
+def _log_no_secrets() -> None:
+    """Redact what is logged from here on, tracebacks too, whoever logs it."""
+    make = logging.getLogRecordFactory()
+    if getattr(make, "redacts", False):
+        return
+
+    def make_public(*arguments: Any, **named: Any) -> logging.LogRecord:
+        record = make(*arguments, **named)
+        # Most of what is logged is shown to nobody.
+        if record.levelno >= logging.WARNING:
+            record.msg, record.args = redact(record.getMessage()), None
+            if record.exc_info and record.exc_info[1] is not None:
+                record.exc_text = redact("".join(traceback.format_exception(record.exc_info[1]))).rstrip()
+        return record
+
+    make_public.redacts = True  # type: ignore[attr-defined]
+    logging.setLogRecordFactory(make_public)
+
+
+class _PublicConsole(Console):
+    """A terminal on which no secrets are shown."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As Rich does, with texts redacted."""
+        super().print(*(redact(each) if isinstance(each, str) else each for each in objects), **options)
+
+
 def _is_news(record: logging.LogRecord) -> bool:
     return "Setting accelerator to CPU" not in record.getMessage()
 
@@ -196,10 +235,10 @@ def _console() -> Console:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A terminal that is not UTF-8 shows a question mark for what it lacks, and no traceback.
         sys.stdout.reconfigure(errors="replace")
-    console = Console()
+    console = _PublicConsole()
     # Job logs and pipes have no width of their own; a table folded to 80 columns is hard to read.
     if not console.is_terminal and "COLUMNS" not in os.environ:
-        console = Console(width=max(console.width, 160))
+        console = _PublicConsole(width=max(console.width, 160))
     return console
 
 

@@ -5,13 +5,14 @@ import json
 import logging
 import math
 import os
+import stat
 import time
 import uuid
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -24,6 +25,8 @@ ROOM_S = 300.0
 """How long to wait for room on a full disk: less than other ranks wait for one that does."""
 
 _TELL_EVERY_S = 60.0
+MOST_BYTES = 64 * 2**20
+"""Of a small file of JSON."""
 
 logger = logging.getLogger(__name__)
 
@@ -76,12 +79,35 @@ def read_json(file: Path, kind: type[_Content]) -> _Content:
     """
     adapter: TypeAdapter[_Content] = _adapter(cast(Any, kind))
     try:
-        return adapter.validate_json(file.read_bytes())
+        return adapter.validate_json(_read(file))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         reason = f"{where}: {first['msg']}" if where else first["msg"]
         raise ValueError(f"{file}: is damaged ({reason}); bring it back from a backup, or delete it") from error
+
+
+def open_at_once(file: Path) -> BinaryIO:
+    """Open a file to read, without waiting for whoever writes where it is a pipe.
+
+    Raises:
+        ValueError: It is no file.
+    """
+    opened = open(  # noqa: SIM115
+        file, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)
+    )
+    if stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+        return opened
+    opened.close()
+    raise ValueError(f"{file}: is no file but a pipe, a device or a folder; take it away")
+
+
+def _read(file: Path) -> bytes:
+    with open_at_once(file) as opened:
+        content = opened.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise ValueError(f"{file}: is larger than {MOST_BYTES:,} bytes, and so none of irtune's; take it away")
+    return content
 
 
 def once_there_is_room(write: Callable[[], _Content], what: object, limit_s: float = ROOM_S) -> _Content:

@@ -15,6 +15,7 @@ from irtune.config.mistakes import ConfigError, describe
 from irtune.config.schema import VARIANTS, ExperimentConfig
 from irtune.config.sweep import SweepConfig
 from irtune.methods import METHODS
+from irtune.redaction import public_address
 
 __all__ = [
     "ConfigError",
@@ -32,6 +33,7 @@ __all__ = [
     "relative_paths",
     "storage_path",
     "with_overrides",
+    "without_login",
 ]
 
 Config = TypeVar("Config", bound=ExperimentConfig)
@@ -225,6 +227,14 @@ def with_overrides(config: ExperimentConfig, overrides: Mapping[str, Any]) -> Ex
         ConfigError: If a key or value does not fit.
     """
     return build(ExperimentConfig, apply_overrides(explicit(config), overrides), "overrides")
+
+
+def without_login(config: Config) -> Config:
+    """The configuration with MLflow's address as everybody may read it; whoever connects keeps the other one apart."""
+    uri = config.tracking.uri
+    if uri is None or uri == public_address(uri):
+        return config
+    return build(type(config), apply_overrides(explicit(config), {"tracking.uri": public_address(uri)}), "tracking")
 
 
 def storage_path(config: ExperimentConfig) -> Path:

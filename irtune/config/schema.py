@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -236,8 +236,12 @@ class EngineConfig(Section):
         return self
 
 
+Share = Literal["none", "best", "all"]
+"""Of how many trials something is kept."""
+
+
 class TrackingConfig(Section):
-    """Where MLflow is."""
+    """Where MLflow is, and what is kept of trials besides measurements."""
 
     uri: str | None = Field(None, description="default: MLFLOW_TRACKING_URI, else sqlite under storage")
     experiment: str = Field("irtune", description="the MLflow experiment that runs go into")
@@ -245,6 +249,19 @@ class TrackingConfig(Section):
         False,
         description="begin also while the server does not answer: records wait in the sweep's folder until it does",
     )
+    keep_adapters: Share = Field(
+        "best",
+        description="whose adapters stay on storage: of all finished trials, or of the best ones, the baseline, the "
+        "Pareto front and the finalists with their repeats",
+    )
+    upload_adapters: Share = Field("best", description="whose adapters go to MLflow, of those that stay on storage")
+
+    @model_validator(mode="after")
+    def _what_is_uploaded_is_kept(self) -> "TrackingConfig":
+        if get_args(Share).index(self.upload_adapters) > get_args(Share).index(self.keep_adapters):
+            message = f"{self.upload_adapters} cannot be uploaded where keep_adapters is {self.keep_adapters}"
+            raise mistakes({"upload_adapters": f"{message}; set both alike, or tracking.keep_adapters=all"})
+        return self
 
 
 class ExperimentConfig(Section):

@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from irtune.analysis.metrics import Mode, better
 from irtune.config.schema import EngineConfig, ExperimentConfig, Section, mistakes
+from irtune.redaction import redacted
 
 Choice = str | int | float | bool | None
 """One value of a categorical dimension."""
@@ -48,6 +49,8 @@ class Dimension(Section):
         twice = [choice for index, choice in enumerate(self.choices) if choice in self.choices[:index]]
         if twice:
             found["choices"] = f"{twice[0]!r} equals an earlier choice, and a study could not tell them apart"
+        if redacted(self.choices) != list(self.choices):
+            found["choices"] = "holds a login or token, which study and trials would show; leave it to the environment"
         return found
 
     def _mistaken_bounds(self) -> dict[str, str]:

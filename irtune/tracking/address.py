@@ -1,19 +1,15 @@
 """Where MLflow is, and how a person gets to look at it."""
 
 import os
-import re
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
+from irtune.redaction import public_address
+
 _SQLITE = "sqlite:///"
-_LOGIN = re.compile(r"(?<=://)\S*@")
-_SECRETS = (
-    (_LOGIN, "***@"),
-    (re.compile(r"(?i)((?:password|passwd|pwd|token|secret)=)[^&\s'\"]+"), r"\1***"),
-)
 
 
 def resolve_tracking_uri(configured: str | None, storage: Path) -> str:
@@ -40,13 +36,6 @@ def requires_server(uri: str) -> bool:
 def artifact_root(database: Path) -> Path:
     """Where the artifacts of an SQLite store lie: next to it."""
     return database.parent / "mlartifacts"
-
-
-def redact(text: str) -> str:
-    """The text, most often an address, with its user names, passwords and tokens blotted out."""
-    for pattern, replacement in _SECRETS:
-        text = pattern.sub(replacement, text)
-    return text
 
 
 def ui_command(uri: str, python: str = sys.executable, port: int = 5000) -> str:
@@ -112,4 +101,4 @@ def quoted(text: str) -> str:
 
 
 def _page(base: str) -> str:
-    return f"{_LOGIN.sub('', base).rstrip('/')}/#"
+    return f"{public_address(base).partition('?')[0].partition('#')[0].rstrip('/')}/#"

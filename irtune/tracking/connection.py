@@ -11,7 +11,8 @@ import requests
 from mlflow import MlflowClient
 from mlflow.exceptions import ERROR_CODE_TO_HTTP_STATUS, MlflowException
 
-from irtune.tracking.address import local_database, redact
+from irtune.redaction import redact
+from irtune.tracking.address import local_database
 
 _CHECK_TIMEOUT_S = 4
 _lock = threading.Lock()

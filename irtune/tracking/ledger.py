@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from irtune.files import read_json, write_json
-from irtune.tracking.address import redact
+from irtune.redaction import public_address
 from irtune.tracking.spool import size_bytes
 
 logger = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ class RunLedger:
     def mark_shipped(self, run_id: str, tracking_uri: str, spool_bytes: int) -> None:
         """Note that MLflow has the run and its end, and ``spool_bytes`` of its spool."""
         # Losing the mark costs no more than sending again.
-        write_json(self._shipped, Shipped(run_id, redact(tracking_uri), spool_bytes), durable=False)
+        write_json(self._shipped, Shipped(run_id, public_address(tracking_uri), spool_bytes), durable=False)
 
     def start(self) -> RunStart:
         """What the run was opened with."""
@@ -130,8 +130,18 @@ class RunLedger:
             return None
 
     def spool(self) -> Path:
-        """The run's spool folder."""
-        return self.folder / self.start().spool
+        """The run's spool folder.
+
+        Raises:
+            ValueError: The ledger names something else than a folder beside it.
+        """
+        name = self.start().spool
+        spool = self.folder / name
+        if name in ("", ".", "..") or "/" in name or spool.is_symlink():
+            raise ValueError(
+                f"{self.folder / RUN}: its spool {name!r} is no folder beside it; take the run's folder away"
+            )
+        return spool
 
     def is_shipped(self) -> bool:
         """Whether MLflow has the run's end and all that is in its spool."""

@@ -1,6 +1,7 @@
 """The driver's hand in MLflow: it alone starts runs, ships what trials spooled, and says how each run ended."""
 
 import logging
+import posixpath
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,8 +14,10 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from requests import HTTPError
 
-from irtune.tracking.address import artifact_root, local_database, quoted, redact
+from irtune.redaction import public_address, redact
+from irtune.tracking.address import artifact_root, local_database, quoted
 from irtune.tracking.connection import TrackingError, fail_fast
+from irtune.tracking.contained import OutsideError, check_inside, files_inside
 from irtune.tracking.conversion import (
     NAMES_PER_CALL,
     PARAM_LENGTH,
@@ -70,7 +73,7 @@ class MlflowTracker:
     """
 
     def __init__(self, uri: str, experiment: str, *, may_be_away: bool = False) -> None:
-        self.uri = redact(uri)
+        self.uri = public_address(uri)
         self._uri, self._experiment = uri, experiment
         with fail_fast(_CALL_TIMEOUT_S):
             self._client = MlflowClient(uri)
@@ -250,18 +253,26 @@ class MlflowTracker:
         sent = (record["path"], record["time_ms"])
         if sent in run.artifacts:
             return
-        path, folder = Path(record["path"]), record["artifact_folder"] or None
-        log = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
         with fail_fast(_UPLOAD_TIMEOUT_S):
-            _unless_refused(f"the artifact {path}", lambda: log(run.run_id, str(path), folder))
+            _unless_refused(f"the artifact {record['path']}", lambda: self._upload(run.run_id, record))
         run.artifacts.add(sent)
+
+    def _upload(self, run_id: str, record: Mapping[str, Any]) -> None:
+        target: str = record["artifact_folder"]
+        if target:
+            check_inside(target)
+        refused: list[str] = []
+        for where, file in files_inside(Path(record["folder"]), record["path"], refused):
+            self._client.log_artifact(run_id, str(file), posixpath.join(target, where).rstrip("/") or None)
+        if refused:
+            logger.warning("of the artifact %s is left out: %s", record["path"], "; ".join(refused))
 
 
 def _unless_refused(what: str, call: Callable[[], object]) -> None:
     """Make a call; what will be refused every time is logged, what may work later is raised."""
     try:
         call()
-    except (MlflowException, HTTPError, FileNotFoundError) as error:
+    except (MlflowException, HTTPError, FileNotFoundError, OutsideError) as error:
         if not _is_refusal(error):
             raise
         logger.warning("MLflow does not take %s, it stays in the spool only: %s", what, redact(str(error)))
@@ -273,4 +284,4 @@ def _is_refusal(error: Exception) -> bool:
     if isinstance(error, HTTPError):
         status = error.response.status_code if error.response is not None else 0
         return 400 <= status < 500 and status not in _WORTH_A_RETRY
-    return isinstance(error, FileNotFoundError)
+    return isinstance(error, FileNotFoundError | OutsideError)

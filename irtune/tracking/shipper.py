@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from irtune.files import once_there_is_room
-from irtune.tracking.address import redact
+from irtune.redaction import redact
 from irtune.tracking.ledger import RunEnd, RunLedger, RunStart, RunStatus
 from irtune.tracking.mlflow_tracker import MlflowTracker
 from irtune.tracking.spool import Record, SpoolReader, size_bytes
@@ -138,6 +138,22 @@ class Shipper(threading.Thread):
             _note(spool.ledger, lambda ledger: ledger.finish(end))
         spool.end = end
         self._wake.set()
+
+    def resend(self, key: str, ledger: RunLedger) -> None:
+        """Follow a run again that has ended, since more was spooled of it; its end stays as it was.
+
+        Args:
+            key: The trial's key.
+            ledger: The run's; without an end nothing is sent before a later driver finds one.
+
+        Raises:
+            ValueError: The ledger is damaged.
+        """
+        start, end = ledger.start(), ledger.end()
+        with self._changed:
+            # One that is still followed is read to its end before it is closed.
+            if end is not None and key not in self._spools:
+                self._spools[key] = _Spool(ledger.spool(), start, ledger, end, is_shown=True)
 
     def settle(self, ledger: RunLedger) -> int:
         """Ship, in the calling thread, a run whose driver is gone, and end it as its ledger says.

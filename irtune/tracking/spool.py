@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import re
+import stat
 import time
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from irtune.files import once_there_is_room
+from irtune.redaction import redacted
 
 logger = logging.getLogger(__name__)
 
@@ -50,21 +52,24 @@ class SpoolWriter:
 
     def params(self, values: Mapping[str, Any]) -> None:
         """What was configured, by dotted key; values become text."""
-        self._write("params", values={key: str(value) for key, value in values.items()})
+        self._write("params", values=_texts(values))
 
     def tags(self, values: Mapping[str, Any]) -> None:
         """What the run is found by; values become text, a later one replaces an earlier one."""
-        self._write("tags", values={key: str(value) for key, value in values.items()})
+        self._write("tags", values=_texts(values))
 
     def artifact(self, path: Path, artifact_folder: str) -> None:
         """A complete file or folder to keep, under ``artifact_folder`` ("" = the root) of the run's artifacts.
 
-        It is copied later, so it must stay. A path within the trial's folder is stored relative to that folder.
+        It is copied later, so it must stay. Only what lies in the trial's folder is uploaded.
+
+        Raises:
+            ValueError: It lies elsewhere.
         """
         absolute = path.resolve()
-        inside = absolute.is_relative_to(self._trial)
-        stored = absolute.relative_to(self._trial) if inside else absolute
-        self._write("artifact", path=stored.as_posix(), artifact_folder=artifact_folder)
+        if not absolute.is_relative_to(self._trial):
+            raise ValueError(f"{path}: lies outside of {self._trial}; copy it there first")
+        self._write("artifact", path=absolute.relative_to(self._trial).as_posix(), artifact_folder=artifact_folder)
 
     def selection(self, record: Mapping[str, Any]) -> None:
         """One choice of blocks: step, active, scores, measured_at, trainable_parameters, lowest_active."""
@@ -143,7 +148,8 @@ class SpoolReader:
             elif record["kind"] == "selection":
                 record["scores"] = [None if score is None else float(score) for score in record["scores"]]
             elif record["kind"] == "artifact":
-                record["path"] = str(self._directory.resolve().parent / record["path"])
+                # Beginning at which folder, is not for the record to say.
+                record["folder"] = str(self._directory.resolve().parent)
         except (ValueError, KeyError, TypeError, AttributeError):
             return None
         return record
@@ -171,8 +177,13 @@ def _path(directory: Path, attempt: int) -> Path:
 
 
 def _attempts(directory: Path) -> list[int]:
-    matches = (_ATTEMPT.fullmatch(path.name) for path in directory.glob("attempt_*.jsonl"))
-    return sorted(int(match[1]) for match in matches if match)
+    files = (path for path in directory.glob("attempt_*.jsonl") if stat.S_ISREG(path.lstat().st_mode))
+    return sorted(int(match[1]) for path in files if (match := _ATTEMPT.fullmatch(path.name)))
+
+
+def _texts(values: Mapping[str, Any]) -> dict[str, str]:
+    """Values as they may be read by whoever looks at MLflow."""
+    return {key: str(redacted(value, key)) for key, value in values.items()}
 
 
 def _encode(value: float) -> float | str:

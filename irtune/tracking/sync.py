@@ -1,26 +1,31 @@
 """Sending on what a driver could not: of sweeps whose driver is gone, everything that MLflow lacks."""
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from irtune.files import read_json, write_json
-from irtune.tracking.address import local_database, redact
+from irtune.redaction import public_address, redact
+from irtune.tracking.address import local_database
 from irtune.tracking.connection import check_tracking
 from irtune.tracking.heartbeat import SYNCED, DriverAliveError, Heartbeat
 from irtune.tracking.ledger import RUN, RunEnd, RunLedger
 from irtune.tracking.mlflow_tracker import MlflowTracker
+from irtune.tracking.ownership import is_own_file, leads_elsewhere, why_not_own
 from irtune.tracking.shipper import Shipper
 from irtune.tracking.spool import last_written_ms
+
+logger = logging.getLogger(__name__)
 
 ADDRESS = "tracking.json"
 KILLED_BY_TAG = "irtune.killed_by"
 
 _RUNS = ("trials/*", "summary")
 _MOST_FAILURES = 3
-_REASON_LENGTH = 300
+_REASON_LENGTH = 500
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ def write_address(folder: Path, uri: str, experiment: str) -> None:
         experiment: The experiment's name.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / ADDRESS, StoreAddress(_without_login(uri), experiment))
+    write_json(folder / ADDRESS, StoreAddress(public_address(uri), experiment))
 
 
 def read_address(folder: Path) -> StoreAddress:
@@ -88,31 +93,54 @@ def read_address(folder: Path) -> StoreAddress:
         raise ValueError(f"{folder}: not the folder of a sweep: it has no {ADDRESS}") from None
 
 
-def open_tracker(folder: Path, uri: str | None = None, own_uri: str | None = None) -> MlflowTracker:
+def open_tracker(folder: Path, uri: str | None = None) -> MlflowTracker:
     """The tracker that a sweep's runs belong to.
+
+    MLflow sends the logins of the environment to whatever server it is told; so the address of a server has to come
+    from the user, and not from a file that lies beside the runs.
 
     Args:
         folder: The sweep's folder.
-        uri: Use this address instead of the sweep's own.
-        own_uri: An address with login, used where the sweep's own is the same without it.
+        uri: The address that the user said; by default the sweep's own database.
 
     Raises:
-        ValueError: The folder is none of a sweep, or its database is gone.
+        ValueError: The folder is none of a sweep, or its runs belong to a server, to a database that is gone, or to
+            another user's.
         TrackingError: MLflow cannot be reached.
     """
     address = read_address(folder)
-    if uri is None and own_uri is not None and _without_login(own_uri) == address.uri:
-        uri = own_uri
     if uri is None:
-        database = local_database(address.uri)
-        if database is not None and not database.is_file():
-            raise ValueError(
-                f"{folder}: its MLflow database {database} is gone; name another one, or a server, with --tracking-uri"
-            )
-        # MLflow takes logins also from the environment.
-        uri = address.uri.replace("***@", "")
+        uri = _own_database(folder, public_address(address.uri))
     check_tracking(uri)
     return MlflowTracker(uri, address.experiment)
+
+
+def belongs_to(folder: Path, uri: str) -> bool:
+    """Whether a sweep's own address is this one, logins apart.
+
+    Raises:
+        ValueError: The folder is none of a sweep, or the file is damaged.
+    """
+    return public_address(read_address(folder).uri) == public_address(uri)
+
+
+def _own_database(folder: Path, uri: str) -> str:
+    database = local_database(uri)
+    if database is None:
+        raise ValueError(
+            f"{folder}: its runs belong to {uri}, as only its {ADDRESS} says, and your login would go there too; if "
+            f"that is right, say --tracking-uri {uri}"
+        )
+    if not database.is_file():
+        raise ValueError(
+            f"{folder}: its MLflow database {database} is gone; name another one, or a server, with --tracking-uri"
+        )
+    if not is_own_file(database):
+        raise ValueError(
+            f"{folder}: its MLflow database {database} is a link or another user's; if it is the right one, say so "
+            f"with --tracking-uri {uri}"
+        )
+    return uri
 
 
 def find_sweeps(folders: Iterable[Path]) -> list[Path]:
@@ -122,7 +150,7 @@ def find_sweeps(folders: Iterable[Path]) -> list[Path]:
         ValueError: A folder is neither.
     """
     sweeps: list[Path] = []
-    for folder in folders:
+    for folder in (folder.resolve() for folder in folders):
         within = (
             [folder] if (folder / ADDRESS).is_file() else sorted(path.parent for path in folder.glob(f"*/{ADDRESS}"))
         )
@@ -136,7 +164,8 @@ def find_sweeps(folders: Iterable[Path]) -> list[Path]:
 
 def unshipped(folder: Path) -> list[RunLedger]:
     """The runs of a sweep that MLflow lacks or has in part, in the order in which they began."""
-    ledgers = [RunLedger(file.parent) for place in _RUNS for file in folder.glob(f"{place}/{RUN}")]
+    files = [file for place in _RUNS for file in folder.glob(f"{place}/{RUN}")]
+    ledgers = [RunLedger(file.parent) for file in files if _is_part(folder, file)]
     return sorted((ledger for ledger in ledgers if not ledger.is_shipped()), key=_began_ms)
 
 
@@ -157,14 +186,25 @@ def sync(
     return _sync(folder, lambda: tracker, close_open, timeout_s)
 
 
-def try_sync(folder: Path, open_tracker: Callable[[Path], MlflowTracker], timeout_s: float | None = None) -> SyncResult:
+def try_sync(
+    folder: Path,
+    open_tracker: Callable[[Path], MlflowTracker],
+    timeout_s: float | None = None,
+    *,
+    of_anybody: bool = False,
+) -> SyncResult:
     """Like ``sync``, but MLflow is asked only if something is unshipped, and what goes wrong is told in ``left``.
 
     Args:
         folder: The sweep's folder.
         open_tracker: From the sweep's folder to the tracker that its runs belong to.
         timeout_s: Begin no further run after this time.
+        of_anybody: Touch also a folder that is not certainly this user's own.
     """
+    foreign = None if of_anybody else why_not_own(folder)
+    if foreign is not None:
+        hint = f"if you trust it, say where its runs go: irtune sync {folder} --tracking-uri ADDRESS"
+        return SyncResult(left={folder.name: f"{folder} {foreign}; {hint}"})
     try:
         return _sync(folder, lambda: open_tracker(folder), True, timeout_s)
     # Of several sweeps, one that cannot be sent holds up no other.
@@ -227,16 +267,18 @@ def _end_without_driver(ledger: RunLedger, tracker: MlflowTracker) -> RunEnd:
     return RunEnd("KILLED", {KILLED_BY_TAG: "hard kill"}, None, end_time_ms)
 
 
+def _is_part(folder: Path, file: Path) -> bool:
+    reason = leads_elsewhere(folder, file)
+    if reason is not None:
+        logger.warning("%s: a run is left alone: %s", folder, reason)
+    return reason is None
+
+
 def _began_ms(ledger: RunLedger) -> int:
     try:
         return ledger.start().start_time_ms
     except ValueError:
         return 0
-
-
-def _without_login(uri: str) -> str:
-    # The path of a database has no login, whatever it looks like.
-    return uri if local_database(uri) is not None else redact(uri)
 
 
 def _reason(error: Exception) -> str:

@@ -23,6 +23,7 @@ from irtune.files import once_there_is_room, write_whole
 from irtune.layers import LayerController, SelectionRecord, map_parameters
 from irtune.layers.collectives import gather
 from irtune.layers.self_check import check_at_start
+from irtune.redaction import redacted
 from irtune.training.adapter import add_adapter
 from irtune.training.checkpoint import load_weights, save_adapter
 from irtune.training.class_weights import weights_of_classes
@@ -344,7 +345,9 @@ def _keep(loop: Loop, dataset: LabelledDataset, weights: Path, probabilities: Ma
         "max_length": loop.data.max_length,
         "config": dotted_keys(loop.config),
     }
-    save_adapter(loop.blocks, loop.folder / ADAPTER, weights, notes)
+    tracking = loop.config.tracking
+    if tracking.keep_adapters != "none":
+        save_adapter(loop.blocks, loop.folder / ADAPTER, weights, redacted(notes))
     arrays: dict[str, Any] = {}
     for split, values in probabilities.items():
         arrays[f"{split}_ids"] = np.array([example.id for example in dataset.splits[split]])
@@ -352,5 +355,6 @@ def _keep(loop: Loop, dataset: LabelledDataset, weights: Path, probabilities: Ma
         arrays[f"{split}_probabilities"] = values
     predictions = loop.folder / PREDICTIONS
     once_there_is_room(lambda: np.savez_compressed(predictions, **arrays), predictions)
-    loop.recorder.artifact(loop.folder / ADAPTER, ADAPTER)
+    if tracking.upload_adapters == "all":
+        loop.recorder.artifact(loop.folder / ADAPTER, ADAPTER)
     loop.recorder.artifact(loop.folder / PREDICTIONS, "")

@@ -12,6 +12,7 @@ from irtune.config.load import with_overrides
 from irtune.tracking.ledger import RunLedger
 from irtune.tracking.shipper import Shipper
 from irtune.tracking.spool import Record, SpoolReader
+from irtune.tuning.adapters import Adapters
 from irtune.tuning.artifacts import keep_trace
 from irtune.tuning.book import TrialEntry, config_hash, trial_name
 from irtune.tuning.preflight import Sweep
@@ -33,6 +34,7 @@ class SweepCallback(tune.Callback):  # type: ignore[misc]
         self.shipper = shipper
         self.on_end = on_end
         self.entries: dict[str, TrialEntry] = {}
+        self.adapters = Adapters(sweep.config)
         self._commit = git_commit()
         self._ends = ThreadPoolExecutor(1, thread_name_prefix="irtune-ends")
 
@@ -51,6 +53,7 @@ class SweepCallback(tune.Callback):  # type: ignore[misc]
         entry = self.entries.get(key.rpartition("/")[2])
         if entry is not None:
             entry.settle()
+            self.adapters.take(entry)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Open the trial's run; a restarted trial goes on in the same."""
@@ -91,6 +94,7 @@ class SweepCallback(tune.Callback):  # type: ignore[misc]
                 self._follow(entry)
                 self._end(entry.trial_id, entry.status, entry.error)
             measured = (record for record in records if record["kind"] == "metrics" and metric in record["values"])
+            self.adapters.take(entry)
             scores[trial.name] = {record["step"]: record["values"][metric] for record in measured}
         return scores
 

@@ -1,17 +1,19 @@
 """The Ray cluster that a sweep runs on: joined or started, and asked what it holds."""
 
+import contextlib
 import json
 import math
 import os
 import shlex
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private import ray_constants
 
 from irtune.config.load import Config, ConfigError, apply_overrides, build, explicit, relative_paths
 from irtune.config.schema import EngineConfig
@@ -148,8 +150,20 @@ def connect() -> None:
         os.environ.setdefault("RAY_worker_niceness", "0")
         # Ray starts workers through a shell and does not quote the interpreter, which may lie in a path with spaces.
         options["runtime_env"]["py_executable"] = shlex.quote(sys.executable)
-        # A cluster that another program left on this machine is not ours to load.
-        ray.init(address="local", include_dashboard=False, _node_ip_address="127.0.0.1", **options)
+        with _on_loopback():
+            # A cluster that another program left on this machine is not ours to load.
+            ray.init(address="local", include_dashboard=False, _node_ip_address="127.0.0.1", **options)
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Keep Ray on 127.0.0.1; on Linux it else takes the network's address instead, and opens all ports to it."""
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def describe() -> str:

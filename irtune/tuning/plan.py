@@ -15,12 +15,13 @@ from optuna.samplers import RandomSampler
 from rich.console import Console
 
 from irtune.analysis.tables import duration, operations
-from irtune.config.load import ConfigError, storage_path, with_overrides
+from irtune.config.load import ConfigError, storage_path, with_overrides, without_login
 from irtune.config.schema import EngineConfig, ExperimentConfig
 from irtune.config.sweep import SweepConfig
 from irtune.data.base import Split
 from irtune.files import write_json
-from irtune.tracking.address import redact, requires_server
+from irtune.redaction import public_address, redacted
+from irtune.tracking.address import requires_server
 from irtune.tracking.heartbeat import is_live
 from irtune.training.cost import CostModel, memory_by_shape
 from irtune.training.model import shapes_only
@@ -80,6 +81,7 @@ def plan_sweep(config: SweepConfig, source: str, console: Console, resume: Resum
     """
     config = cluster.with_absolute_paths(config)
     ready = prepare(config, source, makes_store=False)
+    config = without_login(config)
     for doubt in ready.doubts:
         console.print(f"note: {source}: {doubt}", highlight=False, soft_wrap=True, markup=False)
     # Without a terminal nobody is asked; what would be gone on with is only said.
@@ -151,8 +153,8 @@ def trials_at_once(sweep: Sweep, nodes: Sequence[cluster.Node]) -> int:
         raise ConfigError(
             sweep.source,
             [
-                f"tracking.uri: {redact(uri)} is a file, and the cluster has {len(nodes)} nodes; start `mlflow server` "
-                "and set MLFLOW_TRACKING_URI to its address"
+                f"tracking.uri: {public_address(uri)} is a file, and the cluster has {len(nodes)} nodes; start `mlflow "
+                "server` and set MLFLOW_TRACKING_URI to its address"
             ],
         )
     return min(fits, config.tune.max_concurrent_trials or fits, config.tune.num_trials + 1)
@@ -204,10 +206,11 @@ def make_plan(sweep: Sweep, lengths: Mapping[Split, np.ndarray], rehearsal: Rehe
         "memory": f"{memory_bytes / 2**30:.2g} GiB a worker",
         "a trial": _trial_in_words(baseline, others),
         "in all": _in_words(most, config.engine) + if_stopped,
-        "results": f"{sweep.folder}: trials with their checkpoints and predictions, tokens, study, report",
-        "MLflow": f"{redact(sweep.ready.tracking_uri)}, experiment {config.tracking.experiment}",
+        "results": f"{sweep.folder}: trials with their checkpoints, predictions and adapters "
+        f"({config.tracking.keep_adapters} kept, {config.tracking.upload_adapters} uploaded), tokens, study, report",
+        "MLflow": f"{public_address(sweep.ready.tracking_uri)}, experiment {config.tracking.experiment}",
     }
-    return Plan(facts, {name: value for name, value in predicted.items() if not math.isnan(value)}, source)
+    return Plan(redacted(facts), {name: value for name, value in predicted.items() if not math.isnan(value)}, source)
 
 
 def _tried(

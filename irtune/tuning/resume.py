@@ -11,7 +11,8 @@ from rich.console import Console
 from irtune.config.load import ConfigError, dotted_keys, storage_path
 from irtune.config.sweep import SweepConfig
 from irtune.files import once_there_is_room, read_json, write_json
-from irtune.tracking.address import redact
+from irtune.redaction import redacted
+from irtune.tracking.ownership import why_not_own
 
 Resume = Literal["ask", "always", "never"]
 """Whether to go on with an earlier sweep of the same name: ``ask`` does with one that did not come to its end, and asks
@@ -30,6 +31,8 @@ FREE_SETTINGS = {
     "tune.finalists",
     "tune.finalists.top",
     "tune.finalists.seeds",
+    "tracking.keep_adapters",
+    "tracking.upload_adapters",
 }
 """What may be another in a resumed sweep: it changes how many trials run, where, at once and after what, but none of
 them."""
@@ -88,7 +91,7 @@ def sweep_to_resume(
         return None
     earlier = _earlier_sweeps(config)
     if resume == "ask":
-        earlier = [folder for folder in earlier if _is_readable(folder, console)]
+        earlier = [folder for folder in earlier if _is_own(folder, console) and _is_readable(folder, console)]
     folder = max(earlier, key=lambda folder: (not _identity(folder).complete, folder.name), default=None)
     if resume == "always":
         return _checked(folder, config, fingerprint, source, is_live)
@@ -126,6 +129,13 @@ def _earlier_sweeps(config: SweepConfig) -> list[Path]:
     return [folder for folder in folders if of_this_name.fullmatch(folder.name)]
 
 
+def _is_own(folder: Path, console: Console) -> bool:
+    foreign = why_not_own(folder)
+    if foreign is not None:
+        _say(console, f"note: {folder.name} is left alone: it {foreign}; --resume goes on with it all the same")
+    return foreign is None
+
+
 def _is_readable(folder: Path, console: Console) -> bool:
     try:
         _identity(folder)
@@ -138,7 +148,7 @@ def _is_readable(folder: Path, console: Console) -> bool:
 def _differences(folder: Path, config: SweepConfig, fingerprint: str) -> list[str]:
     """What of a sweep is not as its first driver knew it, in words."""
     identity = _identity(folder)
-    before, now = identity.settings, _settings(config)
+    before, now = _public(identity.settings), _settings(config)
     keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     different = [f"{key}: {_said(before, key)} before, {_said(now, key)} now" for key in keys]
     if identity.data_fingerprint != fingerprint:
@@ -152,8 +162,11 @@ def _identity(folder: Path) -> Identity:
 
 def _settings(config: SweepConfig) -> dict[str, Any]:
     settings = {key: value for key, value in dotted_keys(config).items() if key not in FREE_SETTINGS}
-    uri = settings.get("tracking.uri")
-    return settings | ({"tracking.uri": redact(uri)} if uri else {})
+    return _public(settings)
+
+
+def _public(settings: dict[str, Any]) -> dict[str, Any]:
+    return {key: redacted(value, key) for key, value in settings.items()}
 
 
 def _said(settings: dict[str, Any], key: str) -> str:

@@ -22,17 +22,20 @@ from irtune.analysis.tables import markdown_table, trial_table
 from irtune.analysis.trials import TrialRow
 from irtune.config.load import concise, dotted_keys
 from irtune.files import once_there_is_room, read_json
-from irtune.tracking.address import comparison_url, redact, requires_server, ui_command
+from irtune.redaction import public_address, redact, redacted
+from irtune.tracking.address import comparison_url, requires_server, ui_command
 from irtune.tracking.mlflow_tracker import MlflowTracker
 from irtune.tracking.shipper import Shipper
 from irtune.tracking.spool import SpoolWriter, next_attempt
 from irtune.tracking.view import SweepView
+from irtune.tuning.adapters import Adapters
 from irtune.tuning.artifacts import HEAT_MAP
 from irtune.tuning.book import TrialEntry
 from irtune.tuning.comparison import Row, actual, side_by_side, table
 from irtune.tuning.plan import PLAN, Plan
 from irtune.tuning.preflight import Sweep
 from irtune.tuning.provenance import environment
+from irtune.tuning.searcher import STUDY
 
 LOCAL_UI = "http://127.0.0.1:5000"
 REPORT, TABLE, BEST = "report.html", "trials.md", "best.yaml"
@@ -69,7 +72,12 @@ class Outcome:
 
 
 def conclude(
-    sweep: Sweep, entries: Sequence[TrialEntry], shipper: Shipper, tracker: MlflowTracker, console: Console
+    sweep: Sweep,
+    entries: Sequence[TrialEntry],
+    adapters: Adapters,
+    shipper: Shipper,
+    tracker: MlflowTracker,
+    console: Console,
 ) -> Outcome:
     """Answer, write, record, and then show: what a terminal cannot print costs no report."""
     metric, mode = sweep.config.tune.first_objective
@@ -86,11 +94,12 @@ def conclude(
     commands = _ways_to_look(sweep, tracker, experiment_id)
     compared = _compare(sweep, entries)
     once_there_is_room(lambda: _write_files(sweep, entries, rows, answer, commands, compared), sweep.folder)
-    _record(sweep, answer, compared, shipper)
+    _record(sweep, answer, compared, adapters.told(), shipper)
+    adapters.upload(shipper)
     if compared[0]:
         console.print()
         console.print(table(*compared[:2]))
-    _show(sweep, entries, answer, rows, commands, console)
+    _show(sweep, entries, answer, rows, adapters.told(), commands, console)
     return Outcome(sweep.name, sweep.folder, answer, tuple(rows), experiment_id)
 
 
@@ -161,7 +170,8 @@ def _write_files(
     (sweep.folder / TABLE).write_text("\n\n".join(tables) + "\n", encoding="utf-8")
     best_yaml = ""
     if answer.best is not None:
-        best_yaml = yaml.safe_dump(by_id[answer.best.trial_id].config.model_dump(mode="json"), sort_keys=False)
+        best = by_id[answer.best.trial_id].config.model_dump(mode="json")
+        best_yaml = yaml.safe_dump(redacted(best), sort_keys=False)
         (sweep.folder / BEST).write_text(best_yaml, encoding="utf-8")
     shown = {row.name: by_id[row.trial_id].folder / HEAT_MAP for row in (answer.selective, answer.baseline) if row}
     report = render_report(
@@ -172,8 +182,8 @@ def _write_files(
         pareto_png=pareto,
         front=front,
         finalists_png=finalists,
-        data=sweep.ready.inputs.facts() | {"asked": sweep.ready.inputs.asked()},
-        data_notes=sweep.ready.dataset.notes,
+        data=redacted(sweep.ready.inputs.facts() | {"asked": sweep.ready.inputs.asked()}),
+        data_notes=redacted(sweep.ready.dataset.notes),
         best_yaml=best_yaml,
         heat_maps={name: file.read_bytes() for name, file in shown.items() if file.is_file()},
         tracking_command=commands[0],
@@ -181,9 +191,9 @@ def _write_files(
         provenance=environment()
         | {
             "data fingerprint": sweep.ready.dataset.fingerprint(),
-            "model": sweep.config.model.name,
-            "sweep file": sweep.source,
-            "MLflow": redact(sweep.ready.tracking_uri),
+            "model": redact(sweep.config.model.name),
+            "sweep file": redact(sweep.source),
+            "MLflow": public_address(sweep.ready.tracking_uri),
         }
         | {f"predicted: {name}": f"{predicted}, actually {took}" for name, predicted, took, _ in compared[0]},
         mode=mode,
@@ -202,7 +212,7 @@ def _drawn(figure: Figure, path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _record(sweep: Sweep, answer: Answer, compared: Compared, shipper: Shipper) -> None:
+def _record(sweep: Sweep, answer: Answer, compared: Compared, adapters: str, shipper: Shipper) -> None:
     """A run of its own for the sweep, with everything that is about all of its trials."""
     key, spool = f"{sweep.name}/{SUMMARY}", sweep.folder / SUMMARY / "spool"
     tags = {"irtune.sweep": sweep.name, "irtune.kind": "summary", "irtune.data": sweep.ready.dataset.name}
@@ -213,7 +223,7 @@ def _record(sweep: Sweep, answer: Answer, compared: Compared, shipper: Shipper) 
     writer = SpoolWriter(spool, attempt)
     writer.params(dotted_keys(sweep.config))
     writer.tags({"irtune.answer": answer.sentence, "irtune.caveats": " ".join(answer.caveats)})
-    writer.tags({"irtune.data.notes": " ".join(sweep.ready.dataset.notes)})
+    writer.tags({"irtune.data.notes": " ".join(sweep.ready.dataset.notes), "irtune.adapters": adapters})
     interval, name = answer.interval, sweep.metric.name
     values = {
         "summary/saving_flops": answer.saving_flops,
@@ -225,11 +235,11 @@ def _record(sweep: Sweep, answer: Answer, compared: Compared, shipper: Shipper) 
     }
     known = {name: value for name, value in values.items() if value is not None}
     writer.metrics(attempt, known | compared[2])
-    # The journal may be written to while it is uploaded, so a copy is.
-    shutil.copyfile(sweep.folder / "study.journal", sweep.folder / SUMMARY / "study.journal")
-    for file in (REPORT, FIGURE, PARETO, FINALISTS_FIGURE, TABLE, BEST, PLAN, f"{SUMMARY}/study.journal"):
+    # The journal may be written to while it is uploaded; and only what lies in its own folder is uploaded of a run.
+    for file in (REPORT, FIGURE, PARETO, FINALISTS_FIGURE, TABLE, BEST, PLAN, STUDY):
         if (sweep.folder / file).is_file():
-            writer.artifact(sweep.folder / file, "")
+            shutil.copyfile(sweep.folder / file, sweep.folder / SUMMARY / file)
+            writer.artifact(sweep.folder / SUMMARY / file, "")
     writer.close()
     shipper.finish(key, "FINISHED", {})
 
@@ -239,6 +249,7 @@ def _show(
     entries: Sequence[TrialEntry],
     answer: Answer,
     rows: Sequence[TrialRow],
+    adapters: str,
     commands: tuple[str, str],
     console: Console,
 ) -> None:
@@ -260,16 +271,19 @@ def _show(
         by = f" by {metric}, the first objective" if front else ""
         console.print(f"\n[bold]Best configuration{by}[/] ({escape(where)})", highlight=False, soft_wrap=True)
         best = next(entry.config for entry in entries if entry.trial_id == answer.best.trial_id)
-        console.print(Syntax(yaml.safe_dump(concise(best), sort_keys=False), "yaml", background_color="default"))
+        console.print(
+            Syntax(yaml.safe_dump(redacted(concise(best)), sort_keys=False), "yaml", background_color="default")
+        )
     console.print("[bold]Look at it[/]")
     for label, what in {
         "report": str(sweep.folder / REPORT),
         "figure": str(sweep.folder / (PARETO if front else FIGURE)),
+        "adapters": adapters,
         "study": shlex.join(["optuna-dashboard", str(sweep.folder / "study.journal")]),
         "MLflow": commands[0],
         "": f"then open {commands[1]}",
     }.items():
-        console.print(f"  {label:7} {what}", highlight=False, soft_wrap=True, markup=False)
+        console.print(f"  {label:8} {what}", highlight=False, soft_wrap=True, markup=False)
     console.print(f"\n[bold green]Answer[/] {escape(answer.sentence)}", highlight=False, soft_wrap=True)
     for caveat in answer.caveats:
         console.print(f"  - {caveat}", highlight=False, soft_wrap=True, markup=False)

@@ -16,15 +16,15 @@ from ray.tune.search import Searcher
 from rich.console import Console
 
 from irtune.analysis.trials import TrialRow
-from irtune.config.load import explicit, storage_path
+from irtune.config.load import explicit, storage_path, without_login
 from irtune.config.schema import BASELINE
 from irtune.config.sweep import SweepConfig
-from irtune.tracking.address import redact
+from irtune.redaction import public_address
 from irtune.tracking.heartbeat import Heartbeat, is_live
 from irtune.tracking.janitor import close_dead
 from irtune.tracking.mlflow_tracker import MlflowTracker
 from irtune.tracking.shipper import Shipper
-from irtune.tracking.sync import open_tracker, sync, write_address
+from irtune.tracking.sync import sync, write_address
 from irtune.training.rehearsal import Rehearsal
 from irtune.tuning import cluster
 from irtune.tuning.artifacts import keep_trace
@@ -73,6 +73,8 @@ def run_sweep(config: SweepConfig, source: str, console: Console, resume: Resume
     config = cluster.with_absolute_paths(config)
     with _status(console, "checking settings, model, data and tracking"):
         ready = prepare(config, source)
+    # From here on the login is in ``ready.tracking_uri`` alone, which is never written.
+    config = without_login(config)
     fingerprint = ready.dataset.fingerprint()
     folder = sweep_to_resume(config, fingerprint, resume, source=source, console=console, is_live=is_live)
     ready.check_away(config.tracking, is_new=folder is None)
@@ -83,7 +85,7 @@ def run_sweep(config: SweepConfig, source: str, console: Console, resume: Resume
             lengths = ready.inputs.keep(config, folder / "encoded")
             write_identity(folder, config, fingerprint)
             write_address(folder, ready.tracking_uri, config.tracking.experiment)
-            close_dead(storage_path(config), lambda other: open_tracker(other, own_uri=ready.tracking_uri))
+            close_dead(storage_path(config), ready.tracking_uri)
         _announce(sweep, console)
         if not (folder / PLAN).is_file():
             with _status(console, "trying a few steps of the model"):
@@ -143,7 +145,12 @@ def _search(sweep: Sweep, at_once: int, console: Console) -> Outcome:
         callback.wait()
         entries = list(callback.entries.values())
         shipper.drain(DRAIN_S)
-        outcome = conclude(sweep, entries, shipper, tracker, console)
+        # A trial may have ended so late that nobody has looked at what it measured last.
+        for entry in entries:
+            if not entry.is_settled and entry.status == "finished":
+                callback.take_last(entry.trial_id)
+        outcome = conclude(sweep, entries, callback.adapters, shipper, tracker, console)
+        shipper.drain(DRAIN_S)
         if is_complete:
             write_identity(sweep.folder, config, sweep.ready.dataset.fingerprint(), complete=True)
         return outcome
@@ -268,7 +275,8 @@ def _announce(sweep: Sweep, console: Console) -> None:
         "trials": f"{config.tune.num_trials} and the baseline ({BASELINE}) of {config.training.max_steps} steps"
         + repeated,
         "results": str(sweep.folder),
-        "MLflow": redact(sweep.ready.tracking_uri) + ("" if sweep.ready.away is None else AWAY),
+        "adapters": f"{config.tracking.keep_adapters} kept, {config.tracking.upload_adapters} uploaded",
+        "MLflow": public_address(sweep.ready.tracking_uri) + ("" if sweep.ready.away is None else AWAY),
     }
     for label, fact in facts.items():
         console.print(f"{label:8} {fact}", highlight=False, soft_wrap=True, markup=False)

@@ -11,6 +11,7 @@ import ray
 from irtune.config.load import build, with_overrides
 from irtune.config.schema import ExperimentConfig
 from irtune.data.base import LabelledDataset
+from irtune.redaction import raised_publicly
 from irtune.tracking.spool import SpoolWriter, next_attempt
 from irtune.training.recorder import NoRecorder, Recorder, Report
 
@@ -89,6 +90,12 @@ def train_rank(overrides: Mapping[str, Any], trial: str, setup: TrialSetup, repo
             encoded_folder=setup.folder / "encoded",
             dataset=dataset,
         )
+    except Exception as error:
+        # Ray and Tune write down whatever is raised here.
+        public = raised_publicly(error)
+        if public is error:
+            raise
+        raise public from None
     finally:
         recorder.close()
 

@@ -88,4 +88,4 @@ def test_a_complete_sweep_is_given_another_seed(sweep: SweepRun) -> None:
     assert again.status == 0, again.output
     assert "each the mean of 3 seeds" in again.output
     assert sorted(run.data.tags["irtune.seed"] for run in again.runs("finalist")) == ["1", "1", "2", "2", "3", "3"]
-    assert not list(Path(sweep.folder).glob("trials/finalist_*_seed_[12]/spool/attempt_[3-9].jsonl"))
+    assert not list(Path(sweep.folder).glob("trials/finalist_*_seed_[12]/spool/attempt_[4-9].jsonl"))

@@ -99,6 +99,26 @@ def test_the_summary_run_holds_the_sweep(tiny_sweep: SweepRun) -> None:
     assert {"report.html", "response.png", "best.yaml", "study.journal", "trials.md"} <= files
 
 
+def test_the_adapters_of_the_best_trial_and_the_baseline_are_kept_and_uploaded(tiny_sweep: SweepRun) -> None:
+    runs = {Path(run.data.tags["irtune.trial_folder"]).name: run for run in tiny_sweep.runs()}
+    finished = {name: run for name, run in runs.items() if run.data.tags["irtune.pruned"] == "false"}
+    selective = {name: run.data.metrics for name, run in finished.items() if name != "baseline"}
+    best = max(
+        sorted(selective), key=lambda name: (selective[name]["eval/f1_macro"], -selective[name]["cost/total_flops"])
+    )
+    kept = {file.parent.parent.name for file in tiny_sweep.folder.glob("trials/*/adapter/adapter_model.safetensors")}
+    assert kept == {best, "baseline"}
+    client = tiny_sweep.client()
+    uploaded = {
+        name: {file.path for file in client.list_artifacts(run.info.run_id, "adapter")} for name, run in runs.items()
+    }
+    assert {name for name, files in uploaded.items() if files} == kept
+    assert {"adapter/adapter_config.json", "adapter/adapter_model.safetensors", "adapter/irtune.json"} <= uploaded[best]
+    told = f"2 kept of {len(finished)} finished trials (baseline, {best})"
+    assert told in tiny_sweep.output
+    assert told in tiny_sweep.runs("summary")[0].data.tags["irtune.adapters"]
+
+
 def test_optuna_dashboard_reads_the_study(tiny_sweep: SweepRun) -> None:
     from optuna_dashboard._storage_url import get_storage
 

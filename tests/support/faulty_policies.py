@@ -47,3 +47,16 @@ class WaitsForASecondDriver(TopK):
             (flags / "waiting").touch()
             time.sleep(300)
         return super().select(context)
+
+
+class Telling(TopK):
+    """Fails with a login in its message, and says what the environment holds."""
+
+    name: str  # type: ignore[assignment]
+
+    def select(self, context: Any) -> Any:
+        """Raise once training has begun."""
+        if context.step > 0:
+            secret = os.environ["SOME_SERVICE_PASSWORD"]
+            raise RuntimeError(f"no answer from https://me:planted-login-2@host with {secret}")
+        return super().select(context)

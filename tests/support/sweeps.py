@@ -1,13 +1,15 @@
 """Sweeps as a user runs them: through the script, in a process of its own, on a local Ray."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import mlflow
 import psutil
@@ -38,13 +40,23 @@ class SweepRun:
         return list(self.client().search_runs([experiment.experiment_id], f"tags.`irtune.kind` = '{kind}'"))
 
 
-def start_sweep(storage: Path, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
-    """Start ``jobs/sweep.py``."""
+def start_sweep(
+    storage: Path, *arguments: str, output: Path | None = None, **environment: str
+) -> "subprocess.Popen[str]":
+    """Start ``jobs/sweep.py``; what it prints goes to a pipe, or to the file ``output``."""
+    with contextlib.ExitStack() as stack:
+        written = subprocess.PIPE if output is None else stack.enter_context(output.open("w"))
+        return _start(storage, arguments, written, environment)
+
+
+def _start(
+    storage: Path, arguments: Sequence[str], output: int | IO[str], environment: Mapping[str, str]
+) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, str(ROOT / "jobs" / "sweep.py"), *arguments, f"storage={storage}"],
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'support'}"} | environment,
-        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'support'}"} | dict(environment),
+        stdout=output,
         stderr=subprocess.STDOUT,
         text=True,
     )

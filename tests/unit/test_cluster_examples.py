@@ -37,6 +37,9 @@ def test_the_rayjob_has_the_fields_of_kuberay():
     assert cluster["authOptions"] == {"mode": "token"}
     assert cluster["rayVersion"] == ray.__version__
     assert "MLFLOW_TRACKING_URI" in yaml.safe_load(job["spec"]["runtimeEnvYAML"])["env_vars"]
+    assert cluster["headGroupSpec"]["serviceType"] == "ClusterIP"
+    (head,) = cluster["headGroupSpec"]["template"]["spec"]["containers"]
+    assert [list(source) for source in head["envFrom"]] == [["secretRef"]]
     (workers,) = cluster["workerGroupSpecs"]
     assert workers["replicas"] == workers["minReplicas"] == workers["maxReplicas"] > 1
     pods = [group["template"]["spec"] for group in (cluster["headGroupSpec"], workers)]
@@ -71,6 +74,19 @@ def test_the_sweeps_that_are_submitted_are_sound(file):
     for sweep, overrides in commands:
         config = load(SweepConfig, ROOT / sweep, parse_overrides(overrides.split()))
         assert config.storage == "/shared/results"
+
+
+@pytest.mark.parametrize("file", ["README.md", *sorted(str(f.relative_to(ROOT)) for f in (ROOT / "docs").rglob("*.*"))])
+def test_nothing_is_shown_that_anybody_may_use(file):
+    text = re.sub(r"\\\n", " ", (ROOT / file).read_text())
+    assert "0.0.0.0" not in text
+    for server in re.findall(r"^\s*mlflow server .*$", text, flags=re.MULTILINE):
+        assert "--host 127.0.0.1" in server
+        # A name by which others are to reach it means that it asks who they are.
+        assert "--app-name basic-auth" in server or "--allowed-hosts" not in server
+    # Neither in a file nor on a command line.
+    assert not re.search(r"://[^\s/]+:[^\s/]+@", text)
+    assert not re.search(r"MLFLOW_TRACKING_(PASSWORD|TOKEN)\s*[=:]\s*[\w\"']", text)
 
 
 def test_links_between_the_documents_lead_somewhere():

@@ -43,7 +43,7 @@ def mistakes(tree, config_type=ExperimentConfig):
         ),
         pytest.param(
             {"tracking": {"xyz": 5}},
-            "tracking.xyz: unknown key: available: experiment, may_be_away, uri",
+            "tracking.xyz: unknown key: available: experiment, keep_adapters, may_be_away, upload_adapters, uri",
             id="unknown-key-far-from-all",
         ),
         pytest.param(

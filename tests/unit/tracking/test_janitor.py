@@ -50,7 +50,7 @@ def test_a_driver_that_is_killed_is_closed_and_one_that_lives_is_not(
         assert driver.stdout is not None
         assert driver.stdout.readline() == "ready\n"
         assert is_live(folder)
-        assert close_dead(storage, open_tracker) == []
+        assert close_dead(storage, store_uri) == []
         assert sync(folder, tracker).is_live
         assert {trial: run.status for trial, run in stored(store_uri, folder).items()} == {
             "a": "FINISHED",
@@ -62,7 +62,7 @@ def test_a_driver_that_is_killed_is_closed_and_one_that_lives_is_not(
         killed_ms = time.time() * 1000
         time.sleep(0.5)
 
-        assert close_dead(storage, open_tracker) == [folder.name]
+        assert close_dead(storage, store_uri) == [folder.name]
     finally:
         driver.kill()
         driver.wait(10)
@@ -75,16 +75,16 @@ def test_a_driver_that_is_killed_is_closed_and_one_that_lives_is_not(
     num_steps = len(SpoolReader(folder / "trials/b/spool").poll())
     assert num_steps > 50
     assert runs["b"].steps("loss") == runs["b"].steps("cost/step_s") == list(range(num_steps))
-    assert close_dead(storage, open_tracker) == []
+    assert close_dead(storage, store_uri) == []
 
 
 def test_what_is_settled_is_not_looked_at_again(storage: Path, store_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = leave(storage, store_uri)
-    assert close_dead(storage, open_tracker) == [folder.name]
+    assert close_dead(storage, store_uri) == [folder.name]
     assert stored(store_uri, folder)["a"].status == "FINISHED"
     looked: list[Path] = []
     monkeypatch.setattr("irtune.tracking.sync.unshipped", looked.append)
-    assert close_dead(storage, open_tracker) == []
+    assert close_dead(storage, store_uri) == []
     assert looked == []
 
 
@@ -93,23 +93,39 @@ def test_what_goes_wrong_is_logged_and_stops_nothing(
 ) -> None:
     opened: list[Path] = []
 
-    def open_or_fail(folder: Path) -> MlflowTracker:
+    def open_or_fail(folder: Path, uri: str) -> MlflowTracker:
         opened.append(folder)
-        return open_tracker(folder)
+        return open_tracker(folder, uri)
 
-    gone = [leave(storage, "http://127.0.0.1:9") for _ in range(3)]
+    for _ in range(3):
+        leave(storage, "http://127.0.0.1:9")
     good = leave(storage, store_uri)
     damaged = leave(storage, store_uri)
     (damaged / "trials/a/run.json").write_text("{")
     (leave(storage, store_uri) / "tracking.json").write_text("{")
     (storage / "mlflow.db").touch()
 
-    assert close_dead(storage, open_or_fail) == [good.name]
+    assert close_dead(storage, store_uri, open_tracker=open_or_fail) == [good.name]
     assert "of 5 earlier sweeps MLflow still lacks something" in caplog.text
     assert f"`irtune sync {storage}` tries again" in caplog.text
-    # An address that does not answer is waited for once.
-    assert len([folder for folder in opened if folder in gone]) == 1
-    assert close_dead(storage / "no such folder", open_tracker) == []
+    # What belongs elsewhere is named, and nobody is asked there.
+    assert set(opened) == {good, damaged}
+    assert "its runs belong to http://127.0.0.1:9" in caplog.text
+    assert close_dead(storage / "no such folder", store_uri) == []
+
+
+def test_an_address_that_does_not_answer_is_waited_for_once(storage: Path, caplog: pytest.LogCaptureFixture) -> None:
+    opened: list[Path] = []
+
+    def open_or_fail(folder: Path, uri: str) -> MlflowTracker:
+        opened.append(folder)
+        return open_tracker(folder, uri)
+
+    for _ in range(3):
+        leave(storage, "http://127.0.0.1:9")
+    assert close_dead(storage, "http://127.0.0.1:9", open_tracker=open_or_fail) == []
+    assert len(opened) == 1
+    assert "of 3 earlier sweeps MLflow still lacks something" in caplog.text
 
 
 def test_a_new_sweep_does_not_wait_for_old_ones(
@@ -117,14 +133,14 @@ def test_a_new_sweep_does_not_wait_for_old_ones(
 ) -> None:
     release = threading.Event()
 
-    def slowly(folder: Path) -> MlflowTracker:
+    def slowly(folder: Path, uri: str) -> MlflowTracker:
         release.wait(20)
-        return open_tracker(folder)
+        return open_tracker(folder, uri)
 
     for _ in range(2):
         leave(storage, store_uri)
     started = time.monotonic()
-    assert close_dead(storage, slowly, timeout_s=0.2) == []
+    assert close_dead(storage, store_uri, 0.2, slowly) == []
     assert time.monotonic() - started < 5
     assert "goes on behind" in caplog.text
     release.set()

@@ -43,7 +43,7 @@ def test_what_is_known_of_a_run_is_plain_json(ledger: RunLedger) -> None:
     }
     assert content(ledger, "shipped.json") == {
         "run_id": "abc",
-        "tracking_uri": "http://***@host:5000",
+        "tracking_uri": "http://host:5000",
         "spool_bytes": 12,
     }
     assert {file.name for file in ledger.folder.iterdir()} == {"run.json", "end.json", "shipped.json"}

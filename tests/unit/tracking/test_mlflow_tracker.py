@@ -153,7 +153,7 @@ def test_a_file_that_is_gone_is_reported_and_holds_up_nothing(
     run_id = tracker.start_run(key, "n", {})
     (tmp_path / "kept.txt").touch()
     gone, kept = (
-        {"kind": "artifact", "time_ms": 1, "path": str(tmp_path / file), "artifact_folder": ""}
+        {"kind": "artifact", "time_ms": 1, "folder": str(tmp_path), "path": file, "artifact_folder": ""}
         for file in ("gone.txt", "kept.txt")
     )
     tracker.ship(key, [gone, kept, metrics(0, loss=1.0)])
@@ -180,7 +180,13 @@ def test_an_upload_that_may_work_later_is_not_given_up(
     key = new_key()
     run_id = tracker.start_run(key, "n", {})
     (tmp_path / "file").touch()
-    record: Record = {"kind": "artifact", "time_ms": 1, "path": str(tmp_path / "file"), "artifact_folder": ""}
+    record: Record = {
+        "kind": "artifact",
+        "time_ms": 1,
+        "folder": str(tmp_path),
+        "path": "file",
+        "artifact_folder": "",
+    }
     with monkeypatch.context() as broken:
         broken.setattr(MlflowClient, "log_artifact", refuse)
         with nullcontext() if passes else pytest.raises(requests.HTTPError):

@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -157,12 +158,30 @@ def test_an_artifact_is_found_after_the_storage_has_moved(tmp_path: Path) -> Non
     trial = tmp_path / "here" / "trial"
     writer = SpoolWriter(trial / "spool", 0)
     writer.artifact(trial / "trace" / "layers.png", "trace")
-    writer.artifact(tmp_path / "elsewhere.txt", "")
+    with pytest.raises(ValueError, match="lies outside of"):
+        writer.artifact(tmp_path / "elsewhere.txt", "")
     writer.close()
     moved = (tmp_path / "here").rename(tmp_path / "there")
 
-    inside, outside = SpoolReader(moved / "trial" / "spool").poll()
+    (inside,) = SpoolReader(moved / "trial" / "spool").poll()
 
-    assert inside["path"] == str(moved / "trial" / "trace" / "layers.png")
-    assert (inside["artifact_folder"], outside["artifact_folder"]) == ("trace", "")
-    assert outside["path"] == str(tmp_path / "elsewhere.txt")
+    assert (inside["folder"], inside["path"]) == (str(moved / "trial"), "trace/layers.png")
+    assert inside["artifact_folder"] == "trace"
+
+
+def test_what_people_may_read_in_mlflow_holds_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_SERVICE_TOKEN", "from-the-environment")
+    writer = SpoolWriter(tmp_path / "spool", 0)
+    writer.params({"data.path": "https://me:planted@host/x.csv", "engine.deepspeed.api_key": "planted", "data.k": 3})
+    writer.tags({"note": "it said from-the-environment"})
+    writer.close()
+    params, tags = SpoolReader(tmp_path / "spool").poll()
+    assert params["values"] == {"data.path": "https://host/x.csv", "engine.deepspeed.api_key": "***", "data.k": "3"}
+    assert tags["values"] == {"note": "it said ***"}
+
+
+def test_a_pipe_in_place_of_an_attempt_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "spool").mkdir()
+    os.mkfifo(tmp_path / "spool" / "attempt_0.jsonl")
+    (tmp_path / "spool" / "attempt_1.jsonl").symlink_to("/etc/hostname")
+    assert SpoolReader(tmp_path / "spool").poll() == []

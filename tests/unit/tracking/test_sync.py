@@ -18,6 +18,7 @@ from irtune.tracking.shipper import Shipper
 from irtune.tracking.spool import SpoolWriter
 from irtune.tracking.sync import (
     SyncResult,
+    belongs_to,
     find_sweeps,
     open_tracker,
     read_address,
@@ -283,36 +284,49 @@ def test_time_is_bounded(store_uri: str, folder: Path) -> None:
 
 
 def test_the_address_holds_no_login_and_any_path(tmp_path: Path) -> None:
-    write_address(tmp_path / "s", "https://me:secret@host:5000", "mine")
-    assert "secret" not in (tmp_path / "s/tracking.json").read_text()
-    assert (read_address(tmp_path / "s").uri, read_address(tmp_path / "s").experiment) == (
-        "https://***@host:5000",
-        "mine",
-    )
+    write_address(tmp_path / "s", "https://me:secret@host:5000/?token=hidden", "mine")
+    written = (tmp_path / "s/tracking.json").read_text()
+    assert "secret" not in written
+    assert "hidden" not in written
+    assert (read_address(tmp_path / "s").uri, read_address(tmp_path / "s").experiment) == ("https://host:5000/", "mine")
     write_address(tmp_path / "s", "sqlite:////home/me@work/mlflow.db", "mine")
     assert read_address(tmp_path / "s").uri == "sqlite:////home/me@work/mlflow.db"
     with pytest.raises(ValueError, match=r"not the folder of a sweep: it has no tracking\.json"):
         read_address(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("chosen", "own", "used"),
-    [
-        (None, None, "http://host:5000"),
-        ("http://other", "http://me:secret@host:5000", "http://other"),
-        (None, "http://me:secret@host:5000", "http://me:secret@host:5000"),
-        (None, "http://me:secret@elsewhere", "http://host:5000"),
-    ],
-)
-def test_the_address_that_is_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chosen: str | None, own: str | None, used: str
-) -> None:
+def test_a_sweep_belongs_to_an_address_whatever_the_login(tmp_path: Path) -> None:
+    write_address(tmp_path, "https://me:secret@host:5000", "mine")
+    assert belongs_to(tmp_path, "https://you:other@host:5000")
+    assert not belongs_to(tmp_path, "https://me:secret@host:5001")
+    # As it was written formerly.
+    (tmp_path / "tracking.json").write_text('{"uri": "https://***@host:5000", "experiment": "mine"}')
+    assert belongs_to(tmp_path, "https://you:other@host:5000")
+
+
+def test_the_address_that_is_said_is_used_with_its_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[tuple[str, str]] = []
     monkeypatch.setattr("irtune.tracking.sync.check_tracking", lambda uri: None)
     monkeypatch.setattr("irtune.tracking.sync.MlflowTracker", lambda *arguments: opened.append(arguments))
     write_address(tmp_path, "http://you:hidden@host:5000", "mine")
-    open_tracker(tmp_path, chosen, own)
-    assert opened == [(used, "mine")]
+    open_tracker(tmp_path, "http://me:secret@host:5000")
+    assert opened == [("http://me:secret@host:5000", "mine")]
+
+
+def test_a_server_that_only_a_file_names_is_not_spoken_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("irtune.tracking.sync.check_tracking", lambda uri: pytest.fail("it was asked"))
+    write_address(tmp_path, "http://you:hidden@host:5000", "mine")
+    with pytest.raises(ValueError, match=r"its runs belong to http://host:5000, .*--tracking-uri http://host:5000"):
+        open_tracker(tmp_path)
+
+
+def test_a_database_that_is_a_link_is_not_opened(tmp_path: Path) -> None:
+    (tmp_path / "theirs.db").touch()
+    (tmp_path / "mlflow.db").symlink_to(tmp_path / "theirs.db")
+    write_address(tmp_path / "s", f"sqlite:///{tmp_path}/mlflow.db", "irtune")
+    with pytest.raises(ValueError, match=r"mlflow\.db is a link .*--tracking-uri"):
+        open_tracker(tmp_path / "s")
+    assert (tmp_path / "theirs.db").read_bytes() == b""
 
 
 def test_a_database_that_is_gone_is_not_made_anew(tmp_path: Path) -> None:
@@ -350,6 +364,8 @@ def test_the_command_takes_another_address(
     write_address(folder, "http://127.0.0.1:9", "irtune")
     leave(folder, "trials/a", range(3), FINISHED)
     assert main(["sync", str(folder)]) == 1
+    assert "its runs belong to http://127.0.0.1:9, as only its tracking.json says" in capsys.readouterr().out
+    assert main(["sync", str(folder), "--tracking-uri", "http://127.0.0.1:9"]) == 1
     assert f"{folder.name}: 0 runs sent, 1 left ({folder.name}: tracking.uri: http://127.0.0.1:9 cannot" in (
         capsys.readouterr().out
     )

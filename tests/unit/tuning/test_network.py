@@ -2,6 +2,8 @@
 
 import os
 import socket
+import subprocess
+import sys
 from collections import namedtuple
 
 import psutil
@@ -9,8 +11,10 @@ import pytest
 import ray
 
 from irtune.config.schema import EngineConfig
-from irtune.tuning.network import interface_of, torch_config, use_interface_of_ray
+from irtune.training.distributed import interface_of
+from irtune.tuning.network import join_group, listen_for_workers, torch_config, use_interface_of_ray
 
+NET_IF_ADDRS = psutil.net_if_addrs
 Address = namedtuple("Address", "family address")
 V4, V6 = socket.AF_INET, socket.AF_INET6
 
@@ -58,17 +62,82 @@ def test_an_address_that_no_interface_has_changes_nothing(monkeypatch):
     assert "GLOO_SOCKET_IFNAME" not in os.environ
 
 
-def test_every_worker_looks_for_it_before_the_process_group_is_made():
-    calls = []
+class Workers:
+    """Two workers, that note what they are told to do."""
 
-    class Workers:
-        def execute(self, function):
-            calls.append(function)
-            raise InterruptedError
+    def __init__(self):
+        self.calls = []
 
-    config = torch_config(EngineConfig(process_group_timeout_s=90))
-    assert (config.backend, config.timeout_s) == ("gloo", 90)
-    with pytest.raises(InterruptedError):
-        config.backend_cls().on_start(Workers(), config)
-    assert calls == [use_interface_of_ray]
+    def execute(self, function, *arguments):
+        self.calls.append((function, *arguments))
+
+    def execute_single(self, rank, function):
+        self.calls.append((rank, function))
+        return "10.1.0.7", 4711
+
+
+def test_workers_know_the_interface_before_rank_0_listens_and_all_join():
+    config, workers = torch_config(EngineConfig(process_group_timeout_s=90)), Workers()
+    config.backend_cls().on_start(workers, config)
+    assert workers.calls == [
+        (use_interface_of_ray,),
+        (0, listen_for_workers),
+        (join_group, "gloo", "10.1.0.7", 4711, 90),
+    ]
     assert torch_config(EngineConfig(gpus_per_worker=1)).backend == "nccl"
+
+
+def test_rank_0_listens_on_the_address_of_ray_alone(monkeypatch):
+    monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "127.0.0.1")
+    address, port = listen_for_workers()
+    mine = [each.laddr for each in psutil.Process().net_connections("inet") if each.status == psutil.CONN_LISTEN]
+    assert address == "127.0.0.1"
+    assert [each.ip for each in mine if each.port == port] == ["127.0.0.1"]
+
+
+def test_a_group_of_one_listens_on_loopback_alone():
+    code = """
+import psutil
+from irtune.config.schema import EngineConfig
+from irtune.training.distributed import ensure_process_group
+ensure_process_group(EngineConfig())
+import os
+print(os.environ["GLOO_SOCKET_IFNAME"])
+print({each.laddr.ip for each in psutil.Process().net_connections("inet") if each.status == "LISTEN"})
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines() == [interface_of_loopback(), "{'127.0.0.1'}"]
+
+
+def interface_of_loopback():
+    return next(name for name, each in NET_IF_ADDRS().items() if any(one.address == "127.0.0.1" for one in each))
+
+
+def test_two_workers_meet_and_listen_on_that_address_alone(monkeypatch):
+    monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "127.0.0.1")
+    code = """
+import os, socket, sys
+import psutil, torch, torch.distributed as dist
+from irtune.training.distributed import interface_of, make_process_group
+os.environ["GLOO_SOCKET_IFNAME"] = interface_of("127.0.0.1")
+listener = socket.socket(fileno=int(sys.argv[2])) if os.environ["RANK"] == "0" else None
+make_process_group("gloo", "127.0.0.1", int(sys.argv[1]), 30, listener)
+total = torch.ones(1)
+dist.all_reduce(total)
+print(total.item(), {each.laddr.ip for each in psutil.Process().net_connections("inet") if each.status == "LISTEN"})
+dist.barrier()
+dist.destroy_process_group()
+"""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port, number = listener.getsockname()[1], listener.fileno()
+        workers = [
+            subprocess.Popen(
+                [sys.executable, "-c", code, str(port), str(number)],
+                env=os.environ | {"RANK": str(rank), "WORLD_SIZE": "2"},
+                pass_fds=[number] if rank == 0 else [],
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(2)
+        ]
+        assert [worker.communicate(timeout=60)[0] for worker in workers] == ["2.0 {'127.0.0.1'}\n"] * 2

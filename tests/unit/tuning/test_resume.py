@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 
 import pytest
 from rich.console import Console
@@ -147,6 +148,25 @@ def test_no_secret_is_written_down(tmp_path, begun):
     folder = begun(**address)
     assert "secret" not in (folder / IDENTITY).read_text()
     assert choose(sweep(tmp_path, **address), "always")[0] == folder
+    # A login may change, and be left to the environment; the address may not.
+    for uri in ("https://another:password@example.org", "https://example.org"):
+        assert choose(sweep(tmp_path, tracking={"uri": uri}), "always")[0] == folder
+    with pytest.raises(ConfigError, match=r"tracking\.uri: 'https://example\.org' before, 'https://example\.com' now"):
+        choose(sweep(tmp_path, tracking={"uri": "https://user:secret@example.com"}), "always")
+
+
+def test_another_users_sweep_is_gone_on_with_only_on_demand(tmp_path, begun, monkeypatch):
+    folder = begun()
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    chosen, said = choose(sweep(tmp_path), "ask")
+    assert chosen is None
+    assert "is left alone: it belongs to another user" in said
+    assert choose(sweep(tmp_path), "always")[0] == folder
+
+
+def test_what_is_kept_of_adapters_may_change(tmp_path, begun):
+    folder = begun(tracking={"keep_adapters": "all", "upload_adapters": "none"})
+    assert choose(sweep(tmp_path), "always")[0] == folder
 
 
 def test_an_identity_is_json_that_people_can_read(begun):
