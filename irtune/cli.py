@@ -23,7 +23,10 @@ RUN = f"irtune sweep {QUICKSTART} 'space={{training.learning_rate: {{type: float
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0 done, 1 nothing finished, 2 bad input."""
+    """Run a command; returns the exit status: 0 done, 1 nothing finished, 2 bad input.
+
+    Where Ray dies under a sweep it exits with 3, where it is stopped with 128 and the signal's number.
+    """
     options = _parse(arguments)
     console = _console()
     _quieten_libraries()

@@ -141,6 +141,9 @@ class TuneConfig(Section):
     )
     scheduler: AshaConfig | None = Field(AshaConfig(), description="what stops trials early; null stops none")
     max_concurrent_trials: int | None = Field(None, gt=0, description="default: as many as the cluster holds")
+    time_budget_s: float | None = Field(
+        None, gt=0, description="end the sweep in order after so long, finalists included; --resume goes on with it"
+    )
     max_failures: int = Field(1, ge=0, description="how often a trial is retried from its last checkpoint")
     execution: Literal["in_process", "slots", "isolated"] | None = Field(
         None,

@@ -1,6 +1,7 @@
 """Where MLflow is, and how a person gets to look at it."""
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -10,17 +11,31 @@ from urllib.parse import quote, urlencode
 from irtune.redaction import public_address
 
 _SQLITE = "sqlite:///"
+_NOT_IN_PATHS = re.compile(r"\?|%[0-9A-Fa-f]{2}")
+"""What SQLAlchemy reads in an address as something else: the beginning of a query, and a quoted character."""
 
 
 def resolve_tracking_uri(configured: str | None, storage: Path) -> str:
     """The store to use: the configured one, else MLFLOW_TRACKING_URI, else a database in ``storage``.
 
     The path of an SQLite database becomes absolute, so that it means the same from any folder.
+
+    Raises:
+        ValueError: If the path of an SQLite database cannot be said in an address.
     """
     default = f"{_SQLITE}{storage.expanduser().resolve() / 'mlflow.db'}"
-    uri = (configured or os.environ.get("MLFLOW_TRACKING_URI") or default).strip().rstrip("/")
+    named = configured or os.environ.get("MLFLOW_TRACKING_URI")
+    uri = (named or default).strip().rstrip("/")
     database = local_database(uri)
-    return uri if database is None else f"{_SQLITE}{database}"
+    if database is None:
+        return uri
+    if odd := _NOT_IN_PATHS.search(str(database)):
+        raise ValueError(
+            f"{'tracking.uri' if named else 'storage'}: {database} has {odd[0]!r} in its path, and MLflow would keep "
+            "the database in another place. Choose a folder without it, or set tracking.uri to the http(s) address of "
+            "an MLflow server, or to sqlite:///<absolute path>/mlflow.db without it"
+        )
+    return f"{_SQLITE}{database}"
 
 
 def local_database(uri: str) -> Path | None:

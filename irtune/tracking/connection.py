@@ -1,20 +1,32 @@
 """Reaching MLflow in bounded time, and saying clearly when it cannot be reached."""
 
 import os
+import re
+import shlex
 import sqlite3
+import sys
+import textwrap
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import mlflow
 import requests
+from alembic.util import CommandError
+from filelock import FileLock, Timeout
 from mlflow import MlflowClient
 from mlflow.exceptions import ERROR_CODE_TO_HTTP_STATUS, MlflowException
+from sqlalchemy.exc import SQLAlchemyError
 
 from irtune.redaction import redact
 from irtune.tracking.address import local_database
 
 _CHECK_TIMEOUT_S = 4
+_LOCK_TIMEOUT_S = 120
+_TOLD_LENGTH = 300
+_FOUND_SCHEMA = re.compile(r"database schema \(found version (\w+)")
+_MIGRATIONS = Path(mlflow.__file__).parent / "store" / "db_migrations" / "versions"
 _lock = threading.Lock()
 _callers = 0
 _before: dict[str, str | None] = {}
@@ -77,11 +89,67 @@ def check_tracking(uri: str) -> None:
     elif not uri.startswith(("http://", "https://")):
         raise _error(uri, "is not an address of a kind that irtune tracks to (MLflow no longer keeps plain folders)")
     try:
-        with fail_fast(_CHECK_TIMEOUT_S):
+        with _one_at_a_time(database), fail_fast(_CHECK_TIMEOUT_S):
             MlflowClient(uri).search_experiments(max_results=1)
     except MlflowException as error:
+        if database is not None:
+            raise TrackingError(f"tracking.uri: {uri} {_fault(database, str(error))}") from error
         is_away = isinstance(error.__context__, requests.RequestException)
         raise _error(uri, _reason(error), TrackingAwayError if is_away else TrackingError) from error
+    except (SQLAlchemyError, CommandError) as error:
+        # Only a database of this machine makes MLflow's client raise these.
+        assert database is not None
+        raise TrackingError(f"tracking.uri: {uri} {_fault(database, str(error))}") from error
+    if database is not None and database.stat().st_size == 0:
+        raise _error(uri, f"is kept by MLflow in another file than {database}; choose a folder with a plainer name")
+
+
+@contextmanager
+def _one_at_a_time(database: Path | None) -> Iterator[None]:
+    """Let no other process of irtune make a database's tables meanwhile: of two that do at once, one fails."""
+    if database is None:
+        yield
+        return
+    try:
+        lock = FileLock(database.with_name(f".{database.name}.lock"), timeout=_LOCK_TIMEOUT_S)
+        lock.acquire()
+    except (OSError, Timeout) as error:
+        raise _error(f"sqlite:///{database}", f"cannot be locked ({error})") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _fault(database: Path, told: str) -> str:
+    """What is wrong with the tables of an SQLite store, and what to do, as the rest of a sentence about it.
+
+    Args:
+        database: Its file.
+        told: What MLflow, or what it stands on, says of it.
+    """
+    move, installed = f"Move {database} out of the way, or set tracking.uri to another", mlflow.__version__
+    found = _FOUND_SCHEMA.search(told)
+    if found is None:
+        return f"holds tables that MLflow {installed} cannot use ({_whole_words(told)}). {move}"
+    if found[1] == "None":
+        return f"holds tables of another program, or ones that MLflow was interrupted in making. {move}"
+    # A revision that the installed MLflow knows is older than its newest one.
+    if not any(_MIGRATIONS.glob(f"{found[1]}_*.py")):
+        return (
+            f"has the tables of a newer MLflow than the installed one ({installed}; its schema is {found[1]}). Install "
+            "the MLflow that made it, or set tracking.uri to another"
+        )
+    upgrade = shlex.join([sys.executable, "-m", "mlflow", "db", "upgrade", f"sqlite:///{database}"])
+    return (
+        f"has the tables of an older MLflow than the installed one ({installed}). Copy {database} as a backup, and "
+        f"then run: {upgrade}"
+    )
+
+
+def _whole_words(text: str) -> str:
+    """The first line of a text without logins, and of a long one not all, but no word in part."""
+    return textwrap.shorten(redact(text.partition("\n")[0]), _TOLD_LENGTH, placeholder=" …").rstrip(" .")
 
 
 def _check_database(database: Path) -> None:
@@ -109,7 +177,7 @@ def _reason(error: MlflowException) -> str:
         happened = getattr(failure.args[0], "reason", failure) if failure.args else failure
         return f"cannot be reached ({redact(str(happened)).rsplit(': ', 1)[-1]})"
     answer = str(error).partition("\n")[0].removesuffix("Response body: ''")
-    return f"does not answer as an MLflow server does ({redact(answer)[:200].rstrip(' .')})"
+    return f"does not answer as an MLflow server does ({_whole_words(answer)})"
 
 
 def _error(uri: str, reason: str, kind: type[TrackingError] = TrackingError) -> TrackingError:

@@ -110,7 +110,11 @@ class Loop:
         return self._tensors("train", next(self._stream()))
 
     def evaluate(self, split: Split) -> np.ndarray:
-        """Class probabilities ``(N, C)`` of a split, on every rank."""
+        """Class probabilities ``(N, C)`` of a split, on every rank.
+
+        Raises:
+            FloatingPointError: On every rank, if the model's outputs are not finite.
+        """
         data, world_size = self.data.splits[split], dist.get_world_size()
         batches = evaluation_batches(
             data.lengths, self.config.training.eval_batch_size, rank=self.blocks.rank, world_size=world_size
@@ -126,7 +130,11 @@ class Loop:
                     probabilities[mine] = logits.softmax(dim=-1).cpu().numpy()
         self.blocks.engine.train()
         # Every example is one rank's alone and zero elsewhere.
-        return np.asarray(sum(gather(probabilities))) if world_size > 1 else probabilities
+        probabilities = np.asarray(sum(gather(probabilities))) if world_size > 1 else probabilities
+        bad = int((~np.isfinite(probabilities)).any(axis=1).sum())
+        if bad:
+            raise _diverged(f"the outputs for {bad} of {len(data)} {split} examples are not finite", self.totals)
+        return probabilities
 
     def _step(self, stream: Iterator[np.ndarray]) -> None:
         step = self.totals.step
@@ -195,10 +203,7 @@ class Loop:
             }
             self.recorder.metrics(totals.step, values | dict(spent))
         if not math.isfinite(mean_loss):
-            raise FloatingPointError(
-                f"the training loss is {mean_loss} at step {totals.step}; lower training.learning_rate, or set "
-                "training.warmup_steps and training.max_grad_norm"
-            )
+            raise _diverged(f"the training loss is {mean_loss}", totals)
 
     def _validate(self, last: bool) -> None:
         totals = self.totals
@@ -276,3 +281,10 @@ class Loop:
             dist.all_reduce(loss)
             loss /= dist.get_world_size()
         return float(loss)
+
+
+def _diverged(what: str, totals: Totals) -> FloatingPointError:
+    return FloatingPointError(
+        f"{what} at step {totals.step}: training has diverged; lower training.learning_rate, or set "
+        "training.warmup_steps and training.max_grad_norm"
+    )

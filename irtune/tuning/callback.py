@@ -15,6 +15,7 @@ from irtune.tracking.spool import Record, SpoolReader
 from irtune.tuning.adapters import Adapters
 from irtune.tuning.artifacts import keep_trace
 from irtune.tuning.book import TrialEntry, config_hash, trial_name
+from irtune.tuning.errors import NO_ERROR, last_line
 from irtune.tuning.preflight import Sweep
 from irtune.tuning.provenance import git_commit
 from irtune.tuning.searcher import EndedTrial, is_baseline
@@ -27,12 +28,18 @@ class SweepCallback(tune.Callback):  # type: ignore[misc]
     """Keeps the book of trials, and tells MLflow when one starts and how it ends."""
 
     def __init__(
-        self, sweep: Sweep, setup: TrialSetup, shipper: Shipper, on_end: Callable[[str], None] = lambda trial: None
+        self,
+        sweep: Sweep,
+        setup: TrialSetup,
+        shipper: Shipper,
+        on_end: Callable[[str], None] = lambda trial: None,
+        on_step: Callable[[], None] = lambda: None,
     ) -> None:
         self.sweep = sweep
         self.trials = setup
         self.shipper = shipper
         self.on_end = on_end
+        self.on_step = on_step
         self.entries: dict[str, TrialEntry] = {}
         self.adapters = Adapters(sweep.config)
         self._commit = git_commit()
@@ -55,6 +62,10 @@ class SweepCallback(tune.Callback):  # type: ignore[misc]
             entry.settle()
             self.adapters.take(entry)
 
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Tune's loop, several times a second, between two changes of anything."""
+        self.on_step()
+
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Open the trial's run; a restarted trial goes on in the same."""
         name = trial.config["trial"]
@@ -71,7 +82,7 @@ class SweepCallback(tune.Callback):  # type: ignore[misc]
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """The trial failed, and will go on from its checkpoint."""
         entry = self.entries[trial.config["trial"]]
-        entry.interruptions.append(_error(trial).strip().splitlines()[-1])
+        entry.interruptions.append(last_line(_error(trial)))
         logger.warning("%s is tried again: %s", entry.trial_id, entry.interruptions[-1])
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -89,7 +100,7 @@ class SweepCallback(tune.Callback):  # type: ignore[misc]
             entry.settle()
             ledger = RunLedger(entry.folder)
             end = ledger.end()
-            entry.status, entry.error = trial.status, trial.reason if end is None else end.error_text
+            entry.status, entry.error = trial.status, (end and end.error_text) or trial.reason
             if not ledger.is_shipped():
                 self._follow(entry)
                 self._end(entry.trial_id, entry.status, entry.error)
@@ -153,6 +164,14 @@ class SweepCallback(tune.Callback):  # type: ignore[misc]
 
 
 def _error(trial: Any) -> str:
-    """What Tune kept of a trial's errors."""
+    """What Tune kept of a trial's errors: as text, or pickled where the file of texts is missing or empty."""
     file = trial.error_file
-    return Path(file).read_text(errors="replace") if file and Path(file).is_file() else "no error was recorded"
+    text = Path(file).read_text(errors="replace") if file and Path(file).is_file() else ""
+    if text.strip():
+        return text
+    try:
+        error = trial.get_pickled_error()
+    except Exception:
+        # It was torn, or is of a class that is not to be had here.
+        error = None
+    return NO_ERROR if error is None else f"{type(error).__name__}: {error}"

@@ -2,8 +2,10 @@
 
 import contextlib
 import json
+import logging
 import math
 import os
+import secrets
 import shlex
 import socket
 import sys
@@ -17,6 +19,7 @@ from ray._private import ray_constants
 
 from irtune.config.load import Config, ConfigError, apply_overrides, build, explicit, relative_paths
 from irtune.config.schema import EngineConfig
+from irtune.tuning import ray_messages
 
 WORKER_ENVIRONMENT = {
     # Paths in a configuration mean the same in the driver and in its workers.
@@ -40,6 +43,12 @@ HEAD_NODE: Mapping[str, float] = {"node:__internal_head__": 0.001}
 """A claim that pins a process to the head node and takes no CPU from workers."""
 _AUTH_MODE = "RAY_AUTH_MODE"
 REACH_S = 10.0
+SHORT_TEMP = "/tmp"
+LONGEST_TEMP = (107 if sys.platform == "linux" else 103) - len(
+    "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+)
+"""Bytes of the folder in which Ray's folder of temporary files may lie."""
+logger = logging.getLogger(__name__)
 
 
 def in_job() -> bool:
@@ -142,17 +151,30 @@ def connect() -> None:
         "logging_level": "ERROR",
         "runtime_env": {"env_vars": {name: os.environ[name] for name in WORKER_ENVIRONMENT}},
     }
+    # Ray starts workers through a shell and does not quote the interpreter, which may lie in a path with spaces.
+    quoted = shlex.quote(sys.executable)
+    ray_messages.take_over()
     if joins():
+        if quoted != sys.executable and not in_job():
+            options["runtime_env"]["py_executable"] = quoted
         _join(options)
     else:
         # By default Ray's workers give way to every other process, and a worker whose threads wait for each other then
         # all but stops as soon as the machine does anything else.
         os.environ.setdefault("RAY_worker_niceness", "0")
-        # Ray starts workers through a shell and does not quote the interpreter, which may lie in a path with spaces.
-        options["runtime_env"]["py_executable"] = shlex.quote(sys.executable)
+        options["runtime_env"]["py_executable"] = quoted
+        if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+            # Ray would leave one in ~/.ray, and then clusters that are started by hand want it too.
+            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
         with _on_loopback():
             # A cluster that another program left on this machine is not ours to load.
-            ray.init(address="local", include_dashboard=False, _node_ip_address="127.0.0.1", **options)
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                _node_ip_address="127.0.0.1",
+                _temp_dir=session_folder(os.environ),
+                **options,
+            )
 
 
 @contextlib.contextmanager
@@ -164,6 +186,28 @@ def _on_loopback() -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def session_folder(environment: Mapping[str, str]) -> str | None:
+    """Return the folder for the files of a Ray that is started here; None leaves it to Ray.
+
+    Ray takes ``RAY_TMPDIR``, else ``TMPDIR``, whose path may be too long for Unix sockets in it.
+
+    Args:
+        environment: With these two variables or without.
+
+    Raises:
+        ConfigError: If ``RAY_TMPDIR``, which is for nothing but Ray, is too long.
+    """
+    named = environment.get("RAY_TMPDIR")
+    length = len((named or environment.get("TMPDIR", "")).encode())
+    if length <= LONGEST_TEMP:
+        return None
+    if named:
+        told = f"{length} bytes are too long for Ray's sockets; set it to a folder of at most {LONGEST_TEMP}"
+        raise ConfigError("RAY_TMPDIR", [f"{named}: {told}, such as {SHORT_TEMP}"])
+    logger.warning("TMPDIR is too long for Ray's sockets (%d bytes): Ray keeps its files in %s/ray", length, SHORT_TEMP)
+    return f"{SHORT_TEMP}/ray"
 
 
 def describe() -> str:

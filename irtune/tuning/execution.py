@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from typing import Any
+from uuid import uuid4
 
 import ray
 from ray import tune
@@ -39,11 +40,8 @@ class Execution:
 
     def trainable(self) -> Any:
         """What Tune calls for every trial, with what it has to reserve for that."""
-        parameters: dict[str, Any] = {"setup": self._setup}
-        if self.mode == "slots":
-            parameters = {"desk": self._desk, "plan": self._plan}
-        elif self.mode == "isolated":
-            parameters["max_failures"] = self._config.tune.max_failures
+        is_slot = self.mode == "slots"
+        parameters = {"desk": self._desk, "plan": self._plan} if is_slot else {"setup": self._setup}
         function = tune.with_parameters(_FUNCTIONS[self.mode], **parameters)
         return tune.with_resources(function, self._resources())
 
@@ -79,16 +77,15 @@ def _in_slot(suggestion: Mapping[str, Any], desk: Any, plan: SlotPlan) -> None:
     relay(Job(suggestion["trial"], suggestion["overrides"]), desk, plan, tune.report)
 
 
-def _isolated(suggestion: Mapping[str, Any], setup: TrialSetup, max_failures: int) -> None:
+def _isolated(suggestion: Mapping[str, Any], setup: TrialSetup) -> None:
     from ray.tune.integration.ray_train import TuneReportCallback
 
     worker_group(
         setup,
         _train_worker,
         {"suggestion": dict(suggestion), "setup": setup},
-        # Ray Train goes on with a run of the same name, which must be one of this driver's.
-        name=f"{suggestion['trial']}_{tune.get_context().get_trial_id()}",
-        max_failures=max_failures,
+        # Ray Train would go on with a run of the same name, and tries are Tune's to count.
+        name=f"{suggestion['trial']}_{uuid4().hex[:8]}",
         callbacks=[TuneReportCallback()],
     ).fit()
 

@@ -1,6 +1,9 @@
 """What a later driver needs to go on with a sweep, and what it is refused for: being another sweep."""
 
 import re
+import shlex
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +27,7 @@ FREE_SETTINGS = {
     "storage",
     "tune.num_trials",
     "tune.max_concurrent_trials",
+    "tune.time_budget_s",
     "tune.max_failures",
     "tune.execution",
     "tune.renew_slots_after",
@@ -59,6 +63,25 @@ def write_identity(folder: Path, config: SweepConfig, fingerprint: str, *, compl
     """Write down what a sweep is, and whether it has come to its end."""
     identity = Identity(_settings(config), fingerprint, complete)
     once_there_is_room(lambda: write_json(folder / IDENTITY, identity), folder / IDENTITY)
+
+
+def new_folder(config: SweepConfig) -> Path:
+    """Make the folder of a sweep that begins; of two that begin in one second, one is called by the next."""
+    began_s = time.time()
+    while True:
+        folder = storage_path(config) / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S', time.localtime(began_s))}"
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            began_s += 1
+        else:
+            return folder
+
+
+def resume_command() -> str:
+    """The command that goes on with the sweep of this process."""
+    program = ["python"] * sys.argv[0].endswith(".py") + sys.argv
+    return shlex.join([*(each for each in program if each not in ("--new", "--resume")), "--resume"])
 
 
 def sweep_to_resume(

@@ -237,7 +237,6 @@ class Desk:
             serve,
             {"desk": handle, "slot": slot, "generation": generation, "setup": self._plan.setup},
             name=f"slot_{slot}_{generation}_{uuid4().hex[:8]}",
-            max_failures=0,
             callbacks=[],
         )
         try:

@@ -10,6 +10,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from irtune.config.load import ConfigError
 from irtune.tuning.cluster import Node
+from irtune.tuning.errors import last_line
 
 ANSWER_S = 60.0
 _TOKEN = "token"
@@ -72,7 +73,7 @@ def _problem(written: Path, answer: "ray.ObjectRef[str | None]", token: str) -> 
     try:
         obstacle = ray.get(answer)
     except ray.exceptions.RayError as error:
-        return f"cannot run irtune: {str(error).strip().splitlines()[-1]}"
+        return f"cannot run irtune: {last_line(str(error))}"
     if obstacle is None and written.is_file() and written.read_text() == token:
         return None
     return (

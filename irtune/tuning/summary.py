@@ -32,6 +32,7 @@ from irtune.tuning.adapters import Adapters
 from irtune.tuning.artifacts import HEAT_MAP
 from irtune.tuning.book import TrialEntry
 from irtune.tuning.comparison import Row, actual, side_by_side, table
+from irtune.tuning.errors import last_line
 from irtune.tuning.plan import PLAN, Plan
 from irtune.tuning.preflight import Sweep
 from irtune.tuning.provenance import environment
@@ -263,7 +264,7 @@ def _show(
     for entry in entries:
         happened = [f"tried again: {entry.trial_id}, {entry.name}: {reason}" for reason in entry.interruptions]
         if entry.error is not None:
-            happened.append(f"failed: {entry.trial_id}, {entry.name}: {entry.error.strip().splitlines()[-1]}")
+            happened.append(f"failed: {entry.trial_id}, {entry.name}: {last_line(entry.error)}")
         for line in happened:
             console.print(line, highlight=False, soft_wrap=True, markup=False)
     if answer.best is not None:

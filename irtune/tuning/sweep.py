@@ -1,10 +1,11 @@
 """A sweep from file to answer: the driver that starts Ray, runs the trials and owns what MLflow says of them."""
 
 import contextlib
+import math
 import shlex
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
@@ -16,7 +17,7 @@ from ray.tune.search import Searcher
 from rich.console import Console
 
 from irtune.analysis.trials import TrialRow
-from irtune.config.load import explicit, storage_path, without_login
+from irtune.config.load import explicit, without_login
 from irtune.config.schema import BASELINE
 from irtune.config.sweep import SweepConfig
 from irtune.redaction import public_address
@@ -28,15 +29,17 @@ from irtune.tracking.sync import sync, write_address
 from irtune.training.rehearsal import Rehearsal
 from irtune.tuning import cluster
 from irtune.tuning.artifacts import keep_trace
+from irtune.tuning.book import TrialEntry
 from irtune.tuning.callback import SweepCallback
 from irtune.tuning.execution import Execution
 from irtune.tuning.finalists import choose_repeats
 from irtune.tuning.listed import ListedTrial, ListSearcher
 from irtune.tuning.matched import matched_baseline, may_differ
+from irtune.tuning.node_watch import LOST, NodeWatch
 from irtune.tuning.plan import PLAN, num_beside, num_searched, predict, refuse_what_fails, trials_at_once
 from irtune.tuning.preflight import Sweep, prepare
 from irtune.tuning.progress import SweepProgress, Ticker
-from irtune.tuning.resume import Resume, sweep_to_resume, write_identity
+from irtune.tuning.resume import Resume, new_folder, resume_command, sweep_to_resume, write_identity
 from irtune.tuning.scheduler import Asha, build_scheduler
 from irtune.tuning.searcher import STUDY, OptunaAskTell, ended_trials, open_study, requeue_interrupted
 from irtune.tuning.storage_check import check_shared_storage
@@ -52,6 +55,10 @@ DRAIN_KILLED_S = 8.0
 
 class _Killed(SystemExit):
     """SIGTERM, as ``ray job stop`` sends it."""
+
+
+class _TimeIsUp(SystemExit):
+    """``tune.time_budget_s`` is over."""
 
 
 def run_sweep(config: SweepConfig, source: str, console: Console, resume: Resume, rehearsal: Rehearsal) -> Outcome:
@@ -78,14 +85,14 @@ def run_sweep(config: SweepConfig, source: str, console: Console, resume: Resume
     fingerprint = ready.dataset.fingerprint()
     folder = sweep_to_resume(config, fingerprint, resume, source=source, console=console, is_live=is_live)
     ready.check_away(config.tracking, is_new=folder is None)
-    folder = folder or storage_path(config) / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder = folder or new_folder(config)
     sweep = Sweep(folder.name, folder, config, ready, source)
     with Heartbeat(folder, cluster.job_id()):
         with _status(console, "tokenising the data, and sending to MLflow what dead sweeps left"):
             lengths = ready.inputs.keep(config, folder / "encoded")
             write_identity(folder, config, fingerprint)
             write_address(folder, ready.tracking_uri, config.tracking.experiment)
-            close_dead(storage_path(config), ready.tracking_uri)
+            close_dead(folder.parent, ready.tracking_uri)
         _announce(sweep, console)
         if not (folder / PLAN).is_file():
             with _status(console, "trying a few steps of the model"):
@@ -94,14 +101,21 @@ def run_sweep(config: SweepConfig, source: str, console: Console, resume: Resume
         cluster.connect()
         # Ray has put a handler of its own in place, which may print a stack and go on.
         before = signal.signal(signal.SIGTERM, _raise_killed)
+        watch = NodeWatch(lambda what: _say_lost(what, sweep, console))
         try:
-            console.print(f"Ray      {cluster.describe()}", highlight=False, soft_wrap=True, markup=False)
-            at_once = _checked_trials_at_once(sweep)
-            predict(sweep, lengths, rehearsal, at_once, console)
-            return _search(sweep, at_once, console)
-        except SystemExit:
-            # Where the signal found Ray waiting, Ray has put an exit of its own in place of ours.
-            raise _Killed(128 + signal.SIGTERM) from None
+            with watch:
+                console.print(f"Ray      {cluster.describe()}", highlight=False, soft_wrap=True, markup=False)
+                at_once = _checked_trials_at_once(sweep)
+                predict(sweep, lengths, rehearsal, at_once, console)
+                return _search(sweep, at_once, console)
+        except BaseException as error:
+            # Whatever fails after Ray's node has died fails for that.
+            if watch.lost():
+                raise SystemExit(LOST) from None
+            if isinstance(error, SystemExit):
+                # Where the signal found Ray waiting, Ray has put an exit of its own in place of ours.
+                raise _Killed(128 + signal.SIGTERM) from None
+            raise
         finally:
             ray.shutdown()
             signal.signal(signal.SIGTERM, before)
@@ -123,7 +137,7 @@ def _search(sweep: Sweep, at_once: int, console: Console) -> Outcome:
     tracker = MlflowTracker(sweep.ready.tracking_uri, config.tracking.experiment, may_be_away=is_away)
     sync(sweep.folder, tracker, close_open=False, timeout_s=SYNC_S)
     shipper = Shipper(tracker, lambda key, records: callback.take(key, records), lambda key: callback.take_last(key))
-    callback = SweepCallback(sweep, setup, shipper, execution.forget)
+    callback = SweepCallback(sweep, setup, shipper, execution.forget, _raise_at(config.tune.time_budget_s))
     searcher = OptunaAskTell(study, config.space, config.tune)
     metric, mode = config.stops_by
     scheduler = build_scheduler(config.tune.scheduler, max_steps=_most_steps(config), metric=metric, mode=mode)
@@ -133,15 +147,24 @@ def _search(sweep: Sweep, at_once: int, console: Console) -> Outcome:
     tuner = _tuner(sweep, execution, searcher, scheduler, callback)
     shipper.start()
     try:
-        _fit(tuner, callback, console, config, 1 + num_searched(config) + num_beside(config))
-        is_complete = searcher.is_exhausted and all(entry.status for entry in callback.entries.values())
-        for listed in (_matched_baseline, _finalists):
-            if is_complete:
-                # The book is to hold all that was measured; MLflow may hear of it later.
-                shipper.drain(0.0)
-                rows = [entry.row(config.tune, sweep.metric) for entry in callback.entries.values()]
-                is_complete = _run_listed(sweep, listed(study, rows, config), execution, callback, console)
-        execution.close()
+        try:
+            _fit(tuner, callback, console, config, 1 + num_searched(config) + num_beside(config))
+            is_complete = searcher.is_exhausted and all(entry.status for entry in callback.entries.values())
+            for listed in (_matched_baseline, _finalists):
+                if is_complete:
+                    # The book is to hold all that was measured; MLflow may hear of it later.
+                    shipper.drain(0.0)
+                    rows = [entry.row(config.tune, sweep.metric) for entry in callback.entries.values()]
+                    is_complete = _run_listed(sweep, listed(study, rows, config), execution, callback, console)
+            execution.close()
+        except _TimeIsUp:
+            is_complete = False
+            stopped = callback.close_open()
+            _say_time_is_up(sweep, stopped, console)
+            # What still trains ends with Ray.
+            ray.shutdown()
+            for entry in stopped:
+                keep_trace(entry)
         callback.wait()
         entries = list(callback.entries.values())
         shipper.drain(DRAIN_S)
@@ -243,6 +266,38 @@ def _status(console: Console, text: str) -> contextlib.AbstractContextManager[An
 
 def _raise_killed(number: int, frame: FrameType | None) -> None:
     raise _Killed(128 + number)
+
+
+def _raise_at(budget_s: float | None) -> Callable[[], None]:
+    """What raises once a sweep that begins now has had its time."""
+    ends_at = math.inf if budget_s is None else time.monotonic() + budget_s
+
+    def look() -> None:
+        if time.monotonic() >= ends_at:
+            raise _TimeIsUp
+
+    return look
+
+
+def _say_lost(what: str, sweep: Sweep, console: Console) -> None:
+    _say(
+        console,
+        f"error: {what}: it was killed (look whether memory ran out), or has crashed, and the sweep ends. What was "
+        f"measured is in {sweep.folder}; the trials in flight go on from their checkpoints with: {resume_command()}",
+    )
+
+
+def _say_time_is_up(sweep: Sweep, stopped: Sequence[TrialEntry], console: Console) -> None:
+    running = ", ".join(f"{entry.trial_id} ({entry.name}) at step {entry.step}" for entry in stopped) or "none"
+    _say(
+        console,
+        f"\nThe sweep has had its tune.time_budget_s={sweep.config.tune.time_budget_s:g} and ends here. Trials stopped "
+        f"on their way, KILLED until they go on: {running}. To go on, for as long again: {resume_command()}",
+    )
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
 def _checked_trials_at_once(sweep: Sweep) -> int:

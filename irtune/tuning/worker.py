@@ -106,17 +106,15 @@ def worker_group(
     loop_config: Mapping[str, Any],
     *,
     name: str,
-    max_failures: int,
     callbacks: list[Any],
 ) -> "TorchTrainer":
-    """A Ray Train worker group that runs ``loop`` on every rank; ``fit`` starts it and waits for its end.
+    """A Ray Train worker group that runs ``loop`` on every rank; ``fit`` starts it once and waits for its end.
 
     Args:
         setup: The sweep, all of whose trials have the same workers.
         loop: What a rank does.
         loop_config: The argument of ``loop``.
         name: Of the Train run; Ray goes on with one of the same name.
-        max_failures: How often the group is started again if a worker dies.
         callbacks: Of the Train run.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -136,8 +134,8 @@ def worker_group(
         run_config=RunConfig(
             name=name,
             storage_path=str(setup.folder / "train"),
-            # Without a limit, a group that cannot start is retried without end.
-            failure_config=FailureConfig(max_failures=max_failures, controller_failure_limit=1),
+            # Whoever calls ``fit`` tries again. Without a limit, a group that cannot start is retried without end.
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=1),
             callbacks=callbacks,
         ),
     )

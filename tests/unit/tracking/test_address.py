@@ -3,6 +3,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from mlflow import MlflowClient
 
 from irtune.tracking.address import (
     comparison_url,
@@ -11,6 +12,8 @@ from irtune.tracking.address import (
     run_url,
     ui_command,
 )
+from irtune.tracking.connection import check_tracking
+from irtune.tracking.mlflow_tracker import MlflowTracker
 
 
 def query_of(url: str) -> dict[str, list[str]]:
@@ -87,3 +90,32 @@ def test_the_link_opens_a_saved_view() -> None:
 def test_a_name_that_mlflow_cannot_search_for_is_refused() -> None:
     with pytest.raises(ValueError, match="but not both"):
         comparison_url("http://host", "7", """a'b"c""")
+
+
+@pytest.mark.parametrize(("name", "odd"), [("what?", "?"), ("a%20b", "%20"), ("100%25", "%25")])
+def test_a_folder_that_an_address_cannot_say_is_refused_with_what_to_set(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, odd: str
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(ValueError, match=r"storage: .* has .* in its path.*set tracking\.uri") as caught:
+        resolve_tracking_uri(None, tmp_path / name)
+    assert f"has {odd!r} in its path" in str(caught.value)
+    with pytest.raises(ValueError, match=r"^tracking\.uri: "):
+        resolve_tracking_uri(f"sqlite:///{tmp_path / name}/mlflow.db", tmp_path)
+    assert resolve_tracking_uri("http://there", tmp_path / name) == "http://there"
+
+
+@pytest.mark.parametrize("name", ["a b", "a#b", "100%", "a;b&c=d", "ü", "it's", 'a"b', "a@b:c+d", "$HOME{x}"])
+def test_in_other_folders_database_and_artifacts_lie_where_they_should(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    storage = tmp_path / name
+    uri = resolve_tracking_uri(None, storage)
+    check_tracking(uri)
+    client, experiment_id = MlflowClient(uri), MlflowTracker(uri, "irtune").experiment_id
+    (tmp_path / "file").touch()
+    client.log_artifact(client.create_run(experiment_id).info.run_id, str(tmp_path / "file"))
+    assert (storage / "mlflow.db").stat().st_size > 0
+    assert len(list((storage / "mlartifacts").rglob("file"))) == 1
+    assert {path.name for path in tmp_path.iterdir()} == {name, "file"}

@@ -1,16 +1,20 @@
 import os
+import re
 import socket
+import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 from servers import free_ports
 
-from irtune.tracking.connection import TrackingAwayError, TrackingError, check_tracking, fail_fast
+from irtune.tracking.connection import TrackingAwayError, TrackingError, _whole_words, check_tracking, fail_fast
 
 RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 
@@ -111,3 +115,41 @@ def test_the_environment_is_as_before_after_overlapping_calls(monkeypatch: pytes
     other.join()
     assert os.environ[RETRIES] == "5"
     assert "MLFLOW_HTTP_REQUEST_TIMEOUT" not in os.environ
+
+
+CHECK = "import sys; from irtune.tracking.connection import check_tracking; check_tracking(sys.argv[1])"
+
+
+def test_processes_that_make_a_database_at_once_all_do(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", CHECK, f"sqlite:///{tmp_path}/storage/mlflow.db"]
+    running = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    told = [process.communicate(timeout=110)[1] for process in running]
+    assert [process.returncode for process in running] == [0, 0, 0], told
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("UPDATE alembic_version SET version_num = '0584bdc529eb'", r"older MLflow.*mlflow db upgrade '?sqlite:///\S"),
+        ("UPDATE alembic_version SET version_num = 'fffffffffff0'", r"newer MLflow.*fffffffffff0.*Install the MLflow"),
+        ("DELETE FROM alembic_version", r"was interrupted in making\. Move .* out of the way"),
+    ],
+)
+def test_a_database_of_another_mlflow_is_said_whole_with_the_remedy(tmp_path: Path, change: str, told: str) -> None:
+    database = tmp_path / "a b@c.db"
+    uri = f"sqlite:///{database}"
+    check_tracking(uri)
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute(change)
+    # MLflow does not look again at a database that a process has open.
+    asked = [sys.executable, "-c", CHECK, uri]
+    (line,) = subprocess.run(asked, capture_output=True, text=True, check=False).stderr.strip().splitlines()[-1:]
+    assert re.search(told, line), line
+    assert line.startswith(f"irtune.tracking.connection.TrackingError: tracking.uri: {uri} ")
+    assert "db upgrade" not in line or line.endswith(f"-m mlflow db upgrade '{uri}'")
+
+
+def test_what_a_server_says_at_length_is_cut_between_words() -> None:
+    shown = _whole_words("tables " * 60 + "\nsecond line")
+    assert len(shown) <= 300
+    assert set(shown.split()) == {"tables", "…"}

@@ -10,6 +10,7 @@ from irtune.config.sweep import SweepConfig
 from irtune.tracking.spool import SpoolWriter
 from irtune.tuning import callback as callback_module
 from irtune.tuning.callback import SweepCallback
+from irtune.tuning.errors import NO_ERROR, last_line
 from irtune.tuning.worker import SPOOL, TrialSetup
 
 
@@ -122,3 +123,33 @@ def test_a_trial_is_settled_when_the_last_of_its_records_was_taken(driver):
     assert entry.is_settled
     # The summary of a sweep is shipped too, and is no trial.
     driver.callback.take_last("mine/summary")
+
+
+@pytest.mark.parametrize("content", ["", "  \n\n"])
+def test_an_empty_error_file_is_said_to_be_one_or_made_up_for_by_the_pickled_error(driver, tmp_path, content):
+    file = tmp_path / "error.txt"
+    file.write_text(content)
+    lost, pickled = driver.start("trial_0000"), driver.start("trial_0001")
+    lost.error_file = pickled.error_file = str(file)
+    lost.get_pickled_error = lambda: None
+    pickled.get_pickled_error = lambda: ValueError("a bug")
+    for trial in (lost, pickled):
+        driver.callback.on_trial_recover(0, [], trial)
+        driver.callback.on_trial_error(0, [], trial)
+    driver.callback.wait()
+    entries = driver.callback.entries
+    assert entries["trial_0000"].interruptions == [NO_ERROR]
+    assert entries["trial_0001"].interruptions == ["ValueError: a bug"]
+    assert [error for _, _, error in driver.shipper.finished] == [NO_ERROR, "ValueError: a bug"]
+
+
+def test_the_last_line_of_an_error_is_one_whatever_the_error():
+    assert last_line("Traceback:\n  File\nKeyError: 'k'\n") == "KeyError: 'k'"
+    assert last_line("") == last_line(" \n") == NO_ERROR
+
+
+def test_tunes_loop_is_where_a_sweep_may_be_ended(tmp_path):
+    config, calls = Driver(tmp_path), []
+    callback = SweepCallback(config.callback.sweep, config.setup, config.shipper, on_step=lambda: calls.append(1))
+    callback.on_step_begin(0, [])
+    assert calls == [1]

@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from irtune.config.load import ConfigError, build
 from irtune.config.schema import EngineConfig, ExperimentConfig
 from irtune.config.sweep import SweepConfig
-from irtune.tuning.cluster import Node, concurrency, connect, in_job, with_absolute_paths
+from irtune.tuning.cluster import (
+    LONGEST_TEMP,
+    Node,
+    concurrency,
+    connect,
+    in_job,
+    session_folder,
+    with_absolute_paths,
+)
 
 SPACE = {"selection.policy.k": {"type": "int", "low": 1, "high": 4}}
 
@@ -209,3 +217,16 @@ def test_a_cluster_that_is_not_there_is_said_at_once(monkeypatch):
     monkeypatch.setattr("ray.init", lambda **options: pytest.fail("Ray was asked, which takes minutes"))
     with pytest.raises(ConnectionError, match=rf"RAY_ADDRESS is 127\.0\.0\.1:{port}, .*refused.* Is it running\?"):
         connect()
+
+
+def test_a_temporary_folder_too_long_for_sockets_is_got_round_and_one_that_was_named_for_ray_refused(caplog):
+    fits, too_long = "/" + "t" * (LONGEST_TEMP - 1), "/" + "t" * LONGEST_TEMP
+    assert session_folder({}) is None
+    assert session_folder({"TMPDIR": fits}) is session_folder({"TMPDIR": too_long, "RAY_TMPDIR": fits}) is None
+    assert caplog.messages == []
+    assert session_folder({"TMPDIR": too_long}) == "/tmp/ray"
+    assert "TMPDIR is too long for Ray's sockets" in caplog.text
+    with pytest.raises(ConfigError, match=rf"RAY_TMPDIR: {too_long}: .* at most {LONGEST_TEMP}, such as /tmp"):
+        session_folder({"RAY_TMPDIR": too_long})
+    # Bytes count, not characters.
+    assert session_folder({"TMPDIR": "/" + "ü" * (LONGEST_TEMP // 2 + 1)}) == "/tmp/ray"

@@ -3,13 +3,14 @@
 import io
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from rich.console import Console
 
 from irtune.config.load import ConfigError, build
 from irtune.config.sweep import SweepConfig
-from irtune.tuning.resume import IDENTITY, sweep_to_resume, write_identity
+from irtune.tuning.resume import IDENTITY, new_folder, resume_command, sweep_to_resume, write_identity
 
 DATA = "5f3c"
 
@@ -171,3 +172,29 @@ def test_what_is_kept_of_adapters_may_change(tmp_path, begun):
 
 def test_an_identity_is_json_that_people_can_read(begun):
     assert json.loads((begun() / IDENTITY).read_text())["settings"]["selection.policy.k"] == 3
+
+
+def test_of_two_that_begin_in_one_second_each_has_a_folder_that_is_known_later(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        folders = list(pool.map(lambda _: new_folder(sweep(tmp_path)), range(8)))
+    assert len(set(folders)) == 8
+    for folder in folders:
+        write_identity(folder, sweep(tmp_path), DATA)
+    assert choose(sweep(tmp_path), "always")[0] == max(folders)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (["irtune", "sweep", "a b.yaml", "--new"], "irtune sweep 'a b.yaml' --resume"),
+        (["jobs/sweep.py", "tune.num_trials=3", "--resume"], "python jobs/sweep.py tune.num_trials=3 --resume"),
+    ],
+)
+def test_the_command_that_goes_on_is_the_one_that_began(monkeypatch, arguments, command):
+    monkeypatch.setattr("sys.argv", arguments)
+    assert resume_command() == command
+
+
+def test_more_time_may_be_given(tmp_path, begun):
+    begun(tune={"time_budget_s": 60})
+    assert choose(sweep(tmp_path, tune={"time_budget_s": 3600}), "always")[0] is not None
