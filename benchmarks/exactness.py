@@ -20,9 +20,9 @@ Exits with 1 and names what is off unless in every cell
   uninterrupted one (elsewhere: starts with every bit of weights, moments and step counts that was saved).
 
 With --sabotage, which removes the hooks that freeze, it has to fail everywhere but at stage 0 in fp32, where the
-optimizer passes over a parameter without a gradient by itself. Other faults that it has to notice are a block's gradients
-1 % larger (scale), a micro-batch left out (micro-batch) and clipping to a norm 1 % larger (clipping); at stage 3 in bf16
-rounding may do what 1 % does.
+optimizer passes over a parameter without a gradient by itself. Other faults that it has to notice are a block's
+gradients 1 % larger (scale), a micro-batch left out (micro-batch) and clipping to a norm 1 % larger (clipping); at
+stage 3 in bf16 rounding may do what 1 % does.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What plain PyTorch makes of a step in a cell of benchmarks/exactness.py, and how far rounding may take others from it.
+"""What plain PyTorch makes of a step in a cell of benchmarks/exactness.py, and how far rounding may take another.
 
 It is one process that sees the batches of all ranks, knows nothing of the engine, and freezes by leaving gradients out.
 In what order gradients of ranks and micro-batches are added is part of what a ZeRO stage is, and in bf16 it shows, so
@@ -26,6 +26,7 @@ u = 2^-24 and N trained elements:
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -99,7 +100,7 @@ def errors(cell: Cell, first: int, snapshots: Sequence[Snapshot], scores: np.nda
     """
     total = Errors(0, 0, 0, _wrong_weights(cell, snapshots[0]), 0)
     measured = iter(scores)
-    for step, (before, after) in enumerate(zip(snapshots, snapshots[1:], strict=False), start=first):
+    for step, (before, after) in enumerate(pairwise(snapshots), start=first):
         total |= _errors_of_step(cell, step, before, after, measured)
     return total
 
@@ -177,9 +178,7 @@ def _stepped(old: State, new: State, step: int, count: float) -> tuple[torch.Ten
     return kept - update, old["master"].abs() + update.abs()
 
 
-def _score_error(
-    cell: Cell, gradients: State, slack: State, owner: Mapping[str, int], measured: np.ndarray
-) -> float:
+def _score_error(cell: Cell, gradients: State, slack: State, owner: Mapping[str, int], measured: np.ndarray) -> float:
     """The worst block's distance from its gradient norm, as a part of what the gradients' slack and fp64 allow."""
     found = [0.0]
     for block in range(NUM_BLOCKS):
@@ -206,9 +205,11 @@ def _wrong_weights(cell: Cell, found: Snapshot) -> int:
     return sum(not torch.equal(weight, masters[name]) for name, weight in found.weights.items())
 
 
-def _averaged_gradients(cell: Cell, model: Any, named: Mapping[str, Any], weights: State, step: int) -> tuple[State, State]:
-    """The mean over ranks and micro-batches, added up in the model's precision and in the stage's order, and the mean of
-    the magnitudes of what is added; both in fp64."""
+def _averaged_gradients(
+    cell: Cell, model: Any, named: Mapping[str, Any], weights: State, step: int
+) -> tuple[State, State]:
+    """The mean over ranks and micro-batches, added up in the model's precision and in the stage's order, and the mean
+    of the magnitudes of what is added; both in fp64."""
     for name, weight in weights.items():
         named[name].data.copy_(weight)
 

@@ -37,8 +37,8 @@ from irtune.training.optimizer_state import gather_state, stepped_slices
 
 NAME = f"step_{SAVED_AT:06d}"
 FAULTS = ("hooks", "scale", "micro-batch", "clipping")
-"""What may be broken on purpose: no hooks that freeze, a block's gradients 1 % larger, the last micro-batch left out (for
-it the first is counted twice), and clipping to a norm 1 % larger."""
+"""What may be broken on purpose: no hooks that freeze, a block's gradients 1 % larger, the last micro-batch left out
+(for it the first is counted twice), and clipping to a norm 1 % larger."""
 
 
 class Scripted(SelectionPolicy):

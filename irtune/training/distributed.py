@@ -4,6 +4,7 @@ import atexit
 import gc
 import logging
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -81,10 +82,11 @@ def left_at_end() -> Iterator[None]:
 def leave_process_group(wait_s: float = LEAVE_S) -> None:
     """Destroy the process group and end the threads of its backend; harmless where there is none.
 
-    gloo ends its threads once nothing refers to a group any more, which is later than ``destroy_process_group``: a
-    module of DeepSpeed keeps a copy of the group, and at stage 3 its engine outlives its last reference. A thread that
-    is alive as Python ends may just be dropping the tensors of the last collective; it then asks for the interpreter,
-    which ends it in the middle of a destructor, and the process aborts ("terminate called without an active exception").
+    gloo ends its threads once nothing refers to a group any more, which is later than ``destroy_process_group``:
+    DeepSpeed has made the first group a default argument, a module of it keeps a copy, and at stage 3 its engine
+    outlives its last reference. A thread that is alive as Python ends may just be dropping the tensors of the last
+    collective; it then asks for the interpreter, which ends it in the middle of a destructor, and the process aborts
+    ("terminate called without an active exception").
 
     Source: https://github.com/pytorch/pytorch/pull/179291.
 
@@ -112,3 +114,8 @@ def _destroy_process_groups() -> None:
         for key, value in list(values.items() if isinstance(values, dict) else enumerate(values)):
             if isinstance(value, dist.ProcessGroup):
                 values[key] = None
+    # The garbage collector does not know of these: what DeepSpeed had as it was imported.
+    backend = sys.modules.get("deepspeed.comm.torch")
+    for function in vars(backend.TorchBackend).values() if backend is not None else ():
+        if defaults := getattr(function, "__defaults__", None):
+            function.__defaults__ = tuple(None if isinstance(value, dist.ProcessGroup) else value for value in defaults)
