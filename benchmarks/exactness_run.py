@@ -1,7 +1,7 @@
 """The engine in the cells of benchmarks/exactness.py, and how far it is off."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from exactness_cells import (
     ACTIVE_SETS,
     DTYPES,
     LOSS_SCALE,
+    MAX_GRAD_NORM,
     NUM_BLOCKS,
     NUM_STEPS,
     RESELECT_EVERY,
@@ -23,7 +24,7 @@ from exactness_cells import (
     make_model,
     training_settings,
 )
-from exactness_reference import State, reference
+from exactness_reference import Snapshot, State, errors, start_state
 from safetensors.torch import load_file
 
 from irtune.config.schema import EngineConfig
@@ -35,6 +36,9 @@ from irtune.training.engine import DeepSpeedBlocks
 from irtune.training.optimizer_state import gather_state, stepped_slices
 
 NAME = f"step_{SAVED_AT:06d}"
+FAULTS = ("hooks", "scale", "micro-batch", "clipping")
+"""What may be broken on purpose: no hooks that freeze, a block's gradients 1 % larger, the last micro-batch left out
+(for it the first is counted twice), and clipping to a norm 1 % larger."""
 
 
 class Scripted(SelectionPolicy):
@@ -50,9 +54,15 @@ class Scripted(SelectionPolicy):
 
 
 class Run:
-    """The engine and the controller in a cell, with a look at every rank's state after each step."""
+    """The engine and the controller in a cell, with a look at every rank's state after each step.
 
-    def __init__(self, cell: Cell, *, sabotage: bool = False) -> None:
+    Args:
+        cell: How to train.
+        sabotage: Which of ``FAULTS`` it has.
+        watched: Whether to keep a snapshot of everything, before the first step and after each.
+    """
+
+    def __init__(self, cell: Cell, *, sabotage: str | None = None, watched: bool = True) -> None:
         model = make_model(cell.precision, cell.tuner)
         engine = EngineConfig(
             zero_stage=cell.stage,
@@ -60,8 +70,11 @@ class Run:
             gpus_per_worker=int(cell.device == "cuda"),
             deepspeed={"fp16": {"loss_scale": LOSS_SCALE}} if cell.precision == "fp16" else {},
         )
-        self.cell = cell
-        self.blocks = DeepSpeedBlocks(model, map_parameters(model), training_settings(cell), engine)
+        self.cell, self.sabotage, self.watched = cell, sabotage, watched
+        training = training_settings(cell)
+        if sabotage == "clipping":
+            training = training.model_copy(update={"max_grad_norm": 1.01 * MAX_GRAD_NORM})
+        self.blocks = DeepSpeedBlocks(model, map_parameters(model), training, engine)
         dtype = str(DTYPES[cell.precision]).removeprefix("torch.")
         real = {"zero_stage": str(cell.stage), "world_size": str(cell.ranks), "dtype": dtype}
         assert real.items() <= self.blocks.description().items(), self.blocks.description()
@@ -81,16 +94,25 @@ class Run:
         self.frozen_drift = 0.0
         self.frozen_changed = 0
         self.latest = self._by_block()
-        if sabotage:
+        self.snapshots: list[Snapshot] = []
+        if sabotage == "hooks":
             self.blocks.base_optimizer._optimizer_step_pre_hooks.clear()
             self.blocks.base_optimizer._optimizer_step_post_hooks.clear()
 
     def train(self, first: int, last: int) -> None:
         """Steps ``first`` to ``last - 1``."""
+        if self.watched and not self.snapshots:
+            self.snapshots.append(self._snapshot())
         for step in range(first, last):
             self.controller.before_step(step)
             indices = [micro * self.cell.ranks + dist.get_rank() for micro in range(self.cell.accumulation)]
+            if self.sabotage == "micro-batch":
+                indices[-1] = 0
             self.blocks.train_step([batch(step, index, self.cell.device) for index in indices])
+            if self.sabotage == "scale":
+                for parameter, gradient in self.blocks._gradients():
+                    if self.blocks._place.get(id(parameter), (-1, 0))[0] == active_at(step)[0]:
+                        gradient.mul_(1.01)
             self.controller.after_backward(step)
             self.blocks.optimizer_step()
             # What trains is read off the optimizer, not off the controller that told it.
@@ -102,6 +124,8 @@ class Run:
                         self.frozen_changed += 1
                         self.frozen_drift = max(self.frozen_drift, float((new.float() - old.float()).abs().max()))
             self.latest = after
+            if self.watched:
+                self.snapshots.append(self._snapshot())
 
     def save(self, folder: Path) -> None:
         """As the training loop does."""
@@ -129,6 +153,12 @@ class Run:
             "wrong_active_sets": sum(each != [[-1, *active_at(s)] for s in steps[first:]] for each in trained),
         }
 
+    def _snapshot(self) -> Snapshot:
+        """Of all ranks together; of use on rank 0."""
+        with self.blocks.gathered([parameter for _, parameter in self.blocks.blocks.all()]):
+            weights = {name: p.detach().cpu().clone() for name, p in self.blocks.blocks.all()}
+        return Snapshot(gather_state(self.blocks), weights)
+
     def _step_counts(self) -> dict[int, list[float]]:
         """Block (-1 for shared parameters) -> the different step counts that this rank keeps for it."""
         owner = self._owners()
@@ -154,34 +184,33 @@ class Run:
         return found
 
 
-def check_cell(cell: Cell, folder: Path, *, sabotage: bool = False) -> dict[str, Any]:
+def check_cell(cell: Cell, folder: Path, *, sabotage: str | None = None) -> dict[str, Any]:
     """Train, saving on the way, and resume in a new engine; returns on rank 0 how far everything is off."""
     run = Run(cell, sabotage=sabotage)
     run.train(0, SAVED_AT)
     run.save(folder)
     run.train(SAVED_AT, NUM_STEPS)
     final, seen = gather_state(run.blocks), run.close()
-    again = Run(cell, sabotage=sabotage)
+    again = Run(cell, sabotage=sabotage, watched=False)
     again.load(folder)
     again.train(SAVED_AT, NUM_STEPS)
     resumed, _ = gather_state(again.blocks), again.close()
     if dist.get_rank() > 0:
         return {}
-    plain = reference(_arithmetic(cell), _arithmetic(cell))
+    started_elsewhere = differing(_masters(run.snapshots[0].state), start_state(cell))
     same_choices = (
         run.controller.state_dict() == again.controller.state_dict() and run.trained[SAVED_AT:] == again.trained
     )
     return {
         **seen,
-        **plain.errors(final),
-        "scores_error": float(np.max(np.abs(run.trace.scores() / plain.scores - 1))),
+        **_compared(cell, 0, run, started_elsewhere),
         "resume_differing": differing(final, resumed) + (not same_choices),
     }
 
 
 def save_half(move: Move, folder: Path) -> None:
     """The first half of a run that is resumed elsewhere."""
-    run = Run(move.source)
+    run = Run(move.source, watched=False)
     run.train(0, SAVED_AT)
     run.save(folder)
     run.close()
@@ -193,21 +222,24 @@ def check_move(move: Move, folder: Path) -> dict[str, Any]:
     run.load(folder)
     loaded = gather_state(run.blocks)
     run.train(SAVED_AT, NUM_STEPS)
-    final, seen = gather_state(run.blocks), run.close(first=SAVED_AT)
+    seen = run.close(first=SAVED_AT)
     if dist.get_rank() > 0:
         return {}
-    plain = reference(_arithmetic(move.source), _arithmetic(move.target))
     return {
         **seen,
-        **plain.errors(final),
-        "scores_error": float(np.max(np.abs(run.trace.scores() / plain.scores[-len(run.trace.records) :] - 1))),
+        **_compared(move.target, SAVED_AT, run),
         "resume_differing": differing(load_file(folder / NAME / OPTIMIZER_STATE), loaded),
     }
 
 
-def _arithmetic(cell: Cell) -> Cell:
-    """One cell for all whose reference is the same."""
-    return replace(cell, stage=2 if cell.stage >= 2 else 0)
+def _compared(cell: Cell, first: int, run: Run, started_elsewhere: int = 0) -> dict[str, Any]:
+    """How far a run is from plain PyTorch, from this step on."""
+    found = asdict(errors(cell, first, run.snapshots, np.array(run.trace.scores())))
+    return found | {"wrong_weights": found["wrong_weights"] + started_elsewhere}
+
+
+def _masters(state: State) -> State:
+    return {name: value for name, value in state.items() if name.startswith("master/")}
 
 
 def differing(first: State, second: State) -> int:

@@ -1,7 +1,14 @@
 """The process group that a run trains in: Ray Train's where there is one, else a group of this process alone."""
 
+import atexit
+import gc
+import logging
 import os
 import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import psutil
@@ -9,6 +16,9 @@ import torch
 import torch.distributed as dist
 
 from irtune.config.schema import EngineConfig
+
+LEAVE_S = 10.0
+"""How long a process waits at its end for the threads of its group, seconds."""
 
 
 def select_accelerator(config: EngineConfig) -> torch.device:
@@ -71,11 +81,11 @@ def make_process_group(backend: str, address: str, port: int, timeout_s: float, 
 
 
 def ensure_process_group(config: EngineConfig) -> None:
-    """Join a process group: the one that exists, or a new one of this process alone.
+    """Join a process group, the one that exists or a new one of this process alone, and leave it as the process ends.
 
-    A group of one stays until the process ends, for the next run to use: DeepSpeed keeps references to the first group
-    that it meets and has no call to forget it.
+    A group of one stays that long for the next run to use: DeepSpeed keeps references to the first group that it meets.
     """
+    leave_at_exit()
     if dist.is_initialized():
         return
     os.environ.update(
@@ -90,3 +100,61 @@ def ensure_process_group(config: EngineConfig) -> None:
     timeout = timedelta(seconds=config.process_group_timeout_s)
     store = dist.HashStore()  # type: ignore[attr-defined]
     dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
+
+
+def leave_at_exit() -> None:
+    """Have this process leave its group before Python ends, whoever made the group and however often this is called."""
+    atexit.unregister(leave_process_group)
+    atexit.register(leave_process_group)
+
+
+@contextmanager
+def left_at_end() -> Iterator[None]:
+    """Leave the process group at the end of the context, however it ends."""
+    leave_at_exit()
+    try:
+        yield
+    finally:
+        leave_process_group()
+
+
+def leave_process_group(wait_s: float = LEAVE_S) -> None:
+    """Destroy the process group and end the threads of its backend; harmless where there is none.
+
+    gloo ends its threads once nothing refers to a group any more, which is later than ``destroy_process_group``:
+    DeepSpeed has made the first group a default argument, a module of it keeps a copy, and at stage 3 its engine
+    outlives its last reference. A thread that is alive as Python ends may just be dropping the tensors of the last
+    collective; it then asks for the interpreter, which ends it in the middle of a destructor, and the process aborts
+    ("terminate called without an active exception").
+
+    Source: https://github.com/pytorch/pytorch/pull/179291.
+
+    Args:
+        wait_s: Seconds to wait for a collective that another rank does not finish, after which its thread is left.
+    """
+    # The last reference to a group waits for what is under way in it.
+    leaving = threading.Thread(target=_destroy_process_groups, daemon=True, name="leave_process_group")
+    leaving.start()
+    leaving.join(wait_s)
+    if leaving.is_alive():
+        logging.getLogger(__name__).warning(
+            "the process group has not ended within %s s: a collective waits for a rank that is gone or stuck", wait_s
+        )
+
+
+def _destroy_process_groups() -> None:
+    if not (dist.is_available() and dist.is_initialized()):
+        return
+    groups = list(dist.distributed_c10d._world.pg_map)
+    dist.destroy_process_group()
+    gc.unfreeze()
+    for holder in gc.get_referrers(*groups):
+        values = holder if isinstance(holder, dict | list) else getattr(holder, "__dict__", {})
+        for key, value in list(values.items() if isinstance(values, dict) else enumerate(values)):
+            if isinstance(value, dist.ProcessGroup):
+                values[key] = None
+    # The garbage collector does not know of these: what DeepSpeed had as it was imported.
+    backend = sys.modules.get("deepspeed.comm.torch")
+    for function in vars(backend.TorchBackend).values() if backend is not None else ():
+        if defaults := getattr(function, "__defaults__", None):
+            function.__defaults__ = tuple(None if isinstance(value, dist.ProcessGroup) else value for value in defaults)

@@ -94,14 +94,17 @@ def _train_worker(config: Mapping[str, Any]) -> None:
     """What every worker of an isolated trial's group runs."""
     from ray import train
 
+    from irtune.training.distributed import left_at_end
+
     suggestion = config["suggestion"]
-    train_rank(
-        suggestion["overrides"],
-        suggestion["trial"],
-        config["setup"],
-        lambda metrics: train.report(dict(metrics)),
-        rank=own_rank(),
-    )
+    with left_at_end():
+        train_rank(
+            suggestion["overrides"],
+            suggestion["trial"],
+            config["setup"],
+            lambda metrics: train.report(dict(metrics)),
+            rank=own_rank(),
+        )
 
 
 _FUNCTIONS: Mapping[str, Callable[..., None]] = {

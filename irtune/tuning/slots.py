@@ -266,7 +266,14 @@ class Desk:
 
 
 def serve(config: Mapping[str, Any]) -> None:
-    """What each rank of a slot does: train one trial after the other."""
+    """What each rank of a slot does: train one trial after the other, and leave the others in the end."""
+    from irtune.training.distributed import left_at_end
+
+    with left_at_end():
+        _serve(config)
+
+
+def _serve(config: Mapping[str, Any]) -> None:
     desk, slot, setup, rank = config["desk"], config["slot"], config["setup"], own_rank()
     number = 0
     if rank == 0:

@@ -19,6 +19,7 @@ from irtune.layers import map_parameters
 from irtune.layers.blocks import low_rank_pairs
 from irtune.selection import Suppression
 from irtune.training.adapter import add_adapter
+from irtune.training.distributed import leave_process_group
 from irtune.training.engine import DeepSpeedBlocks
 
 ACCUMULATION = 2
@@ -213,7 +214,7 @@ def main(rank: int, world: int, store: str, stages: list[int], out: str, weights
     if rank == 0:
         Path(out).write_text(json.dumps({"expected": expected(world, weights), "stages": results}))
     dist.barrier()
-    dist.destroy_process_group()
+    leave_process_group()
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from irtune.config.schema import AdapterConfig, EngineConfig, ModelConfig, TrainingConfig
 from irtune.layers import map_parameters
 from irtune.training.adapter import add_adapter
+from irtune.training.distributed import leave_process_group
 from irtune.training.engine import DeepSpeedBlocks
 from irtune.training.model import load_classifier, materialize
 
@@ -43,6 +44,7 @@ def main(rank: int, port: str, out: Path) -> None:
     blocks.train_step([{"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": torch.tensor([rank])}])
     blocks.optimizer_step()
     out.write_text(json.dumps(mapped_kilobytes((checkpoint / "model.safetensors").resolve())))
+    leave_process_group()
 
 
 if __name__ == "__main__":
