@@ -2,6 +2,12 @@
 
 import os
 
+import hypothesis
+
+# How long an example takes says what else the machine does.
+hypothesis.settings.register_profile("irtune", deadline=None)
+hypothesis.settings.load_profile("irtune")
+
 os.environ.setdefault("HF_HUB_OFFLINE", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("PYTHONWARNINGS", "ignore")

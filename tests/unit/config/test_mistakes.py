@@ -256,7 +256,8 @@ def test_mistakes_in_tune(tune, expected):
 
 
 def test_a_sweep_without_dimensions():
-    assert mistakes({"tune": {}}, SweepConfig) == ("space: is required",)
+    (mistake,) = mistakes({"tune": {}}, SweepConfig)
+    assert mistake.startswith("space: is required (the dimensions by dotted key")
     (mistake,) = mistakes({"space": {}}, SweepConfig)
     assert mistake.startswith("space: must have at least 1 item")
 

@@ -407,7 +407,7 @@ def test_overrides_that_mean_nothing(sweeps, write, capsys, arguments, message):
 def test_a_single_run_is_no_sweep(sweeps, write, capsys):
     file = write("experiment.yaml", GOOD)
     assert main(["sweep", file]) == 2
-    assert capsys.readouterr().err == f"error: {file}: space: is required\n"
+    assert capsys.readouterr().err.startswith(f"error: {file}: space: is required (the dimensions by dotted key")
 
 
 def test_a_sweep_in_which_no_trial_finished(sweeps, write):
