@@ -47,3 +47,15 @@ class WaitsForASecondDriver(TopK):
             (flags / "waiting").touch()
             time.sleep(300)
         return super().select(context)
+
+
+class KillsItsWorker(TopK):
+    """Top-k, but the worker that decides is killed once training has begun."""
+
+    name: str  # type: ignore[assignment]
+
+    def select(self, context: Any) -> Any:
+        """Choose like top-k at first."""
+        if context.step > 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().select(context)
