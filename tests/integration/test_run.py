@@ -270,9 +270,7 @@ def test_a_diverging_run_says_what_to_lower(tmp_path: Path) -> None:
 @pytest.mark.parametrize("when", [{"training.eval_every": 1}, {"training.max_steps": 1}])
 def test_a_divergence_that_an_evaluation_sees_first_says_the_same(tmp_path: Path, when: dict[str, int]) -> None:
     config = tiny(**{"training.learning_rate": 1e30, "training.max_grad_norm": 0, **when})
-    with pytest.raises(
-        FloatingPointError, match=r"validation examples .* step 1: .*training\.learning_rate"
-    ):
+    with pytest.raises(FloatingPointError, match=r"validation examples .* step 1: .*training\.learning_rate"):
         run(config, folder=tmp_path, recorder=Memory())
 
 
