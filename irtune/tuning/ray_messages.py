@@ -20,6 +20,8 @@ def take_over() -> None:
 def _log(message: Mapping[str, Any], ignore_prefix: bool) -> None:
     for text in message["lines"]:
         first, _, rest = str(text).strip().partition("\n")
+        # After a daemon's death its last lines follow.
+        first = first.partition(" Last 20 lines of")[0]
         logger.log(logging.INFO if _OF_NO_USE in first else logging.WARNING, "Ray: %s", first)
         # Ends of log files, most often.
         logger.debug("%s", rest)

@@ -107,7 +107,7 @@ def run_sweep(config: SweepConfig, source: str, console: Console, resume: Resume
                 console.print(f"Ray      {cluster.describe()}", highlight=False, soft_wrap=True, markup=False)
                 at_once = _checked_trials_at_once(sweep)
                 predict(sweep, lengths, rehearsal, at_once, console)
-                return _search(sweep, at_once, console)
+                return _search(sweep, at_once, watch, console)
         except BaseException as error:
             # Whatever fails after Ray's node has died fails for that.
             if watch.lost():
@@ -121,7 +121,7 @@ def run_sweep(config: SweepConfig, source: str, console: Console, resume: Resume
             signal.signal(signal.SIGTERM, before)
 
 
-def _search(sweep: Sweep, at_once: int, console: Console) -> Outcome:
+def _search(sweep: Sweep, at_once: int, watch: NodeWatch, console: Console) -> Outcome:
     config = sweep.config
     setup = TrialSetup(
         explicit(config.experiment()),
@@ -162,6 +162,7 @@ def _search(sweep: Sweep, at_once: int, console: Console) -> Outcome:
             stopped = callback.close_open()
             _say_time_is_up(sweep, stopped, console)
             # What still trains ends with Ray.
+            watch.stop()
             ray.shutdown()
             for entry in stopped:
                 keep_trace(entry)

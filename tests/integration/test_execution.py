@@ -87,3 +87,21 @@ def test_what_a_killed_leader_reserved_is_given_back_and_the_trial_goes_on(tmp_p
     while ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"] and time.monotonic() < deadline:
         time.sleep(0.2)
     assert ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"]
+
+
+@pytest.mark.parametrize("execution", ["in_process", "slots", "isolated"])
+@pytest.mark.parametrize("policy", ["RaisesAtSecondRefresh", "KillsItsWorker"])
+def test_a_trial_that_always_fails_is_begun_once_and_again_max_failures_times(
+    tmp_path: Path, execution: str, policy: str
+) -> None:
+    faulty = {**A, "selection.policy.name": f"faulty_policies:{policy}"}
+    found = run_trials(tmp_path, [("faulty", faulty)], tune__execution=execution, tune__max_failures=1)
+    assert found == {}
+    assert sorted(attempts(tmp_path, "faulty")) == [0, 1]
+
+
+@pytest.mark.parametrize("execution", ["in_process", "slots", "isolated"])
+def test_without_retries_a_trial_is_begun_once(tmp_path: Path, execution: str) -> None:
+    faulty = {**A, "selection.policy.name": "faulty_policies:RaisesAtSecondRefresh"}
+    run_trials(tmp_path, [("faulty", faulty)], tune__execution=execution, tune__max_failures=0)
+    assert sorted(attempts(tmp_path, "faulty")) == [0]

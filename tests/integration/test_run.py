@@ -269,6 +269,13 @@ def test_a_diverging_run_says_what_to_lower(tmp_path: Path) -> None:
         run(config, folder=tmp_path, recorder=Memory())
 
 
+@pytest.mark.parametrize("when", [{"training.eval_every": 1}, {"training.max_steps": 1}])
+def test_a_divergence_that_an_evaluation_sees_first_says_the_same(tmp_path: Path, when: dict[str, int]) -> None:
+    config = tiny(**{"training.learning_rate": 1e30, "training.max_grad_norm": 0, **when})
+    with pytest.raises(FloatingPointError, match=r"validation examples .* step 1: .*training\.learning_rate"):
+        run(config, folder=tmp_path, recorder=Memory())
+
+
 def test_signals_that_match_no_tensor_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"set importance\.tensors=all"):
         run(tiny(**{"adapter.type": "ia3"}), folder=tmp_path, recorder=Memory())

@@ -60,3 +60,15 @@ class Telling(TopK):
             secret = os.environ["SOME_SERVICE_PASSWORD"]
             raise RuntimeError(f"no answer from https://me:planted-login-2@host with {secret}")
         return super().select(context)
+
+
+class KillsItsWorker(TopK):
+    """Top-k, but the worker that decides is killed once training has begun."""
+
+    name: str  # type: ignore[assignment]
+
+    def select(self, context: Any) -> Any:
+        """Choose like top-k at first."""
+        if context.step > 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().select(context)

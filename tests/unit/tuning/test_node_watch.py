@@ -89,3 +89,13 @@ with node_watch.NodeWatch(print, interval_s=0.05, forced_after_s=0.2):
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50, check=False)
     assert ended.returncode == LOST, ended.stderr
     assert "has not answered" in ended.stdout
+
+
+def test_a_ray_that_is_ended_on_purpose_is_not_lost(node):
+    told = []
+    with NodeWatch(told.append, interval_s=0.02) as watch:
+        watch.stop()
+        node.raylet.kill()
+        time.sleep(0.2)
+    assert not watch.lost()
+    assert told == []

@@ -30,7 +30,7 @@ def test_the_count_of_worker_processes_is_not_shown_and_other_messages_are_in_a_
     with caplog.at_level(logging.WARNING):
         say(COUNT)
         say(DIED)
-    assert caplog.messages == ["Ray: Raylet is terminated. Last 20 lines of the Raylet logs:"]
+    assert caplog.messages == ["Ray: Raylet is terminated."]
     assert capsys.readouterr().out == ""
 
 
