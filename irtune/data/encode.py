@@ -14,6 +14,7 @@ from filelock import FileLock
 from irtune.data.base import SPLITS, LabelledDataset, Split
 from irtune.data.prompt import AUTO
 from irtune.data.shorten import Shortened
+from irtune.redaction import redacted
 
 LENGTH_CAP = 512
 """The most tokens that ``model.max_length=auto`` takes."""
@@ -286,7 +287,7 @@ def _keep(encoded: EncodedDataset, target: Path) -> None:
             np.save(partial / f"{split}.{name}.npy", array, allow_pickle=False)
     counts = {name: value for name, value in vars(encoded).items() if name not in ("splits", "cuts")}
     counts["cuts"] = {split: asdict(cuts) for split, cuts in encoded.cuts.items()}
-    (partial / COUNTS).write_text(json.dumps(counts), encoding="utf-8")
+    (partial / COUNTS).write_text(json.dumps(redacted(counts)), encoding="utf-8")
     partial.rename(target)
 
 

@@ -38,11 +38,12 @@ def test_no_process_of_a_sweep_listens_on_the_network(tmp_path: Path, arguments:
     log = tmp_path / "log"
     with start_sweep(tmp_path / "s", *overrides, output=log) as driver:
         try:
-            deadline = time.monotonic() + 200
+            deadline = time.monotonic() + 280
             while driver.poll() is None:
                 assert time.monotonic() < deadline, log.read_text()
                 listening(psutil.Process(driver.pid), found)
-                time.sleep(0.2)
+                # More often, and looking alone keeps a small machine busy.
+                time.sleep(1)
         finally:
             driver.kill()
     assert driver.returncode == 0, log.read_text()

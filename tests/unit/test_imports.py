@@ -23,7 +23,7 @@ ALLOWED = {
     "importance": {"plugins"},
     "selection": {"plugins", "importance"},
     "layers": {"plugins", "methods", "importance", "selection"},
-    "data": {"plugins"},
+    "data": {"plugins", "redaction"},
     "config": SCIENCE,
     "training": SCIENCE | {"config"},
     "tracking": SCIENCE | {"config", "training"},
