@@ -49,7 +49,7 @@ bench: install ## Print the figures that README and docstrings quote (about two 
 	@$(RUN) benchmarks/coverage.py
 	@$(RUN) benchmarks/faults.py
 	@$(RUN) benchmarks/every_method.py
-	@$(RUN) benchmarks/synthetic_difficulty.py
+	@$(RUN) benchmarks/first_run.py
 
 gpu: install ## Run everything that needs a GPU, in ten minutes; DEVICE=cpu MODEL=tiny tries it out
 	@$(RUN) benchmarks/gpu.py --device $(DEVICE) --model $(MODEL)

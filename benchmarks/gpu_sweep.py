@@ -22,11 +22,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 MODELS = {
     "smollm2-135m": ["model.name=smollm2-135m"],
-    "tiny": [
-        "model.name=tiny-random",
-        "selection.policy.k=2",
-        "space.selection.policy.k={type: int, low: 1, high: 5}",
-    ],
+    "tiny": ["model.name=tiny-random"],
 }
 ENGINES = {
     "cuda": ["engine.gpus_per_worker=0.5", "engine.cpus_per_worker=4", "engine.precision=bf16"],

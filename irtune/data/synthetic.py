@@ -22,7 +22,7 @@ class SyntheticConfig(DatasetConfig):
 
     Every split holds each intention equally often (up to one), and no pair, in either direction, occurs twice in the
     whole dataset, whatever its case. The test set depends on ``seed`` and ``test_size`` alone.
-    ``benchmarks/synthetic_difficulty.py`` measures how hard it is.
+    ``benchmarks/first_run.py`` measures how hard it is to learn.
 
     Source of the intentions: Du et al. 2022, "Understanding Iterative Revision from Human-Written Text", ACL.
     """
