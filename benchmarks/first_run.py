@@ -1,6 +1,6 @@
 """Does the first run learn, within ten minutes? Trains the quickstart's baseline over seeds, and runs all of it once.
 
-    python benchmarks/first_run.py [--seeds 0 1 2] [--shuffled-seeds 0] [--threads 2] [--without-sweep]
+    python benchmarks/first_run.py [--seeds 0 1 2] [--shuffled-seeds 0] [--threads 2] [--without-sweep] [--figure FILE]
 
 All settings are those of ``search_spaces/quickstart.yaml``. Prints the macro-F1 on test that the baseline reaches with
 true and with shuffled training labels, and how its sweep ended: trials, seconds, answer and what the winner saves.
@@ -13,6 +13,7 @@ Exits with 1 unless
 
 import argparse
 import random
+import shutil
 import statistics
 import subprocess
 import sys
@@ -122,12 +123,13 @@ def scores(baseline: ExperimentConfig, options: argparse.Namespace) -> Iterator[
             yield found
 
 
-def run_sweep(threads: int, space: Sequence[str]) -> SweepEnd:
+def run_sweep(threads: int, space: Sequence[str], figure: Path | None) -> SweepEnd:
     """Run the quickstart as ``make sweep`` does, but for where it keeps its results.
 
     Args:
         threads: Of its trials.
         space: Dimensions of its search space.
+        figure: Where its response figure is kept.
     """
     with tempfile.TemporaryDirectory() as folder:
         uri = f"sqlite:///{folder}/mlflow.db"
@@ -140,6 +142,8 @@ def run_sweep(threads: int, space: Sequence[str]) -> SweepEnd:
         seconds = time.perf_counter() - started
         print(f"sweep: status {ended.returncode} in {seconds:.0f} s", file=sys.stderr)
         answer, saving, trials = in_mlflow(uri, space)
+        for drawn in Path(folder).glob("*/response.png") if figure is not None else ():
+            shutil.copy(drawn, figure)  # type: ignore[arg-type]
     return SweepEnd(ended.returncode, seconds, answer, saving, trials, ended.stdout[-5000:])
 
 
@@ -230,6 +234,7 @@ def main() -> int:
     parser.add_argument("--shuffled-seeds", type=int, nargs="*", default=[0])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--without-sweep", action="store_true", help="train the baseline only")
+    parser.add_argument("--figure", type=Path, help="keep the sweep's response figure as this PNG")
     options = parser.parse_args()
     quickstart = load(SweepConfig, QUICKSTART)
     baseline = quickstart.experiment().baseline()
@@ -238,7 +243,7 @@ def main() -> int:
     # Before the runs: the working tree may have moved on after them.
     made_with = environment()
     # First, so that nothing that the runs leave in this process slows it down.
-    sweep = None if options.without_sweep else run_sweep(options.threads, list(quickstart.space))
+    sweep = None if options.without_sweep else run_sweep(options.threads, list(quickstart.space), options.figure)
     found = list(scores(baseline, options))
     training = baseline.training
     print(f"# The first run\n\n{data.name} data, fingerprint {data.fingerprint()}: {sizes}. ", end="")
