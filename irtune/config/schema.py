@@ -166,8 +166,8 @@ class TrainingConfig(Section):
     """Optimisation and evaluation."""
 
     max_steps: int = Field(200, gt=0, description="optimizer steps")
-    micro_batch_size: int = Field(8, gt=0, description="examples a rank and forward pass")
-    gradient_accumulation_steps: int = Field(1, gt=0, description="forward passes an optimizer step")
+    micro_batch_size: int = Field(8, gt=0, description="examples per rank and forward pass")
+    gradient_accumulation_steps: int = Field(1, gt=0, description="forward passes per optimizer step")
     learning_rate: float = Field(2e-4, gt=0, description="of AdamW, after the warm-up")
     weight_decay: float = Field(0.0, ge=0, description="of AdamW, for what trains")
     adam_beta1: float = Field(0.9, ge=0, lt=1, description="decay of the mean of gradients")
@@ -187,11 +187,11 @@ class TrainingConfig(Section):
         "balanced (1 over their number), or a weight by label (1.0 for those left out)",
     )
     eval_every: int = Field(50, gt=0, description="optimizer steps between evaluations on validation")
-    eval_batch_size: int = Field(16, gt=0, description="examples a rank and forward pass of an evaluation")
+    eval_batch_size: int = Field(16, gt=0, description="examples per rank and forward pass of an evaluation")
     checkpoint_every: int = Field(50, gt=0, description="optimizer steps between checkpoints to resume from")
     log_every: int = Field(1, gt=0, description="optimizer steps between points of train/…")
     on_out_of_memory: Literal["fail", "smaller_micro_batches"] = Field(
-        "fail", description="whether a retry may take smaller micro-batches, and more of them a step; tried once"
+        "fail", description="whether a retry may take smaller micro-batches, and more of them per step; tried once"
     )
 
 
@@ -199,9 +199,9 @@ class EngineConfig(Section):
     """DeepSpeed, and how many workers it runs on."""
 
     num_workers: int = Field(1, gt=0, description="ranks; above 1 a Ray Train worker group is started")
-    cpus_per_worker: float = Field(1, gt=0, description="CPU cores (and intra-op threads) a worker")
+    cpus_per_worker: float = Field(1, gt=0, description="CPU cores (and intra-op threads) per worker")
     gpus_per_worker: float = Field(
-        0, ge=0, description="GPUs a worker; 0 trains on CPU, below 1 several trials share one, and its memory"
+        0, ge=0, description="GPUs per worker; 0 trains on CPU, below 1 several trials share one, and its memory"
     )
     zero_stage: Literal[0, 1, 2, 3] = Field(0, description="what DeepSpeed shards over workers: nothing, up to all")
     precision: Precision = Field("fp32", description="fp16 needs a GPU, and ZeRO stage 1 or above")

@@ -297,7 +297,7 @@ class DeepSpeedBlocks(MeasuredModel):
 
 
 def _adamw(blocks: Blocks, training: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW with one param group a block and one for shared parameters.
+    """AdamW with one param group per block and one for shared parameters.
 
     The learning rate is 0 until the engine is built: at stage 0 in half precision DeepSpeed takes an optimizer step
     without gradients as it starts, which would decay the weights once.

@@ -214,7 +214,8 @@ def describe() -> str:
     """The cluster that this process is connected to, in a line."""
     nodes = alive_nodes()
     count = "1 node" if len(nodes) == 1 else f"{len(nodes)} nodes"
-    return f"{count} with {_amounts(ray.cluster_resources())}; RAY_AUTH_MODE is {os.environ.get(_AUTH_MODE, 'unset')}"
+    mode = f"RAY_AUTH_MODE is {os.environ.get(_AUTH_MODE, 'unset')}" if joins() else "started for this sweep alone"
+    return f"{count} with {_amounts(ray.cluster_resources())}; {mode}"
 
 
 def alive_nodes() -> list[Node]:

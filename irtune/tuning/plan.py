@@ -203,8 +203,8 @@ def make_plan(sweep: Sweep, lengths: Mapping[Split, np.ndarray], rehearsal: Rehe
         "reads": sweep.ready.inputs.shown(),
         **_work(config, at_once),
         "estimated": f"from {source}",
-        "memory": f"{memory_bytes / 2**30:.2g} GiB a worker",
-        "a trial": _trial_in_words(baseline, others),
+        "memory": f"{memory_bytes / 2**30:.2g} GiB per worker",
+        "per trial": _trial_in_words(baseline, others),
         "in all": _in_words(most, config.engine) + if_stopped,
         "results": f"{sweep.folder}: trials with their checkpoints, predictions and adapters "
         f"({config.tracking.keep_adapters} kept, {config.tracking.upload_adapters} uploaded), tokens, study, report",
@@ -252,15 +252,13 @@ def _work(config: SweepConfig, at_once: int) -> dict[str, str]:
     return {
         "trials": f"{1 + searched}, the baseline included{again}; {at_once} at a time",
         "space": f"{'infinitely many' if number is None else f'{number:,}'} configurations: {json.dumps(space)}",
-        "workers": f"{engine.num_workers} a trial ({config.tune.execution_of(engine)}), each with {each}",
+        "workers": f"{engine.num_workers} per trial ({config.tune.execution_of(engine)}), each with {each}",
     }
 
 
 def _trial_in_words(baseline: Trial, others: Trial) -> str:
     if math.isnan(baseline.seconds):
-        return (
-            f"{operations(baseline.step_flops)} FLOPs a step of the baseline, {operations(others.step_flops)} of others"
-        )
+        return f"{operations(baseline.step_flops)} FLOPs per step of the baseline, {operations(others.step_flops)} of others"
     steps = f"with steps of {baseline.step_s:.3g}s and {others.step_s:.3g}s"
     return f"{duration(baseline.seconds)} the baseline, {duration(others.seconds)} another, {steps}"
 

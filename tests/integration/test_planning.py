@@ -41,8 +41,8 @@ def test_a_plan_is_measured_starts_nothing_and_leaves_nothing_behind(tmp_path: P
     assert re.fullmatch(r"8, the baseline included, \d+ at a time", facts["trials"])
     assert facts["space"].startswith("15 configurations: {")
     assert facts["estimated"] == "from measured steps of the real model on this machine"
-    assert re.fullmatch(r"\d\S* GiB a worker", facts["memory"])
-    assert re.fullmatch(r"\S+ the baseline, \S+ another, with steps of \S+s and \S+s", facts["a trial"])
+    assert re.fullmatch(r"\d\S* GiB per worker", facts["memory"])
+    assert re.fullmatch(r"\S+ the baseline, \S+ another, with steps of \S+s and \S+s", facts["per trial"])
     assert re.search(r"core-hours, \S+ FLOPs of training; about .* if ASHA stops \d\.\d", facts["in all"])
     assert facts["results"].startswith(f"{tmp_path}/storage/")
     assert not (tmp_path / "storage").exists()

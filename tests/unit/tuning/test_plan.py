@@ -104,9 +104,9 @@ def test_what_it_says(tmp_path, console):
         "trials     10, the baseline included; the baseline again at the settings of the best; 2 at a time",
         'space      infinitely many configurations: {"selection.policy.k": {"type": "int", "low": 1.0, "high": 6.0}, '
         '"training.learning_rate": {"type": "float", "low": 0.0001, "high": 0.01, "log": true}}',
-        "workers    1 a trial (in_process), each with 2 CPUs",
+        "workers    1 per trial (in_process), each with 2 CPUs",
         "estimated  from measured steps of the real model on this machine",
-        "memory     1.5 GiB a worker",
+        "memory     1.5 GiB per worker",
     ]
     assert lines[-2].startswith(f"results    {tmp_path}/storage/small-<date>-<time>: ")
     assert lines[-1] == f"MLflow     sqlite:///{tmp_path}/storage/mlflow.db, experiment irtune"
@@ -184,7 +184,7 @@ def test_a_cluster_is_asked(tmp_path, console, monkeypatch):
     nodes.pop(0)
     plan = plan_of(tmp_path, console, engine={"gpus_per_worker": 2})
     assert plan.facts["trials"].endswith("2 at a time")
-    assert plan.facts["workers"] == "1 a trial (in_process), each with 1 CPUs and 2 GPUs"
+    assert plan.facts["workers"] == "1 per trial (in_process), each with 1 CPUs and 2 GPUs"
     assert "GPU-hours" in plan.facts["in all"]
     assert calls == ["connect", "shutdown"] * 2
 
@@ -194,7 +194,7 @@ def test_a_failed_measurement_leaves_closed_forms(tmp_path, console):
     assert plan.facts["estimated"] == "from a closed form: measuring failed: too big"
     assert set(plan.predicted) == {"trial_flops", "memory_bytes", "stopped"}
     assert plan.predicted["trial_flops"] == pytest.approx(plan_of(tmp_path, console).predicted["trial_flops"])
-    assert "FLOPs a step of the baseline" in plan.facts["a trial"]
+    assert "FLOPs per step of the baseline" in plan.facts["per trial"]
     assert "hours" not in plan.facts["in all"]
 
 
