@@ -152,7 +152,8 @@ def table(rows: Sequence[Row], full: Row) -> str:
     """The runs as Markdown."""
     header = (
         "| method | trained share | mean active blocks | mean lowest block | training loss before "
-        "| validation loss after | goal | verdict | step time / full | saved activations / full | FLOPs / full | probe step / step |"
+        "| validation loss after | goal | verdict | step time / full | saved activations / full | FLOPs / full "
+        "| probe step / step |"
     )
     lines = [header, "|---" * 12 + "|"]
     for row in rows:
@@ -226,7 +227,8 @@ def main() -> int:
     print(
         f"Guessing has a loss of ln 5 = {GUESSING:.3f}. The goal of `full` is {LEARNT:.3f}; that of a method is to "
         f"close {SHARE_OF_FULL:.0%} of the way from guessing to `full`, or {SHARE_OF_FEW:.0%} where it trains "
-        f"{FEW_BLOCKS} blocks or fewer at a time. FLOPs and losses are exact; step times are ratios, disturbed by whatever else runs.\n"
+        f"{FEW_BLOCKS} blocks or fewer at a time. FLOPs and losses are exact; step times are ratios, disturbed by "
+        "whatever else runs.\n"
     )
     print(table(methods, rows["full"]))
     print("\n## The last n blocks\n\n" + table(last, rows["full"]) + "\n")
