@@ -109,8 +109,9 @@ def _spawn(
     ranks: int, device: str, jobs: tuple[list[Cell], list[Move], list[Move]], folder: Path, sabotage: str | None
 ) -> Iterator[Row]:
     queue = torch.multiprocessing.get_context("spawn").SimpleQueue()
-    with tempfile.NamedTemporaryFile() as store:
-        arguments = (ranks, store.name, device, jobs, folder, sabotage, queue)
+    # The last rank to leave removes the file.
+    with tempfile.TemporaryDirectory() as store:
+        arguments = (ranks, f"{store}/ranks", device, jobs, folder, sabotage, queue)
         processes = torch.multiprocessing.spawn(worker, args=arguments, nprocs=ranks, join=False)
         ended = False
         while not ended:
