@@ -258,7 +258,8 @@ def _work(config: SweepConfig, at_once: int) -> dict[str, str]:
 
 def _trial_in_words(baseline: Trial, others: Trial) -> str:
     if math.isnan(baseline.seconds):
-        return f"{operations(baseline.step_flops)} FLOPs per step of the baseline, {operations(others.step_flops)} of others"
+        of_baseline, of_others = operations(baseline.step_flops), operations(others.step_flops)
+        return f"{of_baseline} FLOPs per step of the baseline, {of_others} of others"
     steps = f"with steps of {baseline.step_s:.3g}s and {others.step_s:.3g}s"
     return f"{duration(baseline.seconds)} the baseline, {duration(others.seconds)} another, {steps}"
 
