@@ -42,7 +42,7 @@ lint: install ## ruff and mypy --strict, and no half-made merge
 e2e: install ## What takes longer: job submission, browser, the real model
 	@$(RUN) -m pytest tests/e2e --timeout 1200
 
-bench: install ## Print the figures that README and docstrings quote (about two hours and a half)
+bench: install ## Print the figures that README and docstrings quote (about four hours and a half)
 	@$(RUN) benchmarks/exactness.py
 	@$(RUN) benchmarks/overhead.py
 	@$(RUN) benchmarks/scale.py
