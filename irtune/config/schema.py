@@ -24,6 +24,7 @@ from irtune.data import DATASETS
 from irtune.data.base import DatasetConfig
 from irtune.importance import SIGNALS, GradientNorm, ImportanceSignal
 from irtune.methods import METHODS
+from irtune.processor import multiplies_bf16
 from irtune.selection import POLICIES, SelectionPolicy
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -204,9 +205,21 @@ class EngineConfig(Section):
         0, ge=0, description="GPUs per worker; 0 trains on CPU, below 1 several trials share one, and its memory"
     )
     zero_stage: Literal[0, 1, 2, 3] = Field(0, description="what DeepSpeed shards over workers: nothing, up to all")
-    precision: Precision = Field("fp32", description="fp16 needs a GPU, and ZeRO stage 1 or above")
+    precision: Precision = Field(
+        "fp32",
+        description="fp16 needs a GPU, and ZeRO stage 1 or above; auto becomes bf16 where a GPU or this machine's processor "
+        "multiplies it, else fp32",
+    )
     process_group_timeout_s: float = Field(600, gt=0, description="a collective that waits longer fails")
     deepspeed: dict[str, Any] = Field({}, description="raw DeepSpeed configuration, merged over irtune's own")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _precision_of_this_machine(cls, tree: Any) -> Any:
+        """``auto`` as what it means where a configuration is read, so that all workers are told the same."""
+        if not isinstance(tree, Mapping) or tree.get("precision") != "auto":
+            return tree
+        return {**tree, "precision": "bf16" if tree.get("gpus_per_worker") or multiplies_bf16() else "fp32"}
 
     @model_validator(mode="after")
     def _fp16_needs_a_gpu(self) -> "EngineConfig":

@@ -14,6 +14,9 @@ from irtune.tracking.sync import ADDRESS, belongs_to, open_tracker, read_address
 
 logger = logging.getLogger(__name__)
 
+NAMED = 3
+"""Sweeps that a warning names."""
+
 OpenTracker = Callable[[Path, str], MlflowTracker]
 """From a sweep's folder and an address to the tracker for its runs."""
 
@@ -74,12 +77,13 @@ def _close_dead(storage: Path, uri: str, open_tracker: OpenTracker, deadline_s: 
     except Exception:
         logger.exception("%s: what dead drivers left could not be looked at", storage)
     if left:
-        name, why = next(iter(left.items()))
+        named = "; ".join(f"{name}: {why}" for name, why in list(left.items())[:NAMED])
+        more = f"; and {len(left) - NAMED} more" if len(left) > NAMED else ""
         logger.warning(
-            "of %d earlier sweeps MLflow still lacks something (%s: %s); `irtune sync %s` tries again",
+            "of %d earlier sweeps MLflow still lacks something (%s%s); `irtune sync %s` tries again",
             len(left),
-            name,
-            why,
+            named,
+            more,
             storage,
         )
 

@@ -65,8 +65,9 @@ class NodeWatch:
             self.stop()
 
     def stop(self) -> None:
-        """Look no more: Ray is about to be ended."""
-        self._over.set()
+        """Look no more: Ray is about to be ended. A look that is under way is waited for."""
+        with self._lock:
+            self._over.set()
 
     def lost(self) -> bool:
         """Look whether Ray's node is gone; the first to see it says so."""
