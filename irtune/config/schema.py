@@ -207,8 +207,8 @@ class EngineConfig(Section):
     zero_stage: Literal[0, 1, 2, 3] = Field(0, description="what DeepSpeed shards over workers: nothing, up to all")
     precision: Precision = Field(
         "fp32",
-        description="fp16 needs a GPU, and ZeRO stage 1 or above; auto becomes bf16 where a GPU or this machine's processor "
-        "multiplies it, else fp32",
+        description="fp16 needs a GPU, and ZeRO stage 1 or above; auto becomes bf16 where a GPU or this machine's "
+        "processor multiplies it, else fp32",
     )
     process_group_timeout_s: float = Field(600, gt=0, description="a collective that waits longer fails")
     deepspeed: dict[str, Any] = Field({}, description="raw DeepSpeed configuration, merged over irtune's own")

@@ -11,13 +11,14 @@ import irtune
 
 PACKAGE = Path(irtune.__file__).parent
 
-FOUNDATION = {"plugins", "home", "files", "methods", "redaction"}
+FOUNDATION = {"plugins", "home", "files", "methods", "processor", "redaction"}
 SCIENCE = FOUNDATION | {"importance", "selection", "layers", "data", "analysis"}
 ALLOWED = {
     "plugins": set(),
     "home": set(),
     "files": set(),
     "methods": set(),
+    "processor": set(),
     "redaction": set(),
     "analysis": set(),
     "importance": {"plugins"},
