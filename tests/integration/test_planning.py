@@ -38,7 +38,7 @@ def test_a_plan_is_measured_starts_nothing_and_leaves_nothing_behind(tmp_path: P
     planned = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert planned.returncode == 0, planned.stderr
     facts = dict(re.split(r"  +", line, maxsplit=1) for line in planned.stdout.splitlines())
-    assert re.fullmatch(r"8, the baseline included, \d+ at a time", facts["trials"])
+    assert re.fullmatch(r"8, the baseline included; \d+ at a time", facts["trials"])
     assert facts["space"].startswith("15 configurations: {")
     assert facts["estimated"] == "from measured steps of the real model on this machine"
     assert re.fullmatch(r"\d\S* GiB per worker", facts["memory"])
