@@ -48,14 +48,15 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
 
 
 def printed(output: str, label: str) -> str:
-    (line,) = [line.strip() for line in output.splitlines() if line.strip().startswith(label)]
+    lines = [" ".join(line.split()) for line in output.splitlines()]
+    (line,) = [line for line in lines if line.startswith(label)]
     return line.removeprefix(label).strip()
 
 
 def test_the_printed_command_and_link_open_the_comparison(sweep: tuple[str, Path], tmp_path: Path) -> None:
     output, _ = sweep
     (port,) = free_ports(1)
-    command = printed(output, "MLflow  MLFLOW").replace("--port 5000", f"--port {port}")
+    command = printed(output, "MLflow MLFLOW").replace("--port 5000", f"--port {port}")
     url = printed(output, "then open").replace(":5000", f":{port}")
     with server([f"exec env MLFLOW{command}"], f"http://127.0.0.1:{port}/health", tmp_path / "log", shell=True):
         document = page(url)
