@@ -1,4 +1,4 @@
-"""What a classifier is scored by: the names of metrics, which way is better, and scores of weighted examples."""
+"""Metrics of a classifier: their names, the direction that is better, and scores of weighted examples."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Mode = Literal["max", "min"]
-"""Whether more or less of a metric is better."""
+"""Direction in which a metric is better."""
 
 OVERALL = ("loss", "accuracy", "precision_macro", "recall_macro", "f1_macro", "auprc_macro")
 PER_CLASS = ("precision", "recall", "f1", "auprc")
@@ -60,22 +60,22 @@ class Metric:
 
     @property
     def mode(self) -> Mode:
-        """Whether more or less of it is better."""
+        """Direction in which it is better."""
         return better(self.name)
 
     @property
     def is_macro(self) -> bool:
-        """Whether it is a mean over the classes that a split has."""
+        """True for means over the classes that a split has."""
         return self.name.endswith("_macro")
 
     @property
     def measure(self) -> str:
-        """What is measured, of one class or of all: ``f1``, ``loss``, …."""
+        """Measure without its classes: ``f1``, ``loss``, …."""
         return self.name.partition("/")[0].removesuffix("_macro")
 
     @property
     def words(self) -> str:
-        """What it is called in a sentence: ``macro-F1``, ``accuracy``, ``F1 of clarity``."""
+        """Name for a sentence: ``macro-F1``, ``accuracy``, ``F1 of clarity``."""
         word = _WORDS.get(self.measure, self.measure)
         if self.is_macro:
             return f"macro-{word}"
@@ -83,7 +83,7 @@ class Metric:
 
     @property
     def short(self) -> str:
-        """What it is called at the head of a column: ``F1``, ``accuracy``, ``F1 clarity``."""
+        """Name for the head of a column: ``F1``, ``accuracy``, ``F1 clarity``."""
         word = _WORDS.get(self.measure, self.measure)
         return word if self.class_index is None else f"{word} {self.name.partition('/')[2]}"
 
@@ -112,7 +112,7 @@ class Metric:
 
     @property
     def reads_classes(self) -> bool:
-        """Whether ``read`` gives predicted classes."""
+        """True where ``read`` gives predicted classes."""
         return self.measure not in ("loss", "auprc")
 
     def scores(self, weights: NDArray[np.float64], labels: NDArray[Any], read: NDArray[Any]) -> NDArray[np.float64]:
