@@ -48,6 +48,7 @@ SETTINGS = {
     "training.learning_rate": 1e-3,
     "training.lr_schedule": "linear",
     "training.warmup_steps": 20,
+    "engine.precision": "auto",
 }
 GUESSING = math.log(5)
 """The loss of whoever gives each of the five classes the same chance."""
@@ -213,6 +214,8 @@ def main() -> int:
     jobs |= {f"last {n}": {"method": "last", "selection.policy.k": n} for n in sorted(options.last)}
     # Before the runs: the working tree may have moved on after them.
     made_with = environment()
+    if torch.cuda.is_available():
+        made_with["accelerator"] = torch.cuda.get_device_name()
     keep = options.keep and options.keep / f"{Path(options.model).name}_{options.steps}"
     rows: dict[str, Row] = {}
     for number, (name, overrides) in enumerate(jobs.items(), start=1):
