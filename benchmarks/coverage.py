@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, stdtrit
 
 from irtune.analysis.statistics import paired_over_seeds
-from irtune.tuning.provenance import environment
+from irtune.studies.provenance import environment
 
 SHARES = np.array([0.30, 0.25, 0.20, 0.15, 0.10])
 """Of the classes among examples."""

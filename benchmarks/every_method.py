@@ -34,10 +34,10 @@ from irtune.config.load import load
 from irtune.config.schema import ExperimentConfig
 from irtune.data.base import LabelledDataset
 from irtune.methods import METHODS
+from irtune.studies.provenance import environment
 from irtune.training.engine import DeepSpeedBlocks
 from irtune.training.recorder import NoRecorder
 from irtune.training.run import run
-from irtune.tuning.provenance import environment
 
 SETTINGS = {
     "data.name": "synthetic",

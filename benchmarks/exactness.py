@@ -44,8 +44,8 @@ os.environ.setdefault("PYTHONWARNINGS", "ignore")
 import torch
 from exactness_cells import Cell, Move, all_cells, all_moves
 
+from irtune.studies.provenance import environment
 from irtune.training.distributed import leave_at_exit
-from irtune.tuning.provenance import environment
 
 COUNTS = ("frozen_changed", "wrong_step_counts", "wrong_active_sets", "wrong_weights", "resume_differing")
 ERRORS = ("weights_error", "moments_error", "scores_error")

@@ -28,8 +28,8 @@ from typing import Any
 import psutil
 from fault_servers import Tracker
 
+from irtune.studies.provenance import environment
 from irtune.tracking.spool import SpoolReader
-from irtune.tuning.provenance import environment
 
 ROOT = Path(__file__).parents[1]
 NUM_TRIALS = 9

@@ -27,9 +27,9 @@ from irtune.config.load import load, with_overrides
 from irtune.config.schema import ExperimentConfig
 from irtune.config.sweep import SweepConfig
 from irtune.data.base import LabelledDataset
+from irtune.studies.provenance import environment
 from irtune.training.recorder import NoRecorder
 from irtune.training.run import run
-from irtune.tuning.provenance import environment
 
 ROOT = Path(__file__).parents[1]
 QUICKSTART = ROOT / "search_spaces" / "quickstart.yaml"

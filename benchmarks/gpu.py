@@ -156,7 +156,7 @@ def machine() -> dict[str, str]:
 
 def provenance(commit: str | None) -> dict[str, str]:
     """Versions, machine and commit."""
-    from irtune.tuning.provenance import environment
+    from irtune.studies.provenance import environment
 
     return environment() | machine() | ({"git commit": commit} if commit else {})
 

@@ -67,13 +67,13 @@ def run_sweep(options: argparse.Namespace, storage: Path) -> dict[str, Any]:
 
 def trials(storage: Path) -> list[dict[str, Any]]:
     """When trials began and how they ended, as the driver noted it."""
-    from irtune.tracking.ledger import RunLedger
+    from irtune.tracking.run_record import RunRecord
 
     found = []
     for folder in sorted(storage.glob("*/trials/*")):
-        ledger = RunLedger(folder)
+        run_record = RunRecord(folder)
         try:
-            start, end = ledger.start(), ledger.end()
+            start, end = run_record.start(), run_record.end()
         except FileNotFoundError:
             # A sweep that was ended early has trials that have not begun.
             continue

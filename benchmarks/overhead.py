@@ -28,11 +28,11 @@ from ray import tune
 from irtune.config.load import explicit, load
 from irtune.config.schema import ExperimentConfig
 from irtune.config.sweep import SweepConfig
+from irtune.studies.provenance import environment
 from irtune.tracking.spool import SpoolReader
-from irtune.tuning import cluster
-from irtune.tuning.execution import Execution
-from irtune.tuning.provenance import environment
-from irtune.tuning.worker import Objective, TrialSetup, train
+from irtune.workers import cluster
+from irtune.workers.execution import Execution
+from irtune.workers.worker import Objective, TrialSetup, train
 
 AT_ONCE = 2
 TRIAL_S = 5.0

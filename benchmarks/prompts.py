@@ -33,11 +33,11 @@ from irtune.config.load import load
 from irtune.config.schema import ExperimentConfig
 from irtune.data.base import SPLITS, LabelledDataset
 from irtune.data.encode import encode
+from irtune.studies.provenance import environment
 from irtune.training.model import materialize
 from irtune.training.recorder import NoRecorder
 from irtune.training.run import PREDICTIONS, run
 from irtune.training.tokenizer import load_tokenizer
-from irtune.tuning.provenance import environment
 
 ARGREWRITE = Path(__file__).parents[2] / "shared" / "data" / "argrewrite-v2"
 LENGTHS = (64, 96, 128)

@@ -3,7 +3,7 @@
     python benchmarks/scale.py [--figure scale.png] [--trials 10000]
 
 Trials of a closed-form objective go through the driver's own parts as Ray Tune calls them, in one process without Ray:
-searcher, scheduler, callback, progress display, study, spools, shipper. Prints what a trial costs after 100 to 10,000
+searcher, scheduler, callback, progress display, study, spools, uploader. Prints what a trial costs after 100 to 10,000
 others, in processor time, which neither a disk nor neighbours disturb, without MLflow and with it (SQLite); the same
 with TPE, to 1,000; and Ray Tune's own share, from two real sweeps of trials that do nothing. Takes about 35 minutes.
 
@@ -35,8 +35,8 @@ from matplotlib.figure import Figure
 from ray import tune
 from scale_driver import PARTS, WINDOW, Driver, resident
 
-from irtune.tuning import cluster
-from irtune.tuning.provenance import environment
+from irtune.studies.provenance import environment
+from irtune.workers import cluster
 
 ENDS = (WINDOW, 300, 1000, 3000, 10_000)
 TPE_ENDS = (WINDOW, 300, 1000)
@@ -74,7 +74,7 @@ def grow(sampler: str, ends: tuple[int, ...], *, with_mlflow: bool = False) -> l
     windows = []
     with tempfile.TemporaryDirectory() as folder:
         driver = Driver(Path(folder), sampler, ends[-1], with_mlflow=with_mlflow)
-        driver.shipper.start()
+        driver.uploader.start()
         # What is loaded once is no trial's: the baseline goes before the first window.
         driver.run_trial(0)
         before, grown = 0, driver.sizes()
@@ -88,7 +88,7 @@ def grow(sampler: str, ends: tuple[int, ...], *, with_mlflow: bool = False) -> l
                 windows.append(Window(number, driver.ms_a_trial(), growth))
                 print(f"{sampler}: {number} trials", file=sys.stderr)
                 before, grown = number, sizes
-        driver.shipper.close()
+        driver.uploader.close()
     return windows
 
 

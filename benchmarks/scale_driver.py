@@ -15,21 +15,21 @@ from rich.console import Console
 
 from irtune.config.load import dotted_keys, explicit, load
 from irtune.config.sweep import SweepConfig
+from irtune.search.optuna_source import STUDY, OptunaAskTell, open_study
+from irtune.search.stopping import build_scheduler
+from irtune.search.warm_start import Earlier
+from irtune.studies.callback import SweepCallback
+from irtune.studies.preflight import Inputs, Ready, Sweep
+from irtune.studies.progress import SweepProgress
 from irtune.tracking.mlflow_tracker import MlflowTracker
-from irtune.tracking.shipper import Shipper
 from irtune.tracking.spool import SpoolWriter
-from irtune.tuning.callback import SweepCallback
-from irtune.tuning.preflight import Inputs, Ready, Sweep
-from irtune.tuning.progress import SweepProgress
-from irtune.tuning.scheduler import build_scheduler
-from irtune.tuning.searcher import STUDY, OptunaAskTell, open_study
-from irtune.tuning.warm_start import Earlier
-from irtune.tuning.worker import SPOOL, TrialSetup
+from irtune.tracking.uploader import Uploader
+from irtune.workers.worker import SPOOL, TrialSetup
 
 WINDOW = 100
 """Trials over which costs are averaged."""
 SHIPPED_TOGETHER = 20
-"""Trials after which the shipper is waited for; it works all the time."""
+"""Trials after which the uploader is waited for; it works all the time."""
 STEPS, EVAL_EVERY = 20, 5
 SETTINGS: dict[str, Any] = {
     "model.name": "tiny-random",
@@ -45,7 +45,7 @@ SETTINGS: dict[str, Any] = {
     "tune.scheduler": {"name": "asha", "grace_steps": EVAL_EVERY},
 }
 PARTS = ("suggestion", "bookkeeping", "shipping")
-"""Asking the study and telling it; callback, scheduler and display; all other threads: shipper and drawings."""
+"""Asking the study and telling it; callback, scheduler and display; all other threads: uploader and drawings."""
 TRIAL = "trial"
 """What a trial does itself, which is not the driver's."""
 COSTS = ("step_s", "step_flops", "active_blocks", "lowest_active_block", "memory_bytes")
@@ -63,7 +63,7 @@ class _Nowhere:
 
 
 class Driver:
-    """The parts of ``irtune.tuning.sweep`` that see every trial; ``seconds`` are what each has taken so far."""
+    """The parts of ``irtune.studies.sweep`` that see every trial; ``seconds`` are what each has taken so far."""
 
     def __init__(self, folder: Path, sampler: str, num_trials: int, *, with_mlflow: bool) -> None:
         overrides = {"tune.sampler": sampler, "tune.num_trials": num_trials}
@@ -78,8 +78,10 @@ class Driver:
         metric, mode = config.stops_by
         self.scheduler = build_scheduler(config.tune.scheduler, max_steps=STEPS, metric=metric, mode=mode)
         tracker: Any = MlflowTracker(uri, "irtune") if with_mlflow else _Nowhere()
-        self.shipper = Shipper(tracker, lambda *new: self.callback.take(*new), lambda key: self.callback.take_last(key))
-        self.callback = SweepCallback(sweep, self.setup, self.shipper)
+        self.uploader = Uploader(
+            tracker, lambda *new: self.callback.take(*new), lambda key: self.callback.take_last(key)
+        )
+        self.callback = SweepCallback(sweep, self.setup, self.uploader)
         self.progress = SweepProgress(Console(file=StringIO()), num_trials + 1, STEPS, config.tune)
         # As Tune's controller has them.
         self.live: list[Any] = []
@@ -140,7 +142,7 @@ class Driver:
         # What Tune's own objects hold is Tune's.
         trial.config = trial.last_result = None
         if number % SHIPPED_TOGETHER == 0:
-            left = self.shipper.drain(60)
+            left = self.uploader.drain(60)
             assert not left, left
 
     def sizes(self) -> tuple[int, ...]:

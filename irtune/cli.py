@@ -106,19 +106,19 @@ def _sweep(options: argparse.Namespace, console: Console) -> int:
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         if options.plan:
-            from irtune.tuning.plan import plan_sweep
+            from irtune.studies.plan import plan_sweep
 
             plan_sweep(config, str(file), console, options.resume, rehearsal).show(console)
             # So that Python does not spend seconds on looking through torch's objects once more as it ends.
             gc.freeze()
             return 0
-        from irtune.tuning.sweep import run_sweep
+        from irtune.studies.sweep import run_sweep
 
         return 0 if run_sweep(config, str(file), console, options.resume, rehearsal).succeeded else 1
 
 
 def _validate(options: argparse.Namespace, console: Console) -> int:
-    from irtune.tuning.preflight import check_inputs, prepare
+    from irtune.studies.preflight import check_inputs, prepare
 
     arguments = [*options.files, *options.overrides]
     overrides = parse_overrides(argument for argument in arguments if _is_override(argument))
@@ -167,7 +167,7 @@ def _settings(options: argparse.Namespace, console: Console) -> int:
 
 
 def _sync(options: argparse.Namespace, console: Console) -> int:
-    from irtune.tracking.sync import find_sweeps, open_tracker, try_sync
+    from irtune.tracking.outbox import find_sweeps, open_tracker, try_sync
 
     uri = options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
     left = 0

@@ -28,7 +28,7 @@ from irtune.tracking.conversion import (
     names_and_texts,
     points,
 )
-from irtune.tracking.ledger import RunStatus
+from irtune.tracking.run_record import RunStatus
 from irtune.tracking.view import SweepView
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from sweeps import ROOT
 from trials import run_trials, without_times
 
 from irtune.tracking.spool import SpoolReader
-from irtune.tuning import cluster
+from irtune.workers import cluster
 
 pytestmark = pytest.mark.timeout(400)
 

@@ -13,12 +13,12 @@ from sweeps import ROOT, SweepRun, run_sweep
 from irtune.config.load import build, read_yaml
 from irtune.config.schema import ExperimentConfig
 from irtune.data.encode import encode
+from irtune.studies.forecast import Trial
 from irtune.training.cost import CostModel
 from irtune.training.model import materialize, shapes_only
 from irtune.training.recorder import NoRecorder
 from irtune.training.run import run
 from irtune.training.tokenizer import load_tokenizer
-from irtune.tuning.forecast import Trial
 
 NEITHER_RAY_NOR_MLFLOW = """
 import sys, ray, mlflow

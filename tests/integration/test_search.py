@@ -11,10 +11,10 @@ from ray import tune
 
 from irtune.config.load import build
 from irtune.config.sweep import SweepConfig
-from irtune.tuning import cluster
-from irtune.tuning.scheduler import build_scheduler
-from irtune.tuning.searcher import BASELINE_OVERRIDES, OptunaAskTell, open_study
-from irtune.tuning.space_checks import check_space
+from irtune.search.optuna_source import BASELINE_OVERRIDES, OptunaAskTell, open_study
+from irtune.search.space_checks import check_space
+from irtune.search.stopping import build_scheduler
+from irtune.workers import cluster
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -6,8 +6,8 @@ import pytest
 import ray
 
 from irtune.config.load import ConfigError
-from irtune.tuning import cluster, storage_check
-from irtune.tuning.storage_check import check_shared_storage
+from irtune.workers import cluster, storage_check
+from irtune.workers.storage_check import check_shared_storage
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import psutil
 import pytest
 from sweeps import SweepRun, run_sweep, start_sweep
 
-from irtune.tuning.node_watch import LOST
+from irtune.workers.node_watch import LOST
 
 LONG = ("tests/support/tiny_sweep.yaml", "training.max_steps=3000", "training.eval_every=1000")
 

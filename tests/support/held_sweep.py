@@ -7,26 +7,26 @@ from pathlib import Path
 
 from irtune.tracking.heartbeat import Heartbeat
 from irtune.tracking.mlflow_tracker import MlflowTracker
-from irtune.tracking.shipper import Shipper
+from irtune.tracking.outbox import write_address
 from irtune.tracking.spool import SpoolWriter
-from irtune.tracking.sync import write_address
+from irtune.tracking.uploader import Uploader
 
 
 def main(folder: Path, uri: str) -> None:
     with Heartbeat(folder, interval_s=0.2):
         write_address(folder, uri, "irtune")
-        shipper = Shipper(MlflowTracker(uri, "irtune"), interval_s=0.01)
-        shipper.start()
+        uploader = Uploader(MlflowTracker(uri, "irtune"), interval_s=0.01)
+        uploader.start()
         for trial in ("a", "b"):
-            shipper.add(f"{folder.name}/{trial}", folder / "trials" / trial / "spool", trial, {})
+            uploader.add(f"{folder.name}/{trial}", folder / "trials" / trial / "spool", trial, {})
         done = SpoolWriter(folder / "trials" / "a" / "spool", 0)
         done.metrics(0, {"loss": 0.5})
-        shipper.finish(f"{folder.name}/a", "FINISHED", {"irtune.pruned": False})
+        uploader.finish(f"{folder.name}/a", "FINISHED", {"irtune.pruned": False})
         open_one = SpoolWriter(folder / "trials" / "b" / "spool", 0)
         for step in itertools.count():
             open_one.metrics(step, {"loss": 1 / (step + 1), "cost/step_s": 0.001})
             if step == 50:
-                shipper.drain(60)
+                uploader.drain(60)
                 print("ready", flush=True)
             time.sleep(0.002)
 

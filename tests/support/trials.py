@@ -10,8 +10,8 @@ from ray import tune
 
 from irtune.config.load import explicit, load
 from irtune.config.sweep import SweepConfig
-from irtune.tuning.execution import Execution
-from irtune.tuning.worker import TrialSetup
+from irtune.workers.execution import Execution
+from irtune.workers.worker import TrialSetup
 
 TINY = Path(__file__).parent / "tiny_sweep.yaml"
 

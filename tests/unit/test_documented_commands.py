@@ -10,7 +10,7 @@ from irtune.cli import RUN
 from irtune.config.load import load, parse_overrides
 from irtune.config.sweep import SweepConfig
 from irtune.methods import METHODS
-from irtune.tuning.space_checks import check_space
+from irtune.search.space_checks import check_space
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

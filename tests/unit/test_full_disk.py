@@ -8,8 +8,8 @@ from optuna.storages.journal import JournalFileBackend
 
 from irtune import files
 from irtune.files import once_there_is_room
+from irtune.search.journal import StudyStorage
 from irtune.tracking.spool import SpoolReader, SpoolWriter
-from irtune.tuning.journal import StudyStorage
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 

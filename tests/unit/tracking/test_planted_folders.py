@@ -17,10 +17,10 @@ from irtune.cli import main
 from irtune.files import read_json
 from irtune.tracking.contained import OutsideError, files_inside
 from irtune.tracking.heartbeat import is_live
-from irtune.tracking.janitor import close_dead
-from irtune.tracking.ledger import RunEnd, RunLedger, RunStart
+from irtune.tracking.left_behind import close_dead
 from irtune.tracking.mlflow_tracker import MlflowTracker
-from irtune.tracking.sync import find_sweeps, sync, write_address
+from irtune.tracking.outbox import find_sweeps, sync, write_address
+from irtune.tracking.run_record import RunEnd, RunRecord, RunStart
 
 FINISHED = RunEnd("FINISHED", {}, None, 61_000)
 TOKEN = "the token of whoever comes next"
@@ -68,13 +68,13 @@ def secret(tmp_path: Path) -> Path:
 def plant(folder: Path, uri: str, *artifacts: str) -> Path:
     """A sweep with a run that MLflow lacks, whose spool names artifacts; returns the run's folder."""
     write_address(folder, uri, "irtune")
-    ledger = RunLedger(folder / "trials" / "a")
-    ledger.begin(f"{folder.name}/a", "n", {}, "spool")
-    ledger.finish(FINISHED)
+    run_record = RunRecord(folder / "trials" / "a")
+    run_record.begin(f"{folder.name}/a", "n", {}, "spool")
+    run_record.finish(FINISHED)
     records = [{"kind": "artifact", "time_ms": 1, "path": path, "artifact_folder": ""} for path in artifacts]
-    (ledger.folder / "spool").mkdir()
-    (ledger.folder / "spool" / "attempt_0.jsonl").write_text("".join(json.dumps(each) + "\n" for each in records))
-    return ledger.folder
+    (run_record.folder / "spool").mkdir()
+    (run_record.folder / "spool" / "attempt_0.jsonl").write_text("".join(json.dumps(each) + "\n" for each in records))
+    return run_record.folder
 
 
 @pytest.fixture
@@ -280,9 +280,9 @@ def test_runs_behind_links_and_spools_elsewhere_are_left_alone(
     theirs = plant(tmp_path / "theirs" / "sweep", store_uri)
     (folder / "trials" / "b").symlink_to(theirs)
     for number, spool in enumerate(("../../theirs", str(theirs / "spool"), "..")):
-        ledger = RunLedger(folder / "trials" / f"c{number}")
-        ledger.begin(f"{folder.name}/c{number}", "n", {}, spool)
-        ledger.finish(FINISHED)
+        run_record = RunRecord(folder / "trials" / f"c{number}")
+        run_record.begin(f"{folder.name}/c{number}", "n", {}, spool)
+        run_record.finish(FINISHED)
     result = sync(folder, tracker)
     assert names_of(store_uri, folder) == {f"{folder.name}/a"}
     assert set(result.left) == {"c0", "c1", "c2"}

@@ -1,0 +1,1 @@
+"""What to try next: spaces, samplers, sources of trials, stopping."""

@@ -1,0 +1,112 @@
+"""Which trials' adapters stay on storage, and which of them go to MLflow: one of a large model has 100 MB."""
+
+import logging
+import shutil
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+
+from irtune.analysis.pareto import pareto_front
+from irtune.analysis.trials import TrialRow, best_first
+from irtune.config.sweep import SweepConfig
+from irtune.files import once_there_is_room
+from irtune.studies.trial_table import TrialRecord
+from irtune.tracking.run_record import RunRecord
+from irtune.tracking.spool import SpoolReader, SpoolWriter, next_attempt
+from irtune.tracking.uploader import Uploader
+from irtune.training.run import ADAPTER
+from irtune.workers.worker import SPOOL
+
+logger = logging.getLogger(__name__)
+
+ROOM_S = 30.0
+_MOST_NAMES = 8
+
+
+class Adapters:
+    """The adapters of the trials that finished, of which those go that no result of the sweep will be about.
+
+    ``best`` are those of the best trials, as many as there are finalists (one without), of the best baseline, of all
+    repeats of finalists and, with several objectives, of the Pareto front. A trial that is none of them among those
+    that finished so far never will be, so that its adapter goes at once, and storage holds few at any time.
+
+    Args:
+        config: The sweep.
+    """
+
+    def __init__(self, config: SweepConfig) -> None:
+        self._tune, self._tracking = config.tune, config.tracking
+        self._entries: dict[str, TrialRecord] = {}
+        self._rows: dict[str, TrialRow] = {}
+        self._finished: set[str] = set()
+        # Trials end in one thread, and are restored in another.
+        self._lock = threading.Lock()
+
+    def take(self, entry: TrialRecord) -> None:
+        """A trial is over, and all that it measured is known."""
+        if entry.status != "finished":
+            return
+        with self._lock:
+            self._finished.add(entry.trial_id)
+            self._entries[entry.trial_id], self._rows[entry.trial_id] = entry, entry.row(self._tune)
+            if self._tracking.keep_adapters == "all":
+                return
+            wanted = self._best() if self._tracking.keep_adapters == "best" else set()
+            for trial in self._entries.keys() - wanted:
+                _remove(self._entries.pop(trial).folder / ADAPTER)
+                del self._rows[trial]
+
+    def upload(self, uploader: Uploader) -> None:
+        """Let the uploader send the adapters of the best trials, once the sweep has no more to find."""
+        if self._tracking.upload_adapters != "best":
+            return
+        for trial in sorted(self._best()):
+            entry = self._entries[trial]
+            if (entry.folder / ADAPTER).is_dir() and not _is_spooled(entry.folder / SPOOL):
+                try:
+                    once_there_is_room(lambda entry=entry: _spool(entry), entry.folder, ROOM_S)  # type: ignore[misc]
+                    uploader.resend(f"{entry.folder.parent.parent.name}/{trial}", RunRecord(entry.folder))
+                except (OSError, ValueError) as error:
+                    logger.warning("%s: its adapter does not go to MLflow: %s", entry.folder, error)
+
+    def told(self) -> str:
+        """What was kept and what goes to MLflow, in words."""
+        kept = sorted(trial for trial, entry in self._entries.items() if (entry.folder / ADAPTER).is_dir())
+        where = {"best": f"{len(self._best() & set(kept))}", "all": f"{len(kept)}", "none": "none"}
+        return (
+            f"{len(kept)} kept of {len(self._finished)} finished trials{_listed(kept)}, in trials/*/{ADAPTER}; "
+            f"{where[self._tracking.upload_adapters]} in MLflow (tracking.keep_adapters="
+            f"{self._tracking.keep_adapters}, tracking.upload_adapters={self._tracking.upload_adapters})"
+        )
+
+    def _best(self) -> set[str]:
+        # Of equals the one that comes first, whichever ended first.
+        found = [self._rows[trial] for trial in sorted(self._rows)]
+        search = [row for row in found if row.repeats is None]
+        objectives, (_, mode) = self._tune.objectives, self._tune.first_objective
+        top = 1 if self._tune.finalists is None else self._tune.finalists.top
+        chosen = best_first(search, mode, baseline=False)[:top] + best_first(search, mode, baseline=True)[:1]
+        chosen += pareto_front(search, objectives) if len(objectives) > 1 else []
+        return {row.trial_id for row in (*chosen, *(row for row in found if row.repeats is not None))}
+
+
+def _listed(trials: Iterable[str]) -> str:
+    names = list(trials)
+    more = f", … {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return f" ({', '.join(names[:_MOST_NAMES])}{more})" if names else ""
+
+
+def _remove(folder: Path) -> None:
+    if folder.is_dir() and not folder.is_symlink():
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_spooled(spool: Path) -> bool:
+    records = SpoolReader(spool).poll()
+    return any(record["kind"] == "artifact" and record["path"] == ADAPTER for record in records)
+
+
+def _spool(entry: TrialRecord) -> None:
+    writer = SpoolWriter(entry.folder / SPOOL, next_attempt(entry.folder / SPOOL))
+    writer.artifact(entry.folder / ADAPTER, ADAPTER)
+    writer.close()

@@ -1,0 +1,273 @@
+"""What a sweep will do and take, said before anything runs; and kept, to stand beside what it took."""
+
+import json
+import logging
+import math
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import optuna
+from optuna.samplers import RandomSampler
+from rich.console import Console
+
+from irtune.analysis.tables import duration, operations
+from irtune.config.load import ConfigError, storage_path, with_overrides, without_login
+from irtune.config.schema import EngineConfig, ExperimentConfig
+from irtune.config.sweep import SweepConfig
+from irtune.data.base import Split
+from irtune.files import write_json
+from irtune.redaction import public_address, redacted
+from irtune.search.optuna_source import BASELINE_OVERRIDES
+from irtune.search.space import size, suggest
+from irtune.studies.finalists import num_repeats
+from irtune.studies.forecast import SweepCost, Trial, expected_stops
+from irtune.studies.matched import may_differ
+from irtune.studies.preflight import Sweep, prepare
+from irtune.studies.resume import Resume, sweep_to_resume
+from irtune.tracking.address import requires_server
+from irtune.tracking.heartbeat import is_live
+from irtune.training.cost import CostModel, memory_by_shape
+from irtune.training.model import shapes_only
+from irtune.training.rehearsal import Pace, Rehearsal, RehearsalError
+from irtune.workers import cluster
+
+PLAN = "plan.json"
+MEASURED = "measured steps of the real model on this machine"
+NUM_DRAWN = 30
+"""Configurations drawn from the space to say what its trials take on average."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep will do and take.
+
+    Args:
+        facts: In words, by what they are about.
+        predicted: Numbers, by what ``comparison.QUANTITIES`` calls them; what is not known is left out.
+        source: Where the numbers come from.
+    """
+
+    facts: dict[str, str]
+    predicted: dict[str, float]
+    source: str
+
+    def show(self, console: Console) -> None:
+        """Print it."""
+        for name, fact in self.facts.items():
+            console.print(f"{name:10} {fact}", highlight=False, soft_wrap=True, markup=False)
+
+
+def plan_sweep(config: SweepConfig, source: str, console: Console, resume: Resume, rehearsal: Rehearsal) -> Plan:
+    """Check a sweep as ``run_sweep`` does, and say what that would do; nothing is started, and nothing written.
+
+    Only a model that is not in the cache yet is put there.
+
+    Args:
+        config: The sweep.
+        source: The file it came from, for messages.
+        console: Where notes are shown.
+        resume: Whether to go on with an earlier sweep of the same name.
+        rehearsal: Of its experiment.
+
+    Raises:
+        ConfigError: If settings are wrong, the cluster can never run a trial, or what is to be resumed is another
+            sweep.
+        DataError: If rows cannot be used.
+        TrackingError: If MLflow cannot be reached.
+    """
+    config = cluster.with_absolute_paths(config)
+    ready = prepare(config, source, makes_store=False)
+    config = without_login(config)
+    for doubt in ready.doubts:
+        console.print(f"note: {source}: {doubt}", highlight=False, soft_wrap=True, markup=False)
+    # Without a terminal nobody is asked; what would be gone on with is only said.
+    told = Console(file=console.file, width=console.width, force_terminal=False)
+    fingerprint = ready.dataset.fingerprint()
+    folder = sweep_to_resume(config, fingerprint, resume, source=source, console=told, is_live=is_live)
+    ready.check_away(config.tracking, is_new=folder is None)
+    folder = folder or storage_path(config) / f"{config.name}-<date>-<time>"
+    sweep = Sweep(folder.name, folder, config, ready, source)
+    at_once = trials_at_once(sweep, cluster.future_nodes())
+    refuse_what_fails(rehearsal, source)
+    with tempfile.TemporaryDirectory(prefix="irtune-plan-") as encoded:
+        return make_plan(sweep, ready.inputs.keep(config, Path(encoded)), rehearsal, at_once)
+
+
+def refuse_what_fails(rehearsal: Rehearsal, source: str) -> None:
+    """Stop before anything starts if the steps that were tried failed in a way in which every trial would.
+
+    Raises:
+        ConfigError: With what was raised.
+    """
+    try:
+        rehearsal.pace()
+    except RehearsalError as error:
+        if error.is_of_trials:
+            told = "the experiment failed when its first steps were tried, and so would every trial"
+            raise ConfigError(source, [f"{told}: {error}"]) from error
+
+
+def predict(
+    sweep: Sweep, lengths: Mapping[Split, np.ndarray], rehearsal: Rehearsal, at_once: int, console: Console
+) -> None:
+    """Keep a plan in a sweep's folder, for its end to be compared with, and say how long the sweep will take.
+
+    One that goes on keeps the plan it began with. No sweep fails for want of a plan: what goes wrong is logged.
+    """
+    if (sweep.folder / PLAN).is_file():
+        return
+    try:
+        plan = make_plan(sweep, lengths, rehearsal, at_once)
+        write_json(sweep.folder / PLAN, plan)
+    except Exception as error:
+        logging.getLogger(__name__).warning("there is no prediction: %s", error, exc_info=True)
+        return
+    text = f"{plan.facts['in all']} (from {plan.source})"
+    console.print(f"{'time':8} {text}", highlight=False, soft_wrap=True, markup=False)
+
+
+def num_searched(config: SweepConfig) -> int:
+    """Trials of the search besides the baseline; fewer than were asked for if the space has no more."""
+    return min(config.tune.num_trials, size(config.space) or sys.maxsize)
+
+
+def num_beside(config: SweepConfig) -> int:
+    """The most trials after the search: the baseline at the winner's other settings, and repeats over seeds."""
+    may_match = may_differ(config)
+    return may_match + num_repeats(config.tune.finalists, num_searched(config), with_matched=may_match)
+
+
+def trials_at_once(sweep: Sweep, nodes: Sequence[cluster.Node]) -> int:
+    """How many trials run at a time.
+
+    Raises:
+        ConfigError: If none fits onto the nodes, or MLflow's store is a file and there are several nodes.
+    """
+    config, uri = sweep.config, sweep.ready.tracking_uri
+    fits = cluster.concurrency(config.engine, nodes)
+    if len(nodes) > 1 and requires_server(uri):
+        raise ConfigError(
+            sweep.source,
+            [
+                f"tracking.uri: {public_address(uri)} is a file, and the cluster has {len(nodes)} nodes; start `mlflow "
+                "server` and set MLFLOW_TRACKING_URI to its address"
+            ],
+        )
+    return min(fits, config.tune.max_concurrent_trials or fits, config.tune.num_trials + 1)
+
+
+def make_plan(sweep: Sweep, lengths: Mapping[Split, np.ndarray], rehearsal: Rehearsal, at_once: int) -> Plan:
+    """What a sweep will do and take.
+
+    The space is represented by random draws, although a sampler comes to prefer some of it, and every trial by the
+    model, adapter and tokens of the experiment, also where the space varies them.
+
+    Args:
+        sweep: What was found out about it.
+        lengths: Tokens ``(N,)`` of each split's examples.
+        rehearsal: Of its experiment.
+        at_once: Trials at a time.
+    """
+    config, drawn, searched = sweep.config, _drawn(sweep.config), num_searched(sweep.config)
+    pace, cost, memory_bytes, source = _tried(sweep, rehearsal, int(lengths["train"].max()), drawn)
+    baseline = Trial.of(with_overrides(config.experiment(), BASELINE_OVERRIDES), cost, lengths, pace)
+    others = Trial.mean([Trial.of(one, cost, lengths, pace) for one in drawn])
+    repeats = num_beside(config)
+    if pace:
+        # A group of the trial's own starts anew; slots, and processes of one worker, go on with the next trial.
+        is_isolated = config.tune.execution_of(config.engine) == "isolated"
+        starts = 1.0 if is_isolated else (at_once - 1) / (searched + repeats)
+        baseline = replace(baseline, load_s=baseline.load_s + pace.process_s)
+        others = replace(others, load_s=others.load_s + starts * pace.process_s)
+    stops = expected_stops(config.tune.scheduler, searched, others)
+    stopped = sum(stops.values())
+    most = SweepCost.of(baseline, others, searched + repeats, {}, at_once)
+    expected = SweepCost.of(baseline, others, searched + repeats - stopped, stops, at_once)
+    predicted = {
+        "step_s": baseline.step_s,
+        "baseline_s": baseline.seconds,
+        "trial_s": others.seconds,
+        "trial_flops": others.step_flops * others.num_steps,
+        "memory_bytes": memory_bytes,
+        "stopped": stopped,
+        "trials_s": expected.trials_s,
+        "sweep_s": expected.wall_s,
+    }
+    if_stopped = f"; about {_in_words(expected, config.engine)} if ASHA stops {stopped:.1f}" if stopped else ""
+    facts = {
+        **sweep.ready.inputs.facts(),
+        "reads": sweep.ready.inputs.shown(),
+        **_work(config, at_once),
+        "estimated": f"from {source}",
+        "memory": f"{memory_bytes / 2**30:.2g} GiB per worker",
+        "per trial": _trial_in_words(baseline, others),
+        "in all": _in_words(most, config.engine) + if_stopped,
+        "results": f"{sweep.folder}: trials with their checkpoints, predictions and adapters "
+        f"({config.tracking.keep_adapters} kept, {config.tracking.upload_adapters} uploaded), tokens, study, report",
+        "MLflow": f"{public_address(sweep.ready.tracking_uri)}, experiment {config.tracking.experiment}",
+    }
+    return Plan(redacted(facts), {name: value for name, value in predicted.items() if not math.isnan(value)}, source)
+
+
+def _tried(
+    sweep: Sweep, rehearsal: Rehearsal, longest: int, drawn: Sequence[ExperimentConfig]
+) -> tuple[Pace | None, CostModel, float, str]:
+    """The pace if it could be measured, the cost of a step, the memory of a worker, and where they come from."""
+    config = sweep.config
+    tokens = longest * max(one.training.micro_batch_size for one in drawn)
+    try:
+        pace = rehearsal.pace()
+    except RehearsalError as error:
+        model = shapes_only(sweep.ready.inputs.checkpoint, config.adapter)
+        cost = CostModel.of(model, recompute=config.model.gradient_checkpointing)
+        return (
+            None,
+            cost,
+            memory_by_shape(model, config, tokens, longest),
+            f"a closed form: {str(error).splitlines()[0]}",
+        )
+    return pace, pace.cost, pace.memory_bytes(tokens), MEASURED
+
+
+def _drawn(config: SweepConfig) -> list[ExperimentConfig]:
+    study = optuna.create_study(sampler=RandomSampler(seed=config.tune.seed))
+    draws = [suggest(study.ask(), config.space) for _ in range(NUM_DRAWN)]
+    return [with_overrides(config.experiment(), values) for values in draws]
+
+
+def _work(config: SweepConfig, at_once: int) -> dict[str, str]:
+    """What there is to do, and on what."""
+    engine, searched, number = config.engine, num_searched(config), size(config.space)
+    beside = num_beside(config)
+    again = "; the baseline again at the settings of the best" if may_differ(config) else ""
+    repeats = beside - bool(again)
+    again += f"; {'up to ' if again else ''}{repeats} repeats over seeds" if repeats else ""
+    space = {key: one.model_dump(mode="json", exclude_defaults=True) for key, one in config.space.items()}
+    gpus = f" and {engine.gpus_per_worker:g} GPUs" if engine.gpus_per_worker else ""
+    each = f"{engine.cpus_per_worker:g} CPUs{gpus}"
+    return {
+        "trials": f"{1 + searched}, the baseline included{again}; {at_once} at a time",
+        "space": f"{'infinitely many' if number is None else f'{number:,}'} configurations: {json.dumps(space)}",
+        "workers": f"{engine.num_workers} per trial ({config.tune.execution_of(engine)}), each with {each}",
+    }
+
+
+def _trial_in_words(baseline: Trial, others: Trial) -> str:
+    if math.isnan(baseline.seconds):
+        of_baseline, of_others = operations(baseline.step_flops), operations(others.step_flops)
+        return f"{of_baseline} FLOPs per step of the baseline, {of_others} of others"
+    steps = f"with steps of {baseline.step_s:.3g}s and {others.step_s:.3g}s"
+    return f"{duration(baseline.seconds)} the baseline, {duration(others.seconds)} another, {steps}"
+
+
+def _in_words(cost: SweepCost, engine: EngineConfig) -> str:
+    flops = f"{operations(cost.flops)} FLOPs of training"
+    if math.isnan(cost.trials_s):
+        return flops
+    hours = cost.trials_s * engine.num_workers / 3600
+    gpus = f", {hours * engine.gpus_per_worker:.2g} GPU-hours" if engine.gpus_per_worker else ""
+    return f"{duration(cost.wall_s)}, {hours * engine.cpus_per_worker:.2g} core-hours{gpus}, {flops}"

@@ -1,0 +1,170 @@
+"""How far a sweep is and how long it will take: a bar on a terminal, a line now and then in a log."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from irtune.analysis.tables import duration, worded
+from irtune.config.sweep import TuneConfig
+from irtune.studies.trial_table import TrialRecord
+
+LINE_EVERY_S = 20.0
+SILENCE_S = 60.0
+
+
+@dataclass
+class _Tally:
+    """Trials counted up; ``best`` is a score and whose it is."""
+
+    over: int = 0
+    stopped: int = 0
+    failed: int = 0
+    steps: int = 0
+    steps_of_over: int = 0
+    best: tuple[float, str] | None = None
+
+    def add(self, entry: TrialRecord, tune: TuneConfig) -> None:
+        self.steps += entry.step
+        if entry.status is not None:
+            self.over += 1
+            self.steps_of_over += entry.step
+            self.stopped += entry.status == "pruned"
+            self.failed += entry.status == "failed"
+        metric, mode = tune.first_objective
+        score = None if entry.broken(tune.constraints) else entry.score(metric)
+        if score is not None:
+            known = [(score, entry.name)] if self.best is None else [self.best, (score, entry.name)]
+            self.best = (max if mode == "max" else min)(known)
+
+
+class SweepProgress:
+    """Shows steps done of all trials, trials ended, the best score so far, and the time left.
+
+    Args:
+        console: Where to show it.
+        num_trials: Trials planned, the baseline included.
+        steps_per_trial: Optimizer steps of a trial that is not stopped.
+        tune: What the sweep searches for; shown is the first objective.
+        steps_before: Optimizer steps that an earlier driver has seen done, which say nothing about the time left.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        num_trials: int,
+        steps_per_trial: int,
+        tune: TuneConfig,
+        steps_before: int = 0,
+    ) -> None:
+        self.console = console
+        self.num_trials = num_trials
+        self.steps_per_trial = steps_per_trial
+        self.tune = tune
+        self.steps_before = steps_before
+        self.started = time.monotonic()
+        self.first_step_at: float | None = None
+        self.moved_at = self.started
+        self.last_line_at = 0.0
+        self.done = -1
+        # Trials about which nothing will change are counted once, so that a look takes as long in a long sweep.
+        self._past = _Tally()
+        self._recent: list[TrialRecord] = []
+        self._num_seen = 0
+        self._lock = threading.Lock()
+        self._bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[status]}", markup=False),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("sweep", total=num_trials * steps_per_trial, status="starting workers")
+
+    def __enter__(self) -> "SweepProgress":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def update(self, entries: Iterable[TrialRecord]) -> None:
+        """Show the state of the trials now."""
+        with self._lock:
+            tally, running = self._count(list(entries))
+            now = time.monotonic()
+            # Steps that stopped trials left out will not be done.
+            total = max(tally.steps_of_over + (self.num_trials - tally.over) * self.steps_per_trial, 1)
+            done = tally.steps
+            if done != self.done:
+                self.done, self.moved_at = done, now
+            if done > self.steps_before and self.first_step_at is None:
+                self.first_step_at = now
+            status = self._status(tally, running, total, now)
+            self._bar.update(self._task, total=total, completed=done, status=status)
+            if not self.console.is_terminal and now - self.last_line_at >= LINE_EVERY_S:
+                self.last_line_at = now
+                line = f"[{duration(now - self.started)}] {status}"
+                self.console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+    def _count(self, entries: list[TrialRecord]) -> tuple[_Tally, list[str]]:
+        """All trials together, and the names of those that run."""
+        recent = self._recent + entries[self._num_seen :]
+        self._recent, self._num_seen = [], len(entries)
+        for entry in recent:
+            if entry.status is not None and entry.is_settled:
+                self._past.add(entry, self.tune)
+            else:
+                self._recent.append(entry)
+        tally = replace(self._past)
+        for entry in self._recent:
+            tally.add(entry, self.tune)
+        return tally, [entry.name for entry in self._recent if entry.status is None]
+
+    def _status(self, tally: _Tally, running: list[str], total: int, now: float) -> str:
+        done = tally.steps
+        parts = [f"{tally.over}/{self.num_trials} trials", f"step {done}/{total}"]
+        stopped, failed = tally.stopped, tally.failed
+        parts += [f"{stopped} stopped early"] * bool(stopped) + [f"{failed} failed"] * bool(failed)
+        if self.first_step_at is None:
+            parts.append(f"starting workers for {duration(now - self.started)}")
+        elif now > self.first_step_at and done > self.steps_before:
+            step_s = (now - self.first_step_at) / (done - self.steps_before)
+            parts.append(f"{duration((total - done) * step_s)} left")
+        if self.first_step_at is not None and now - self.moved_at > SILENCE_S and done < total:
+            parts.append(f"no step for {duration(now - self.moved_at)}, waiting for {', '.join(running) or 'workers'}")
+        if tally.best is not None:
+            metric, (score, name) = self.tune.first_objective[0], tally.best
+            parts[-1] += f"; best {metric} {worded(metric, score)} ({name})"
+        return ", ".join(parts)
+
+
+class Ticker:
+    """Calls a function every second from a thread, until stopped; what it raises is logged."""
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call = call
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="irtune-progress", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Call it a last time and stop."""
+        self._over.set()
+        self._thread.join(5)
+        self._call()
+
+    def _run(self) -> None:
+        while not self._over.wait(1.0):
+            try:
+                self._call()
+            except Exception:
+                logging.getLogger(__name__).exception("progress could not be shown")

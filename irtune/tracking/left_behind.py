@@ -1,0 +1,117 @@
+"""What a driver does at its start for sweeps beside its own whose driver died: send what they left, end their runs."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from irtune.redaction import public_address
+from irtune.tracking.heartbeat import SYNCED, is_live
+from irtune.tracking.mlflow_tracker import MlflowTracker
+from irtune.tracking.outbox import ADDRESS, belongs_to, open_tracker, read_address, try_sync, unshipped
+from irtune.tracking.ownership import why_not_own
+
+logger = logging.getLogger(__name__)
+
+NAMED = 3
+"""Sweeps that a warning names."""
+
+OpenTracker = Callable[[Path, str], MlflowTracker]
+"""From a sweep's folder and an address to the tracker for its runs."""
+
+
+def close_dead(storage: Path, uri: str, timeout_s: float = 30.0, open_tracker: OpenTracker = open_tracker) -> list[str]:
+    """Sync every sweep of this user's on a storage on which nobody is at work and of which MLflow lacks something.
+
+    Runs whose driver died become KILLED; a sweep that has a live driver is left alone. Whatever goes wrong is logged.
+    What a folder's files say decides neither where anything is sent nor with which login: sweeps that belong to
+    another address are only named, and folders of other users are not looked into.
+
+    Args:
+        storage: The folder of sweeps. A driver's own sweep is left alone once its ``Heartbeat`` runs.
+        uri: The driver's own address of MLflow, with its login.
+        timeout_s: Wait no longer. What is under way then goes on behind, and begins no further run.
+        open_tracker: From a sweep's folder and ``uri`` to the tracker.
+
+    Returns:
+        The names of the sweeps of which everything is in MLflow now, and was not before.
+    """
+    settled: list[str] = []
+    deadline_s = time.monotonic() + timeout_s
+    worker = threading.Thread(
+        target=_close_dead,
+        args=(storage, uri, open_tracker, deadline_s, settled),
+        name="irtune-left",
+        daemon=True,
+    )
+    worker.start()
+    worker.join(timeout_s)
+    if worker.is_alive():
+        logger.warning(
+            "%s: sending what dead drivers left takes longer than %g s and goes on behind", storage, timeout_s
+        )
+    return list(settled)
+
+
+def _close_dead(storage: Path, uri: str, open_tracker: OpenTracker, deadline_s: float, settled: list[str]) -> None:
+    open_once = _without_second_try(uri, open_tracker)
+    left: dict[str, str] = {}
+    try:
+        for folder in sorted(file.parent for file in storage.glob(f"*/{ADDRESS}")):
+            left_s = deadline_s - time.monotonic()
+            if left_s <= 0 or (folder / SYNCED).exists():
+                continue
+            foreign = why_not_own(folder)
+            if foreign is not None:
+                logger.info("%s %s, and is left alone", folder, foreign)
+                continue
+            other = _why_elsewhere(folder, uri)
+            if other is not None:
+                left |= {folder.name: other} if unshipped(folder) and not is_live(folder) else {}
+                continue
+            result = try_sync(folder, open_once, left_s)
+            if result.left:
+                left[folder.name] = str(result)
+            elif result.num_runs:
+                logger.info("%s: %s", folder.name, result)
+                settled.append(folder.name)
+    # The new sweep is worth more than the old ones.
+    except Exception:
+        logger.exception("%s: what dead drivers left could not be looked at", storage)
+    if left:
+        named = "; ".join(f"{name}: {why}" for name, why in list(left.items())[:NAMED])
+        more = f"; and {len(left) - NAMED} more" if len(left) > NAMED else ""
+        logger.warning(
+            "of %d earlier sweeps MLflow still lacks something (%s%s); `irtune sync %s` tries again",
+            len(left),
+            named,
+            more,
+            storage,
+        )
+
+
+def _why_elsewhere(folder: Path, uri: str) -> str | None:
+    """Why a sweep's runs are not for this driver to send, in words; None if they are."""
+    try:
+        if belongs_to(folder, uri):
+            return None
+        return f"its runs belong to {public_address(read_address(folder).uri)}, and not to this sweep's MLflow"
+    except ValueError as error:
+        return str(error)
+
+
+def _without_second_try(uri: str, open_tracker: OpenTracker) -> Callable[[Path], MlflowTracker]:
+    """An opener that waits for the address only once, however many sweeps belong there."""
+    failures: list[Exception] = []
+
+    def open_once(folder: Path) -> MlflowTracker:
+        if failures:
+            raise failures[0]
+        try:
+            return open_tracker(folder, uri)
+        except Exception as error:
+            failures.append(error)
+            raise
+
+    return open_once

@@ -1,1 +1,0 @@
-"""Searching: the space, the searcher over Optuna, the scheduler that stops trials early."""

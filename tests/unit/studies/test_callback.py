@@ -1,0 +1,155 @@
+"""What the driver does as trials start and end, with the objects that Ray Tune hands over."""
+
+import threading
+from types import SimpleNamespace
+
+import pytest
+
+from irtune.config.load import explicit, load
+from irtune.config.sweep import SweepConfig
+from irtune.studies import callback as callback_module
+from irtune.studies.callback import SweepCallback
+from irtune.tracking.spool import SpoolWriter
+from irtune.workers.error_text import NO_ERROR, last_line
+from irtune.workers.worker import SPOOL, TrialSetup
+
+
+class Uploader:
+    """Notes what it is told."""
+
+    def __init__(self):
+        self.added, self.finished = {}, []
+
+    def add(self, key, spool_directory, *, name, tags, is_new):
+        self.added[key] = (name, tags, is_new)
+
+    def finish(self, key, status, tags, error_text):
+        self.finished.append((key, status, error_text))
+
+
+READY = SimpleNamespace(inputs=SimpleNamespace(num_blocks=6))
+
+
+class Driver:
+    """A callback, and what Tune tells it."""
+
+    def __init__(self, folder):
+        space = {"selection.reselect_every": {"type": "int", "low": 1, "high": 9}}
+        config = load(SweepConfig, None, {"model.name": "tiny-random", "data.name": "synthetic", "space": space})
+        sweep = SimpleNamespace(name="mine", folder=folder, config=config, ready=READY)
+        self.uploader = Uploader()
+        self.setup = TrialSetup(explicit(config.experiment()), folder, dataset=None)
+        self.callback = SweepCallback(sweep, self.setup, self.uploader)
+
+    def start(self, name, **suggestion):
+        trial = SimpleNamespace(config={"trial": name, "overrides": {}} | suggestion, last_result={}, error_file=None)
+        self.callback.on_trial_start(0, [], trial)
+        return trial
+
+    def complete(self, trial):
+        trial.last_result = {"final": True}
+        self.callback.on_trial_complete(0, [], trial)
+
+
+@pytest.fixture
+def driver(tmp_path):
+    return Driver(tmp_path)
+
+
+def test_the_commit_is_looked_up_once_a_sweep(tmp_path, monkeypatch):
+    lookups = []
+    monkeypatch.setattr(callback_module, "git_commit", lambda: lookups.append(1) or "abc")
+    driver = Driver(tmp_path)
+    for number in range(3):
+        driver.start(f"trial_{number:04d}")
+    assert [tags["irtune.git_commit"] for _, tags, _ in driver.uploader.added.values()] == ["abc"] * 3
+    assert len(lookups) == 1
+
+
+def test_a_run_is_new_where_the_searcher_says_so(driver):
+    driver.start("trial_0000", is_new=True)
+    driver.start("trial_0001", is_new=False)
+    driver.start("finalist_trial_0000_seed_1", repeats="trial_0000")
+    assert [is_new for _, _, is_new in driver.uploader.added.values()] == [True, False, False]
+
+
+def test_the_end_of_a_trial_waits_for_its_drawing_and_tune_does_not(driver, monkeypatch):
+    drawn = threading.Event()
+    monkeypatch.setattr(callback_module, "keep_trace", lambda entry: drawn.wait(10))
+    trial = driver.start("trial_0000")
+    driver.complete(trial)
+    assert driver.callback.entries["trial_0000"].status == "finished"
+    assert driver.uploader.finished == []
+    drawn.set()
+    driver.callback.wait()
+    assert driver.uploader.finished == [("mine/trial_0000", "FINISHED", None)]
+
+
+def test_a_drawing_that_fails_costs_a_trial_nothing(driver, monkeypatch, caplog):
+    monkeypatch.setattr("irtune.studies.artifacts.trace_heat_map", lambda *facts, **more: 1 / 0)
+    trial = driver.start("trial_0000")
+    choice = {"active": [0], "scores": [1.0], "measured_at": [0], "trainable_parameters": 1, "lowest_active": 0}
+    SpoolWriter(driver.setup.trial_folder("trial_0000") / SPOOL, 0).selection({"step": 0} | choice)
+    driver.complete(trial)
+    driver.callback.wait()
+    assert driver.uploader.finished == [("mine/trial_0000", "FINISHED", None)]
+    assert "no layer trace" in caplog.text
+
+
+def test_why_a_trial_was_tried_again_is_kept(driver, tmp_path, caplog):
+    trial = driver.start("trial_0000")
+    trial.error_file = tmp_path / "error.txt"
+    trial.error_file.write_text("Failure # 1\nTraceback\nRuntimeError: an injected bug\n")
+    driver.callback.on_trial_recover(0, [], trial)
+    assert driver.callback.entries["trial_0000"].interruptions == ["RuntimeError: an injected bug"]
+    assert "trial_0000 is tried again: RuntimeError: an injected bug" in caplog.text
+    # The trial is not over.
+    driver.callback.wait()
+    assert driver.uploader.finished == []
+
+
+def test_what_still_runs_is_closed_before_the_driver_goes(driver):
+    driver.start("trial_0000")
+    driver.callback.close_open()
+    assert driver.uploader.finished == [("mine/trial_0000", "KILLED", None)]
+
+
+def test_a_trial_is_settled_when_the_last_of_its_records_was_taken(driver):
+    driver.start("trial_0000")
+    entry = driver.callback.entries["trial_0000"]
+    driver.callback.take("mine/trial_0000", [{"kind": "metrics", "step": 3, "values": {"eval/f1_macro": 0.5}}])
+    assert (entry.step, entry.is_settled) == (3, False)
+    driver.callback.take_last("mine/trial_0000")
+    assert entry.is_settled
+    # The summary of a sweep is shipped too, and is no trial.
+    driver.callback.take_last("mine/summary")
+
+
+@pytest.mark.parametrize("content", ["", "  \n\n"])
+def test_an_empty_error_file_is_said_to_be_one_or_made_up_for_by_the_pickled_error(driver, tmp_path, content):
+    file = tmp_path / "error.txt"
+    file.write_text(content)
+    lost, pickled = driver.start("trial_0000"), driver.start("trial_0001")
+    lost.error_file = pickled.error_file = str(file)
+    lost.get_pickled_error = lambda: None
+    pickled.get_pickled_error = lambda: ValueError("a bug")
+    for trial in (lost, pickled):
+        driver.callback.on_trial_recover(0, [], trial)
+        driver.callback.on_trial_error(0, [], trial)
+    driver.callback.wait()
+    entries = driver.callback.entries
+    assert entries["trial_0000"].interruptions == [NO_ERROR]
+    assert entries["trial_0001"].interruptions == ["ValueError: a bug"]
+    assert [error for _, _, error in driver.uploader.finished] == [NO_ERROR, "ValueError: a bug"]
+
+
+def test_the_last_line_of_an_error_is_one_whatever_the_error():
+    assert last_line("Traceback:\n  File\nKeyError: 'k'\n") == "KeyError: 'k'"
+    assert last_line("") == last_line(" \n") == NO_ERROR
+
+
+def test_tunes_loop_is_where_a_sweep_may_be_ended(tmp_path):
+    config, calls = Driver(tmp_path), []
+    callback = SweepCallback(config.callback.sweep, config.setup, config.uploader, on_step=lambda: calls.append(1))
+    callback.on_step_begin(0, [])
+    assert calls == [1]

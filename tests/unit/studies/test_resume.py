@@ -1,0 +1,200 @@
+"""Which earlier sweep is gone on with, and which is not."""
+
+import io
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from rich.console import Console
+
+from irtune.config.load import ConfigError, build
+from irtune.config.sweep import SweepConfig
+from irtune.studies.resume import IDENTITY, new_folder, resume_command, sweep_to_resume, write_identity
+
+DATA = "5f3c"
+
+
+def sweep(storage, **settings):
+    space = {"selection.policy.k": {"type": "int", "low": 1, "high": 5}}
+    tree = {"name": "tiny", "storage": str(storage), "selection": {"policy": {"name": "top_k", "k": 3}}, "space": space}
+    return build(SweepConfig, tree | settings, "test")
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """Makes the folder of an earlier sweep."""
+
+    def begin(called="tiny-20260101-120000", *, complete=False, fingerprint=DATA, **settings):
+        folder = tmp_path / called
+        write_identity(folder, sweep(tmp_path, **settings), fingerprint, complete=complete)
+        return folder
+
+    return begin
+
+
+def choose(config, resume, *, answer=None, live=(), fingerprint=DATA):
+    """The chosen folder, and what was said; ``answer`` is what somebody at a terminal types."""
+    said = io.StringIO()
+    console = Console(file=said, width=400, force_terminal=answer is not None)
+    console.input = lambda prompt: (said.write(prompt), answer)[1]
+    folder = sweep_to_resume(config, fingerprint, resume, source="file", console=console, is_live=lambda f: f in live)
+    return folder, said.getvalue()
+
+
+def test_without_an_earlier_sweep_a_new_one_begins(tmp_path):
+    assert choose(sweep(tmp_path), "ask") == (None, "")
+    with pytest.raises(ConfigError, match=r"file: name: no sweep called 'tiny' lies under .*; leave out --resume"):
+        choose(sweep(tmp_path), "always")
+
+
+def test_one_that_did_not_come_to_its_end_is_gone_on_with(tmp_path, begun):
+    folder = begun()
+    assert choose(sweep(tmp_path), "always")[0] == folder
+    chosen, said = choose(sweep(tmp_path), "ask")
+    assert chosen == folder
+    assert "going on with tiny-20260101-120000; --new begins a new sweep" in said
+    assert choose(sweep(tmp_path), "never") == (None, "")
+
+
+def test_a_damaged_one_is_left_alone_unless_it_is_asked_for(tmp_path, begun):
+    whole, damaged = begun("tiny-20260101-120000"), begun("tiny-20260102-120000")
+    (damaged / IDENTITY).write_text('{"settings": {}, "complete": false}')
+    chosen, said = choose(sweep(tmp_path), "ask")
+    assert chosen == whole
+    assert "note: tiny-20260102-120000 is left alone: " in said
+    assert "sweep.json: is damaged (data_fingerprint: Field required)" in said
+    with pytest.raises(ValueError, match=r"tiny-20260102-120000/sweep\.json: is damaged"):
+        choose(sweep(tmp_path), "always")
+
+
+@pytest.mark.parametrize(("answer", "goes_on"), [("", True), ("y", True), ("n", False), ("no", False)])
+def test_at_a_terminal_somebody_is_asked(tmp_path, begun, answer, goes_on):
+    folder = begun()
+    chosen, said = choose(sweep(tmp_path), "ask", answer=answer)
+    assert chosen == (folder if goes_on else None)
+    assert "tiny-20260101-120000 did not come to its end. Go on with it? [Y/n]" in said
+
+
+def test_a_complete_one_is_only_gone_on_with_on_demand(tmp_path, begun):
+    folder = begun(complete=True)
+    assert choose(sweep(tmp_path), "ask") == (None, "")
+    more_trials = sweep(tmp_path, tune={"num_trials": 99})
+    assert choose(more_trials, "always")[0] == folder
+
+
+def test_of_several_it_is_the_newest_that_did_not_come_to_its_end(tmp_path, begun):
+    begun("tiny-20260101-120000")
+    newest = begun("tiny-20260102-120000")
+    begun("tiny-20260103-120000", complete=True)
+    # Another sweep's name may begin like this one's.
+    begun("tiny-too-20260104-120000", name="tiny-too")
+    assert choose(sweep(tmp_path), "always")[0] == newest
+
+
+@pytest.mark.parametrize(
+    ("settings", "difference"),
+    [
+        ({"training": {"learning_rate": 1e-3}}, "training.learning_rate: 0.0002 before, 0.001 now"),
+        ({"seed": 7}, "seed: 0 before, 7 now"),
+        (
+            {"space": {"selection.policy.k": {"type": "int", "low": 1, "high": 9}}},
+            "space.selection.policy.k.high: 5.0 before, 9.0 now",
+        ),
+        (
+            {"space": {"training.learning_rate": {"type": "float", "low": 1e-5, "high": 1e-3}}},
+            "space.selection.policy.k.type: 'int' before, absent now",
+        ),
+    ],
+)
+def test_another_sweep_is_refused_with_the_difference(tmp_path, begun, settings, difference):
+    begun()
+    with pytest.raises(ConfigError) as caught:
+        choose(sweep(tmp_path, **settings), "always")
+    assert difference in str(caught.value)
+    assert "tiny-20260101-120000 cannot be resumed; set them back, or begin anew with --new" in str(caught.value)
+    chosen, said = choose(sweep(tmp_path, **settings), "ask")
+    assert chosen is None
+    assert difference in said
+
+
+def test_other_data_is_another_sweep(tmp_path, begun):
+    begun()
+    with pytest.raises(ConfigError, match="data: other examples than before"):
+        choose(sweep(tmp_path), "always", fingerprint="other")
+
+
+def test_how_many_trials_run_and_where_may_change(tmp_path, begun):
+    folder = begun(tune={"num_trials": 5})
+    moved = sweep(tmp_path, tune={"num_trials": 50, "max_concurrent_trials": 1, "max_failures": 3, "warm_start": "/x"})
+    assert choose(moved, "always")[0] == folder
+
+
+def test_finalists_may_be_asked_for_later_and_on_more_seeds(tmp_path, begun):
+    folder = begun()
+    assert choose(sweep(tmp_path, tune={"finalists": {"top": 1}}), "always")[0] == folder
+    folder = begun("tiny-20260102-120000", tune={"finalists": {"top": 1, "seeds": 2}})
+    assert choose(sweep(tmp_path, tune={"finalists": {"top": 2, "seeds": 3}}), "always")[0] == folder
+
+
+def test_one_that_still_runs_is_left_alone(tmp_path, begun):
+    folder = begun()
+    assert choose(sweep(tmp_path), "ask", live=[folder]) == (None, "")
+    with pytest.raises(ConfigError, match="tiny-20260101-120000 is running"):
+        choose(sweep(tmp_path), "always", live=[folder])
+
+
+def test_no_secret_is_written_down(tmp_path, begun):
+    address = {"tracking": {"uri": "https://user:secret@example.org"}}
+    folder = begun(**address)
+    assert "secret" not in (folder / IDENTITY).read_text()
+    assert choose(sweep(tmp_path, **address), "always")[0] == folder
+    # A login may change, and be left to the environment; the address may not.
+    for uri in ("https://another:password@example.org", "https://example.org"):
+        assert choose(sweep(tmp_path, tracking={"uri": uri}), "always")[0] == folder
+    with pytest.raises(ConfigError, match=r"tracking\.uri: 'https://example\.org' before, 'https://example\.com' now"):
+        choose(sweep(tmp_path, tracking={"uri": "https://user:secret@example.com"}), "always")
+
+
+def test_another_users_sweep_is_gone_on_with_only_on_demand(tmp_path, begun, monkeypatch):
+    folder = begun()
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    chosen, said = choose(sweep(tmp_path), "ask")
+    assert chosen is None
+    assert "is left alone: it belongs to another user" in said
+    assert choose(sweep(tmp_path), "always")[0] == folder
+
+
+def test_what_is_kept_of_adapters_may_change(tmp_path, begun):
+    folder = begun(tracking={"keep_adapters": "all", "upload_adapters": "none"})
+    assert choose(sweep(tmp_path), "always")[0] == folder
+
+
+def test_an_identity_is_json_that_people_can_read(begun):
+    assert json.loads((begun() / IDENTITY).read_text())["settings"]["selection.policy.k"] == 3
+
+
+def test_of_two_that_begin_in_one_second_each_has_a_folder_that_is_known_later(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        folders = list(pool.map(lambda _: new_folder(sweep(tmp_path)), range(8)))
+    assert len(set(folders)) == 8
+    for folder in folders:
+        write_identity(folder, sweep(tmp_path), DATA)
+    assert choose(sweep(tmp_path), "always")[0] == max(folders)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (["irtune", "sweep", "a b.yaml", "--new"], "irtune sweep 'a b.yaml' --resume"),
+        (["jobs/sweep.py", "tune.num_trials=3", "--resume"], "python jobs/sweep.py tune.num_trials=3 --resume"),
+    ],
+)
+def test_the_command_that_goes_on_is_the_one_that_began(monkeypatch, arguments, command):
+    monkeypatch.setattr("sys.argv", arguments)
+    assert resume_command() == command
+
+
+def test_more_time_may_be_given(tmp_path, begun):
+    begun(tune={"time_budget_s": 60})
+    assert choose(sweep(tmp_path, tune={"time_budget_s": 3600}), "always")[0] is not None

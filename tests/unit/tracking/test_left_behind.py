@@ -1,0 +1,149 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+from servers import ROOT
+from stores import StoredRun, stored_runs
+
+from irtune.tracking.heartbeat import is_live
+from irtune.tracking.left_behind import close_dead
+from irtune.tracking.mlflow_tracker import MlflowTracker
+from irtune.tracking.outbox import open_tracker, sync, write_address
+from irtune.tracking.run_record import RunEnd, RunRecord
+from irtune.tracking.spool import SpoolReader
+
+FINISHED = RunEnd("FINISHED", {}, None, 61_000)
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Path:
+    return tmp_path / "storage"
+
+
+def leave(storage: Path, uri: str) -> Path:
+    """A sweep with one run that never reached MLflow."""
+    folder = storage / f"sweep-{uuid.uuid4().hex}"
+    write_address(folder, uri, "irtune")
+    run_record = RunRecord(folder / "trials/a")
+    run_record.begin(f"{folder.name}/a", "n", {}, "spool")
+    run_record.finish(FINISHED)
+    return folder
+
+
+def stored(uri: str, folder: Path) -> dict[str, StoredRun]:
+    return {key.split("/")[1]: run for key, run in stored_runs(uri).items() if key.startswith(folder.name)}
+
+
+def test_a_driver_that_is_killed_is_closed_and_one_that_lives_is_not(
+    storage: Path, store_uri: str, tracker: MlflowTracker
+) -> None:
+    folder = storage / f"sweep-{uuid.uuid4().hex}"
+    command = [sys.executable, str(ROOT / "tests/support/held_sweep.py"), str(folder), store_uri]
+    driver = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    try:
+        assert driver.stdout is not None
+        assert driver.stdout.readline() == "ready\n"
+        assert is_live(folder)
+        assert close_dead(storage, store_uri) == []
+        assert sync(folder, tracker).is_live
+        assert {trial: run.status for trial, run in stored(store_uri, folder).items()} == {
+            "a": "FINISHED",
+            "b": "RUNNING",
+        }
+        driver.send_signal(signal.SIGKILL)
+        # Nobody has asked yet how it ended, as in a container without an init process.
+        os.waitid(os.P_PID, driver.pid, os.WEXITED | os.WNOWAIT)
+        killed_ms = time.time() * 1000
+        time.sleep(0.5)
+
+        assert close_dead(storage, store_uri) == [folder.name]
+    finally:
+        driver.kill()
+        driver.wait(10)
+    runs = stored(store_uri, folder)
+    assert {trial: run.status for trial, run in runs.items()} == {"a": "FINISHED", "b": "KILLED"}
+    assert runs["b"].tags["irtune.killed_by"] == "hard kill"
+    assert "irtune.killed_by" not in runs["a"].tags
+    assert runs["b"].end_time_ms == pytest.approx(killed_ms, abs=400)
+    # Shipping was under way when it was killed: every complete line is there, and once.
+    num_steps = len(SpoolReader(folder / "trials/b/spool").poll())
+    assert num_steps > 50
+    assert runs["b"].steps("loss") == runs["b"].steps("cost/step_s") == list(range(num_steps))
+    assert close_dead(storage, store_uri) == []
+
+
+def test_what_is_settled_is_not_looked_at_again(storage: Path, store_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = leave(storage, store_uri)
+    assert close_dead(storage, store_uri) == [folder.name]
+    assert stored(store_uri, folder)["a"].status == "FINISHED"
+    looked: list[Path] = []
+    monkeypatch.setattr("irtune.tracking.outbox.unshipped", looked.append)
+    assert close_dead(storage, store_uri) == []
+    assert looked == []
+
+
+def test_what_goes_wrong_is_logged_and_stops_nothing(
+    storage: Path, store_uri: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    opened: list[Path] = []
+
+    def open_or_fail(folder: Path, uri: str) -> MlflowTracker:
+        opened.append(folder)
+        return open_tracker(folder, uri)
+
+    for _ in range(3):
+        leave(storage, "http://127.0.0.1:9")
+    good = leave(storage, store_uri)
+    damaged = leave(storage, store_uri)
+    (damaged / "trials/a/run.json").write_text("{")
+    (leave(storage, store_uri) / "tracking.json").write_text("{")
+    (storage / "mlflow.db").touch()
+
+    assert close_dead(storage, store_uri, open_tracker=open_or_fail) == [good.name]
+    assert "of 5 earlier sweeps MLflow still lacks something" in caplog.text
+    assert f"`irtune sync {storage}` tries again" in caplog.text
+    # What belongs elsewhere is named, and nobody is asked there.
+    assert set(opened) == {good, damaged}
+    assert "its runs belong to http://127.0.0.1:9" in caplog.text
+    assert close_dead(storage / "no such folder", store_uri) == []
+
+
+def test_an_address_that_does_not_answer_is_waited_for_once(storage: Path, caplog: pytest.LogCaptureFixture) -> None:
+    opened: list[Path] = []
+
+    def open_or_fail(folder: Path, uri: str) -> MlflowTracker:
+        opened.append(folder)
+        return open_tracker(folder, uri)
+
+    for _ in range(3):
+        leave(storage, "http://127.0.0.1:9")
+    assert close_dead(storage, "http://127.0.0.1:9", open_tracker=open_or_fail) == []
+    assert len(opened) == 1
+    assert "of 3 earlier sweeps MLflow still lacks something" in caplog.text
+
+
+def test_a_new_sweep_does_not_wait_for_old_ones(
+    storage: Path, store_uri: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    release = threading.Event()
+
+    def slowly(folder: Path, uri: str) -> MlflowTracker:
+        release.wait(20)
+        return open_tracker(folder, uri)
+
+    for _ in range(2):
+        leave(storage, store_uri)
+    started = time.monotonic()
+    assert close_dead(storage, store_uri, 0.2, slowly) == []
+    assert time.monotonic() - started < 5
+    assert "goes on behind" in caplog.text
+    release.set()
+    for thread in threading.enumerate():
+        if thread.name == "irtune-left-behind":
+            thread.join(20)

@@ -1,0 +1,323 @@
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from irtune.tracking import uploader as shipper_module
+from irtune.tracking.mlflow_tracker import MlflowTracker
+from irtune.tracking.spool import Record, SpoolReader, SpoolWriter
+from irtune.tracking.uploader import Uploader
+
+NewKey = Callable[[], str]
+
+
+class Outage(MlflowTracker):
+    """A tracker whose next calls fail, some of them after they took effect."""
+
+    def __init__(self, uri: str) -> None:
+        super().__init__(uri, "irtune")
+        self.num_failures = 0
+        self.keys_that_always_fail: set[str] = set()
+        self.shipped_steps: list[int] = []
+
+    def _fail_when_told(self, key: str) -> None:
+        if self.num_failures > 0 or key in self.keys_that_always_fail:
+            self.num_failures -= 1
+            raise ConnectionError("http://me:secret@host is away")
+
+    def start_run(self, key: str, *arguments: Any, **named: Any) -> str:
+        self._fail_when_told(key)
+        return super().start_run(key, *arguments, **named)
+
+    def ship(self, key: str, records: Sequence[Mapping[str, Any]]) -> None:
+        if self.num_failures == 1:
+            super().ship(key, records)
+        self._fail_when_told(key)
+        super().ship(key, records)
+        self.shipped_steps += [record["step"] for record in records if record["kind"] == "metrics"]
+
+    def finish(self, key: str, *arguments: Any, **named: Any) -> None:
+        self._fail_when_told(key)
+        super().finish(key, *arguments, **named)
+
+
+@pytest.fixture
+def tracker_with_outages(store_uri: str, tracker: MlflowTracker) -> Outage:
+    return Outage(store_uri)
+
+
+@pytest.fixture(autouse=True)
+def _short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shipper_module, "_FIRST_DELAY_S", 0.02)
+    monkeypatch.setattr(shipper_module, "_LONGEST_DELAY_S", 0.05)
+
+
+@pytest.fixture
+def uploader(tracker_with_outages: Outage) -> Iterator[Uploader]:
+    uploader = Uploader(tracker_with_outages, interval_s=0.05)
+    uploader.start()
+    yield uploader
+    uploader.close()
+
+
+def steps(client: MlflowClient, run_id: str) -> list[int]:
+    return [point.step for point in client.get_metric_history(run_id, "loss")]
+
+
+def run_ids(client: MlflowClient, tracker: MlflowTracker, key: str) -> list[str]:
+    found = client.search_runs([tracker.experiment_id], f"tags.`irtune.key` = '{key}'")
+    return [str(run.info.run_id) for run in found]
+
+
+def test_an_outage_loses_nothing_repeats_nothing_and_keeps_the_order(
+    uploader: Uploader, tracker_with_outages: Outage, store_uri: str, new_key: NewKey, spool_directory: Path
+) -> None:
+    client, key = MlflowClient(store_uri), new_key()
+    writer = SpoolWriter(spool_directory, 0)
+    for step in range(30):
+        writer.metrics(step, {"loss": float(step)})
+    tracker_with_outages.num_failures = 2
+    uploader.add(key, spool_directory, name="n", tags={"irtune.sweep": "s"})
+    assert uploader.drain(10) == {}
+    tracker_with_outages.num_failures = 2
+    for step in range(30, 40):
+        writer.metrics(step, {"loss": float(step)})
+    writer.close()
+    uploader.finish(key, "FINISHED", {"irtune.pruned": False})
+    assert uploader.drain(10) == {}
+
+    (run_id,) = run_ids(client, tracker_with_outages, key)
+    assert steps(client, run_id) == list(range(40))
+    assert tracker_with_outages.shipped_steps == list(range(40))
+    assert client.get_run(run_id).info.status == "FINISHED"
+
+
+def test_a_run_ends_only_after_its_last_record(
+    uploader: Uploader, tracker: MlflowTracker, store_uri: str, new_key: NewKey, tmp_path: Path
+) -> None:
+    client = MlflowClient(store_uri)
+    keys = [new_key() for _ in range(4)]
+    for key in keys:
+        uploader.add(key, tmp_path / key / "spool", name="n")
+        writer = SpoolWriter(tmp_path / key / "spool", 0)
+        for step in range(5):
+            writer.metrics(step, {"loss": 0.0})
+        writer.close()
+        uploader.finish(key, "FAILED", {}, error_text="boom")
+    assert uploader.drain(10) == {}
+    for key in keys:
+        (run_id,) = run_ids(client, tracker, key)
+        assert client.get_run(run_id).info.status == "FAILED"
+        assert steps(client, run_id) == [0, 1, 2, 3, 4]
+    with pytest.raises(KeyError):
+        uploader.finish(keys[0], "FAILED", {})
+
+
+def test_what_is_left_is_counted_and_the_display_goes_on(
+    tracker_with_outages: Outage,
+    new_key: NewKey,
+    spool_directory: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    shown: list[Record] = []
+    uploader = Uploader(tracker_with_outages, on_records=lambda key, new: shown.extend(new), interval_s=0.02)
+    uploader.start()
+    key = new_key()
+    tracker_with_outages.keys_that_always_fail = {key}
+    writer = SpoolWriter(spool_directory, 0)
+    for step in range(3):
+        writer.metrics(step, {"loss": 0.0})
+    uploader.add(key, spool_directory, name="n")
+    uploader.finish(key, "FINISHED", {})
+
+    started = time.monotonic()
+    assert uploader.drain(0.3) == {key: 4}
+    assert time.monotonic() - started < 5
+    uploader.close()
+    assert [record["step"] for record in shown] == [0, 1, 2]
+    warnings = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == 1
+    assert "http://***@host is away" in warnings[0].getMessage()
+
+
+def test_a_display_that_fails_does_not_stop_the_shipping(
+    tracker: MlflowTracker, store_uri: str, new_key: NewKey, spool_directory: Path
+) -> None:
+    def fail(key: str, records: list[Record]) -> None:
+        raise RuntimeError("no terminal")
+
+    key = new_key()
+    run_id = tracker.start_run(key, "n", {})
+    uploader = Uploader(tracker, on_records=fail, interval_s=0.02)
+    uploader.start()
+    uploader.add(key, spool_directory)
+    SpoolWriter(spool_directory, 0).metrics(0, {"loss": 1.0})
+    assert uploader.drain(5) == {}
+    uploader.close()
+    assert steps(MlflowClient(store_uri), run_id) == [0]
+    assert not uploader.is_alive()
+
+
+def test_a_run_that_always_fails_holds_up_no_other(
+    uploader: Uploader, tracker_with_outages: Outage, store_uri: str, new_key: NewKey, tmp_path: Path
+) -> None:
+    bad, good = new_key(), new_key()
+    tracker_with_outages.keys_that_always_fail = {bad}
+    for key in (bad, good):
+        SpoolWriter(tmp_path / key, 0).metrics(0, {"loss": 1.0})
+        uploader.add(key, tmp_path / key, name="n")
+    deadline = time.monotonic() + 5
+    while good in uploader.drain(0.05) and time.monotonic() < deadline:
+        pass
+    assert uploader.drain(0.05) == {bad: 1}
+    (run_id,) = run_ids(MlflowClient(store_uri), tracker_with_outages, good)
+    assert steps(MlflowClient(store_uri), run_id) == [0]
+
+
+def test_a_call_that_hangs_delays_neither_display_nor_drain(
+    tracker: MlflowTracker, new_key: NewKey, spool_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release, shown = threading.Event(), threading.Event()
+    monkeypatch.setattr(tracker, "ship", lambda key, records: release.wait(10))
+    key = new_key()
+    tracker.start_run(key, "n", {})
+    uploader = Uploader(tracker, on_records=lambda key, records: shown.set(), interval_s=0.02)
+    uploader.start()
+    SpoolWriter(spool_directory, 0).metrics(0, {"loss": 1.0})
+    uploader.add(key, spool_directory)
+    assert shown.wait(2)
+    assert uploader.drain(0.2) == {key: 1}
+    release.set()
+    assert uploader.drain(5) == {}
+    uploader.close()
+
+
+def test_what_the_driver_knows_is_on_disk_before_mlflow_hears_of_it(
+    uploader: Uploader, tracker_with_outages: Outage, store_uri: str, new_key: NewKey, spool_directory: Path
+) -> None:
+    def content(file: str) -> dict[str, Any]:
+        return dict(json.loads((spool_directory.parent / file).read_text()))
+
+    key = new_key()
+    tracker_with_outages.keys_that_always_fail = {key}
+    uploader.add(key, spool_directory, name="n", tags={"irtune.sweep": "s"})
+    start = content("run.json")
+    assert (start["key"], start["name"], start["tags"]) == (key, "n", {"irtune.sweep": "s"})
+    uploader.finish(key, "FAILED", {"irtune.pruned": False}, error_text="no http://me:secret@host")
+    end = content("end.json")
+    assert (end["status"], end["tags"], end["error_text"]) == (
+        "FAILED",
+        {"irtune.pruned": "False"},
+        "no http://***@host",
+    )
+    assert uploader.drain(0.2) == {key: 1}
+    assert not (spool_directory.parent / "shipped.json").exists()
+
+    tracker_with_outages.keys_that_always_fail = set()
+    assert uploader.drain(10) == {}
+    run = MlflowClient(store_uri).get_run(content("shipped.json")["run_id"])
+    assert run.data.tags["irtune.key"] == key
+    assert (run.info.status, run.info.start_time, run.info.end_time) == (
+        "FAILED",
+        start["start_time_ms"],
+        end["end_time_ms"],
+    )
+
+
+def test_a_ledger_that_cannot_be_written_costs_a_run_nothing(
+    uploader: Uploader, tracker: MlflowTracker, store_uri: str, new_key: NewKey, tmp_path: Path
+) -> None:
+    # A file where the trial's folder should be: as on a full disk, nothing can be written there.
+    (tmp_path / "trial").touch()
+    key = new_key()
+    uploader.add(key, tmp_path / "trial" / "spool", name="n")
+    uploader.finish(key, "FINISHED", {})
+    assert uploader.drain(10) == {}
+    (run_id,) = run_ids(MlflowClient(store_uri), tracker, key)
+    assert MlflowClient(store_uri).get_run(run_id).info.status == "FINISHED"
+
+
+def test_a_run_must_be_open_or_named(uploader: Uploader, spool_directory: Path) -> None:
+    with pytest.raises(KeyError):
+        uploader.add("nobody opened this", spool_directory)
+
+
+@pytest.fixture
+def polls(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The spool folder of every look at one."""
+    looks: list[Path] = []
+    poll = SpoolReader.poll
+
+    def counted(reader: SpoolReader, limit: int | None = None) -> list[Record]:
+        looks.append(reader._directory)
+        return poll(reader, limit)
+
+    monkeypatch.setattr(SpoolReader, "poll", counted)
+    return looks
+
+
+def end_trials(uploader: Uploader, folder: Path, keys: Sequence[str]) -> None:
+    for key in keys:
+        uploader.add(key, folder / key / "spool", name="n", is_new=True)
+        SpoolWriter(folder / key / "spool", 0).metrics(0, {"loss": 1.0})
+        uploader.finish(key, "FINISHED", {})
+
+
+def test_while_mlflow_is_away_what_ended_is_shown_once_and_not_looked_at_again(
+    tracker_with_outages: Outage, new_key: NewKey, tmp_path: Path, polls: list[Path]
+) -> None:
+    # Nothing is shipped, for its thread is never started.
+    said: list[str] = []
+    uploader = Uploader(tracker_with_outages, lambda key, new: said.append(f"{key}: {len(new)}"), said.append)
+    running, *over = [new_key() for _ in range(4)]
+    uploader.add(running, tmp_path / running / "spool", name="n")
+    end_trials(uploader, tmp_path, over)
+    for _ in range(5):
+        assert uploader.drain(0) == dict.fromkeys(over, 2)
+    assert said == [said_of for key in over for said_of in (f"{key}: 1", key)]
+    assert len(polls) == 5 + len(over)
+
+
+def test_to_ship_a_run_takes_as_many_looks_however_many_wait(
+    tracker_with_outages: Outage, new_key: NewKey, tmp_path: Path, polls: list[Path]
+) -> None:
+    uploader = Uploader(tracker_with_outages, interval_s=60)
+    keys = [new_key() for _ in range(30)]
+    end_trials(uploader, tmp_path, keys)
+    uploader.start()
+    assert uploader.drain(30) == {}
+    uploader.close()
+    # Shown once, shipped once, and once more to see that there is nothing left to ship.
+    assert max(polls.count(tmp_path / key / "spool") for key in keys) == 3
+
+
+def test_a_new_run_is_not_searched_for_among_all_others_unless_a_call_failed(
+    uploader: Uploader, tracker_with_outages: Outage, store_uri: str, new_key: NewKey, tmp_path: Path
+) -> None:
+    searched: list[str] = []
+    find, start = tracker_with_outages._find, MlflowTracker.start_run
+
+    def counted(key: str) -> Any:
+        searched.append(key)
+        return find(key)
+
+    def answer_lost(key: str, *arguments: Any, **named: Any) -> str:
+        run_id = start(tracker_with_outages, key, *arguments, **named)
+        if key == lost and not searched:
+            raise ConnectionError("the answer is lost")
+        return run_id
+
+    new, lost, old = new_key(), new_key(), new_key()
+    tracker_with_outages._find = counted  # type: ignore[method-assign]
+    tracker_with_outages.start_run = answer_lost  # type: ignore[method-assign]
+    end_trials(uploader, tmp_path, [new, lost])
+    uploader.add(old, tmp_path / old / "spool", name="n")
+    assert uploader.drain(10) == {}
+    assert sorted(searched) == sorted([lost, old])
+    for key in (new, lost, old):
+        assert len(run_ids(MlflowClient(store_uri), tracker_with_outages, key)) == 1
