@@ -36,7 +36,7 @@ NUM_TRIALS = 9
 MOST_STALL_MS = 50
 MOST_TRACKING = 0.01
 KEY = "importance.clip_quantile"
-SLOTS = ("engine.num_workers=2", "engine.zero_stage=2", "engine.cpus_per_worker=0.25", "tune.execution=slots")
+POOL = ("engine.num_workers=2", "engine.zero_stage=2", "engine.cpus_per_worker=0.25", "tune.execution=pool")
 COLUMNS = (
     "sweep",
     "trials expected",
@@ -162,8 +162,8 @@ def kill_drivers(sweep: Sweep) -> None:
 
 
 def kill_machinery(sweep: Sweep) -> None:
-    """The actor that hands out trials, and a slot's controller."""
-    for title, over in (("ray::Desk", 1), ("ray::TrainController", 3), ("ray::Desk", 5), ("ray::TrainController", 6)):
+    """The actor that hands out trials, and a worker group's controller."""
+    for title, over in (("ray::Pool", 1), ("ray::TrainController", 3), ("ray::Pool", 5), ("ray::TrainController", 6)):
         sweep.until(over, 4)
         sweep.kill(title)
     sweep.wait()
@@ -234,12 +234,12 @@ SCENARIOS = (
     ),
     Scenario("failing", spread(strike("always raise", 0)), num_failing=2),
     Scenario(
-        "slots",
+        "pool",
         spread(strike("raise", 1), strike("worker killed", 0, 1), strike("out of memory", 1)),
-        settings=SLOTS,
+        settings=POOL,
     ),
     # A trial may be struck twice here.
-    Scenario("machinery", around=kill_machinery, settings=(*SLOTS, "tune.max_failures=2")),
+    Scenario("machinery", around=kill_machinery, settings=(*POOL, "tune.max_failures=2")),
     Scenario("drivers", around=kill_drivers),
     # Each trial waits twice, so that the server's troubles find some that run.
     Scenario("tracker", {f"{n / 10:g}": {"kind": "waits"} for n in range(1, 9)}, disturb_tracker),

@@ -178,11 +178,10 @@ def make_plan(sweep: Sweep, lengths: Mapping[Split, np.ndarray], rehearsal: Rehe
     others = Trial.mean([Trial.of(one, cost, lengths, pace) for one in drawn])
     repeats = num_beside(config)
     if pace:
-        # A group of the trial's own starts anew; slots, and processes of one worker, go on with the next trial.
-        is_isolated = config.tune.execution_of(config.engine) == "isolated"
-        starts = 1.0 if is_isolated else (at_once - 1) / (searched + repeats)
+        # Of the processes that start, one does for the baseline.
+        starts = max(at_once, math.ceil((1 + searched + repeats) / config.tune.trials_per_process(config.engine)))
         baseline = replace(baseline, load_s=baseline.load_s + pace.process_s)
-        others = replace(others, load_s=others.load_s + starts * pace.process_s)
+        others = replace(others, load_s=others.load_s + (starts - 1) / (searched + repeats) * pace.process_s)
     stops = expected_stops(config.tune.scheduler, searched, others)
     stopped = sum(stops.values())
     most = SweepCost.of(baseline, others, searched + repeats, {}, at_once)

@@ -30,7 +30,7 @@ FREE_SETTINGS = {
     "tune.time_budget_s",
     "tune.max_failures",
     "tune.execution",
-    "tune.renew_slots_after",
+    "tune.renew_after",
     "tune.warm_start",
     "tune.finalists",
     "tune.finalists.top",

@@ -250,7 +250,7 @@ def _tuner(
             search_alg=searcher,
             scheduler=scheduler,
             max_concurrent_trials=execution.at_once,
-            reuse_actors=execution.reuses_actors,
+            reuse_actors=True,
         ),
         run_config=tune.RunConfig(
             # What Tune keeps of its own is of no use to another driver.

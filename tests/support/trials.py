@@ -1,4 +1,4 @@
-"""Trials through Ray Tune in one of the three ways, without search, driver and MLflow."""
+"""Trials through Ray Tune in one of the two ways, without search, driver and MLflow."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -39,7 +39,7 @@ def run_trials(
     tune.Tuner(
         execution.trainable(),
         param_space=tune.grid_search([{"trial": name, "overrides": dict(values)} for name, values in suggestions]),
-        tune_config=tune.TuneConfig(max_concurrent_trials=at_once, reuse_actors=execution.reuses_actors),
+        tune_config=tune.TuneConfig(max_concurrent_trials=at_once, reuse_actors=True),
         run_config=tune.RunConfig(
             storage_path=str(folder),
             name="tune",

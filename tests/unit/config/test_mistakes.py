@@ -255,6 +255,29 @@ def test_mistakes_in_tune(tune, expected):
     assert mistake.startswith(expected)
 
 
+@pytest.mark.parametrize(
+    ("tune", "remedy"),
+    [
+        ({"execution": "slots"}, "set tune.execution=pool"),
+        ({"execution": "isolated"}, "set tune.execution=pool and tune.renew_after=1"),
+        ({"renew_slots_after": 5}, "did you mean 'renew_after'?"),
+    ],
+)
+def test_words_of_earlier_versions_are_refused_with_the_present_ones(tune, remedy):
+    (mistake,) = mistakes({"space": SPACE, "tune": tune}, SweepConfig)
+    assert mistake.startswith(f"tune.{next(iter(tune))}: ")
+    assert remedy in mistake
+
+
+def test_what_only_renews_a_pool_is_refused_in_process():
+    tree = {"space": SPACE, "tune": {"renew_after": 1}}
+    (mistake,) = mistakes(tree, SweepConfig)
+    assert mistake.startswith("tune.renew_after: ")
+    assert "set tune.execution=pool" in mistake
+    for engine, execution in (({"num_workers": 2}, None), ({}, "pool")):
+        build(SweepConfig, tree | {"engine": engine, "tune": {"renew_after": 1, "execution": execution}}, "x")
+
+
 def test_a_sweep_without_dimensions():
     (mistake,) = mistakes({"tune": {}}, SweepConfig)
     assert mistake.startswith("space: is required (the dimensions by dotted key")
