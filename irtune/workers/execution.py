@@ -70,11 +70,11 @@ class Execution:
 
 
 def _in_process(suggestion: Mapping[str, Any], setup: TrialSetup) -> None:
-    train_rank(suggestion["overrides"], suggestion["trial"], setup, lambda metrics: tune.report(dict(metrics)), rank=0)
+    train_rank(suggestion["overrides"], suggestion["name"], setup, lambda metrics: tune.report(dict(metrics)), rank=0)
 
 
 def _in_slot(suggestion: Mapping[str, Any], desk: Any, plan: SlotPlan) -> None:
-    relay(Job(suggestion["trial"], suggestion["overrides"]), desk, plan, tune.report)
+    relay(Job(suggestion["name"], suggestion["overrides"]), desk, plan, tune.report)
 
 
 def _isolated(suggestion: Mapping[str, Any], setup: TrialSetup) -> None:
@@ -100,7 +100,7 @@ def _train_worker(config: Mapping[str, Any]) -> None:
     with left_at_end():
         train_rank(
             suggestion["overrides"],
-            suggestion["trial"],
+            suggestion["name"],
             config["setup"],
             lambda metrics: train.report(dict(metrics)),
             rank=own_rank(),

@@ -8,6 +8,7 @@ import pytest
 from ray.tune.schedulers import ASHAScheduler
 
 from irtune.config.sweep import AshaConfig
+from irtune.search.source import TrialSpec
 from irtune.search.stopping import build_scheduler
 
 
@@ -18,7 +19,7 @@ def asha(grace_steps=10, max_steps=100, mode="max"):
 
 def run(scheduler, trial_id, scores, is_baseline=False):
     """The step at which a trial with these scores by step is stopped, None if it never is."""
-    trial = SimpleNamespace(trial_id=trial_id, config={"is_baseline": is_baseline})
+    trial = SimpleNamespace(trial_id=trial_id, config=TrialSpec("baseline" if is_baseline else trial_id, {}).to_json())
     scheduler.on_trial_add(None, trial)
     for step, score in scores.items():
         result = {"step": step, "score": score}
@@ -49,7 +50,7 @@ def test_decisions_are_those_of_ray(grace, last, factor, mode):
     draw = random.Random(0)
     running, decisions = {}, []
     for number in range(150):
-        running[number] = SimpleNamespace(trial_id=f"t{number}", config={}, step=0)
+        running[number] = SimpleNamespace(trial_id=f"t{number}", config=TrialSpec(f"t{number}", {}).to_json(), step=0)
         for scheduler in (ours, theirs):
             scheduler.on_trial_add(None, running[number])
         for trial in draw.sample(sorted(running.values(), key=lambda one: one.trial_id), k=min(3, len(running))):
@@ -71,7 +72,7 @@ def test_a_trial_is_chosen_from_those_that_live_the_earliest_and_a_new_one_first
     scheduler = build_scheduler(config, max_steps=100, metric="score", mode="max")
     names = ("over", "running", "paused", "later", "latest")
     states = ("TERMINATED", "RUNNING", "PAUSED", "PENDING", "PENDING")
-    trials = [SimpleNamespace(trial_id=n, status=s, config={}) for n, s in zip(names, states, strict=True)]
+    trials = [SimpleNamespace(trial_id=n, status=s, config=TrialSpec("a", {}).to_json()) for n, s in zip(names, states, strict=True)]
     for trial in trials:
         scheduler.on_trial_add(None, trial)
     scheduler.on_trial_complete(None, trials[0], {})
@@ -146,7 +147,7 @@ def test_grace_beyond_the_end_stops_nothing():
 
 def test_results_without_the_metric_are_passed_over():
     scheduler = asha()
-    trial = SimpleNamespace(trial_id="a", config={})
+    trial = SimpleNamespace(trial_id="a", config=TrialSpec("a", {}).to_json())
     scheduler.on_trial_add(None, trial)
     assert scheduler.on_trial_result(None, trial, {"loss": 3}) == "CONTINUE"
 
