@@ -31,6 +31,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from irtune.config.load import explicit, load
 from irtune.config.schema import ExperimentConfig
 from irtune.config.sweep import SweepConfig
+from irtune.search.source import TrialSpec
 from irtune.studies.provenance import environment
 from irtune.tracking.spool import SpoolReader
 from irtune.workers import cluster
@@ -171,8 +172,8 @@ def run_trials(
     config = load(SweepConfig, None, SETTINGS | engine | share | settings)
     setup = TrialSetup(explicit(config.experiment()), folder, ray.put(config.data.load()), objective)
     execution = Execution(config, setup, at_once)
-    suggestions = [{"trial": f"{n}", "overrides": {"selection.reselect_every": 1 + n % 9}} for n in range(num_trials)]
-    _fit(execution.trainable(), suggestions, str(folder), reuse=True, at_once=at_once)
+    specs = [TrialSpec(f"{n}", {"selection.reselect_every": 1 + n % 9}).to_json() for n in range(num_trials)]
+    _fit(execution.trainable(), specs, str(folder), reuse=True, at_once=at_once)
     execution.close()
     return setup
 

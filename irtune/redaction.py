@@ -101,5 +101,6 @@ def _is_secret(field: str) -> bool:
 
 def _of_environment() -> list[str]:
     """The secrets that this process was given by variables, the longest first."""
-    found = (value for name, value in os.environ.items() if _SECRET_VARIABLE.fullmatch(name))
+    # Other threads set and delete variables meanwhile: a name that was there a moment ago may be gone.
+    found = (os.environ.get(name, "") for name in list(os.environ) if _SECRET_VARIABLE.fullmatch(name))
     return sorted({value for value in found if len(value) >= SHORTEST_SECRET}, key=len, reverse=True)

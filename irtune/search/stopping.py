@@ -10,6 +10,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from irtune.config.sweep import AshaConfig
+from irtune.search.source import TrialSpec
 
 TIME_ATTR = "step"
 """The entry of a result that counts optimizer steps; unlike Ray's iterations they go on when a trial is restarted."""
@@ -111,7 +112,7 @@ class Asha(InOrder):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """``STOP`` or ``CONTINUE`` for a trial that reported ``result``."""
         goes_on = self._goes_on(trial.trial_id, result)
-        spared = trial.config.get("is_baseline", False) or result.get(TIME_ATTR, 0) >= self.max_steps
+        spared = TrialSpec(**trial.config).is_baseline or result.get(TIME_ATTR, 0) >= self.max_steps
         return str(TrialScheduler.CONTINUE if spared or goes_on else TrialScheduler.STOP)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:

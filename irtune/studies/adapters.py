@@ -10,7 +10,7 @@ from irtune.analysis.pareto import pareto_front
 from irtune.analysis.trials import TrialRow, best_first
 from irtune.config.sweep import SweepConfig
 from irtune.files import once_there_is_room
-from irtune.studies.trial_table import TrialRecord
+from irtune.studies.trial_record import TrialRecord
 from irtune.tracking.run_record import RunRecord
 from irtune.tracking.spool import SpoolReader, SpoolWriter, next_attempt
 from irtune.tracking.uploader import Uploader

@@ -4,7 +4,7 @@ import logging
 
 from irtune.analysis.figures import save_png, trace_heat_map
 from irtune.files import once_there_is_room
-from irtune.studies.trial_table import TrialRecord
+from irtune.studies.trial_record import TrialRecord
 from irtune.tracking.spool import SpoolWriter, next_attempt
 from irtune.tracking.trace import read_trace, save_trace
 from irtune.workers.worker import SPOOL

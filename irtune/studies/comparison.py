@@ -8,9 +8,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from irtune.analysis.tables import MISSING, duration, operations
-from irtune.search.optuna_source import BASELINE_TRIAL
+from irtune.search.source import BASELINE_TRIAL
 from irtune.studies.plan import Plan
-from irtune.studies.trial_table import TrialRecord
+from irtune.studies.trial_record import TrialRecord
 from irtune.tracking.run_record import RunRecord
 
 QUANTITIES: dict[str, tuple[str, Callable[[float], str]]] = {

@@ -24,13 +24,13 @@ from irtune.config.load import concise, dotted_keys
 from irtune.files import once_there_is_room, read_json
 from irtune.redaction import public_address, redact, redacted
 from irtune.search.optuna_source import STUDY
-from irtune.studies.adapters import Adapters
 from irtune.studies.artifacts import HEAT_MAP
 from irtune.studies.comparison import Row, actual, side_by_side, table
 from irtune.studies.plan import PLAN, Plan
 from irtune.studies.preflight import Sweep
 from irtune.studies.provenance import environment
-from irtune.studies.trial_table import TrialRecord
+from irtune.studies.trial_record import TrialRecord
+from irtune.studies.trial_table import TrialTable
 from irtune.tracking.address import comparison_url, requires_server, ui_command
 from irtune.tracking.mlflow_tracker import MlflowTracker
 from irtune.tracking.spool import SpoolWriter, next_attempt
@@ -57,7 +57,7 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Conclusion:
     """What a sweep found, and where it lies."""
 
     name: str
@@ -74,15 +74,14 @@ class Outcome:
 
 def conclude(
     sweep: Sweep,
-    entries: Sequence[TrialRecord],
-    adapters: Adapters,
+    trials: TrialTable,
     uploader: Uploader,
     tracker: MlflowTracker,
     console: Console,
-) -> Outcome:
+) -> Conclusion:
     """Answer, write, record, and then show: what a terminal cannot print costs no report."""
     metric, mode = sweep.config.tune.first_objective
-    all_rows = [entry.row(sweep.config.tune, sweep.metric) for entry in entries]
+    entries, adapters, all_rows = list(trials.records.values()), trials.adapters, trials.rows()
     rows = [row for row in all_rows if row.repeats is None]
     answer = answer_sweep(
         all_rows,
@@ -101,7 +100,7 @@ def conclude(
         console.print()
         console.print(table(*compared[:2]))
     _show(sweep, entries, answer, rows, adapters.told(), commands, console)
-    return Outcome(sweep.name, sweep.folder, answer, tuple(rows), experiment_id)
+    return Conclusion(sweep.name, sweep.folder, answer, tuple(rows), experiment_id)
 
 
 def _compare(sweep: Sweep, entries: Sequence[TrialRecord]) -> Compared:

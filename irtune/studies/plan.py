@@ -3,7 +3,6 @@
 import json
 import logging
 import math
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +20,8 @@ from irtune.config.sweep import SweepConfig
 from irtune.data.base import Split
 from irtune.files import write_json
 from irtune.redaction import public_address, redacted
-from irtune.search.optuna_source import BASELINE_OVERRIDES
+from irtune.search.optuna_source import num_searched
+from irtune.search.source import BASELINE_OVERRIDES
 from irtune.search.space import size, suggest
 from irtune.studies.finalists import num_repeats
 from irtune.studies.forecast import SweepCost, Trial, expected_stops
@@ -130,15 +130,12 @@ def predict(
     console.print(f"{'time':8} {text}", highlight=False, soft_wrap=True, markup=False)
 
 
-def num_searched(config: SweepConfig) -> int:
-    """Trials of the search besides the baseline; fewer than were asked for if the space has no more."""
-    return min(config.tune.num_trials, size(config.space) or sys.maxsize)
-
-
 def num_beside(config: SweepConfig) -> int:
     """The most trials after the search: the baseline at the winner's other settings, and repeats over seeds."""
     may_match = may_differ(config)
-    return may_match + num_repeats(config.tune.finalists, num_searched(config), with_matched=may_match)
+    return may_match + num_repeats(
+        config.tune.finalists, num_searched(config.tune, config.space), with_matched=may_match
+    )
 
 
 def trials_at_once(sweep: Sweep, nodes: Sequence[cluster.Node]) -> int:
@@ -172,7 +169,7 @@ def make_plan(sweep: Sweep, lengths: Mapping[Split, np.ndarray], rehearsal: Rehe
         rehearsal: Of its experiment.
         at_once: Trials at a time.
     """
-    config, drawn, searched = sweep.config, _drawn(sweep.config), num_searched(sweep.config)
+    config, drawn, searched = sweep.config, _drawn(sweep.config), num_searched(sweep.config.tune, sweep.config.space)
     pace, cost, memory_bytes, source = _tried(sweep, rehearsal, int(lengths["train"].max()), drawn)
     baseline = Trial.of(with_overrides(config.experiment(), BASELINE_OVERRIDES), cost, lengths, pace)
     others = Trial.mean([Trial.of(one, cost, lengths, pace) for one in drawn])
@@ -240,7 +237,7 @@ def _drawn(config: SweepConfig) -> list[ExperimentConfig]:
 
 def _work(config: SweepConfig, at_once: int) -> dict[str, str]:
     """What there is to do, and on what."""
-    engine, searched, number = config.engine, num_searched(config), size(config.space)
+    engine, searched, number = config.engine, num_searched(config.tune, config.space), size(config.space)
     beside = num_beside(config)
     again = "; the baseline again at the settings of the best" if may_differ(config) else ""
     repeats = beside - bool(again)

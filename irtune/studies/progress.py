@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from irtune.analysis.tables import duration, worded
 from irtune.config.sweep import TuneConfig
-from irtune.studies.trial_table import TrialRecord
+from irtune.studies.trial_record import TrialRecord
 
 LINE_EVERY_S = 20.0
 SILENCE_S = 60.0

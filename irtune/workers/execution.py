@@ -62,12 +62,12 @@ class Execution:
 
 
 def _in_process(suggestion: Mapping[str, Any], setup: TrialSetup) -> None:
-    train_rank(suggestion["trial"], suggestion["overrides"], setup, lambda metrics: tune.report(dict(metrics)))
+    train_rank(suggestion["name"], suggestion["overrides"], setup, lambda metrics: tune.report(dict(metrics)))
 
 
 def _in_pool(suggestion: Mapping[str, Any], pool: Any) -> None:
     """Pass on to Tune what a worker group reports of a trial."""
-    name = suggestion["trial"]
+    name = suggestion["name"]
     heard = ray.get(pool.submit.remote(name, suggestion["overrides"]))
     try:
         while (event := ray.get(pool.next_event.remote(name, heard))).kind == "report":

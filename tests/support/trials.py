@@ -10,6 +10,7 @@ from ray import tune
 
 from irtune.config.load import explicit, load
 from irtune.config.sweep import SweepConfig
+from irtune.search.source import TrialSpec
 from irtune.workers.execution import Execution
 from irtune.workers.worker import TrialSetup
 
@@ -38,7 +39,7 @@ def run_trials(
     execution = Execution(config, setup, at_once)
     tune.Tuner(
         execution.trainable(),
-        param_space=tune.grid_search([{"trial": name, "overrides": dict(values)} for name, values in suggestions]),
+        param_space=tune.grid_search([TrialSpec(name, dict(values)).to_json() for name, values in suggestions]),
         tune_config=tune.TuneConfig(max_concurrent_trials=at_once, reuse_actors=True),
         run_config=tune.RunConfig(
             storage_path=str(folder),

@@ -2,6 +2,8 @@
 
 import logging
 import traceback
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -135,3 +137,21 @@ def test_neither_a_mistake_nor_a_bug_shows_a_login(
     with pytest.raises(RuntimeError) as raised:
         main(["sweep", "any.yaml"])
     assert "planted" not in "".join(traceback.format_exception(raised.value))
+
+
+class _Fleeting(dict[str, str]):
+    """Variables of which another thread deletes one as soon as somebody has their names."""
+
+    def __iter__(self) -> Iterator[str]:
+        names = list(super().keys())
+        self.pop("MLFLOW_HTTP_REQUEST_TIMEOUT", None)
+        return iter(names)
+
+    def items(self) -> Any:
+        return ((name, self[name]) for name in self)
+
+
+def test_a_variable_may_go_while_secrets_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    variables = _Fleeting({"MLFLOW_HTTP_REQUEST_TIMEOUT": "4", "MY_TOKEN": "plantedsecret"})
+    monkeypatch.setattr("irtune.redaction.os.environ", variables)
+    assert redact("with plantedsecret") == "with ***"

@@ -11,7 +11,7 @@ from stores import stored_runs
 from irtune.config.load import ConfigError, load, with_overrides
 from irtune.config.sweep import SweepConfig
 from irtune.studies.adapters import Adapters
-from irtune.studies.trial_table import TrialRecord
+from irtune.studies.trial_record import TrialRecord
 from irtune.tracking.mlflow_tracker import MlflowTracker
 from irtune.tracking.run_record import RunEnd, RunRecord
 from irtune.tracking.spool import SpoolWriter

@@ -10,7 +10,7 @@ from irtune.config.schema import ExperimentConfig
 from irtune.files import write_json
 from irtune.studies.comparison import actual, side_by_side, table
 from irtune.studies.plan import Plan
-from irtune.studies.trial_table import TrialRecord
+from irtune.studies.trial_record import TrialRecord
 from irtune.tracking.run_record import RunEnd, RunRecord, RunStart
 
 PREDICTED = {

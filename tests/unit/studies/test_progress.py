@@ -11,7 +11,7 @@ from irtune.config.schema import ExperimentConfig
 from irtune.config.sweep import TuneConfig
 from irtune.studies import progress as progress_module
 from irtune.studies.progress import SweepProgress
-from irtune.studies.trial_table import TrialRecord
+from irtune.studies.trial_record import TrialRecord
 
 STEPS = 100
 
