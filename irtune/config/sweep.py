@@ -240,7 +240,8 @@ class SweepConfig(ExperimentConfig):
         if self.tune.execution == "in_process" and workers > 1:
             message = f"in_process is for one worker, and engine.num_workers is {workers}; use pool"
             raise mistakes({"tune.execution": message})
-        if "renew_after" in self.tune.model_fields_set and self.tune.trials_per_process(self.engine) == math.inf:
+        renews = self.tune.renew_after != TuneConfig.model_fields["renew_after"].default
+        if renews and self.tune.trials_per_process(self.engine) == math.inf:
             message = "is for the pool, and trials run in_process; set tune.execution=pool, or leave it out"
             raise mistakes({"tune.renew_after": message})
         return self
