@@ -15,8 +15,9 @@ from typing import Any, Literal, NamedTuple
 from uuid import uuid4
 
 import ray
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-from irtune.workers import placement
+from irtune.workers.cluster import HEAD_NODE
 from irtune.workers.worker import TrialSetup, worker_group
 
 MAX_FAILED_STARTS = 3
@@ -52,7 +53,7 @@ class _Group:
     has_started: bool = False
     has_ended: bool = False
     error: str | None = None
-    placement_group: str | None = None
+    placement_group: PlacementGroup | None = None
 
     @property
     def trial(self) -> _Trial | None:
@@ -83,7 +84,7 @@ class Pool:
         self._start_errors: list[str] = []
         self._closing = False
         if ray.get_runtime_context().was_current_actor_reconstructed:
-            placement.remove_worker_groups()
+            _remove_worker_groups()
 
     async def start(self) -> None:
         """Start the worker groups, unless they have been."""
@@ -135,7 +136,7 @@ class Pool:
 
     # What ranks call.
 
-    async def started(self, group: str, placement_group: str | None) -> None:
+    async def started(self, group: str, placement_group: PlacementGroup) -> None:
         """The ranks of a worker group are there, in this placement group."""
         self._groups[group].placement_group = placement_group
 
@@ -212,8 +213,10 @@ class Pool:
         except Exception as error:
             return str(error)
         finally:
+            # Where the process that leads a worker group was killed, nobody else does: Ray Train's own helper for that
+            # asks the dashboard who is alive, which a sweep's own Ray does without.
             if (reserved := self._groups[name].placement_group) is not None:
-                placement.remove(reserved)
+                remove_placement_group(reserved)
         return None
 
     def _ends(self, group: _Group) -> bool:
@@ -231,3 +234,12 @@ class Pool:
     async def _notify(self) -> None:
         async with self._changed:
             self._changed.notify_all()
+
+
+def _remove_worker_groups() -> None:
+    """Give back what worker groups of this job still reserve; trials' own processes, on the head node, keep theirs."""
+    job = ray.get_runtime_context().get_job_id()
+    for group_id, group in ray.util.placement_group_table().items():
+        # The last bytes of the id are those of its job.
+        if group_id.endswith(job) and not any(set(bundle) <= set(HEAD_NODE) for bundle in group["bundles"].values()):
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(group_id))))

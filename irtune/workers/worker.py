@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import ray
+from ray.util.placement_group import get_current_placement_group
 
 from irtune.config.load import build, with_overrides
 from irtune.config.schema import ExperimentConfig
@@ -14,7 +15,6 @@ from irtune.data.base import LabelledDataset
 from irtune.redaction import raised_publicly
 from irtune.tracking.spool import SpoolWriter, next_attempt
 from irtune.training.recorder import NoRecorder, Recorder, Report
-from irtune.workers.placement import own_placement_group
 
 if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
@@ -118,7 +118,7 @@ def serve(config: Mapping[str, Any]) -> None:
 
     with left_at_end():
         if rank() == 0:
-            ray.get(pool.started.remote(group, own_placement_group()))
+            ray.get(pool.started.remote(group, get_current_placement_group()))
         while (trial := ray.get(pool.next_trial.remote(group))) is not None:
             name, overrides = trial
             try:
