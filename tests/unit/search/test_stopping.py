@@ -72,7 +72,7 @@ def test_a_trial_is_chosen_from_those_that_live_the_earliest_and_a_new_one_first
     scheduler = build_scheduler(config, max_steps=100, metric="score", mode="max")
     names = ("over", "running", "paused", "later", "latest")
     states = ("TERMINATED", "RUNNING", "PAUSED", "PENDING", "PENDING")
-    trials = [SimpleNamespace(trial_id=n, status=s, config=TrialSpec("a", {}).to_json()) for n, s in zip(names, states, strict=True)]
+    trials = [SimpleNamespace(trial_id=n, status=s, config={}) for n, s in zip(names, states, strict=True)]
     for trial in trials:
         scheduler.on_trial_add(None, trial)
     scheduler.on_trial_complete(None, trials[0], {})
