@@ -2,10 +2,12 @@
 
 import math
 import shlex
+import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Self
 
 import ray
@@ -29,8 +31,9 @@ from irtune.tracking.outbox import sync
 from irtune.tracking.run_record import RunRecord
 from irtune.tracking.uploader import Uploader
 from irtune.training.run import RESULT
+from irtune.workers import cluster
 from irtune.workers.execution import Execution
-from irtune.workers.node_watch import NodeWatch
+from irtune.workers.node_watch import LOST, NodeWatch
 from irtune.workers.worker import TrialSetup
 
 DRAIN_S = 120.0
@@ -38,8 +41,35 @@ SYNC_S = 30.0
 DRAIN_KILLED_S = 8.0
 
 
+class Killed(SystemExit):
+    """SIGTERM, as ``ray job stop`` sends it."""
+
+
 class TimeIsUp(SystemExit):
     """``tune.time_budget_s`` is over."""
+
+
+@contextmanager
+def on_ray(sweep: Sweep, console: Console) -> Iterator[NodeWatch]:
+    """Connect to Ray for the time of the block, and end it with one line where Ray's node dies, or with ``Killed``."""
+    cluster.connect()
+    # Ray has put a handler of its own in place, which may print a stack and go on.
+    before = signal.signal(signal.SIGTERM, _raise_killed)
+    watch = NodeWatch(lambda what: _say_lost(what, sweep, console))
+    try:
+        with watch:
+            yield watch
+    except BaseException as error:
+        # Whatever fails after Ray's node has died fails for that.
+        if watch.lost():
+            raise SystemExit(LOST) from None
+        if isinstance(error, SystemExit):
+            # Where the signal found Ray waiting, Ray has put an exit of its own in place of ours.
+            raise Killed(128 + signal.SIGTERM) from None
+        raise
+    finally:
+        ray.shutdown()
+        signal.signal(signal.SIGTERM, before)
 
 
 @dataclass(frozen=True)
@@ -185,6 +215,20 @@ def most_steps(config: SweepConfig) -> int:
     if dimension is None:
         return config.training.max_steps
     return int(max(float(value) for value in (dimension.high, *(dimension.choices or ())) if value is not None))
+
+
+def _raise_killed(number: int, frame: FrameType | None) -> None:
+    raise Killed(128 + number)
+
+
+def _say_lost(what: str, sweep: Sweep, console: Console) -> None:
+    console.print(
+        f"error: {what}: it was killed (look whether memory ran out), or has crashed, and the sweep ends. What was "
+        f"measured is in {sweep.folder}; the trials in flight go on from their checkpoints with: {resume_command()}",
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
+    )
 
 
 def _raise_at(budget_s: float | None) -> Callable[[], None]:

@@ -1,12 +1,9 @@
 """A sweep from file to answer: checks, the phases of its trials, and what is concluded from them."""
 
 import contextlib
-import signal
 from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
-import ray
 from rich.console import Console
 
 from irtune.config.load import without_login
@@ -17,25 +14,21 @@ from irtune.search.optuna_source import STUDY, OptunaSource, open_study, requeue
 from irtune.search.source import BASELINE_SPEC, ListSource, Outcome, Together, TrialSpec
 from irtune.search.warm_start import warm_start
 from irtune.studies.conclusion import Conclusion, conclude
-from irtune.studies.driver import DRAIN_S, Driver, Phase
+from irtune.studies.driver import DRAIN_S, Driver, Phase, on_ray
 from irtune.studies.finalists import choose_repeats
 from irtune.studies.matched import matched_baseline, may_differ
 from irtune.studies.plan import PLAN, num_beside, predict, refuse_what_fails, trials_at_once
 from irtune.studies.preflight import Sweep, prepare
-from irtune.studies.resume import Resume, new_folder, resume_command, sweep_to_resume, write_identity
+from irtune.studies.resume import Resume, new_folder, sweep_to_resume, write_identity
 from irtune.tracking.heartbeat import Heartbeat, is_live
 from irtune.tracking.left_behind import close_dead
 from irtune.tracking.outbox import write_address
 from irtune.training.rehearsal import Rehearsal
 from irtune.workers import cluster
-from irtune.workers.node_watch import LOST, NodeWatch
+from irtune.workers.node_watch import NodeWatch
 from irtune.workers.storage_check import check_shared_storage
 
 AWAY = ", which does not answer: records wait in the sweep's folder until it does"
-
-
-class _Killed(SystemExit):
-    """SIGTERM, as ``ray job stop`` sends it."""
 
 
 def run_sweep(config: SweepConfig, source: str, console: Console, resume: Resume, rehearsal: Rehearsal) -> Conclusion:
@@ -75,27 +68,11 @@ def run_sweep(config: SweepConfig, source: str, console: Console, resume: Resume
             with _status(console, "trying a few steps of the model"):
                 # Before Ray's processes start, which would slow them down.
                 refuse_what_fails(rehearsal, source)
-        cluster.connect()
-        # Ray has put a handler of its own in place, which may print a stack and go on.
-        before = signal.signal(signal.SIGTERM, _raise_killed)
-        watch = NodeWatch(lambda what: _say_lost(what, sweep, console))
-        try:
-            with watch:
-                console.print(f"Ray      {cluster.describe()}", highlight=False, soft_wrap=True, markup=False)
-                at_once = _checked_trials_at_once(sweep)
-                predict(sweep, lengths, rehearsal, at_once, console)
-                return _search(sweep, at_once, watch, console)
-        except BaseException as error:
-            # Whatever fails after Ray's node has died fails for that.
-            if watch.lost():
-                raise SystemExit(LOST) from None
-            if isinstance(error, SystemExit):
-                # Where the signal found Ray waiting, Ray has put an exit of its own in place of ours.
-                raise _Killed(128 + signal.SIGTERM) from None
-            raise
-        finally:
-            ray.shutdown()
-            signal.signal(signal.SIGTERM, before)
+        with on_ray(sweep, console) as watch:
+            console.print(f"Ray      {cluster.describe()}", highlight=False, soft_wrap=True, markup=False)
+            at_once = _checked_trials_at_once(sweep)
+            predict(sweep, lengths, rehearsal, at_once, console)
+            return _search(sweep, at_once, watch, console)
 
 
 def _search(sweep: Sweep, at_once: int, watch: NodeWatch, console: Console) -> Conclusion:
@@ -126,18 +103,6 @@ def _phases(sweep: Sweep, known_end: Callable[[TrialSpec], Outcome | None]) -> l
 
 def _status(console: Console, text: str) -> contextlib.AbstractContextManager[Any]:
     return console.status(text) if console.is_terminal else contextlib.nullcontext()
-
-
-def _raise_killed(number: int, frame: FrameType | None) -> None:
-    raise _Killed(128 + number)
-
-
-def _say_lost(what: str, sweep: Sweep, console: Console) -> None:
-    _say(
-        console,
-        f"error: {what}: it was killed (look whether memory ran out), or has crashed, and the sweep ends. What was "
-        f"measured is in {sweep.folder}; the trials in flight go on from their checkpoints with: {resume_command()}",
-    )
 
 
 def _say(console: Console, text: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 import ray
 from optuna.trial import TrialState
 from ray import tune
-from searching import is_baseline, searcher_of
+from searching import searcher_of
 
 from irtune.config.load import build
 from irtune.config.sweep import SweepConfig
@@ -47,7 +47,7 @@ def make_trainable(metric):
 
     def train(config):
         k = config["overrides"].get("selection.policy.k", 10)
-        final = -1.0 if is_baseline(config) else k / 30
+        final = -1.0 if config["name"] == "baseline" else k / 30
         for step in range(EVAL_EVERY, MAX_STEPS + 1, EVAL_EVERY):
             result = {metric: final * step / MAX_STEPS, "step": step}
             if step == MAX_STEPS:
@@ -96,7 +96,7 @@ def test_the_baseline_and_all_trials_ran(sweep):
 
 def test_the_baseline_ran_to_its_end_though_it_was_the_worst(sweep):
     results, _, _ = sweep
-    (baseline,) = [result for result in results if is_baseline(result.config)]
+    (baseline,) = [result for result in results if result.config["name"] == "baseline"]
     assert baseline.config["overrides"] == BASELINE_OVERRIDES
     assert baseline.metrics["step"] == MAX_STEPS
 
