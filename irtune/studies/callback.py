@@ -16,10 +16,10 @@ from irtune.studies.preflight import Sweep
 from irtune.studies.provenance import git_commit
 from irtune.studies.trial_table import TrialRecord, config_hash, trial_name
 from irtune.tracking.run_record import RunRecord
-from irtune.tracking.spool import Record, SpoolReader
 from irtune.tracking.uploader import Uploader
+from irtune.training.record import Record, RecordReader
 from irtune.workers.error_text import NO_ERROR, last_line
-from irtune.workers.worker import SPOOL, TrialSetup
+from irtune.workers.worker import TrialSetup
 
 logger = logging.getLogger(__name__)
 
@@ -95,18 +95,18 @@ class SweepCallback(tune.Callback):  # type: ignore[misc]
         scores = {}
         for trial in trials:
             entry = self._enter(trial.name, trial.overrides, trial.repeats)
-            records = SpoolReader(entry.folder / SPOOL).poll()
+            records = RecordReader(entry.folder).poll()
             entry.take(records)
             entry.settle()
-            run_record = RunRecord(entry.folder)
-            end = run_record.end()
+            record = RunRecord(entry.folder)
+            end = record.end()
             entry.status, entry.error = trial.status, (end and end.error_text) or trial.reason
-            if not run_record.is_shipped():
+            if not record.is_sent():
                 self._follow(entry)
                 self._end(entry.trial_id, entry.status, entry.error)
-            measured = (record for record in records if record["kind"] == "metrics" and metric in record["values"])
+            measured = (each for each in records if each["kind"] == "metrics" and metric in each["values"])
             self.adapters.take(entry)
-            scores[trial.name] = {record["step"]: record["values"][metric] for record in measured}
+            scores[trial.name] = {each["step"]: each["values"][metric] for each in measured}
         return scores
 
     def close_open(self) -> list[TrialRecord]:
@@ -142,7 +142,7 @@ class SweepCallback(tune.Callback):  # type: ignore[misc]
             "irtune.git_commit": self._commit,
             "irtune.trial_folder": str(entry.folder),
         } | ({} if entry.repeats is None else {"irtune.repeats": entry.repeats})
-        self.uploader.add(self._key(entry), entry.folder / SPOOL, name=entry.name, tags=tags, is_new=is_new)
+        self.uploader.add(self._key(entry), entry.folder, name=entry.name, tags=tags, is_new=is_new)
 
     def _end(self, name: str, status: Any, error: str | None) -> None:
         self.on_end(name)

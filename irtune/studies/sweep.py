@@ -41,8 +41,8 @@ from irtune.tracking.mlflow_tracker import MlflowTracker
 from irtune.tracking.outbox import sync, write_address
 from irtune.tracking.run_record import RunRecord
 from irtune.tracking.uploader import Uploader
+from irtune.training.record import result_of
 from irtune.training.rehearsal import Rehearsal
-from irtune.training.run import RESULT
 from irtune.workers import cluster
 from irtune.workers.execution import Execution
 from irtune.workers.node_watch import LOST, NodeWatch
@@ -189,7 +189,7 @@ def _search(sweep: Sweep, at_once: int, watch: NodeWatch, console: Console) -> O
             keep_trace(entry)
         if unsent:
             console.print(
-                f"{sum(unsent.values())} records did not reach MLflow; they are in the spools, and "
+                f"{sum(unsent.values())} records did not reach MLflow; they are in the trials' folders, and "
                 f"`irtune sync {shlex.quote(str(sweep.folder))}` sends them",
                 soft_wrap=True,
                 markup=False,
@@ -230,7 +230,7 @@ def ended(trial: ListedTrial, setup: TrialSetup) -> EndedTrial | None:
     end = RunRecord(folder).end()
     if end is not None and end.status == "FAILED":
         return EndedTrial(trial.name, trial.overrides, "failed", end.error_text, trial.repeats)
-    if end is not None and end.status == "FINISHED" and (folder / RESULT).is_file():
+    if end is not None and end.status == "FINISHED" and result_of(folder) is not None:
         return EndedTrial(trial.name, trial.overrides, "finished", repeats=trial.repeats)
     return None
 

@@ -12,13 +12,11 @@ from irtune.config.load import build, with_overrides
 from irtune.config.schema import ExperimentConfig
 from irtune.data.base import LabelledDataset
 from irtune.redaction import raised_publicly
-from irtune.tracking.spool import SpoolWriter, next_attempt
+from irtune.training.record import RecordWriter
 from irtune.training.recorder import NoRecorder, Recorder, Report
 
 if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
-
-SPOOL = "spool"
 
 
 class Objective(Protocol):
@@ -71,7 +69,7 @@ class TrialSetup:
 
 
 def train_rank(overrides: Mapping[str, Any], trial: str, setup: TrialSetup, report: Report, rank: int) -> None:
-    """Be one rank of a trial; rank 0 writes the trial's spool."""
+    """Be one rank of a trial; rank 0 records what the trial measures."""
     from irtune.layers.collectives import gather
 
     config = setup.config(overrides)
@@ -79,7 +77,7 @@ def train_rank(overrides: Mapping[str, Any], trial: str, setup: TrialSetup, repo
     same_data = config.data == build(ExperimentConfig, setup.experiment, "sweep").data
     dataset = ray.get(setup.dataset) if same_data else config.data.load()
     nodes = gather(ray.util.get_node_ip_address())
-    recorder: Any = SpoolWriter(folder / SPOOL, next_attempt(folder / SPOOL)) if rank == 0 else NoRecorder()
+    recorder: Any = RecordWriter(folder) if rank == 0 else NoRecorder()
     try:
         recorder.tags({f"irtune.engine.node.rank_{rank}": node for rank, node in enumerate(nodes)})
         setup.objective(

@@ -51,6 +51,9 @@ class Memory:
     def resumed(self, step: int) -> None:
         self.resumed_at.append(step)
 
+    def result(self, values: Mapping[str, Any]) -> None:
+        self.found = dict(values)
+
 
 def tiny(**overrides: Any) -> ExperimentConfig:
     return load(

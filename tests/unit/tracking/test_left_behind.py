@@ -15,10 +15,10 @@ from irtune.tracking.heartbeat import is_live
 from irtune.tracking.left_behind import close_dead
 from irtune.tracking.mlflow_tracker import MlflowTracker
 from irtune.tracking.outbox import open_tracker, sync, write_address
-from irtune.tracking.run_record import RunEnd, RunRecord
-from irtune.tracking.spool import SpoolReader
+from irtune.tracking.run_record import Ended, RunRecord
+from irtune.training.record import RecordReader
 
-FINISHED = RunEnd("FINISHED", {}, None, 61_000)
+FINISHED = Ended("FINISHED", {}, None, 61_000)
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def leave(storage: Path, uri: str) -> Path:
     folder = storage / f"sweep-{uuid.uuid4().hex}"
     write_address(folder, uri, "irtune")
     run_record = RunRecord(folder / "trials/a")
-    run_record.begin(f"{folder.name}/a", "n", {}, "spool")
+    run_record.begin(f"{folder.name}/a", "n", {})
     run_record.finish(FINISHED)
     return folder
 
@@ -71,8 +71,8 @@ def test_a_driver_that_is_killed_is_closed_and_one_that_lives_is_not(
     assert runs["b"].tags["irtune.killed_by"] == "hard kill"
     assert "irtune.killed_by" not in runs["a"].tags
     assert runs["b"].end_time_ms == pytest.approx(killed_ms, abs=400)
-    # Shipping was under way when it was killed: every complete line is there, and once.
-    num_steps = len(SpoolReader(folder / "trials/b/spool").poll())
+    # Sending was under way when it was killed: every complete line is there, and once.
+    num_steps = len(RecordReader(folder / "trials/b").poll())
     assert num_steps > 50
     assert runs["b"].steps("loss") == runs["b"].steps("cost/step_s") == list(range(num_steps))
     assert close_dead(storage, store_uri) == []
@@ -83,7 +83,7 @@ def test_what_is_settled_is_not_looked_at_again(storage: Path, store_uri: str, m
     assert close_dead(storage, store_uri) == [folder.name]
     assert stored(store_uri, folder)["a"].status == "FINISHED"
     looked: list[Path] = []
-    monkeypatch.setattr("irtune.tracking.outbox.unshipped", looked.append)
+    monkeypatch.setattr("irtune.tracking.outbox.unsent", looked.append)
     assert close_dead(storage, store_uri) == []
     assert looked == []
 
@@ -101,7 +101,7 @@ def test_what_goes_wrong_is_logged_and_stops_nothing(
         leave(storage, "http://127.0.0.1:9")
     good = leave(storage, store_uri)
     damaged = leave(storage, store_uri)
-    (damaged / "trials/a/run.json").write_text("{")
+    (damaged / "trials/a/driver.jsonl").write_text("{\n")
     (leave(storage, store_uri) / "tracking.json").write_text("{")
     (storage / "mlflow.db").touch()
 
