@@ -12,7 +12,7 @@ from irtune.files import read_json, write_json
 from irtune.redaction import public_address, redact
 from irtune.tracking.address import local_database
 from irtune.tracking.connection import check_tracking
-from irtune.tracking.heartbeat import SYNCED, DriverAliveError, Heartbeat
+from irtune.tracking.heartbeat import SYNCED, DriverAliveError, Heartbeat, is_live
 from irtune.tracking.mlflow_tracker import MlflowTracker
 from irtune.tracking.ownership import is_own_file, leads_elsewhere, why_not_own
 from irtune.tracking.run_record import DRIVER_RECORD, Ended, RunRecord
@@ -171,15 +171,6 @@ def unsent(folder: Path) -> list[RunRecord]:
     return sorted((record for record in records if not record.is_sent()), key=_began_ms)
 
 
-def has_former_runs(folder: Path) -> bool:
-    """Whether a sweep's runs lie there as earlier versions of irtune kept them, which this one neither reads nor sends.
-
-    Such a run had a ``run.json``, and a ``shipped.json`` once it was sent; a sweep of which all was sent is no matter.
-    """
-    runs = [file.parent for place in _RUNS for file in folder.glob(f"{place}/run.json")]
-    return any(not (run / "shipped.json").exists() for run in runs)
-
-
 def sync(
     folder: Path, tracker: MlflowTracker, *, close_open: bool = True, timeout_s: float | None = None
 ) -> SyncResult:
@@ -226,8 +217,8 @@ def try_sync(
 def _sync(
     folder: Path, open_tracker: Callable[[], MlflowTracker], close_open: bool, timeout_s: float | None
 ) -> SyncResult:
-    if has_former_runs(folder):
-        return SyncResult(left={folder.name: FORMER})
+    if _has_former_runs(folder):
+        return SyncResult(is_live=True) if is_live(folder) else SyncResult(left={folder.name: FORMER})
     try:
         with Heartbeat(folder) if close_open else contextlib.nullcontext():
             records = unsent(folder)
@@ -237,6 +228,15 @@ def _sync(
             return result
     except DriverAliveError:
         return SyncResult(is_live=True)
+
+
+def _has_former_runs(folder: Path) -> bool:
+    """Whether a sweep's runs lie there as earlier versions of irtune kept them, which this one neither reads nor sends.
+
+    Such a run had a ``run.json``, and a ``shipped.json`` once it was sent; a sweep of which all was sent is no matter.
+    """
+    runs = [file.parent for place in _RUNS for file in folder.glob(f"{place}/run.json")]
+    return any(not (run / "shipped.json").exists() for run in runs)
 
 
 def _send(

@@ -43,6 +43,20 @@ def test_a_resumed_attempt_replaces_what_came_after_its_checkpoint(trial_folder:
     np.testing.assert_array_equal(trace.lowest_active, [0, 2, 1, 0])
 
 
+def test_what_a_worker_writes_that_was_cut_off_replaces_nothing(trial_folder: Path) -> None:
+    cut_off = RecordWriter(trial_folder)
+    choose(cut_off, 0, [0], [1.0])
+    present = RecordWriter(trial_folder)
+    present.resumed(0)
+    choose(present, 0, [0], [2.0])
+    choose(present, 10, [0], [3.0])
+    choose(cut_off, 10, [0], [9.0])
+    choose(present, 20, [0], [4.0])
+    trace = read_trace(trial_folder)
+    np.testing.assert_array_equal(trace.step, [0, 10, 20])
+    np.testing.assert_array_equal(trace.scores, [[2.0], [3.0], [4.0]])
+
+
 def test_a_checkpoint_between_two_choices_keeps_the_earlier_one(trial_folder: Path) -> None:
     first = RecordWriter(trial_folder)
     for step in (0, 10, 20):
