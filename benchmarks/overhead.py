@@ -33,7 +33,7 @@ from irtune.config.schema import ExperimentConfig
 from irtune.config.sweep import SweepConfig
 from irtune.search.source import TrialSpec
 from irtune.studies.provenance import environment
-from irtune.tracking.spool import SpoolReader
+from irtune.training.record import RecordReader
 from irtune.workers import cluster
 from irtune.workers.execution import Execution
 from irtune.workers.worker import Objective, TrialSetup
@@ -190,7 +190,7 @@ def _fit(
 
 
 def _span(trial: Path) -> tuple[float, float]:
-    times = [record["time_ms"] / 1000 for record in SpoolReader(trial / "spool").poll()]
+    times = [record["time_ms"] / 1000 for record in RecordReader(trial).poll()]
     return times[0], times[-1]
 
 
@@ -269,7 +269,7 @@ def memory_table() -> bool:
 
 
 def _peak_bytes(trial: Path) -> float:
-    metrics = [record["values"] for record in SpoolReader(trial / "spool").poll() if record["kind"] == "metrics"]
+    metrics = [record["values"] for record in RecordReader(trial).poll() if record["kind"] == "metrics"]
     return float(next(values["cost/peak_memory_bytes"] for values in metrics if "cost/peak_memory_bytes" in values))
 
 
@@ -285,7 +285,7 @@ class Moments:
 
 
 def _moments(trial: Path) -> Moments:
-    records = SpoolReader(trial / "spool").poll()
+    records = RecordReader(trial).poll()
     at = [record["time_ms"] / 1000 for record in records]
     described = next(t for t, record in zip(at, records, strict=True) if record["kind"] == "params")
     steps = [t for t, r in zip(at, records, strict=True) if r["kind"] == "metrics" and "train/loss" in r["values"]]

@@ -24,13 +24,13 @@ from irtune.studies.progress import SweepProgress
 from irtune.studies.ray_tune import SourceSearcher, TableCallback
 from irtune.studies.trial_table import TrialTable
 from irtune.tracking.mlflow_tracker import MlflowTracker
-from irtune.tracking.spool import SpoolWriter
 from irtune.tracking.uploader import Uploader
-from irtune.workers.worker import SPOOL, TrialSetup
+from irtune.training.record import RecordWriter
+from irtune.workers.worker import TrialSetup
 
 WINDOW = 100
 """Trials over which costs are averaged."""
-SHIPPED_TOGETHER = 20
+SENT_TOGETHER = 20
 """Trials after which the uploader is waited for; it works all the time."""
 STEPS, EVAL_EVERY = 20, 5
 SETTINGS: dict[str, Any] = {
@@ -108,7 +108,7 @@ class Driver:
         return [1000 * self.seconds[part] / WINDOW for part in PARTS]
 
     def run_trial(self, number: int) -> None:
-        """One trial from its suggestion to its end, and shipping; what the trial itself does is not counted."""
+        """One trial from its suggestion to its end, and sending it on; what the trial itself does is not counted."""
         with self.counted("suggestion"):
             suggestion = self.searcher.suggest(f"t{number}")
         assert isinstance(suggestion, dict)
@@ -123,7 +123,7 @@ class Driver:
         assert chosen is trial
         trial.status = Trial.RUNNING
         with self.counted(TRIAL):
-            writer = SpoolWriter(self.setup.trial_folder(suggestion["name"]) / SPOOL, 0)
+            writer = RecordWriter(self.setup.trial_folder(suggestion["name"]))
             writer.params(dotted_keys(self.setup.config(suggestion["overrides"])))
         for step in range(1, STEPS + 1):
             with self.counted(TRIAL):
@@ -143,7 +143,7 @@ class Driver:
             self.progress.update(self.table.records.values())
         # What Tune's own objects hold is Tune's.
         trial.config = trial.last_result = None
-        if number % SHIPPED_TOGETHER == 0:
+        if number % SENT_TOGETHER == 0:
             left = self.uploader.drain(60)
             assert not left, left
 
@@ -151,7 +151,7 @@ class Driver:
         """Bytes that are resident, in the study's journal, and in MLflow's database."""
         return resident(), *(file.stat().st_size if file.is_file() else 0 for file in (self.study, self.database))
 
-    def _stops(self, trial: Any, step: int, writer: SpoolWriter) -> bool:
+    def _stops(self, trial: Any, step: int, writer: RecordWriter) -> bool:
         """Evaluate, and tell searcher and scheduler; returns whether the trial is over."""
         score = _score(trial.config["overrides"], step)
         with self.counted(TRIAL):

@@ -55,12 +55,12 @@ def actual(entries: Sequence[TrialRecord]) -> dict[str, float]:
 def _spans_s(entries: Sequence[TrialRecord]) -> list[tuple[float, float]]:
     """When trials began and ended, in seconds since 1970, as the driver noted it."""
     spans = []
-    for run_record in (RunRecord(entry.folder) for entry in entries):
+    for record in (RunRecord(entry.folder) for entry in entries):
         # A record that could not be written must not cost the sweep its summary.
         with contextlib.suppress(ValueError, OSError):
-            end = run_record.end()
+            end = record.end()
             if end is not None:
-                spans.append((run_record.start().start_time_ms / 1000, end.end_time_ms / 1000))
+                spans.append((record.start().start_time_ms / 1000, end.end_time_ms / 1000))
     return spans
 
 

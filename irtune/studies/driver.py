@@ -30,7 +30,7 @@ from irtune.tracking.mlflow_tracker import MlflowTracker
 from irtune.tracking.outbox import sync
 from irtune.tracking.run_record import RunRecord
 from irtune.tracking.uploader import Uploader
-from irtune.training.run import RESULT
+from irtune.training.record import result_of
 from irtune.workers import cluster
 from irtune.workers.execution import Execution
 from irtune.workers.node_watch import LOST, NodeWatch
@@ -204,7 +204,7 @@ def known_end(spec: TrialSpec, setup: TrialSetup) -> Outcome | None:
     end = RunRecord(folder).end()
     if end is not None and end.status == "FAILED" and spec != BASELINE_SPEC:
         return Outcome("failed", reason=end.error_text)
-    if end is not None and end.status == "FINISHED" and (folder / RESULT).is_file():
+    if end is not None and end.status == "FINISHED" and result_of(folder) is not None:
         return Outcome("finished")
     return None
 

@@ -1,4 +1,4 @@
-"""The driver's book of trials: what each is, how far it is, and what it has measured, from its spool."""
+"""The driver's table of trials: what each is, how far it is, and what it has measured, from its record."""
 
 import hashlib
 import json
@@ -53,10 +53,15 @@ class TrialRecord:
     interruptions: list[str] = field(default_factory=list)
     _steps: dict[int, tuple[float, ...]] = field(default_factory=dict)
     _mean_step: tuple[float, ...] | None = None
+    _attempt: int = 0
 
     def take(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Note new records of the trial's spool; steps that a restarted trial repeats count once."""
+        """Note new records of what the trial measured; steps that a restarted trial repeats count once."""
         for record in records:
+            if record["attempt"] < self._attempt:
+                # A worker that was cut off writes on, while another has taken its place.
+                continue
+            self._attempt = record["attempt"]
             if record["kind"] == "metrics":
                 self.latest.update(record["values"])
                 self.step = max(self.step, record["step"])

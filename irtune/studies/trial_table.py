@@ -12,9 +12,9 @@ from irtune.studies.preflight import Sweep
 from irtune.studies.provenance import git_commit
 from irtune.studies.trial_record import TrialRecord, config_hash, trial_name
 from irtune.tracking.run_record import RunRecord, RunStatus
-from irtune.tracking.spool import Record, SpoolReader
 from irtune.tracking.uploader import Uploader
-from irtune.workers.worker import SPOOL, TrialSetup
+from irtune.training.record import Record, RecordReader
+from irtune.workers.worker import TrialSetup
 
 _RUN_STATUS: Mapping[Status, RunStatus] = {
     "finished": "FINISHED",
@@ -77,13 +77,13 @@ class TrialTable:
         scores = {}
         for spec, outcome in ended:
             record = self._enter(spec)
-            measured = SpoolReader(record.folder / SPOOL).poll()
+            measured = RecordReader(record.folder).poll()
             record.take(measured)
             record.settle()
             run = RunRecord(record.folder)
             end = run.end()
             record.status, record.error = outcome.status, (end and end.error_text) or outcome.reason
-            if not run.is_shipped():
+            if not run.is_sent():
                 self._follow(record)
                 self.end(spec.name, outcome.status, record.error)
             self.adapters.take(record)
@@ -126,7 +126,7 @@ class TrialTable:
         } | ({} if record.repeats is None else {"irtune.repeats": record.repeats})
         # Where nothing lies yet, nobody can have told MLflow of the run.
         is_new = not record.folder.exists()
-        self.uploader.add(self._key(record), record.folder / SPOOL, name=record.name, tags=tags, is_new=is_new)
+        self.uploader.add(self._key(record), record.folder, name=record.name, tags=tags, is_new=is_new)
 
     def _close(self, record: TrialRecord, status: Status, error: str | None) -> None:
         # Whoever kills a driver does not wait for a drawing either.

@@ -13,13 +13,11 @@ from irtune.config.load import build, with_overrides
 from irtune.config.schema import ExperimentConfig
 from irtune.data.base import LabelledDataset
 from irtune.redaction import raised_publicly
-from irtune.tracking.spool import SpoolWriter, next_attempt
+from irtune.training.record import RecordWriter
 from irtune.training.recorder import NoRecorder, Recorder, Report
 
 if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
-
-SPOOL = "spool"
 
 
 class Objective(Protocol):
@@ -72,14 +70,14 @@ class TrialSetup:
 
 
 def train_rank(trial: str, overrides: Mapping[str, Any], setup: TrialSetup, report: Report) -> None:
-    """Be one rank of a trial; rank 0 writes the trial's spool."""
+    """Be one rank of a trial; rank 0 records what the trial measures."""
     from irtune.layers.collectives import gather, rank
 
     config = setup.config(overrides)
     folder = setup.trial_folder(trial)
     dataset = ray.get(setup.dataset) if config.data == setup.config({}).data else config.data.load()
     nodes = gather(ray.util.get_node_ip_address())
-    recorder: Any = SpoolWriter(folder / SPOOL, next_attempt(folder / SPOOL)) if rank() == 0 else NoRecorder()
+    recorder: Any = RecordWriter(folder) if rank() == 0 else NoRecorder()
     try:
         recorder.tags({f"irtune.engine.node.rank_{number}": node for number, node in enumerate(nodes)})
         setup.objective(

@@ -10,7 +10,7 @@ import ray
 from sweeps import ROOT
 from trials import run_trials, without_times
 
-from irtune.tracking.spool import SpoolReader
+from irtune.training.record import RecordReader
 from irtune.workers import cluster
 
 pytestmark = pytest.mark.timeout(400)
@@ -32,7 +32,7 @@ def _ray() -> Iterator[None]:
 def attempts(folder: Path, trial: str) -> dict[int, list[int]]:
     """Of each attempt of a trial: the steps whose loss it recorded."""
     found: dict[int, list[int]] = {}
-    for record in SpoolReader(folder / "trials" / trial / "spool").poll():
+    for record in RecordReader(folder / "trials" / trial).poll():
         steps = found.setdefault(record["attempt"], [])
         if record["kind"] == "metrics" and "train/loss" in record["values"]:
             steps.append(record["step"])

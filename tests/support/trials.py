@@ -1,6 +1,5 @@
 """Trials through Ray Tune in one of the two ways, without search, driver and MLflow."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from ray import tune
 from irtune.config.load import explicit, load
 from irtune.config.sweep import SweepConfig
 from irtune.search.source import TrialSpec
+from irtune.training.record import result_of
 from irtune.workers.execution import Execution
 from irtune.workers.worker import TrialSetup
 
@@ -25,7 +25,7 @@ def run_trials(
     stop: Mapping[str, float] | None = None,
     **overrides: Any,
 ) -> dict[str, Any]:
-    """Run named trials on the Ray that is connected; returns what each finished one found (``result.json``).
+    """Run named trials on the Ray that is connected; returns what each finished one found.
 
     Args:
         folder: Of the sweep.
@@ -50,8 +50,8 @@ def run_trials(
         ),
     ).fit()
     execution.close()
-    files = {name: setup.trial_folder(name) / "result.json" for name, _ in suggestions}
-    return {name: json.loads(file.read_text()) for name, file in files.items() if file.is_file()}
+    results = {name: result_of(setup.trial_folder(name)) for name, _ in suggestions}
+    return {name: result for name, result in results.items() if result is not None}
 
 
 def without_times(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from irtune.search.source import ListSource, Outcome
 from irtune.search.space_checks import check_space
 from irtune.studies.driver import known_end
 from irtune.studies.finalists import FINALISTS, choose_repeats, num_repeats
-from irtune.tracking.run_record import RunEnd, RunRecord
-from irtune.training.run import RESULT
+from irtune.tracking.run_record import Ended, RunRecord
+from irtune.training.record import RecordWriter
 from irtune.workers.worker import TrialSetup
 
 K, POLICY = "selection.policy.k", "selection.policy.name"
@@ -154,14 +154,12 @@ def test_a_later_driver_finds_what_is_left(search, tmp_path):
     setup = TrialSetup({}, tmp_path, None, 1)
     finished, failed, killed, unheard, _ = repeats[:5]
     for repeat, status in ((finished, "FINISHED"), (failed, "FAILED"), (killed, "KILLED")):
-        run_record = RunRecord(setup.trial_folder(repeat.name))
-        run_record.begin(repeat.name, "name", {}, "spool")
-        run_record.finish(RunEnd(status, {}, "a bug" if status == "FAILED" else None, 1))
+        record = RunRecord(setup.trial_folder(repeat.name))
+        record.begin(repeat.name, "name", {})
+        record.finish(Ended(status, {}, "a bug" if status == "FAILED" else None, 1))
     # The driver died before it heard of this one's end: it is begun again, finds its result, and is over at once.
     for repeat in (finished, unheard):
-        folder = setup.trial_folder(repeat.name)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / RESULT).write_text("{}")
+        RecordWriter(setup.trial_folder(repeat.name)).result({"final": True})
     known = [known_end(repeat, setup) for repeat in repeats[:5]]
     assert known == [Outcome("finished"), Outcome("failed", reason="a bug"), None, None, None]
     source = ListSource(repeats, lambda repeat: known_end(repeat, setup))

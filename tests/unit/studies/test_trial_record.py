@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from irtune.tracking.spool import SpoolReader, SpoolWriter
 
 from irtune.config.load import build
 from irtune.config.schema import ExperimentConfig
 from irtune.config.sweep import TuneConfig
 from irtune.studies.trial_record import TrialRecord, config_hash, trial_name
-from irtune.tracking.spool import SpoolReader, SpoolWriter
 
 TOP_K = {"selection": {"policy": {"name": "top_k", "k": 17}, "reselect_every": 20}}
 

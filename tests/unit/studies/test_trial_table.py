@@ -11,9 +11,9 @@ from irtune.search.source import TrialSpec
 from irtune.studies import trial_table
 from irtune.studies.ray_tune import TableCallback
 from irtune.studies.trial_table import TrialTable
-from irtune.tracking.spool import SpoolWriter
+from irtune.training.record import RecordWriter
 from irtune.workers.error_text import NO_ERROR, last_line
-from irtune.workers.worker import SPOOL, TrialSetup
+from irtune.workers.worker import TrialSetup
 
 
 class Uploader:
@@ -22,7 +22,7 @@ class Uploader:
     def __init__(self):
         self.added, self.finished = {}, []
 
-    def add(self, key, spool_directory, *, name, tags, is_new):
+    def add(self, key, folder, *, name, tags, is_new):
         self.added[key] = (name, tags, is_new)
 
     def finish(self, key, status, tags, error_text):
@@ -94,7 +94,7 @@ def test_a_drawing_that_fails_costs_a_trial_nothing(driver, monkeypatch, caplog)
     monkeypatch.setattr("irtune.studies.artifacts.trace_heat_map", lambda *facts, **more: 1 / 0)
     trial = driver.start("trial_0000")
     choice = {"active": [0], "scores": [1.0], "measured_at": [0], "trainable_parameters": 1, "lowest_active": 0}
-    SpoolWriter(driver.setup.trial_folder("trial_0000") / SPOOL, 0).selection({"step": 0} | choice)
+    RecordWriter(driver.setup.trial_folder("trial_0000")).selection({"step": 0} | choice)
     driver.complete(trial)
     driver.table.wait()
     assert driver.uploader.finished == [("mine/trial_0000", "FINISHED", None)]
@@ -122,11 +122,13 @@ def test_what_still_runs_is_closed_before_the_driver_goes(driver):
 def test_a_trial_is_settled_when_the_last_of_its_records_was_taken(driver):
     driver.start("trial_0000")
     entry = driver.table.records["trial_0000"]
-    driver.table.take("mine/trial_0000", [{"kind": "metrics", "step": 3, "values": {"eval/f1_macro": 0.5}}])
+    driver.table.take(
+        "mine/trial_0000", [{"kind": "metrics", "attempt": 0, "step": 3, "values": {"eval/f1_macro": 0.5}}]
+    )
     assert (entry.step, entry.is_settled) == (3, False)
     driver.table.take_last("mine/trial_0000")
     assert entry.is_settled
-    # The summary of a sweep is shipped too, and is no trial.
+    # The summary of a sweep is sent too, and is no trial.
     driver.table.take_last("mine/summary")
 
 
