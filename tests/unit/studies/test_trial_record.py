@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from irtune.tracking.spool import SpoolReader, SpoolWriter
 
 from irtune.config.load import build
 from irtune.config.schema import ExperimentConfig
 from irtune.config.sweep import TuneConfig
 from irtune.studies.trial_record import TrialRecord, config_hash, trial_name
+from irtune.training.record import RecordReader, RecordWriter
 
 TOP_K = {"selection": {"policy": {"name": "top_k", "k": 17}, "reselect_every": 20}}
 
@@ -116,7 +116,7 @@ def test_steps_that_a_restarted_trial_repeats_count_once():
     entry.take(STEPS)
     again = [step(2, 0.9, 100.0, 17, 4), step(3, 0.6, 110.0, 17, 6), step(4, 0.4, 110.0, 17, 6)]
     # The uploader reads in pieces.
-    for record in [{"kind": "resumed", "step": 1}, *again]:
+    for record in [{"kind": "resumed", "attempt": 1, "step": 1}, *again]:
         entry.take([record | {"attempt": 1}])
     assert entry.step == 4
     row = entry.row(TuneConfig())
@@ -164,13 +164,13 @@ def test_predictions_of_a_trial_that_did_not_finish_are_not_looked_at(tmp_path):
 )
 def test_k_is_a_number_of_blocks_and_only_what_has_an_effect_is_shown(policy, k, within_block):
     entry = entry_of(tree={"selection": {"policy": policy}})
-    entry.take([{"kind": "tags", "values": {"irtune.blocks": "6", "irtune.data": "synthetic"}}])
+    entry.take([{"kind": "tags", "attempt": 0, "values": {"irtune.blocks": "6", "irtune.data": "synthetic"}}])
     row = entry.row(TuneConfig())
     assert (row.num_blocks, row.k, row.within_block) == (6, k, within_block)
 
 
-def test_what_a_trial_spools_is_what_the_book_reads(tmp_path):
-    writer = SpoolWriter(tmp_path / "spool", 0)
+def test_what_a_trial_records_is_what_the_table_reads(tmp_path):
+    writer = RecordWriter(tmp_path)
     writer.tags({"irtune.blocks": 30})
     for record in STEPS:
         writer.metrics(record["step"], record["values"])
@@ -180,7 +180,7 @@ def test_what_a_trial_spools_is_what_the_book_reads(tmp_path):
     )
     writer.close()
     entry = entry_of()
-    entry.take(SpoolReader(tmp_path / "spool").poll())
+    entry.take(RecordReader(tmp_path).poll())
     assert (entry.step, entry.num_blocks, entry.score("eval/f1_macro")) == (3, 30, 0.25)
     assert entry.row(TuneConfig()).flops == pytest.approx(510)
 
@@ -259,7 +259,15 @@ def test_of_a_trial_that_is_over_the_book_keeps_its_costs_and_not_its_steps():
 def test_attempts_are_those_that_trained():
     entry = entry_of()
     assert entry.row(TuneConfig()).attempts == 1
-    # The heat map that a driver draws is an attempt of the spool too.
-    drawn = {"kind": "artifact", "attempt": 2}
-    entry.take([*STEPS[:2], step(2, 0.3, 100.0, 17, 4) | {"attempt": 1}, drawn])
+    # One that found the result of another only says where it ran.
+    tags = {"kind": "tags", "attempt": 2, "values": {}}
+    entry.take([*STEPS[:2], step(2, 0.3, 100.0, 17, 4) | {"attempt": 1}, tags])
     assert entry.row(TuneConfig()).attempts == 2
+
+
+def test_a_worker_that_was_cut_off_does_not_speak_for_the_one_after_it():
+    entry = entry_of()
+    entry.take([STEPS[0], step(2, 0.3, 100.0, 17, 4, loss=1.2) | {"attempt": 1}])
+    entry.take([step(3, 9.0, 999.0, 30, 0, loss=9.9)])
+    assert (entry.step, entry.latest["train/loss"]) == (2, 1.2)
+    assert entry.row(TuneConfig()).flops == pytest.approx(400)
