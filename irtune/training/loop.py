@@ -163,9 +163,8 @@ class Loop:
         """
         totals, active, world_size = self.totals, self.blocks.active, dist.get_world_size()
         tokens = world_size * sum(batch * length for batch, length in shapes)
-        trained_flops = world_size * sum(self.cost.step_flops(active, *shape) for shape in shapes)
-        flops = world_size * sum(self.cost.step_flops(through, *shape) for shape in shapes)
-        flops += world_size * self.cost.passes_flops(self.controller.passes, shapes[0][1])
+        trained_flops = world_size * self.cost.optimizer_step_flops(active, shapes)
+        flops = world_size * self.cost.optimizer_step_flops(through, shapes, self.controller.passes)
         trainable = self.blocks.trainable_parameters(active)
         is_probe = flops > trained_flops
         totals.step += 1
