@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from irtune.analysis.metrics import MACRO_F1, Metric, Mode
 
 BASELINE = "all"
-"""The strategy that trains every block: what selecting blocks is compared with."""
+"""The strategy, and the policy's name, that trains every block: what selecting blocks is compared with."""
 
 _WHERE_NOT_WHAT = frozenset({"name", "seed", "storage", "tracking"})
 _SELECTION = frozenset({"method", "selection", "importance"})

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from irtune.config.methods import with_method
+from irtune.config.method_settings import with_method
 from irtune.config.mistakes import ConfigError, describe
 from irtune.config.schema import VARIANTS, ExperimentConfig
 from irtune.config.sweep import SweepConfig

@@ -19,18 +19,16 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from irtune import plugins
-from irtune.config.methods import forget_method, with_method
+from irtune.analysis.trials import BASELINE
+from irtune.config.method_settings import forget_method, with_method
 from irtune.data import DATASETS
-from irtune.data.base import DatasetConfig
+from irtune.data.dataset import DatasetConfig
 from irtune.importance import SIGNALS, GradientNorm, ImportanceSignal
 from irtune.methods import METHODS
 from irtune.processor import multiplies_bf16
 from irtune.selection import POLICIES, SelectionPolicy
 
 Precision = Literal["fp32", "bf16", "fp16"]
-
-BASELINE = "all"
-"""The policy that every strategy is compared with."""
 
 MISTAKE = "mistake"
 """The type of our own validation errors; their message is ready to be shown."""

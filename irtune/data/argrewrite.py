@@ -11,7 +11,7 @@ from zipfile import BadZipFile
 
 from pydantic import Field
 
-from irtune.data.base import SPLITS, DataError, DatasetConfig, LabelledDataset
+from irtune.data.dataset import SPLITS, DataError, DatasetConfig, LabelledDataset
 from irtune.data.rows import Problem, Row, SkipBadRows, label_problem, partition, skip_or_stop, text_problem
 from irtune.data.sampling import SplitFraction, split_three_ways
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from irtune.data.base import SPLITS, LabelledDataset, Split
+from irtune.data.dataset import SPLITS, LabelledDataset, Split
 from irtune.data.prompt import AUTO
 from irtune.data.shorten import Shortened
 from irtune.redaction import redacted

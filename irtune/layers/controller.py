@@ -9,7 +9,7 @@ import numpy as np
 
 from irtune.importance import Importance, ImportanceSignal, MeasuredBlocks
 from irtune.layers.refresh import ProbePasses, RefreshRule
-from irtune.layers.trace import MemoryTrace, SelectionRecord, TraceSink
+from irtune.layers.selection_record import MemoryTrace, SelectionRecord, TraceSink
 from irtune.selection import PolicyState, SelectionContext, SelectionPolicy, StepCost, Suppression
 
 T = TypeVar("T")

@@ -31,8 +31,8 @@ from irtune.layers.hf_checks import (
 from irtune.layers.hf_release import at_end_of_training, watch_training
 from irtune.layers.measured_model import innermost_optimizer
 from irtune.layers.presets import preset_of
+from irtune.layers.selection_record import MemoryTrace, SelectionRecord
 from irtune.layers.torch_blocks import FrozenState, TorchBlocks
-from irtune.layers.trace import MemoryTrace, SelectionRecord
 from irtune.selection import POLICIES, SelectionPolicy, StepCost
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 from ray.tune.search import Searcher
 
-from irtune.config.schema import BASELINE
+from irtune.analysis.trials import BASELINE
 from irtune.config.sweep import TuneConfig
 from irtune.search.journal import StudyStorage
 from irtune.search.objectives import excesses, in_words, measured, result_of

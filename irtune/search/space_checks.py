@@ -9,7 +9,7 @@ from itertools import product
 import numpy as np
 
 from irtune.config.load import ConfigError, apply_overrides, build, dotted_keys, explicit, with_overrides
-from irtune.config.methods import with_method
+from irtune.config.method_settings import with_method
 from irtune.config.mistakes import known_keys
 from irtune.config.schema import VARIANTS, ExperimentConfig
 from irtune.config.sweep import Choice, Condition, Dimension, SweepConfig

@@ -9,8 +9,8 @@ import numpy as np
 
 from irtune.config.schema import ExperimentConfig
 from irtune.config.sweep import AshaConfig
-from irtune.data.base import Split
 from irtune.data.batches import training_batches
+from irtune.data.dataset import Split
 from irtune.importance import Importance
 from irtune.layers.refresh import RefreshRule
 from irtune.selection import PolicyState, SelectionContext

@@ -11,7 +11,7 @@ from irtune.analysis.metrics import Metric
 from irtune.config.load import ConfigError, storage_path
 from irtune.config.schema import ExperimentConfig, TrackingConfig
 from irtune.config.sweep import SweepConfig
-from irtune.data.base import LabelledDataset, Split
+from irtune.data.dataset import LabelledDataset, Split
 from irtune.data.encode import EncodedDataset, encode, encode_once
 from irtune.data.label_names import metric_labels
 from irtune.layers import map_parameters

@@ -16,9 +16,8 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 from rich.console import Console
 
-from irtune.analysis.trials import TrialRow
+from irtune.analysis.trials import BASELINE, TrialRow
 from irtune.config.load import explicit, without_login
-from irtune.config.schema import BASELINE
 from irtune.config.sweep import SweepConfig
 from irtune.redaction import public_address
 from irtune.search.list_source import ListedTrial, ListSearcher

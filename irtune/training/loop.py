@@ -12,8 +12,8 @@ import torch.distributed as dist
 
 from irtune.analysis.metrics import better
 from irtune.config.schema import ExperimentConfig
-from irtune.data.base import Split
 from irtune.data.batches import evaluation_batches, training_batches
+from irtune.data.dataset import Split
 from irtune.data.encode import EncodedDataset
 from irtune.layers import LayerController
 from irtune.layers.collectives import gather

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from irtune.analysis.metrics import OVERALL, PER_CLASS
-from irtune.data.base import LabelledDataset, Split
+from irtune.data.dataset import LabelledDataset, Split
 from irtune.data.label_names import metric_labels
 from irtune.plugins import nearest
 

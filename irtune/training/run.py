@@ -16,8 +16,8 @@ from transformers import set_seed
 
 from irtune.config.load import dotted_keys
 from irtune.config.schema import ExperimentConfig
-from irtune.data.base import LabelledDataset, Split
 from irtune.data.batches import share_hash
+from irtune.data.dataset import LabelledDataset, Split
 from irtune.data.encode import encode_once
 from irtune.files import once_there_is_room, write_whole
 from irtune.layers import LayerController, SelectionRecord, map_parameters

@@ -10,7 +10,7 @@ import ray
 
 from irtune.config.load import build, with_overrides
 from irtune.config.schema import ExperimentConfig
-from irtune.data.base import LabelledDataset
+from irtune.data.dataset import LabelledDataset
 from irtune.redaction import raised_publicly
 from irtune.tracking.spool import SpoolWriter, next_attempt
 from irtune.training.recorder import NoRecorder, Recorder, Report

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,11 @@ def room_of(name):
 def test_every_room_has_its_place():
     assert {room for room, _, _ in ALL_IMPORTS} <= set(ALLOWED)
     assert {room for room in ALLOWED if (PACKAGE / room).is_dir() or (PACKAGE / f"{room}.py").is_file()} == set(ALLOWED)
+
+
+def test_no_two_modules_have_one_name():
+    names = Counter(file.name for file in PACKAGE.rglob("*.py") if file.name != "__init__.py")
+    assert [name for name, count in names.items() if count > 1] == ["sweep.py", "metrics.py"]
 
 
 def test_rooms_import_one_way():

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 from zipfile import BadZipFile
 
-from irtune.data.base import DataError
+from irtune.data.dataset import DataError
 from irtune.data.reading.header import Header, recognise
 from irtune.data.reading.table import Columns, Options, Record, Table, plain
 

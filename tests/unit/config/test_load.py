@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from irtune.analysis.trials import BASELINE
 from irtune.config.load import (
     ConfigError,
     apply_overrides,
@@ -17,7 +18,7 @@ from irtune.config.load import (
     storage_path,
     with_overrides,
 )
-from irtune.config.schema import BASELINE, ExperimentConfig
+from irtune.config.schema import ExperimentConfig
 from irtune.config.sweep import SweepConfig
 
 SWEEP = {

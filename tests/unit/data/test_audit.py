@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from irtune.data.audit import audit
-from irtune.data.base import Example, LabelledDataset
+from irtune.data.dataset import Example, LabelledDataset
 from irtune.data.file import FileConfig
 from irtune.data.label_names import metric_labels, some
 from irtune.data.prompt import Prompt

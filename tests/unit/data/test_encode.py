@@ -11,8 +11,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from irtune.data import Example, LabelledDataset
-from irtune.data.base import SPLITS
 from irtune.data.batches import evaluation_batches, share_hash, training_batches
+from irtune.data.dataset import SPLITS
 from irtune.data.encode import LENGTH_CAP, Cuts, EncodedSplit, LengthError, encode, encode_once
 from irtune.data.prompt import Prompt
 
