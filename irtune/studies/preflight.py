@@ -22,7 +22,7 @@ from irtune.tracking.address import local_database, resolve_tracking_uri
 from irtune.training.class_weights import ClassWeights, check_class_weights
 from irtune.training.deepspeed_config import deepspeed_config
 from irtune.training.errors import ModelError
-from irtune.training.metrics import check_metric, metric_names
+from irtune.training.evaluation import check_metric, metric_names
 from irtune.training.model import classifier_shape, materialize, num_blocks, shapes_only
 from irtune.training.run import check_tensors
 from irtune.training.tokenizer import check_length, check_vocabulary, load_tokenizer, max_positions

@@ -27,7 +27,7 @@ from irtune.training.checkpoint import (
 )
 from irtune.training.cost import CostModel, PeakMemory
 from irtune.training.engine import DeepSpeedBlocks
-from irtune.training.metrics import classification_metrics
+from irtune.training.evaluation import classification_metrics
 from irtune.training.recorder import Recorder, Report
 
 BEST_WEIGHTS = "best"

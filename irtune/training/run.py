@@ -29,8 +29,8 @@ from irtune.training.checkpoint import load_weights, save_adapter
 from irtune.training.class_weights import weights_of_classes
 from irtune.training.cost import CostModel, PeakMemory, release_memory
 from irtune.training.distributed import ensure_process_group, select_accelerator
+from irtune.training.evaluation import check_metric, classification_metrics
 from irtune.training.loop import CHECKPOINTS, Loop, Totals
-from irtune.training.metrics import check_metric, classification_metrics
 from irtune.training.model import (
     QuietLoading,
     enable_gradient_checkpointing,

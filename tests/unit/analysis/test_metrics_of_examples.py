@@ -7,7 +7,7 @@ from sklearn.metrics import accuracy_score, average_precision_score, log_loss, p
 from irtune.analysis.guessing import best_guess
 from irtune.analysis.metrics import OVERALL, PER_CLASS, Metric, better
 from irtune.analysis.statistics import paired_bootstrap, paired_over_seeds, score_interval
-from irtune.training.metrics import classification_metrics
+from irtune.training.evaluation import classification_metrics
 
 CLASSES = ("clarity", "fluency", "a/b", "style")
 NAMES = [*OVERALL, *(f"{measure}/{label}" for measure in PER_CLASS for label in CLASSES)]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score, precision_score, recall_score
 
-from irtune.training.metrics import classification_metrics, metric_names
+from irtune.training.evaluation import classification_metrics, metric_names
 
 CLASSES = ("clarity", "fluency", "style")
 LABELS = np.array([0, 0, 1, 1, 1])
