@@ -25,7 +25,7 @@ from pathlib import Path
 
 from irtune.config.load import load, with_overrides
 from irtune.config.schema import ExperimentConfig
-from irtune.config.sweep import SweepConfig
+from irtune.config.sweep_schema import SweepConfig
 from irtune.data.dataset import LabelledDataset
 from irtune.studies.provenance import environment
 from irtune.training.recorder import NoRecorder

@@ -27,7 +27,7 @@ from ray import tune
 
 from irtune.config.load import explicit, load
 from irtune.config.schema import ExperimentConfig
-from irtune.config.sweep import SweepConfig
+from irtune.config.sweep_schema import SweepConfig
 from irtune.studies.provenance import environment
 from irtune.tracking.spool import SpoolReader
 from irtune.workers import cluster

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from irtune.config.method_settings import with_method
 from irtune.config.mistakes import ConfigError, describe
 from irtune.config.schema import VARIANTS, ExperimentConfig
-from irtune.config.sweep import SweepConfig
+from irtune.config.sweep_schema import SweepConfig
 from irtune.methods import METHODS
 from irtune.redaction import public_address
 

@@ -7,7 +7,7 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from irtune.config.schema import MISTAKE, VARIANTS, ExperimentConfig
-from irtune.config.sweep import SweepConfig
+from irtune.config.sweep_schema import SweepConfig
 from irtune.plugins import nearest
 
 PHRASES = {

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from ray.tune.search import Searcher
 
 from irtune.analysis.trials import BASELINE
-from irtune.config.sweep import TuneConfig
+from irtune.config.sweep_schema import TuneConfig
 from irtune.search.journal import StudyStorage
 from irtune.search.objectives import excesses, in_words, measured, result_of
 from irtune.search.samplers import build_sampler

@@ -14,7 +14,7 @@ from optuna.samplers import (
     TPESampler,
 )
 
-from irtune.config.sweep import TuneConfig
+from irtune.config.sweep_schema import TuneConfig
 
 MAX_POPULATION = 50
 """Trials a generation of NSGA-II, as its authors and Optuna have it; fewer where a sweep has fewer than four times as

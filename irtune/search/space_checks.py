@@ -12,7 +12,7 @@ from irtune.config.load import ConfigError, apply_overrides, build, dotted_keys,
 from irtune.config.method_settings import with_method
 from irtune.config.mistakes import known_keys
 from irtune.config.schema import VARIANTS, ExperimentConfig
-from irtune.config.sweep import Choice, Condition, Dimension, SweepConfig
+from irtune.config.sweep_schema import Choice, Condition, Dimension, SweepConfig
 from irtune.importance.aggregations import rank_alike
 from irtune.methods import METHODS
 from irtune.plugins import nearest

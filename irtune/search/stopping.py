@@ -10,7 +10,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from irtune.analysis.metrics import Mode
-from irtune.config.sweep import AshaConfig
+from irtune.config.sweep_schema import AshaConfig
 
 TIME_ATTR = "step"
 """The entry of a result that counts optimizer steps; unlike Ray's iterations they go on when a trial is restarted."""

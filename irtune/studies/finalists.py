@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import optuna
 
 from irtune.analysis.trials import TrialRow, best_first, chosen
-from irtune.config.sweep import FinalistsConfig, SweepConfig
+from irtune.config.sweep_schema import FinalistsConfig, SweepConfig
 from irtune.search.list_source import ListedTrial
 from irtune.search.optuna_source import BASELINE_OVERRIDES, BASELINE_TRIAL, MATCHED, ended_trials
 from irtune.studies.matched import matched_overrides

@@ -8,7 +8,7 @@ from itertools import islice
 import numpy as np
 
 from irtune.config.schema import ExperimentConfig
-from irtune.config.sweep import AshaConfig
+from irtune.config.sweep_schema import AshaConfig
 from irtune.data.batches import training_batches
 from irtune.data.dataset import Split
 from irtune.importance import Importance

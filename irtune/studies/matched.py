@@ -10,7 +10,7 @@ from irtune.analysis.metrics import Mode
 from irtune.analysis.trials import TrialRow, baseline_for, beside_selection, chosen
 from irtune.config.load import dotted_keys, with_overrides
 from irtune.config.schema import ExperimentConfig
-from irtune.config.sweep import SweepConfig
+from irtune.config.sweep_schema import SweepConfig
 from irtune.methods import METHODS
 from irtune.search.list_source import ListedTrial
 from irtune.search.optuna_source import BASELINE_OVERRIDES, MATCHED

@@ -10,7 +10,7 @@ import numpy as np
 from irtune.analysis.metrics import Metric
 from irtune.config.load import ConfigError, storage_path
 from irtune.config.schema import ExperimentConfig, TrackingConfig
-from irtune.config.sweep import SweepConfig
+from irtune.config.sweep_schema import SweepConfig
 from irtune.data.dataset import LabelledDataset, Split
 from irtune.data.encode import EncodedDataset, encode, encode_once
 from irtune.data.label_names import metric_labels

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from irtune.analysis.trials import BASELINE, TrialRow
 from irtune.config.load import explicit, without_login
-from irtune.config.sweep import SweepConfig
+from irtune.config.sweep_schema import SweepConfig
 from irtune.redaction import public_address
 from irtune.search.list_source import ListedTrial, ListSearcher
 from irtune.search.optuna_source import STUDY, EndedTrial, OptunaAskTell, ended_trials, open_study, requeue_interrupted

@@ -14,7 +14,7 @@ from irtune.analysis.metrics import MACRO_F1, Metric
 from irtune.analysis.trials import BASELINE, Status, TrialRow
 from irtune.config.load import dotted_keys
 from irtune.config.schema import ExperimentConfig
-from irtune.config.sweep import Constraint, TuneConfig
+from irtune.config.sweep_schema import Constraint, TuneConfig
 from irtune.search import objectives
 from irtune.selection.policy import resolve_count
 from irtune.training.run import PREDICTIONS

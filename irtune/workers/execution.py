@@ -7,7 +7,7 @@ from uuid import uuid4
 import ray
 from ray import tune
 
-from irtune.config.sweep import SweepConfig
+from irtune.config.sweep_schema import SweepConfig
 from irtune.workers import cluster
 from irtune.workers.pool import Desk, Job, SlotPlan, relay
 from irtune.workers.worker import TrialSetup, own_rank, train_rank, worker_group

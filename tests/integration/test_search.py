@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 from ray import tune
 
 from irtune.config.load import build
-from irtune.config.sweep import SweepConfig
+from irtune.config.sweep_schema import SweepConfig
 from irtune.search.optuna_source import BASELINE_OVERRIDES, OptunaAskTell, open_study
 from irtune.search.space_checks import check_space
 from irtune.search.stopping import build_scheduler

@@ -9,7 +9,7 @@ import ray
 from ray import tune
 
 from irtune.config.load import explicit, load
-from irtune.config.sweep import SweepConfig
+from irtune.config.sweep_schema import SweepConfig
 from irtune.workers.execution import Execution
 from irtune.workers.worker import TrialSetup
 

@@ -19,7 +19,7 @@ from irtune.config.load import (
     with_overrides,
 )
 from irtune.config.schema import ExperimentConfig
-from irtune.config.sweep import SweepConfig
+from irtune.config.sweep_schema import SweepConfig
 
 SWEEP = {
     "selection": {"policy": {"name": "top_k", "k": 10}},

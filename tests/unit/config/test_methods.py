@@ -18,7 +18,7 @@ from irtune.config.load import (
     with_overrides,
 )
 from irtune.config.schema import ExperimentConfig, SelectionConfig
-from irtune.config.sweep import SweepConfig
+from irtune.config.sweep_schema import SweepConfig
 from irtune.importance import SIGNALS, GradientNorm
 from irtune.methods import METHODS
 from irtune.selection import POLICIES, RandomBlocks, TopK

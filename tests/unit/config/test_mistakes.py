@@ -7,7 +7,7 @@ import pytest
 
 from irtune.config.load import ConfigError, build
 from irtune.config.schema import ExperimentConfig, SelectionConfig
-from irtune.config.sweep import SweepConfig
+from irtune.config.sweep_schema import SweepConfig
 from irtune.importance import SIGNALS, GradientNorm
 from irtune.selection import POLICIES, SelectionPolicy, VarianceSplit
 

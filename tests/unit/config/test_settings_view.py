@@ -9,7 +9,7 @@ from irtune.cli import main
 from irtune.config.load import dotted_keys
 from irtune.config.schema import VARIANTS
 from irtune.config.settings_view import _sections, settings
-from irtune.config.sweep import SweepConfig
+from irtune.config.sweep_schema import SweepConfig
 
 
 def shown(section: str | None = None) -> list[list[str]]:

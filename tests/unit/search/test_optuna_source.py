@@ -12,7 +12,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from irtune.config.sweep import Dimension, TuneConfig
+from irtune.config.sweep_schema import Dimension, TuneConfig
 from irtune.search.optuna_source import OptunaAskTell, ended_trials, open_study, requeue_interrupted
 
 METRIC = "eval/f1_macro"

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from irtune.config.load import build
-from irtune.config.sweep import SweepConfig
+from irtune.config.sweep_schema import SweepConfig
 from irtune.search.space_checks import NOT_SEARCHABLE, check_space, doubtful, indistinct_choices
 from irtune.selection import POLICIES, VarianceSplit
 

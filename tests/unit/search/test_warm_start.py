@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from optuna.trial import TrialState
 
-from irtune.config.sweep import Dimension, TuneConfig
+from irtune.config.sweep_schema import Dimension, TuneConfig
 from irtune.search.optuna_source import EARLIER, OptunaAskTell, ended_trials, open_study, requeue_interrupted
 from irtune.search.warm_start import earlier_trials, warm_start
 

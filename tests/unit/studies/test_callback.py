@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from irtune.config.load import explicit, load
-from irtune.config.sweep import SweepConfig
+from irtune.config.sweep_schema import SweepConfig
 from irtune.studies import callback as callback_module
 from irtune.studies.callback import SweepCallback
 from irtune.tracking.spool import SpoolWriter

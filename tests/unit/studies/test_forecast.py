@@ -9,7 +9,7 @@ import torch
 
 from irtune.config.load import build
 from irtune.config.schema import ExperimentConfig
-from irtune.config.sweep import AshaConfig
+from irtune.config.sweep_schema import AshaConfig
 from irtune.layers import LayerController
 from irtune.studies.forecast import SweepCost, Trial, expected_stops, mean_step_flops
 from irtune.training.cost import CostModel

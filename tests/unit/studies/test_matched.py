@@ -6,7 +6,7 @@ import pytest
 
 from irtune.analysis.trials import TrialRow, beside_selection
 from irtune.config.load import build, dotted_keys, with_overrides
-from irtune.config.sweep import SweepConfig
+from irtune.config.sweep_schema import SweepConfig
 from irtune.methods import METHODS
 from irtune.search.list_source import ListedTrial
 from irtune.search.optuna_source import BASELINE_OVERRIDES, is_baseline
