@@ -131,8 +131,10 @@ class TuneConfig(Section):
         description="several objectives instead of metric and mode; best is by the first: [{eval/f1_macro: max}, …]",
     )
     constraints: dict[str, Constraint] = Field({}, description="bounds by metric: {cost/peak_memory_bytes: {max: 8e9}}")
-    sampler: Literal["tpe", "gp", "nsga2", "random", "grid"] = Field(
-        "tpe", description="grid tries every configuration once, in random order"
+    sampler: str = Field(
+        "tpe",
+        description="tpe, gp, nsga2, random, grid (every configuration once, in random order), or your own as "
+        "package.module:Attr, which is called with seed=… and gives an Optuna sampler",
     )
     num_startup_trials: int = Field(5, ge=0, description="random trials before tpe or gp models the space")
     seed: int = Field(0, ge=0, description="of the sampler; trials train with the top-level seed")

@@ -18,7 +18,6 @@ from transformers.trainer_callback import ExportableState
 
 from irtune.importance import SIGNALS, Importance, ImportanceSignal
 from irtune.layers.blocks import Blocks, map_parameters
-from irtune.layers.by_name import chosen, one_of, to_json
 from irtune.layers.controller import Batch, LayerController
 from irtune.layers.fitting import leaves_tensors_open, policy_among, signal_for
 from irtune.layers.hf_checks import (
@@ -30,9 +29,10 @@ from irtune.layers.hf_checks import (
 )
 from irtune.layers.hf_release import at_end_of_training, watch_training
 from irtune.layers.measured_model import innermost_optimizer
-from irtune.layers.presets import preset_of
+from irtune.layers.presets import chosen, preset_of, to_json
 from irtune.layers.selection_record import MemoryTrace, SelectionRecord
 from irtune.layers.torch_blocks import FrozenState, TorchBlocks
+from irtune.plugins import one_of
 from irtune.selection import POLICIES, SelectionPolicy, StepCost
 
 logger = logging.getLogger(__name__)

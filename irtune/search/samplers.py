@@ -1,7 +1,8 @@
-"""Optuna's samplers by name: how a search chooses the next configuration."""
+"""Optuna's samplers by name, one entry each: how a search chooses the next configuration."""
 
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import optuna
@@ -15,24 +16,76 @@ from optuna.samplers import (
 )
 
 from irtune.config.sweep_schema import TuneConfig
+from irtune.plugins import resolve
 
 MAX_POPULATION = 50
 """Trials a generation of NSGA-II, as its authors and Optuna have it; fewer where a sweep has fewer than four times as
 many trials, since the first generation is random."""
 
 
-def build_sampler(tune: TuneConfig, seed: int) -> BaseSampler:
+@dataclass(frozen=True)
+class Sampler:
+    """A sampler, and what a sweep can ask of it.
+
+    Args:
+        build: Makes Optuna's, from how the space is searched and a seed.
+        learns_from_others: Whether it learns from trials that it did not suggest, as ``tune.warm_start`` needs.
+        models_conditions: Whether it also learns of dimensions that do not exist in every trial.
+        heeds_constraints: Whether it keeps away from what breaks constraints.
+        tries_all: Whether it tries every configuration, and so needs a space that has an end of them.
+    """
+
+    build: Callable[[TuneConfig, int], BaseSampler]
+    learns_from_others: bool = True
+    models_conditions: bool = True
+    heeds_constraints: bool = True
+    tries_all: bool = False
+
+
+def sampler_named(name: str) -> Sampler:
     """The sampler that ``tune.sampler`` names.
+
+    ``package.module:Attr`` is a class of samplers, or a function that makes one, and is called with ``seed=…``; what it
+    can do is left to it.
+
+    Raises:
+        ValueError: If there is none of this name.
+    """
+    found = resolve(name, SAMPLERS)
+    return found if isinstance(found, Sampler) else Sampler(lambda tune, seed: _made(name, found, seed))
+
+
+def build_sampler(tune: TuneConfig, seed: int) -> BaseSampler:
+    """What chooses the configurations of a sweep.
 
     Args:
         tune: How the space is searched.
         seed: Of the sampler.
+
+    Raises:
+        ValueError: If ``tune.sampler`` names none, or one that cannot be made; the message begins with that key.
     """
     with warnings.catch_warnings():
         # Optuna calls group (since 2.8) and GP experimental; without group TPE samples conditional dimensions one by
         # one.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return _SAMPLERS[tune.sampler](tune, seed)
+        try:
+            return sampler_named(tune.sampler).build(tune, seed)
+        except ValueError as error:
+            raise ValueError(f"tune.sampler: {error}") from error
+
+
+def _made(name: str, factory: Any, seed: int) -> BaseSampler:
+    """A sampler from outside of irtune."""
+    rule = "it is called with seed=…, and has to give one of optuna.samplers.BaseSampler"
+    try:
+        made = factory(seed=seed)
+    # Code of the user's may raise anything.
+    except Exception as error:
+        raise ValueError(f"{name} cannot be made ({type(error).__name__}: {error}); {rule}") from error
+    if not isinstance(made, BaseSampler):
+        raise ValueError(f"{name} gives a {type(made).__name__}; {rule}")
+    return made
 
 
 class _Grid(BruteForceSampler):
@@ -56,10 +109,20 @@ def _nsga2(tune: TuneConfig, seed: int) -> BaseSampler:
     return NSGAIISampler(population_size=min(MAX_POPULATION, max(2, tune.num_trials // 4)), seed=seed)
 
 
-_SAMPLERS: Mapping[str, Callable[[TuneConfig, int], BaseSampler]] = {
-    "tpe": _tpe,
-    "gp": _gp,
-    "nsga2": _nsga2,
-    "random": lambda tune, seed: RandomSampler(seed=seed),
-    "grid": lambda tune, seed: _Grid(seed=seed),
+def _random(tune: TuneConfig, seed: int) -> BaseSampler:
+    return RandomSampler(seed=seed)
+
+
+def _grid(tune: TuneConfig, seed: int) -> BaseSampler:
+    return _Grid(seed=seed)
+
+
+SAMPLERS: Mapping[str, Sampler] = {
+    "tpe": Sampler(_tpe),
+    "gp": Sampler(_gp, models_conditions=False),
+    # It breeds from generations that it suggested itself.
+    "nsga2": Sampler(_nsga2, learns_from_others=False, models_conditions=False),
+    "random": Sampler(_random, learns_from_others=False, heeds_constraints=False),
+    "grid": Sampler(_grid, learns_from_others=False, heeds_constraints=False, tries_all=True),
 }
+"""Name in ``tune.sampler`` -> sampler."""

@@ -16,6 +16,7 @@ from irtune.config.sweep_schema import Choice, Condition, Dimension, SweepConfig
 from irtune.importance.aggregations import rank_alike
 from irtune.methods import METHODS
 from irtune.plugins import nearest
+from irtune.search.samplers import SAMPLERS, build_sampler, sampler_named
 from irtune.search.space import Space, Values, in_order, is_active, num_values, size
 
 NOT_SEARCHABLE = {
@@ -32,9 +33,6 @@ NOT_SEARCHABLE = {
     "engine.process_group_timeout_s": "the trials of a sweep share its workers",
 }
 """Settings (or whole sections) that a sweep keeps fixed, and why."""
-
-LEARN_FROM_EARLIER = ("tpe", "gp")
-"""Samplers that learn from any trial of a study; nsga2 breeds from generations that it suggested itself."""
 
 
 def check_space(config: SweepConfig, num_blocks: int | None = None) -> list[str]:
@@ -57,17 +55,7 @@ def check_space(config: SweepConfig, num_blocks: int | None = None) -> list[str]
             mistakes += [
                 f"space.{key}.when.{wrong}" for wrong in _mistaken_condition(dimension.when, space, fixed_values)
             ]
-    if config.tune.sampler == "grid":
-        mistakes += [
-            f"space.{key}: has no end of values for tune.sampler=grid; give it a step, or choices, or another sampler"
-            for key, dimension in space.items()
-            if num_values(dimension) is None
-        ]
-    if config.tune.warm_start is not None and config.tune.sampler not in LEARN_FROM_EARLIER:
-        mistakes.append(
-            f"tune.warm_start: tune.sampler={config.tune.sampler} learns nothing from trials that are not its own; use "
-            f"{' or '.join(LEARN_FROM_EARLIER)}, or leave it out"
-        )
+    mistakes += _mistaken_sampler(config)
     asha, max_steps = config.tune.scheduler, config.training.max_steps
     if asha is not None and "training.max_steps" not in space and asha.grace_steps >= max_steps:
         mistakes.append(
@@ -101,7 +89,7 @@ def doubtful(config: SweepConfig) -> list[str]:
             f"tune.num_trials: {config.tune.num_trials} trials, but the space has {num_configurations} configurations; "
             "the sweep ends when all are tried"
         )
-    elif config.tune.sampler == "grid" and num_configurations not in (None, config.tune.num_trials):
+    elif sampler_named(config.tune.sampler).tries_all and num_configurations not in (None, config.tune.num_trials):
         doubts.append(
             f"tune.num_trials: {config.tune.num_trials} of the grid's {num_configurations} configurations are tried"
         )
@@ -120,17 +108,40 @@ def doubtful(config: SweepConfig) -> list[str]:
     return doubts
 
 
+def _mistaken_sampler(config: SweepConfig) -> list[str]:
+    name, mistakes = config.tune.sampler, []
+    try:
+        sampler = sampler_named(name)
+        if name not in SAMPLERS:
+            build_sampler(config.tune, config.tune.seed)
+    except ValueError as error:
+        return [f"tune.sampler: {str(error).removeprefix('tune.sampler: ')}"]
+    if sampler.tries_all:
+        mistakes += [
+            f"space.{key}: has no end of values for tune.sampler={name}; give it a step, or choices, or another sampler"
+            for key, dimension in config.space.items()
+            if num_values(dimension) is None
+        ]
+    if config.tune.warm_start is not None and not sampler.learns_from_others:
+        others = [other for other, known in SAMPLERS.items() if known.learns_from_others]
+        mistakes.append(
+            f"tune.warm_start: tune.sampler={name} learns nothing from trials that are not its own; use "
+            f"{' or '.join(others)}, or leave it out"
+        )
+    return mistakes
+
+
 def _doubtful_sampler(config: SweepConfig) -> list[str]:
-    sampler, conditional = config.tune.sampler, [key for key, d in config.space.items() if d.when is not None]
-    doubts = []
-    if conditional and sampler in ("gp", "nsga2"):
+    name, conditional = config.tune.sampler, [key for key, d in config.space.items() if d.when is not None]
+    sampler, doubts = sampler_named(name), []
+    if conditional and not sampler.models_conditions:
         doubts.append(
-            f"tune.sampler: {sampler} draws dimensions that do not exist in every trial at random "
+            f"tune.sampler: {name} draws dimensions that do not exist in every trial at random "
             f"({', '.join(conditional)}); tpe learns about them too"
         )
-    if config.tune.constraints and sampler in ("random", "grid"):
+    if config.tune.constraints and not sampler.heeds_constraints:
         doubts.append(
-            f"tune.constraints: {sampler} does not keep away from what breaks them; such trials run, and are marked"
+            f"tune.constraints: {name} does not keep away from what breaks them; such trials run, and are marked"
         )
     return doubts
 
