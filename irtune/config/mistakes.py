@@ -8,6 +8,7 @@ from pydantic import BaseModel, ValidationError
 
 from irtune.config.schema import MISTAKE, VARIANTS, ExperimentConfig
 from irtune.config.sweep_schema import SweepConfig
+from irtune.config.tree import at, section_of
 from irtune.plugins import nearest
 
 PHRASES = {
@@ -163,10 +164,7 @@ def _no_option(section: str, name: str, known: list[str], key: str) -> str:
 
 
 def _node(tree: Mapping[str, Any], parents: Iterable[str]) -> Mapping[str, Any]:
-    node: Any = tree
-    for part in parents:
-        node = node.get(part, {}) if isinstance(node, Mapping) else {}
-    return node if isinstance(node, Mapping) else {}
+    return section_of(at(tree, parents)) or {}
 
 
 def _model_at(config_type: type[BaseModel], tree: Mapping[str, Any], parents: list[str]) -> type[BaseModel] | None:

@@ -9,7 +9,6 @@ from irtune.config.load import (
     apply_overrides,
     build,
     dotted_keys,
-    flatten,
     load,
     load_any,
     parse_overrides,
@@ -20,6 +19,7 @@ from irtune.config.load import (
 )
 from irtune.config.schema import ExperimentConfig
 from irtune.config.sweep_schema import SweepConfig
+from irtune.config.tree import flatten
 
 SWEEP = {
     "selection": {"policy": {"name": "top_k", "k": 10}},
