@@ -25,7 +25,7 @@ ALLOWED = {
     "importance": {"plugins"},
     "selection": {"plugins", "importance"},
     "layers": {"plugins", "methods", "importance", "selection"},
-    "data": {"plugins", "redaction"},
+    "data": {"plugins", "files", "redaction"},
     "config": SCIENCE,
     "training": SCIENCE | {"config"},
     "tracking": SCIENCE | {"config", "training"},
