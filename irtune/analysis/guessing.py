@@ -40,17 +40,21 @@ def best_guess(labels: ArrayLike, num_classes: int, metric: Metric = MACRO_F1) -
         read = metric.read(held, np.tile(shares, (len(held), 1)))
         score = metric.scores(counts[None, :].astype(float), held, read)
         return Guess("the shares of the classes for every example", float(score[0]))
-    is_any = metric.class_index is None
-    always = np.eye(num_classes)[int(shares.argmax()) if metric.class_index is None else metric.class_index]
+    by_share = np.argsort(-shares, kind="stable")
+    if metric.class_index is None:
+        always = {"the largest": by_share[0], "the smallest": by_share[-1]}
+    else:
+        always, others = {"that": metric.class_index}, by_share[by_share != metric.class_index]
+        if len(others):
+            always["the largest other"] = others[0]
+    ways = {f"always {which} class": np.eye(num_classes)[index] for which, index in always.items()}
+    ways |= {"every class equally often": np.full(num_classes, 1 / num_classes), "classes by their shares": shares}
     guesses = []
-    for how, chances in {
-        f"always {'the largest' if is_any else 'that'} class": always,
-        "every class equally often": np.full(num_classes, 1 / num_classes),
-        "classes by their shares": shares,
-    }.items():
+    for how, chances in ways.items():
         score = metric.scores(np.outer(counts, chances).reshape(1, -1), true, guessed)
         guesses.append(Guess(how, float(score[0])))
-    return max(guesses, key=lambda guess: round(guess.score, 9))
+    sign = 1 if metric.mode == "max" else -1
+    return max(guesses, key=lambda guess: sign * round(guess.score, 9))
 
 
 @dataclass(frozen=True)

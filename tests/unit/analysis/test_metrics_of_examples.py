@@ -100,7 +100,8 @@ def test_names_and_words() -> None:
         "F1 of a/b",
     ]
     assert Metric("f1_macro").short == "F1"
-    assert {name for name in NAMES if better(name) == "min"} == {"loss"}
+    assert [better(name) for name in ("loss", "f1_macro", "f1/a/b", "accuracy")] == ["min", "max", "max", "max"]
+    assert [better(name) for name in NAMES] == [Metric.named(name, CLASSES).mode for name in NAMES]
     for wrong in ("f2_macro", "f1/", "f1/other", "f1"):
         with pytest.raises(ValueError, match="unknown metric"):
             Metric.named(wrong, CLASSES)
