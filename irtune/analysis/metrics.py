@@ -138,6 +138,15 @@ class Metric:
     Args:
         name: ``f1_macro``, ``accuracy``, ``loss``, …, or of one class ``f1/clarity``.
         class_index: The index of that class; None for what is over all classes.
+
+    Example:
+        >>> from irtune.analysis.metrics import Metric
+        >>> accuracy = Metric.named("accuracy", ["clarity", "style"])
+        >>> labels, probabilities = np.array([0, 1]), np.array([[0.9, 0.1], [0.6, 0.4]])
+        >>> accuracy.score(labels, accuracy.read(labels, probabilities))
+        0.5
+        >>> Metric.named("f1/style", ["clarity", "style"]).words
+        'F1 of style'
     """
 
     name: str = "f1_macro"

@@ -30,7 +30,16 @@ PHRASES = {
 
 
 class ConfigError(ValueError):
-    """One or more mistakes in a configuration, each with its dotted key and remedy."""
+    """One or more mistakes in a configuration, each with its dotted key and remedy.
+
+    Example:
+        >>> import irtune
+        >>> try:
+        ...     irtune.load_config(irtune.ExperimentConfig, None, {"training.max_step": 100})
+        ... except irtune.ConfigError as error:
+        ...     print(error.mistakes[0].split("?")[0])
+        training.max_step: unknown key: did you mean 'max_steps'
+    """
 
     def __init__(self, source: str, mistakes: Iterable[str]) -> None:
         self.source = source

@@ -278,6 +278,12 @@ class ExperimentConfig(Section):
 
     The settings of its ``method`` lie under what is said explicitly, and those of the schema under both. What was said
     explicitly is what ``model_fields_set`` holds, down to the last section.
+
+    Example:
+        >>> from irtune import ExperimentConfig
+        >>> config = ExperimentConfig(method="lisa", training={"max_steps": 100})
+        >>> config.selection.policy.k, config.strategy, config.baseline().strategy
+        (2, 'lisa', 'all')
     """
 
     name: str = Field(

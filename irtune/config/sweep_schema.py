@@ -191,7 +191,18 @@ class TuneConfig(Section):
 
 
 class SweepConfig(ExperimentConfig):
-    """A search: an experiment, the dimensions along which it varies, and how they are searched."""
+    """A search: an experiment, the dimensions along which it varies, and how they are searched.
+
+    Example:
+        >>> from irtune import SweepConfig
+        >>> config = SweepConfig(
+        ...     selection={"policy": {"name": "top_k", "k": 4}},
+        ...     space={"selection.policy.k": {"type": "int", "low": 2, "high": 8}},
+        ...     tune={"num_trials": 5},
+        ... )
+        >>> config.tune.first_objective
+        ('eval/f1_macro', 'max')
+    """
 
     space: dict[str, Dimension] = Field(min_length=1, description="the dimensions by dotted key: {key: {type: …}, …}")
     tune: TuneConfig = TuneConfig()

@@ -91,6 +91,37 @@ class LayerController:
         indices: ``(L,)`` the blocks' indices in the model, where they are not all of it; records and messages have
             these, all else counts from 0 to L - 1.
         num_in_model: Number of blocks of that model.
+
+    Example:
+        >>> import torch
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> from irtune import LayerController, MemoryTrace
+        >>> from irtune.importance import GradientNorm
+        >>> from irtune.layers import map_parameters
+        >>> from irtune.layers.torch_blocks import TorchBlocks
+        >>> from irtune.selection import TopK
+        >>> sizes = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2, "vocab_size": 16}
+        >>> model = LlamaForCausalLM(LlamaConfig(num_hidden_layers=4, **sizes))
+        >>> optimizer = torch.optim.AdamW(model.parameters())
+        >>> controller = LayerController(
+        ...     TorchBlocks(model, map_parameters(model), optimizer),
+        ...     4,
+        ...     TopK(k=1),
+        ...     GradientNorm(tensors="all"),
+        ...     reselect_every=2,
+        ...     total_steps=3,
+        ...     seed=0,
+        ...     sinks=[MemoryTrace()],
+        ... )
+        >>> ids = torch.arange(8).reshape(2, 4)
+        >>> for step in range(3):
+        ...     controller.before_step(step)
+        ...     optimizer.zero_grad()
+        ...     model(input_ids=ids, labels=ids).loss.backward()
+        ...     controller.after_backward(step)
+        ...     optimizer.step()
+        >>> [(record.step, len(record.active)) for record in controller.trace.records]
+        [(0, 1), (2, 1)]
     """
 
     def __init__(
