@@ -94,7 +94,8 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         >>> model = LlamaForCausalLM(LlamaConfig(num_hidden_layers=4, **sizes))
         >>> data = [{"input_ids": [1, 2, 3], "labels": [1, 2, 3]}] * 8
         >>> choose = IRTuningCallback("top_k", k=2, reselect_every=1)
-        >>> args = TrainingArguments(tempfile.mkdtemp(), max_steps=2, save_strategy="no", report_to="none", use_cpu=True)
+        >>> quiet = {"save_strategy": "no", "report_to": "none"}
+        >>> args = TrainingArguments(tempfile.mkdtemp(), max_steps=2, use_cpu=True, **quiet)
         >>> with contextlib.redirect_stdout(None):
         ...     _ = Trainer(model, args, train_dataset=data, callbacks=[choose]).train()
         >>> choose.trace.active().sum(axis=1)
