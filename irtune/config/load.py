@@ -11,30 +11,13 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from irtune.config.method_settings import with_method
-from irtune.config.mistakes import ConfigError, describe
+from irtune.config.mistakes import ConfigError as ConfigError
+from irtune.config.mistakes import describe
 from irtune.config.schema import VARIANTS, ExperimentConfig
 from irtune.config.sweep_schema import SweepConfig
 from irtune.config.tree import at, flatten, put
 from irtune.methods import METHODS
 from irtune.redaction import public_address
-
-__all__ = [
-    "ConfigError",
-    "apply_overrides",
-    "build",
-    "concise",
-    "dotted_keys",
-    "explicit",
-    "is_sweep",
-    "load",
-    "load_any",
-    "parse_overrides",
-    "read_yaml",
-    "relative_paths",
-    "storage_path",
-    "with_overrides",
-    "without_login",
-]
 
 Config = TypeVar("Config", bound=ExperimentConfig)
 
