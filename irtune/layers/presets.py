@@ -71,10 +71,7 @@ def preset_of(policy: Any) -> Preset:
         )
     if not isinstance(policy, str) or ":" in policy:
         return Preset()
-    if policy not in METHODS:
-        if policy not in POLICIES:
-            known = nearest(policy, {*METHODS, *POLICIES})
-            raise ValueError(f"policy: unknown name {policy!r}: {known}, or your own as package.module:Class")
+    if resolve(policy, {**POLICIES, **METHODS}, key="policy") is not METHODS.get(policy):
         return Preset()
     settings = METHODS[policy].settings
     arguments = {
@@ -119,10 +116,7 @@ def chosen(
     if not isinstance(name, str):
         raise ValueError(f"{key}: {given!r} gives no name; available: {', '.join(sorted(registered))}")
     section |= options
-    try:
-        variant: type[BaseModel] = resolve(name, registered, base)
-    except ValueError as error:
-        raise ValueError(f"{key}: {error}") from error
+    variant: type[BaseModel] = resolve(name, registered, base, key=key)
     known = set(variant.model_fields) - {"name"}
     for option in section:
         if option not in known:

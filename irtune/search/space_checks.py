@@ -16,7 +16,7 @@ from irtune.config.sweep_schema import Choice, Condition, Dimension, SweepConfig
 from irtune.importance.aggregations import rank_alike
 from irtune.methods import METHODS
 from irtune.plugins import nearest
-from irtune.search.samplers import SAMPLERS, build_sampler, sampler_named
+from irtune.search.samplers import doubts_of_sampler, mistakes_of_sampler, sampler_named
 from irtune.search.space import Space, Values, in_order, is_active, num_values, size
 
 NOT_SEARCHABLE = {
@@ -55,7 +55,6 @@ def check_space(config: SweepConfig, num_blocks: int | None = None) -> list[str]
             mistakes += [
                 f"space.{key}.when.{wrong}" for wrong in _mistaken_condition(dimension.when, space, fixed_values)
             ]
-    mistakes += _mistaken_sampler(config)
     asha, max_steps = config.tune.scheduler, config.training.max_steps
     if asha is not None and "training.max_steps" not in space and asha.grace_steps >= max_steps:
         mistakes.append(
@@ -72,6 +71,7 @@ def check_space(config: SweepConfig, num_blocks: int | None = None) -> list[str]
         in_order(space)
     except CycleError as error:
         return [*mistakes, f"space: the conditions go round in a circle: {' -> '.join(error.args[1])}"]
+    mistakes += mistakes_of_sampler(config)
     return mistakes + _misfits(config, None if "model.name" in space else num_blocks)
 
 
@@ -93,7 +93,7 @@ def doubtful(config: SweepConfig) -> list[str]:
         doubts.append(
             f"tune.num_trials: {config.tune.num_trials} of the grid's {num_configurations} configurations are tried"
         )
-    doubts += _doubtful_sampler(config)
+    doubts += doubts_of_sampler(config)
     tree = explicit(config.experiment())
     without_effect: dict[str, set[str]] = {}
     for _, _, values in _cases(space):
@@ -105,44 +105,6 @@ def doubtful(config: SweepConfig) -> list[str]:
     for key, strategies in without_effect.items():
         names = ", ".join(sorted(strategies))
         doubts.append(f"space.{key}: has no effect under {names}; restrict it with when: {{key: {chooser}, …}}")
-    return doubts
-
-
-def _mistaken_sampler(config: SweepConfig) -> list[str]:
-    name, mistakes = config.tune.sampler, []
-    try:
-        sampler = sampler_named(name)
-        if name not in SAMPLERS:
-            build_sampler(config.tune, config.tune.seed)
-    except ValueError as error:
-        return [f"tune.sampler: {str(error).removeprefix('tune.sampler: ')}"]
-    if sampler.tries_all:
-        mistakes += [
-            f"space.{key}: has no end of values for tune.sampler={name}; give it a step, or choices, or another sampler"
-            for key, dimension in config.space.items()
-            if num_values(dimension) is None
-        ]
-    if config.tune.warm_start is not None and not sampler.learns_from_others:
-        others = [other for other, known in SAMPLERS.items() if known.learns_from_others]
-        mistakes.append(
-            f"tune.warm_start: tune.sampler={name} learns nothing from trials that are not its own; use "
-            f"{' or '.join(others)}, or leave it out"
-        )
-    return mistakes
-
-
-def _doubtful_sampler(config: SweepConfig) -> list[str]:
-    name, conditional = config.tune.sampler, [key for key, d in config.space.items() if d.when is not None]
-    sampler, doubts = sampler_named(name), []
-    if conditional and not sampler.models_conditions:
-        doubts.append(
-            f"tune.sampler: {name} draws dimensions that do not exist in every trial at random "
-            f"({', '.join(conditional)}); tpe learns about them too"
-        )
-    if config.tune.constraints and not sampler.heeds_constraints:
-        doubts.append(
-            f"tune.constraints: {name} does not keep away from what breaks them; such trials run, and are marked"
-        )
     return doubts
 
 

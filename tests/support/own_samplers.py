@@ -18,6 +18,15 @@ def from_a_function(seed: int) -> BaseSampler:
     return Lowest(seed=seed)
 
 
+class OneObjective(RandomSampler):
+    """Refuses what it cannot do only when it is asked, as Optuna's CMA-ES does."""
+
+    def sample_relative(self, study: Any, trial: Any, search_space: Any) -> Any:
+        if len(study.directions) > 1:
+            raise ValueError("one objective only")
+        return super().sample_relative(study, trial, search_space)
+
+
 def nothing(seed: int) -> None:
     return None
 

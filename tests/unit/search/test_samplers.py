@@ -49,6 +49,14 @@ def test_what_cannot_be_made_is_found_before_a_sweep(name, told):
         build_sampler(TuneConfig(sampler=name), 0)
 
 
+def test_what_it_refuses_when_it_is_asked_is_found_before_a_sweep():
+    one, two = {"metric": "eval/f1_macro"}, {"metrics": [{"eval/f1_macro": "max"}, {"cost/step_flops": "min"}]}
+    assert check_space(sweep(sampler="own_samplers:OneObjective", **one)) == []
+    (mistake,) = check_space(sweep(sampler="own_samplers:OneObjective", **two))
+    assert mistake.startswith("tune.sampler: own_samplers:OneObjective ")
+    assert "one objective only" in mistake
+
+
 @pytest.mark.parametrize("name", ["own_samplers:Lowest", "own_samplers:from_a_function"])
 def test_a_sampler_from_outside_goes_on_with_a_study(name, tmp_path):
     config = sweep(sampler=name, warm_start="x", constraints={"cost/peak_memory_bytes": {"max": 8e9}})
