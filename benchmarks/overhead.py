@@ -30,7 +30,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from irtune.config.load import explicit, load
 from irtune.config.schema import ExperimentConfig
-from irtune.config.sweep import SweepConfig
+from irtune.config.sweep_schema import SweepConfig
 from irtune.search.source import TrialSpec
 from irtune.studies.provenance import environment
 from irtune.training.record import RecordReader

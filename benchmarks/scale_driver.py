@@ -14,7 +14,7 @@ from ray.tune.experiment import Trial
 from rich.console import Console
 
 from irtune.config.load import dotted_keys, explicit, load
-from irtune.config.sweep import SweepConfig
+from irtune.config.sweep_schema import SweepConfig
 from irtune.search.optuna_source import STUDY, OptunaSource, open_study
 from irtune.search.source import BASELINE_SPEC, ListSource, Together
 from irtune.search.stopping import build_scheduler

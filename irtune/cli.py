@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from irtune.config.load import load, load_any, parse_overrides
-from irtune.config.sweep import SweepConfig
+from irtune.config.sweep_schema import SweepConfig
 from irtune.redaction import raised_publicly, redact
 
 QUICKSTART = "search_spaces/quickstart.yaml"

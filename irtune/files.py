@@ -5,10 +5,12 @@ import json
 import logging
 import math
 import os
+import shutil
 import stat
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -32,8 +34,34 @@ MOST_BYTES = 64 * 2**20
 logger = logging.getLogger(__name__)
 
 
+@contextmanager
+def appearing(target: Path) -> Iterator[Path]:
+    """A path at which to write a file or fill a folder, which takes the place of ``target`` once that went well.
+
+    Nobody sees a part of it. What a killed process left at that path is deleted first, so one at a time may write.
+
+    Args:
+        target: A file may be there before, a folder may not. The folder that it lies in is made if absent.
+    """
+    partial = target.with_name(f".{target.name}.partial")
+    _delete(partial)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield partial
+        partial.replace(target)
+    finally:
+        _delete(partial)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def write_whole(file: Path, text: str, *, durable: bool = True) -> None:
-    """Put a file in place of what was there; who reads it sees the old one or the new one, never a part.
+    """Put a text file in place of what was there, also beside others that write it; as whole as by ``appearing``.
 
     Args:
         file: Its folder is made if absent.

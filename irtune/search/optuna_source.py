@@ -13,7 +13,7 @@ import optuna
 from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from irtune.config.sweep import TuneConfig
+from irtune.config.sweep_schema import TuneConfig
 from irtune.search.journal import StudyStorage
 from irtune.search.objectives import excesses, in_words, measured, result_of
 from irtune.search.samplers import build_sampler

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
-from irtune.config.schema import BASELINE
+from irtune.analysis.trials import BASELINE
 from irtune.search.space import Values
 
 BASELINE_OVERRIDES: Values = {"method": None, "selection.policy.name": BASELINE}

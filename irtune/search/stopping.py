@@ -9,7 +9,8 @@ from typing import Any
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from irtune.config.sweep import AshaConfig
+from irtune.analysis.metrics import Mode
+from irtune.config.sweep_schema import AshaConfig
 from irtune.search.source import TrialSpec
 
 TIME_ATTR = "step"
@@ -98,7 +99,7 @@ class Asha(InOrder):
         (``AsyncHyperBandScheduler``). That sorts all scores of a rung anew for each trial; here they stay sorted.
     """
 
-    def __init__(self, config: AshaConfig, max_steps: int, metric: str, mode: str) -> None:
+    def __init__(self, config: AshaConfig, max_steps: int, metric: str, mode: Mode) -> None:
         super().__init__()
         grace_steps = min(config.grace_steps, max_steps)
         num_rungs = int(math.log(max_steps / grace_steps) / math.log(config.reduction_factor) + 1)
@@ -144,7 +145,7 @@ class Asha(InOrder):
         return not is_below
 
 
-def build_scheduler(config: AshaConfig | None, *, max_steps: int, metric: str, mode: str) -> TrialScheduler:
+def build_scheduler(config: AshaConfig | None, *, max_steps: int, metric: str, mode: Mode) -> TrialScheduler:
     """What decides about stopping trials early.
 
     Args:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from irtune.analysis.pareto import pareto_front
 from irtune.analysis.trials import TrialRow, best_first
-from irtune.config.sweep import SweepConfig
+from irtune.config.sweep_schema import SweepConfig
 from irtune.files import once_there_is_room
 from irtune.studies.trial_record import TrialRecord
 from irtune.tracking.run_record import RunRecord

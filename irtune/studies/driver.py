@@ -16,7 +16,7 @@ from rich.console import Console
 
 from irtune.analysis.trials import TrialRow
 from irtune.config.load import explicit
-from irtune.config.sweep import SweepConfig
+from irtune.config.sweep_schema import SweepConfig
 from irtune.search.source import BASELINE_SPEC, Outcome, TrialSource, TrialSpec
 from irtune.search.stopping import Asha, build_scheduler
 from irtune.studies.artifacts import keep_trace

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import optuna
 
 from irtune.analysis.trials import TrialRow, best_first, chosen
-from irtune.config.sweep import FinalistsConfig, SweepConfig
+from irtune.config.sweep_schema import FinalistsConfig, SweepConfig
 from irtune.search.optuna_source import ended_trials
 from irtune.search.source import BASELINE_OVERRIDES, BASELINE_TRIAL, MATCHED, TrialSpec
 from irtune.studies.matched import matched_overrides

@@ -11,7 +11,7 @@ import optuna
 from irtune.analysis.trials import TrialRow, baseline_for, beside_selection, chosen
 from irtune.config.load import dotted_keys, with_overrides
 from irtune.config.schema import ExperimentConfig
-from irtune.config.sweep import SweepConfig
+from irtune.config.sweep_schema import SweepConfig
 from irtune.methods import METHODS
 from irtune.search.optuna_source import ended_trials
 from irtune.search.source import BASELINE_OVERRIDES, MATCHED, TrialSpec

@@ -16,8 +16,8 @@ from rich.console import Console
 from irtune.analysis.tables import duration, operations
 from irtune.config.load import ConfigError, storage_path, with_overrides, without_login
 from irtune.config.schema import EngineConfig, ExperimentConfig
-from irtune.config.sweep import SweepConfig
-from irtune.data.base import Split
+from irtune.config.sweep_schema import SweepConfig
+from irtune.data.dataset import Split
 from irtune.files import write_json
 from irtune.redaction import public_address, redacted
 from irtune.search.optuna_source import num_searched

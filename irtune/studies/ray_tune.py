@@ -9,7 +9,7 @@ from ray import tune
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from irtune.config.sweep import SweepConfig
+from irtune.config.sweep_schema import SweepConfig
 from irtune.search.source import Outcome, TrialSource, TrialSpec
 from irtune.search.stopping import TIME_ATTR
 from irtune.studies.trial_table import TrialTable

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from rich.console import Console
 
 from irtune.config.load import ConfigError, dotted_keys, storage_path
-from irtune.config.sweep import SweepConfig
+from irtune.config.sweep_schema import SweepConfig
 from irtune.files import once_there_is_room, read_json, write_json
 from irtune.redaction import redacted
 from irtune.tracking.ownership import why_not_own

@@ -6,9 +6,9 @@ from typing import Any
 
 from rich.console import Console
 
+from irtune.analysis.trials import BASELINE
 from irtune.config.load import without_login
-from irtune.config.schema import BASELINE
-from irtune.config.sweep import SweepConfig
+from irtune.config.sweep_schema import SweepConfig
 from irtune.redaction import public_address
 from irtune.search.optuna_source import STUDY, OptunaSource, open_study, requeue_interrupted
 from irtune.search.source import BASELINE_SPEC, ListSource, Outcome, Together, TrialSpec

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from irtune.analysis.metrics import MACRO_F1, Metric
-from irtune.analysis.trials import Status, TrialRow
+from irtune.analysis.trials import BASELINE, Status, TrialRow
 from irtune.config.load import dotted_keys
-from irtune.config.schema import BASELINE, ExperimentConfig
-from irtune.config.sweep import Constraint, TuneConfig
+from irtune.config.schema import ExperimentConfig
+from irtune.config.sweep_schema import Constraint, TuneConfig
 from irtune.search import objectives
-from irtune.selection.base import resolve_count
+from irtune.selection.policy import resolve_count
 from irtune.training.run import PREDICTIONS
 
 _SUMMED = ("cost/step_s", "cost/step_flops", "cost/active_blocks", "cost/lowest_active_block")

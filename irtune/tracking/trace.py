@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from irtune.importance.base import NEVER
+from irtune.importance.signal import NEVER
 from irtune.training.record import Record, RecordReader
 
 

@@ -15,8 +15,8 @@ from transformers import set_seed
 
 from irtune.config.load import dotted_keys
 from irtune.config.schema import ExperimentConfig
-from irtune.data.base import LabelledDataset, Split
 from irtune.data.batches import share_hash
+from irtune.data.dataset import LabelledDataset, Split
 from irtune.data.encode import encode_once
 from irtune.files import once_there_is_room
 from irtune.layers import LayerController, SelectionRecord, map_parameters
@@ -28,8 +28,8 @@ from irtune.training.checkpoint import load_weights, save_adapter
 from irtune.training.class_weights import weights_of_classes
 from irtune.training.cost import CostModel, PeakMemory, release_memory
 from irtune.training.distributed import ensure_process_group, select_accelerator
+from irtune.training.evaluation import check_metric, classification_metrics
 from irtune.training.loop import CHECKPOINTS, Loop, Totals
-from irtune.training.metrics import check_metric, classification_metrics
 from irtune.training.model import (
     QuietLoading,
     enable_gradient_checkpointing,

@@ -6,7 +6,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from irtune.config.sweep import SweepConfig
+from irtune.config.sweep_schema import SweepConfig
 from irtune.workers.cluster import HEAD_NODE
 from irtune.workers.pool import Pool
 from irtune.workers.worker import TrialSetup, train_rank

@@ -11,7 +11,7 @@ from ray.util.placement_group import get_current_placement_group
 
 from irtune.config.load import build, with_overrides
 from irtune.config.schema import ExperimentConfig
-from irtune.data.base import LabelledDataset
+from irtune.data.dataset import LabelledDataset
 from irtune.redaction import raised_publicly
 from irtune.training.record import RecordWriter
 from irtune.training.recorder import NoRecorder, Recorder, Report

@@ -16,8 +16,8 @@ from transformers import CanineConfig, CanineForSequenceClassification, CanineTo
 from irtune.config.load import load
 from irtune.config.schema import ExperimentConfig, ModelConfig
 from irtune.training import loop
+from irtune.training.evaluation import classification_metrics
 from irtune.training.loop import weights_of
-from irtune.training.metrics import classification_metrics
 from irtune.training.model import materialize
 from irtune.training.record import RecordReader, RecordWriter, result_of
 from irtune.training.run import run

@@ -11,7 +11,7 @@ from ray import tune
 from searching import searcher_of
 
 from irtune.config.load import build
-from irtune.config.sweep import SweepConfig
+from irtune.config.sweep_schema import SweepConfig
 from irtune.search.optuna_source import open_study
 from irtune.search.source import BASELINE_OVERRIDES
 from irtune.search.space_checks import check_space

@@ -8,7 +8,7 @@ import ray
 from ray import tune
 
 from irtune.config.load import explicit, load
-from irtune.config.sweep import SweepConfig
+from irtune.config.sweep_schema import SweepConfig
 from irtune.search.source import TrialSpec
 from irtune.training.record import result_of
 from irtune.workers.execution import Execution

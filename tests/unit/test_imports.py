@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ ALLOWED = {
     "importance": {"plugins"},
     "selection": {"plugins", "importance"},
     "layers": {"plugins", "methods", "importance", "selection"},
-    "data": {"plugins", "redaction"},
+    "data": {"plugins", "files", "redaction"},
     "config": SCIENCE,
     "training": SCIENCE | {"config"},
     "tracking": SCIENCE | {"config", "training"},
@@ -92,6 +93,11 @@ def test_every_room_has_its_place():
     assert {room for room in ALLOWED if (PACKAGE / room).is_dir() or (PACKAGE / f"{room}.py").is_file()} == set(ALLOWED)
 
 
+def test_no_two_modules_have_one_name():
+    names = Counter(file.name for file in PACKAGE.rglob("*.py") if file.name != "__init__.py")
+    assert [name for name, count in names.items() if count > 1] == []
+
+
 def test_rooms_import_one_way():
     upwards = [
         f"{file} imports {name}"
@@ -122,13 +128,13 @@ def test_what_rooms_import_is_seen(tmp_path):
     ]
     file.write_text("\n".join(lines))
     assert set(imports(file, "irtune.selection.all_blocks", is_package=False)) == {
-        "irtune.selection.base",
+        "irtune.selection.policy",
         "irtune.search.space",
         "ray.tune",
         "irtune.cli",
     }
     file.write_text("from .base import x")
-    assert list(imports(file, "irtune.selection", is_package=True)) == ["irtune.selection.base.x"]
+    assert list(imports(file, "irtune.selection", is_package=True)) == ["irtune.selection.policy.x"]
 
 
 def test_libraries_are_known_in_their_rooms_only():

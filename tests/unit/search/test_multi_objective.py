@@ -8,7 +8,7 @@ import pytest
 from optuna.trial import TrialState
 from searching import is_baseline, searcher_of
 
-from irtune.config.sweep import Dimension, TuneConfig
+from irtune.config.sweep_schema import Dimension, TuneConfig
 from irtune.search.optuna_source import ended_trials, open_study, requeue_interrupted
 
 F1, FLOPS, MEMORY = "eval/f1_macro", "cost/step_flops", "cost/peak_memory_bytes"

@@ -13,7 +13,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from searching import is_baseline, searcher_of
 
-from irtune.config.sweep import Dimension, TuneConfig
+from irtune.config.sweep_schema import Dimension, TuneConfig
 from irtune.search.optuna_source import OptunaSource, ended_trials, open_study, requeue_interrupted
 from irtune.search.source import BASELINE_SPEC
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from ray.tune.schedulers import ASHAScheduler
 
-from irtune.config.sweep import AshaConfig
+from irtune.config.sweep_schema import AshaConfig
 from irtune.search.source import TrialSpec
 from irtune.search.stopping import build_scheduler
 

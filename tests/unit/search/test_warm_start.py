@@ -8,7 +8,7 @@ import pytest
 from optuna.trial import TrialState
 from searching import is_baseline, searcher_of
 
-from irtune.config.sweep import Dimension, TuneConfig
+from irtune.config.sweep_schema import Dimension, TuneConfig
 from irtune.search.optuna_source import EARLIER, ended_trials, open_study, requeue_interrupted
 from irtune.search.warm_start import earlier_trials, warm_start
 

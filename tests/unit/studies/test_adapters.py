@@ -9,7 +9,7 @@ import pytest
 from stores import stored_runs
 
 from irtune.config.load import ConfigError, load, with_overrides
-from irtune.config.sweep import SweepConfig
+from irtune.config.sweep_schema import SweepConfig
 from irtune.studies.adapters import Adapters
 from irtune.studies.trial_record import TrialRecord
 from irtune.tracking.mlflow_tracker import MlflowTracker

@@ -6,7 +6,7 @@ from optuna.trial import TrialState, create_trial
 
 from irtune.analysis.trials import TrialRow
 from irtune.config.load import build
-from irtune.config.sweep import SweepConfig
+from irtune.config.sweep_schema import SweepConfig
 from irtune.search.optuna_source import open_study
 from irtune.search.source import ListSource, Outcome
 from irtune.search.space_checks import check_space

@@ -7,7 +7,7 @@ import pytest
 
 from irtune.analysis.trials import TrialRow, beside_selection
 from irtune.config.load import build, dotted_keys, with_overrides
-from irtune.config.sweep import SweepConfig
+from irtune.config.sweep_schema import SweepConfig
 from irtune.methods import METHODS
 from irtune.search.source import BASELINE_OVERRIDES, BASELINE_SPEC, TrialSpec
 from irtune.studies.matched import matched_baseline, matched_overrides, may_differ

@@ -8,7 +8,7 @@ from servers import free_ports
 
 from irtune.cli import main
 from irtune.config.load import ConfigError, build
-from irtune.config.sweep import SweepConfig
+from irtune.config.sweep_schema import SweepConfig
 from irtune.files import read_json
 from irtune.studies.plan import PLAN, Plan, plan_sweep, predict
 from irtune.studies.preflight import Sweep, prepare

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from irtune.config.load import ConfigError, build
-from irtune.config.sweep import SweepConfig
+from irtune.config.sweep_schema import SweepConfig
 from irtune.studies.resume import IDENTITY, new_folder, resume_command, sweep_to_resume, write_identity
 
 DATA = "5f3c"

@@ -9,7 +9,7 @@ import pytest
 
 from irtune.config.load import build
 from irtune.config.schema import ExperimentConfig
-from irtune.config.sweep import TuneConfig
+from irtune.config.sweep_schema import TuneConfig
 from irtune.studies.trial_record import TrialRecord, config_hash, trial_name
 from irtune.training.record import RecordReader, RecordWriter
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from irtune.config.load import explicit, load
-from irtune.config.sweep import SweepConfig
+from irtune.config.sweep_schema import SweepConfig
 from irtune.search.source import TrialSpec
 from irtune.studies import trial_table
 from irtune.studies.ray_tune import TableCallback

@@ -132,8 +132,10 @@ class TuneConfig(Section):
         description="several objectives instead of metric and mode; best is by the first: [{eval/f1_macro: max}, …]",
     )
     constraints: dict[str, Constraint] = Field({}, description="bounds by metric: {cost/peak_memory_bytes: {max: 8e9}}")
-    sampler: Literal["tpe", "gp", "nsga2", "random", "grid"] = Field(
-        "tpe", description="grid tries every configuration once, in random order"
+    sampler: str = Field(
+        "tpe",
+        description="tpe, gp, nsga2, random, grid (every configuration once, in random order), or your own as "
+        "package.module:Attr, which is called with seed=… and gives an Optuna sampler",
     )
     num_startup_trials: int = Field(5, ge=0, description="random trials before tpe or gp models the space")
     seed: int = Field(0, ge=0, description="of the sampler; trials train with the top-level seed")
@@ -206,7 +208,18 @@ class TuneConfig(Section):
 
 
 class SweepConfig(ExperimentConfig):
-    """A search: an experiment, the dimensions along which it varies, and how they are searched."""
+    """A search: an experiment, the dimensions along which it varies, and how they are searched.
+
+    Example:
+        >>> from irtune import SweepConfig
+        >>> config = SweepConfig(
+        ...     selection={"policy": {"name": "top_k", "k": 4}},
+        ...     space={"selection.policy.k": {"type": "int", "low": 2, "high": 8}},
+        ...     tune={"num_trials": 5},
+        ... )
+        >>> config.tune.first_objective
+        ('eval/f1_macro', 'max')
+    """
 
     space: dict[str, Dimension] = Field(min_length=1, description="the dimensions by dotted key: {key: {type: …}, …}")
     tune: TuneConfig = TuneConfig()
