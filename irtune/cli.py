@@ -106,7 +106,7 @@ def _sweep(options: argparse.Namespace, console: Console) -> int:
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         if options.plan:
-            from irtune.studies.plan import plan_sweep
+            from irtune.studies.sweep import plan_sweep
 
             plan_sweep(config, str(file), console, options.resume, rehearsal).show(console)
             # So that Python does not spend seconds on looking through torch's objects once more as it ends.

@@ -25,8 +25,7 @@ from irtune.files import once_there_is_room, read_json
 from irtune.redaction import public_address, redact, redacted
 from irtune.search.optuna_source import STUDY
 from irtune.studies.artifacts import HEAT_MAP
-from irtune.studies.comparison import Row, actual, side_by_side, table
-from irtune.studies.plan import PLAN, Plan
+from irtune.studies.plan import PLAN, Plan, Row, actual, side_by_side, table
 from irtune.studies.preflight import Sweep
 from irtune.studies.provenance import environment
 from irtune.studies.trial_record import TrialRecord

@@ -1,13 +1,15 @@
 """A sweep from file to answer: checks, the phases of its trials, and what is concluded from them."""
 
 import contextlib
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from irtune.analysis.trials import BASELINE
-from irtune.config.load import without_login
+from irtune.config.load import ConfigError, storage_path, without_login
 from irtune.config.sweep_schema import SweepConfig
 from irtune.redaction import public_address
 from irtune.search.optuna_source import STUDY, OptunaSource, open_study, requeue_interrupted
@@ -17,13 +19,14 @@ from irtune.studies.conclusion import Conclusion, conclude
 from irtune.studies.driver import DRAIN_S, Driver, Phase, on_ray
 from irtune.studies.finalists import choose_repeats
 from irtune.studies.matched import matched_baseline, may_differ
-from irtune.studies.plan import PLAN, num_beside, predict, refuse_what_fails, trials_at_once
+from irtune.studies.plan import PLAN, Plan, make_plan, num_beside, predict
 from irtune.studies.preflight import Sweep, prepare
 from irtune.studies.resume import Resume, new_folder, sweep_to_resume, write_identity
+from irtune.tracking.address import requires_server
 from irtune.tracking.heartbeat import Heartbeat, is_live
 from irtune.tracking.left_behind import close_dead
 from irtune.tracking.outbox import write_address
-from irtune.training.rehearsal import Rehearsal
+from irtune.training.rehearsal import Rehearsal, RehearsalError
 from irtune.workers import cluster
 from irtune.workers.node_watch import NodeWatch
 from irtune.workers.storage_check import check_shared_storage
@@ -75,6 +78,42 @@ def run_sweep(config: SweepConfig, source: str, console: Console, resume: Resume
             return _search(sweep, at_once, watch, console)
 
 
+def plan_sweep(config: SweepConfig, source: str, console: Console, resume: Resume, rehearsal: Rehearsal) -> Plan:
+    """Check a sweep as ``run_sweep`` does, and say what that would do; nothing is started, and nothing written.
+
+    Only a model that is not in the cache yet is put there.
+
+    Args:
+        config: The sweep.
+        source: The file it came from, for messages.
+        console: Where notes are shown.
+        resume: Whether to go on with an earlier sweep of the same name.
+        rehearsal: Of its experiment.
+
+    Raises:
+        ConfigError: If settings are wrong, the cluster can never run a trial, or what is to be resumed is another
+            sweep.
+        DataError: If rows cannot be used.
+        TrackingError: If MLflow cannot be reached.
+    """
+    config = cluster.with_absolute_paths(config)
+    ready = prepare(config, source, makes_store=False)
+    config = without_login(config)
+    for doubt in ready.doubts:
+        console.print(f"note: {source}: {doubt}", highlight=False, soft_wrap=True, markup=False)
+    # Without a terminal nobody is asked; what would be gone on with is only said.
+    told = Console(file=console.file, width=console.width, force_terminal=False)
+    fingerprint = ready.dataset.fingerprint()
+    folder = sweep_to_resume(config, fingerprint, resume, source=source, console=told, is_live=is_live)
+    ready.check_away(config.tracking, is_new=folder is None)
+    folder = folder or storage_path(config) / f"{config.name}-<date>-<time>"
+    sweep = Sweep(folder.name, folder, config, ready, source)
+    at_once = trials_at_once(sweep, cluster.future_nodes())
+    refuse_what_fails(rehearsal, source)
+    with tempfile.TemporaryDirectory(prefix="irtune-plan-") as encoded:
+        return make_plan(sweep, ready.inputs.keep(config, Path(encoded)), rehearsal, at_once)
+
+
 def _search(sweep: Sweep, at_once: int, watch: NodeWatch, console: Console) -> Conclusion:
     with Driver(sweep, at_once, watch, console) as driver:
         is_complete = driver.run(_phases(sweep, driver.known_end))
@@ -109,6 +148,25 @@ def _say(console: Console, text: str) -> None:
     console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
+def trials_at_once(sweep: Sweep, nodes: Sequence[cluster.Node]) -> int:
+    """How many trials run at a time.
+
+    Raises:
+        ConfigError: If none fits onto the nodes, or MLflow's store is a file and there are several nodes.
+    """
+    config, uri = sweep.config, sweep.ready.tracking_uri
+    fits = cluster.concurrency(config.engine, nodes)
+    if len(nodes) > 1 and requires_server(uri):
+        raise ConfigError(
+            sweep.source,
+            [
+                f"tracking.uri: {public_address(uri)} is a file, and the cluster has {len(nodes)} nodes; start `mlflow "
+                "server` and set MLFLOW_TRACKING_URI to its address"
+            ],
+        )
+    return min(fits, config.tune.max_concurrent_trials or fits, config.tune.num_trials + 1)
+
+
 def _checked_trials_at_once(sweep: Sweep) -> int:
     nodes = cluster.alive_nodes()
     at_once = trials_at_once(sweep, nodes)
@@ -116,6 +174,20 @@ def _checked_trials_at_once(sweep: Sweep) -> int:
         workers = [node for node in nodes if node.is_head or node.room(sweep.config.engine)]
         check_shared_storage(sweep.folder, workers)
     return at_once
+
+
+def refuse_what_fails(rehearsal: Rehearsal, source: str) -> None:
+    """Stop before anything starts if the steps that were tried failed in a way in which every trial would.
+
+    Raises:
+        ConfigError: With what was raised.
+    """
+    try:
+        rehearsal.pace()
+    except RehearsalError as error:
+        if error.is_of_trials:
+            told = "the experiment failed when its first steps were tried, and so would every trial"
+            raise ConfigError(source, [f"{told}: {error}"]) from error
 
 
 def _announce(sweep: Sweep, console: Console) -> None:

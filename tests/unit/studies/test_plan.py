@@ -10,9 +10,10 @@ from irtune.cli import main
 from irtune.config.load import ConfigError, build
 from irtune.config.sweep_schema import SweepConfig
 from irtune.files import read_json
-from irtune.studies.plan import PLAN, Plan, plan_sweep, predict
+from irtune.studies.plan import PLAN, Plan, predict
 from irtune.studies.preflight import Sweep, prepare
 from irtune.studies.resume import write_identity
+from irtune.studies.sweep import plan_sweep
 from irtune.tracking.connection import TrackingAwayError
 from irtune.training import distributed
 from irtune.training import rehearsal as rehearsing

@@ -7,8 +7,7 @@ from rich.console import Console
 
 from irtune.config.load import build
 from irtune.config.schema import ExperimentConfig
-from irtune.studies.comparison import actual, side_by_side, table
-from irtune.studies.plan import Plan
+from irtune.studies.plan import Plan, actual, side_by_side, table
 from irtune.studies.trial_record import TrialRecord
 from irtune.tracking.run_record import DRIVER_RECORD, Ended, RunRecord
 
