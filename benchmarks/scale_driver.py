@@ -81,7 +81,7 @@ class Driver:
         metric, mode = config.stops_by
         self.scheduler = build_scheduler(config.tune.scheduler, max_steps=STEPS, metric=metric, mode=mode)
         tracker: Any = MlflowTracker(uri, "irtune") if with_mlflow else _Nowhere()
-        self.uploader = Uploader(tracker, lambda *new: self.table.take(*new), lambda key: self.table.take_last(key))
+        self.uploader = Uploader(tracker)
         self.table = TrialTable(sweep, self.setup, self.uploader)
         self.callback = TableCallback(self.table, lambda trial: None, lambda: None)
         self.progress = SweepProgress(Console(file=StringIO()), num_trials + 1, STEPS, config.tune)
@@ -140,6 +140,7 @@ class Driver:
             self.scheduler.on_trial_complete(self.controller, trial, trial.last_result)
             self.callback.on_trial_complete(0, [], trial)
             self.table.wait()
+            self.table.read()
             self.progress.update(self.table.records.values())
         # What Tune's own objects hold is Tune's.
         trial.config = trial.last_result = None

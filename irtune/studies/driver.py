@@ -103,9 +103,7 @@ class Driver:
         self._setup = TrialSetup(explicit(config.experiment()), sweep.folder, ray.put(ready.dataset))
         self._execution = Execution(config, self._setup, at_once)
         self.tracker = MlflowTracker(ready.tracking_uri, config.tracking.experiment, may_be_away=ready.away is not None)
-        self.uploader = Uploader(
-            self.tracker, lambda key, records: self.table.take(key, records), lambda key: self.table.take_last(key)
-        )
+        self.uploader = Uploader(self.tracker)
         self.table = TrialTable(sweep, self._setup, self.uploader)
         self._callback = TableCallback(self.table, self._execution.forget, _raise_at(config.tune.time_budget_s))
 
@@ -143,7 +141,9 @@ class Driver:
             ray.shutdown()
             for record in stopped:
                 keep_trace(record)
-        self._settle()
+        self.table.wait()
+        self.table.read()
+        self.uploader.drain(DRAIN_S)
         return is_complete
 
     def known_end(self, spec: TrialSpec) -> Outcome | None:
@@ -151,8 +151,7 @@ class Driver:
         return known_end(spec, self._setup)
 
     def _run(self, phase: Phase, later: Sequence[Phase]) -> bool:
-        # All that was measured is to be known; MLflow may hear of it later.
-        self.uploader.drain(0.0)
+        self.table.read()
         config, before = self._sweep.config, len(self.table.records)
         source = phase.source(self.table.rows())
         metric, mode = config.stops_by
@@ -171,20 +170,16 @@ class Driver:
         config, records = self._sweep.config, self.table.records
         steps_before = sum(record.step for record in records.values())
         with SweepProgress(self._console, planned, most_steps(config), config.tune, steps_before) as progress:
-            ticker = Ticker(lambda: progress.update(records.values()))
+
+            def look() -> None:
+                self.table.read()
+                progress.update(records.values())
+
+            ticker = Ticker(look)
             try:
                 tuner.fit()
             finally:
                 ticker.stop()
-
-    def _settle(self) -> None:
-        """Return when everything that was measured is known."""
-        self.table.wait()
-        self.uploader.drain(DRAIN_S)
-        # A trial may have ended so late that nobody has looked at what it measured last.
-        for record in self.table.records.values():
-            if not record.is_settled and record.status == "finished":
-                self.table.take_last(record.trial_id)
 
     def _say_time_is_up(self, stopped: Sequence[TrialRecord]) -> None:
         running = ", ".join(f"{one.trial_id} ({one.name}) at step {one.step}" for one in stopped) or "none"

@@ -1,5 +1,7 @@
 """The trials of a study: what each is and how far it is, told to MLflow as they begin and end."""
 
+import logging
+import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,8 +15,10 @@ from irtune.studies.provenance import git_commit
 from irtune.studies.trial_record import TrialRecord, config_hash, trial_name
 from irtune.tracking.run_record import RunRecord, RunStatus
 from irtune.tracking.uploader import Uploader
-from irtune.training.record import Record, RecordReader
+from irtune.training.record import RecordReader
 from irtune.workers.worker import TrialSetup
+
+logger = logging.getLogger(__name__)
 
 _RUN_STATUS: Mapping[Status, RunStatus] = {
     "finished": "FINISHED",
@@ -39,6 +43,8 @@ class TrialTable:
         self.uploader = uploader
         self.records: dict[str, TrialRecord] = {}
         self.adapters = Adapters(sweep.config)
+        self._readers: dict[str, RecordReader] = {}
+        self._reading = threading.Lock()
         self._commit = git_commit()
         self._ends = ThreadPoolExecutor(1, thread_name_prefix="irtune-ends")
 
@@ -46,23 +52,29 @@ class TrialTable:
         """The trials as the analysis reads them."""
         return [record.row(self.sweep.config.tune, self.sweep.metric) for record in self.records.values()]
 
-    def take(self, key: str, measured: list[Record]) -> None:
-        """New measurements of a trial, from a thread of the uploader's."""
-        record = self.records.get(key.rpartition("/")[2])
-        if record is not None:
-            record.take(measured)
-
-    def take_last(self, key: str) -> None:
-        """All measurements of a trial that ended were taken."""
-        record = self.records.get(key.rpartition("/")[2])
-        if record is not None:
-            record.settle()
-            self.adapters.take(record)
+    def read(self) -> None:
+        """Take what trials have measured since the last look, and settle those that are over; from any thread."""
+        with self._reading:
+            for name, reader in list(self._readers.items()):
+                record = self.records[name]
+                # Looked at first: a trial that is over writes no more.
+                is_over = record.status is not None
+                try:
+                    record.take(reader.poll())
+                # A network file system that stumbles must not end the whole sweep.
+                except Exception:
+                    logger.exception("%s: what it measured cannot be read", name)
+                    continue
+                if is_over:
+                    del self._readers[name]
+                    record.settle()
+                    self.adapters.take(record)
 
     def open(self, spec: TrialSpec) -> None:
         """A trial begins; one that is tried again goes on in the same run."""
         if spec.name not in self.records:
             self._follow(self._enter(spec))
+            self._readers[spec.name] = RecordReader(self.records[spec.name].folder)
 
     def end(self, name: str, status: Status, error: str | None = None) -> None:
         """A trial is over."""

@@ -1,7 +1,4 @@
-"""The driver's thread that follows what every trial measures and sends it on to MLflow, whatever the network does.
-
-A second thread only reads, so that what a person sees of the sweep never waits for an upload or an absent server.
-"""
+"""The driver's thread that follows what every trial measures and sends it on to MLflow, whatever the network does."""
 
 import logging
 import threading
@@ -27,28 +24,25 @@ _ROOM_S = 30.0
 
 @dataclass
 class _Run:
-    """A run, whose measurements are read twice, so that an outage delays what is sent but not what is shown.
+    """A run on its way.
 
     Args:
         record: What the driver knows of it.
         start: What to open it with; None once it is open.
         end: How it ended, once that is known.
         is_new: MLflow cannot have it yet.
-        is_shown: All that it measured is shown, and no more will come.
     """
 
     record: RunRecord
     start: Opened | None
     end: Ended | None = None
     is_new: bool = False
-    is_shown: bool = False
     run_id: str = ""
     in_hand: list[Record] = field(default_factory=list)
-    num_shown: int = 0
     num_sent: int = 0
 
     def __post_init__(self) -> None:
-        self.shown, self.unsent = (RecordReader(self.record.folder) for _ in range(2))
+        self.unsent = RecordReader(self.record.folder)
 
     def next_records(self) -> list[Record]:
         """The records to send next: those that did not get through, else new ones."""
@@ -57,7 +51,7 @@ class _Run:
 
     def num_unsent(self) -> int:
         """Records that MLflow lacks; the run's end counts as one."""
-        return max(0, self.num_shown - self.num_sent) + (self.end is not None)
+        return len(self.in_hand) + self.unsent.num_left() + (self.end is not None)
 
 
 class Uploader(threading.Thread):
@@ -69,26 +63,15 @@ class Uploader(threading.Thread):
 
     Args:
         tracker: Where to send; from now on only this thread should send and finish.
-        on_records: Told a trial's key and its new records, once each, from a thread of the uploader's.
-        on_last: Told the key of a trial that ended, once all of its records were shown, from the same thread.
         interval_s: Seconds between two looks at what is new.
     """
 
-    def __init__(
-        self,
-        tracker: MlflowTracker,
-        on_records: Callable[[str, list[Record]], None] | None = None,
-        on_last: Callable[[str], None] | None = None,
-        interval_s: float = 1.0,
-    ) -> None:
+    def __init__(self, tracker: MlflowTracker, interval_s: float = 1.0) -> None:
         super().__init__(name="irtune-uploader", daemon=True)
         self._tracker = tracker
-        self._on_records = on_records
-        self._on_last = on_last
         self._interval_s = interval_s
         self._runs: dict[str, _Run] = {}
         self._changed = threading.Condition()
-        self._showing = threading.Lock()
         self._wake = threading.Event()
         self._closing = threading.Event()
         self._num_rounds = 0
@@ -142,7 +125,7 @@ class Uploader(threading.Thread):
         with self._changed:
             # One that is still followed is read to its end before it is closed.
             if end is not None and start.key not in self._runs:
-                self._runs[start.key] = _Run(record, start, end, is_shown=True)
+                self._runs[start.key] = _Run(record, start, end)
 
     def settle(self, record: RunRecord) -> int:
         """Send, in the calling thread, a run whose driver is gone, and end it as its record says.
@@ -179,13 +162,11 @@ class Uploader(threading.Thread):
             # The round under way may have passed the newest records; the one after it sees them.
             target = self._num_rounds + 2
         while self.is_alive() and time.monotonic() < deadline_s:
-            self._show_all()
             self._wake.set()
             with self._changed:
                 if self._num_rounds >= target and not self._unsent():
                     break
                 self._changed.wait(0.2)
-        self._show_all()
         return self._unsent()
 
     def close(self, timeout_s: float = 5.0) -> None:
@@ -197,7 +178,6 @@ class Uploader(threading.Thread):
 
     def run(self) -> None:
         """What the thread does: send what is new, wait, until it is closed."""
-        threading.Thread(target=self._keep_showing, name="irtune-measurements", daemon=True).start()
         while not self._closing.is_set():
             if time.monotonic() >= self._retry_at_s:
                 self._send_all(self._followed())
@@ -214,35 +194,6 @@ class Uploader(threading.Thread):
     def _unsent(self) -> dict[str, int]:
         counts = {key: run.num_unsent() for key, run in self._followed().items()}
         return {key: count for key, count in counts.items() if count}
-
-    def _keep_showing(self) -> None:
-        while not self._closing.wait(self._interval_s):
-            self._show_all()
-
-    def _show_all(self) -> None:
-        for key, run in self._followed().items():
-            self._show(key, run)
-
-    def _show(self, key: str, run: _Run) -> None:
-        with self._showing:
-            # While MLflow is away, what ended would otherwise be looked at again and again.
-            if not run.is_shown:
-                self._show_new(key, run)
-
-    def _show_new(self, key: str, run: _Run) -> None:
-        # Taken first: a trial whose end is announced writes no more.
-        is_over = run.end is not None
-        try:
-            records = run.shown.poll()
-            run.num_shown += len(records)
-            if records and self._on_records:
-                self._on_records(key, records)
-            run.is_shown = is_over
-            if is_over and self._on_last:
-                self._on_last(key)
-        # A display or a network file system that stumbles must not end the tracking of the whole sweep.
-        except Exception:
-            logger.exception("%s: new records could not be shown", key)
 
     def _send_all(self, runs: Mapping[str, _Run]) -> None:
         for key, run in runs.items():
@@ -275,10 +226,8 @@ class Uploader(threading.Thread):
             self._tracker.finish(key, end.status, end.tags, end.error_text, end.end_time_ms)
             sent = (run.run_id, self._tracker.uri, num_bytes, len(artifacts))
             _note(run.record, lambda record: record.mark_sent(*sent))
-            if self._runs.get(key) is run:
-                # What the trial wrote last is shown before the run is forgotten.
-                self._show(key, run)
-                with self._changed:
+            with self._changed:
+                if self._runs.get(key) is run:
                     del self._runs[key]
 
     def _back_off(self, key: str, error: Exception) -> None:

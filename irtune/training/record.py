@@ -130,6 +130,15 @@ class RecordReader:
                 break
         return records
 
+    def num_left(self) -> int:
+        """How many complete lines are new."""
+        opened = _open(self._folder)
+        if opened is None:
+            return 0
+        with opened as file:
+            file.seek(self._offset)
+            return sum(line.endswith(b"\n") for line in file)
+
     def __iter__(self) -> Iterator[Record]:
         # Opened anew each time: on a network file system opening is what makes other machines' writes visible.
         opened = _open(self._folder)

@@ -11,7 +11,7 @@ from irtune.search.source import TrialSpec
 from irtune.studies import trial_table
 from irtune.studies.ray_tune import TableCallback
 from irtune.studies.trial_table import TrialTable
-from irtune.training.record import RecordWriter
+from irtune.training.record import RecordReader, RecordWriter
 from irtune.workers.error_text import NO_ERROR, last_line
 from irtune.workers.worker import TrialSetup
 
@@ -119,17 +119,36 @@ def test_what_still_runs_is_closed_before_the_driver_goes(driver):
     assert driver.uploader.finished == [("mine/trial_0000", "KILLED", None)]
 
 
-def test_a_trial_is_settled_when_the_last_of_its_records_was_taken(driver):
-    driver.start("trial_0000")
-    entry = driver.table.records["trial_0000"]
-    driver.table.take(
-        "mine/trial_0000", [{"kind": "metrics", "attempt": 0, "step": 3, "values": {"eval/f1_macro": 0.5}}]
-    )
-    assert (entry.step, entry.is_settled) == (3, False)
-    driver.table.take_last("mine/trial_0000")
-    assert entry.is_settled
-    # The summary of a sweep is sent too, and is no trial.
-    driver.table.take_last("mine/summary")
+def test_a_trial_is_settled_when_all_that_it_measured_was_read(driver, monkeypatch):
+    trial = driver.start("trial_0000")
+    record = driver.table.records["trial_0000"]
+    polls = []
+    poll = RecordReader.poll
+    monkeypatch.setattr(RecordReader, "poll", lambda reader: polls.append(1) or poll(reader))
+    writer = RecordWriter(driver.setup.trial_folder("trial_0000"))
+    writer.metrics(3, {"eval/f1_macro": 0.5})
+    driver.table.read()
+    assert (record.step, record.is_settled) == (3, False)
+    writer.metrics(4, {"eval/f1_macro": 0.6})
+    driver.complete(trial)
+    driver.table.read()
+    assert (record.step, record.is_settled) == (4, True)
+    # What is over is not looked at again, whether or not MLflow has heard of it.
+    driver.table.read()
+    assert len(polls) == 2
+
+
+def test_what_cannot_be_read_now_is_read_later(driver, monkeypatch, caplog):
+    driver.complete(driver.start("trial_0000"))
+    RecordWriter(driver.setup.trial_folder("trial_0000")).metrics(3, {"eval/f1_macro": 0.5})
+    with monkeypatch.context() as stumbling:
+        stumbling.setattr(RecordReader, "poll", lambda reader: 1 / 0)
+        driver.table.read()
+    record = driver.table.records["trial_0000"]
+    assert (record.step, record.is_settled) == (0, False)
+    assert "trial_0000" in caplog.text
+    driver.table.read()
+    assert (record.step, record.is_settled) == (3, True)
 
 
 @pytest.mark.parametrize("content", ["", "  \n\n"])

@@ -119,14 +119,13 @@ def test_a_run_ends_only_after_its_last_record(
         uploader.finish(keys[0], "FAILED", {})
 
 
-def test_what_is_left_is_counted_and_the_display_goes_on(
+def test_what_is_left_is_counted(
     tracker_with_outages: Outage,
     new_key: NewKey,
     trial_folder: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    shown: list[Record] = []
-    uploader = Uploader(tracker_with_outages, on_records=lambda key, new: shown.extend(new), interval_s=0.02)
+    uploader = Uploader(tracker_with_outages, interval_s=0.02)
     uploader.start()
     key = new_key()
     tracker_with_outages.keys_that_always_fail = {key}
@@ -140,28 +139,9 @@ def test_what_is_left_is_counted_and_the_display_goes_on(
     assert uploader.drain(0.3) == {key: 4}
     assert time.monotonic() - started < 5
     uploader.close()
-    assert [record["step"] for record in shown] == [0, 1, 2]
     warnings = [record for record in caplog.records if record.levelname == "WARNING"]
     assert len(warnings) == 1
     assert "http://***@host is away" in warnings[0].getMessage()
-
-
-def test_a_display_that_fails_does_not_stop_the_sending(
-    tracker: MlflowTracker, store_uri: str, new_key: NewKey, trial_folder: Path
-) -> None:
-    def fail(key: str, records: list[Record]) -> None:
-        raise RuntimeError("no terminal")
-
-    key = new_key()
-    uploader = Uploader(tracker, on_records=fail, interval_s=0.02)
-    uploader.start()
-    uploader.add(key, trial_folder, name="n", tags={})
-    RecordWriter(trial_folder).metrics(0, {"loss": 1.0})
-    assert uploader.drain(5) == {}
-    uploader.close()
-    (run_id,) = run_ids(MlflowClient(store_uri), tracker, key)
-    assert steps(MlflowClient(store_uri), run_id) == [0]
-    assert not uploader.is_alive()
 
 
 def test_a_run_that_always_fails_holds_up_no_other(
@@ -180,17 +160,16 @@ def test_a_run_that_always_fails_holds_up_no_other(
     assert steps(MlflowClient(store_uri), run_id) == [0]
 
 
-def test_a_call_that_hangs_delays_neither_display_nor_drain(
+def test_a_call_that_hangs_does_not_delay_a_drain(
     tracker: MlflowTracker, new_key: NewKey, trial_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    release, shown = threading.Event(), threading.Event()
+    release = threading.Event()
     monkeypatch.setattr(tracker, "send", lambda key, records: release.wait(10))
     key = new_key()
-    uploader = Uploader(tracker, on_records=lambda key, records: shown.set(), interval_s=0.02)
+    uploader = Uploader(tracker, interval_s=0.02)
     uploader.start()
     RecordWriter(trial_folder).metrics(0, {"loss": 1.0})
     uploader.add(key, trial_folder, name="n", tags={})
-    assert shown.wait(2)
     assert uploader.drain(0.2) == {key: 1}
     release.set()
     assert uploader.drain(5) == {}
@@ -324,21 +303,6 @@ def end_trials(uploader: Uploader, folder: Path, keys: Sequence[str]) -> None:
         uploader.finish(key, "FINISHED", {})
 
 
-def test_while_mlflow_is_away_what_ended_is_shown_once_and_not_looked_at_again(
-    tracker_with_outages: Outage, new_key: NewKey, tmp_path: Path, polls: list[Path]
-) -> None:
-    # Nothing is sent, for its thread is never started.
-    said: list[str] = []
-    uploader = Uploader(tracker_with_outages, lambda key, new: said.append(f"{key}: {len(new)}"), said.append)
-    running, *over = [new_key() for _ in range(4)]
-    uploader.add(running, tmp_path / running, name="n", tags={})
-    end_trials(uploader, tmp_path, over)
-    for _ in range(5):
-        assert uploader.drain(0) == dict.fromkeys(over, 2)
-    assert said == [said_of for key in over for said_of in (f"{key}: 1", key)]
-    assert len(polls) == 5 + len(over)
-
-
 def test_to_send_a_run_takes_as_many_looks_however_many_wait(
     tracker_with_outages: Outage, new_key: NewKey, tmp_path: Path, polls: list[Path]
 ) -> None:
@@ -348,8 +312,8 @@ def test_to_send_a_run_takes_as_many_looks_however_many_wait(
     uploader.start()
     assert uploader.drain(30) == {}
     uploader.close()
-    # Shown once, sent once, and once more to see that there is nothing left to send.
-    assert max(polls.count(tmp_path / key) for key in keys) == 3
+    # Sent once, and once more to see that there is nothing left to send.
+    assert max(polls.count(tmp_path / key) for key in keys) == 2
 
 
 def test_a_new_run_is_not_searched_for_among_all_others_unless_a_call_failed(
