@@ -32,7 +32,7 @@ import torch
 
 from irtune.config.load import load
 from irtune.config.schema import ExperimentConfig
-from irtune.data.base import LabelledDataset
+from irtune.data.dataset import LabelledDataset
 from irtune.methods import METHODS
 from irtune.studies.provenance import environment
 from irtune.training.engine import DeepSpeedBlocks

@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from irtune.importance import Importance
 from irtune.importance.gradient_norm import GradientNorm
-from irtune.tracking.spool import SpoolWriter
+from irtune.training.record import RecordWriter
 
 FOLDER = Path(os.environ["IRTUNE_FAULTS"])
 WAIT_S = 12.0
@@ -65,17 +65,17 @@ class Faulty(GradientNorm):
 
 def _time_tracking() -> None:
     """Keep how long each record held up the process that trains, in seconds, a line each."""
-    write = SpoolWriter._write
+    write = RecordWriter._write
     kept = FOLDER / f"tracking_{os.getpid()}.txt"
 
-    def timed(self: SpoolWriter, kind: str, **content: Any) -> None:
+    def timed(self: RecordWriter, kind: str, **content: Any) -> None:
         started = time.perf_counter()
         write(self, kind, **content)
         seconds = time.perf_counter() - started
         with kept.open("a") as file:
             file.write(f"{seconds}\n")
 
-    SpoolWriter._write = timed  # type: ignore[method-assign]
+    RecordWriter._write = timed  # type: ignore[method-assign]
 
 
 _time_tracking()

@@ -4,7 +4,7 @@
 
 Every fault strikes at two moments, in sweeps of eight trials and the baseline (benchmarks/faults.yaml); several strike
 in one sweep, each in a trial of its own or at a time of its own. Each sweep is held against the same sweep without
-faults: final values, and every point in MLflow against the trial's spool. Exits with 1 unless all is as it should be:
+faults: final values, and every point in MLflow against the trial's record. Exits with 1 unless all is as it should be:
 nothing lost, repeated or wrong, no step kept waiting for 50 ms by what is measured in it, nor 1 % of the time spent on
 that. On a full disk training waits, lest anything measured is in memory only. Takes about 45 minutes.
 """
@@ -29,14 +29,14 @@ import psutil
 from fault_servers import Tracker
 
 from irtune.studies.provenance import environment
-from irtune.tracking.spool import SpoolReader
+from irtune.training.record import RecordReader, result_of
 
 ROOT = Path(__file__).parents[1]
 NUM_TRIALS = 9
 MOST_STALL_MS = 50
 MOST_TRACKING = 0.01
 KEY = "importance.clip_quantile"
-SLOTS = ("engine.num_workers=2", "engine.zero_stage=2", "engine.cpus_per_worker=0.25", "tune.execution=slots")
+POOL = ("engine.num_workers=2", "engine.zero_stage=2", "engine.cpus_per_worker=0.25", "tune.execution=pool")
 COLUMNS = (
     "sweep",
     "trials expected",
@@ -116,7 +116,7 @@ class Sweep:
             if self.process.poll() is not None:
                 raise RuntimeError(f"the sweep is over too early: {self.log.read_text()[-3000:]}")
             trials = list(self.storage.glob("*/trials/*"))
-            over = [trial for trial in trials if (trial / "result.json").is_file()]
+            over = [trial for trial in trials if result_of(trial) is not None]
             going = [trial for trial in trials if trial not in over]
             if len(over) >= num_finished and (
                 step == 0 or any(max(losses(t, self.started_ms), default=0) >= step for t in going)
@@ -148,7 +148,7 @@ class Sweep:
 
 def losses(trial: Path, since_ms: float) -> list[int]:
     """Steps whose loss a trial has recorded since then."""
-    records = [record for record in SpoolReader(trial / "spool").poll() if record["time_ms"] >= since_ms]
+    records = [record for record in RecordReader(trial).poll() if record["time_ms"] >= since_ms]
     return [r["step"] for r in records if r["kind"] == "metrics" and "train/loss" in r["values"]]
 
 
@@ -162,8 +162,8 @@ def kill_drivers(sweep: Sweep) -> None:
 
 
 def kill_machinery(sweep: Sweep) -> None:
-    """The actor that hands out trials, and a slot's controller."""
-    for title, over in (("ray::Desk", 1), ("ray::TrainController", 3), ("ray::Desk", 5), ("ray::TrainController", 6)):
+    """The actor that hands out trials, and a worker group's controller."""
+    for title, over in (("ray::Pool", 1), ("ray::TrainController", 3), ("ray::Pool", 5), ("ray::TrainController", 6)):
         sweep.until(over, 4)
         sweep.kill(title)
     sweep.wait()
@@ -234,12 +234,12 @@ SCENARIOS = (
     ),
     Scenario("failing", spread(strike("always raise", 0)), num_failing=2),
     Scenario(
-        "slots",
+        "pool",
         spread(strike("raise", 1), strike("worker killed", 0, 1), strike("out of memory", 1)),
-        settings=SLOTS,
+        settings=POOL,
     ),
     # A trial may be struck twice here.
-    Scenario("machinery", around=kill_machinery, settings=(*SLOTS, "tune.max_failures=2")),
+    Scenario("machinery", around=kill_machinery, settings=(*POOL, "tune.max_failures=2")),
     Scenario("drivers", around=kill_drivers),
     # Each trial waits twice, so that the server's troubles find some that run.
     Scenario("tracker", {f"{n / 10:g}": {"kind": "waits"} for n in range(1, 9)}, disturb_tracker),
@@ -296,16 +296,15 @@ def examine(sweep: Sweep, database: Path, undisturbed: Mapping[str, dict[str, fl
 
 def final_values(folder: Path) -> dict[str, dict[str, float]]:
     """What each finished trial found, by its name."""
-    return {file.parent.name: json.loads(file.read_text()) for file in folder.glob("trials/*/result.json")}
+    results = {trial.name: result_of(trial) for trial in folder.glob("trials/*")}
+    return {name: result for name, result in results.items() if result is not None}
 
 
 def by_quantile(folder: Path, values: Mapping[str, dict[str, float]]) -> dict[str, dict[str, float]]:
     """The same by what tells configurations apart."""
     found = {}
     for name, value in values.items():
-        params = next(
-            r["values"] for r in SpoolReader(folder / "trials" / name / "spool").poll() if r["kind"] == "params"
-        )
+        params = next(r["values"] for r in RecordReader(folder / "trials" / name).poll() if r["kind"] == "params")
         found[name if name == "baseline" else params[KEY]] = value
     return found
 
@@ -316,15 +315,15 @@ def _without_machine(result: Mapping[str, float]) -> dict[str, float]:
 
 def _repeats(trial: Path) -> int:
     """Whether a trial was trained on after it had finished."""
-    metrics = [record for record in SpoolReader(trial / "spool").poll() if record["kind"] == "metrics"]
+    metrics = [record for record in RecordReader(trial).poll() if record["kind"] == "metrics"]
     trained = {record["attempt"] for record in metrics if "train/loss" in record["values"]}
     finished = {record["attempt"] for record in metrics if "final/test_f1_macro" in record["values"]}
     return sum(attempt > min(finished) for attempt in trained) if finished else 0
 
 
 def _compare(trial: Path, run: tuple[str, Mapping[tuple[str, int], int]]) -> tuple[int, int]:
-    """Points of a trial's spool that MLflow lacks, and points that it has more than once."""
-    records = SpoolReader(trial / "spool").poll()
+    """Points of a trial's record that MLflow lacks, and points that it has more than once."""
+    records = RecordReader(trial).poll()
     points = {(name, r["step"]) for r in records if r["kind"] == "metrics" for name in r["values"]}
     return len(points - run[1].keys()), sum(count > 1 for count in run[1].values())
 

@@ -25,8 +25,8 @@ from pathlib import Path
 
 from irtune.config.load import load, with_overrides
 from irtune.config.schema import ExperimentConfig
-from irtune.config.sweep import SweepConfig
-from irtune.data.base import LabelledDataset
+from irtune.config.sweep_schema import SweepConfig
+from irtune.data.dataset import LabelledDataset
 from irtune.studies.provenance import environment
 from irtune.training.recorder import NoRecorder
 from irtune.training.run import run

@@ -18,8 +18,8 @@ from transformers import DataCollatorWithPadding, Trainer, TrainerCallback, Trai
 import irtune
 from irtune.config.load import load
 from irtune.config.schema import ExperimentConfig
-from irtune.data.base import LabelledDataset
 from irtune.data.batches import training_batches
+from irtune.data.dataset import LabelledDataset
 from irtune.data.encode import EncodedSplit, encode
 from irtune.training.loop import Loop
 from irtune.training.model import load_classifier, materialize, num_blocks

@@ -31,7 +31,7 @@ import numpy as np
 from irtune.analysis.statistics import paired_over_seeds
 from irtune.config.load import load
 from irtune.config.schema import ExperimentConfig
-from irtune.data.base import SPLITS, LabelledDataset
+from irtune.data.dataset import SPLITS, LabelledDataset
 from irtune.data.encode import encode
 from irtune.studies.provenance import environment
 from irtune.training.model import materialize

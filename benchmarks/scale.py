@@ -3,7 +3,7 @@
     python benchmarks/scale.py [--figure scale.png] [--trials 10000]
 
 Trials of a closed-form objective go through the driver's own parts as Ray Tune calls them, in one process without Ray:
-searcher, scheduler, callback, progress display, study, spools, uploader. Prints what a trial costs after 100 to 10,000
+searcher, scheduler, callback, progress display, study, records, uploader. Prints what a trial costs after 100 to 10,000
 others, in processor time, which neither a disk nor neighbours disturb, without MLflow and with it (SQLite); the same
 with TPE, to 1,000; and Ray Tune's own share, from two real sweeps of trials that do nothing. Takes about 35 minutes.
 

@@ -14,21 +14,23 @@ from ray.tune.experiment import Trial
 from rich.console import Console
 
 from irtune.config.load import dotted_keys, explicit, load
-from irtune.config.sweep import SweepConfig
-from irtune.search.optuna_source import STUDY, OptunaAskTell, open_study
+from irtune.config.sweep_schema import SweepConfig
+from irtune.search.optuna_source import STUDY, OptunaSource, open_study
+from irtune.search.source import BASELINE_SPEC, ListSource, Together
 from irtune.search.stopping import build_scheduler
 from irtune.search.warm_start import Earlier
-from irtune.studies.callback import SweepCallback
 from irtune.studies.preflight import Inputs, Ready, Sweep
 from irtune.studies.progress import SweepProgress
+from irtune.studies.ray_tune import SourceSearcher, TableCallback
+from irtune.studies.trial_table import TrialTable
 from irtune.tracking.mlflow_tracker import MlflowTracker
-from irtune.tracking.spool import SpoolWriter
 from irtune.tracking.uploader import Uploader
-from irtune.workers.worker import SPOOL, TrialSetup
+from irtune.training.record import RecordWriter
+from irtune.workers.worker import TrialSetup
 
 WINDOW = 100
 """Trials over which costs are averaged."""
-SHIPPED_TOGETHER = 20
+SENT_TOGETHER = 20
 """Trials after which the uploader is waited for; it works all the time."""
 STEPS, EVAL_EVERY = 20, 5
 SETTINGS: dict[str, Any] = {
@@ -63,7 +65,7 @@ class _Nowhere:
 
 
 class Driver:
-    """The parts of ``irtune.studies.sweep`` that see every trial; ``seconds`` are what each has taken so far."""
+    """The parts of ``irtune.studies.driver`` that see every trial; ``seconds`` are what each has taken so far."""
 
     def __init__(self, folder: Path, sampler: str, num_trials: int, *, with_mlflow: bool) -> None:
         overrides = {"tune.sampler": sampler, "tune.num_trials": num_trials}
@@ -74,14 +76,14 @@ class Driver:
         ready = Ready(Inputs(folder, 30, config.data.load(), None, None), uri, Earlier("", (), 0), ())
         sweep = Sweep("scale", folder, config, ready, "scale.py")
         self.setup = TrialSetup(explicit(config.experiment()), folder, dataset=None)
-        self.searcher = OptunaAskTell(open_study(self.study, "scale", config.tune), config.space, config.tune)
+        search = OptunaSource(open_study(self.study, "scale", config.tune), config.space, config.tune)
+        self.searcher = SourceSearcher(Together([ListSource([BASELINE_SPEC]), search]))
         metric, mode = config.stops_by
         self.scheduler = build_scheduler(config.tune.scheduler, max_steps=STEPS, metric=metric, mode=mode)
         tracker: Any = MlflowTracker(uri, "irtune") if with_mlflow else _Nowhere()
-        self.uploader = Uploader(
-            tracker, lambda *new: self.callback.take(*new), lambda key: self.callback.take_last(key)
-        )
-        self.callback = SweepCallback(sweep, self.setup, self.uploader)
+        self.uploader = Uploader(tracker)
+        self.table = TrialTable(sweep, self.setup, self.uploader)
+        self.callback = TableCallback(self.table, lambda trial: None, lambda: None)
         self.progress = SweepProgress(Console(file=StringIO()), num_trials + 1, STEPS, config.tune)
         # As Tune's controller has them.
         self.live: list[Any] = []
@@ -106,7 +108,7 @@ class Driver:
         return [1000 * self.seconds[part] / WINDOW for part in PARTS]
 
     def run_trial(self, number: int) -> None:
-        """One trial from its suggestion to its end, and shipping; what the trial itself does is not counted."""
+        """One trial from its suggestion to its end, and sending it on; what the trial itself does is not counted."""
         with self.counted("suggestion"):
             suggestion = self.searcher.suggest(f"t{number}")
         assert isinstance(suggestion, dict)
@@ -121,7 +123,7 @@ class Driver:
         assert chosen is trial
         trial.status = Trial.RUNNING
         with self.counted(TRIAL):
-            writer = SpoolWriter(self.setup.trial_folder(suggestion["trial"]) / SPOOL, 0)
+            writer = RecordWriter(self.setup.trial_folder(suggestion["name"]))
             writer.params(dotted_keys(self.setup.config(suggestion["overrides"])))
         for step in range(1, STEPS + 1):
             with self.counted(TRIAL):
@@ -137,11 +139,12 @@ class Driver:
         with self.counted("bookkeeping"):
             self.scheduler.on_trial_complete(self.controller, trial, trial.last_result)
             self.callback.on_trial_complete(0, [], trial)
-            self.callback.wait()
-            self.progress.update(self.callback.entries.values())
+            self.table.wait()
+            self.table.read()
+            self.progress.update(self.table.records.values())
         # What Tune's own objects hold is Tune's.
         trial.config = trial.last_result = None
-        if number % SHIPPED_TOGETHER == 0:
+        if number % SENT_TOGETHER == 0:
             left = self.uploader.drain(60)
             assert not left, left
 
@@ -149,7 +152,7 @@ class Driver:
         """Bytes that are resident, in the study's journal, and in MLflow's database."""
         return resident(), *(file.stat().st_size if file.is_file() else 0 for file in (self.study, self.database))
 
-    def _stops(self, trial: Any, step: int, writer: SpoolWriter) -> bool:
+    def _stops(self, trial: Any, step: int, writer: RecordWriter) -> bool:
         """Evaluate, and tell searcher and scheduler; returns whether the trial is over."""
         score = _score(trial.config["overrides"], step)
         with self.counted(TRIAL):

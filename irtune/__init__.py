@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from irtune.config.load import ConfigError
     from irtune.config.load import load as load_config
     from irtune.config.schema import ExperimentConfig
-    from irtune.config.sweep import SweepConfig
+    from irtune.config.sweep_schema import SweepConfig
     from irtune.importance import Importance, ImportanceSignal
     from irtune.layers import LayerController, MemoryTrace
     from irtune.layers.hf_callback import IRTuningCallback
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "ExperimentConfig": "irtune.config.schema",
-    "SweepConfig": "irtune.config.sweep",
+    "SweepConfig": "irtune.config.sweep_schema",
     "load_config": "irtune.config.load",
     "ConfigError": "irtune.config.load",
     "SelectionPolicy": "irtune.selection",

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from irtune.config.load import load, load_any, parse_overrides
-from irtune.config.sweep import SweepConfig
+from irtune.config.sweep_schema import SweepConfig
 from irtune.redaction import raised_publicly, redact
 
 QUICKSTART = "search_spaces/quickstart.yaml"
@@ -106,7 +106,7 @@ def _sweep(options: argparse.Namespace, console: Console) -> int:
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         if options.plan:
-            from irtune.studies.plan import plan_sweep
+            from irtune.studies.sweep import plan_sweep
 
             plan_sweep(config, str(file), console, options.resume, rehearsal).show(console)
             # So that Python does not spend seconds on looking through torch's objects once more as it ends.

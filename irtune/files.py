@@ -5,14 +5,16 @@ import json
 import logging
 import math
 import os
+import shutil
 import stat
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -25,14 +27,41 @@ ROOM_S = 300.0
 """How long to wait for room on a full disk: less than other ranks wait for one that does."""
 
 _TELL_EVERY_S = 60.0
+_CHUNK = 2**16
 MOST_BYTES = 64 * 2**20
 """Of a small file of JSON."""
 
 logger = logging.getLogger(__name__)
 
 
+@contextmanager
+def appearing(target: Path) -> Iterator[Path]:
+    """A path at which to write a file or fill a folder, which takes the place of ``target`` once that went well.
+
+    Nobody sees a part of it. What a killed process left at that path is deleted first, so one at a time may write.
+
+    Args:
+        target: A file may be there before, a folder may not. The folder that it lies in is made if absent.
+    """
+    partial = target.with_name(f".{target.name}.partial")
+    _delete(partial)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield partial
+        partial.replace(target)
+    finally:
+        _delete(partial)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def write_whole(file: Path, text: str, *, durable: bool = True) -> None:
-    """Put a file in place of what was there; who reads it sees the old one or the new one, never a part.
+    """Put a text file in place of what was there, also beside others that write it; as whole as by ``appearing``.
 
     Args:
         file: Its folder is made if absent.
@@ -100,6 +129,60 @@ def open_at_once(file: Path) -> BinaryIO:
         return opened
     opened.close()
     raise ValueError(f"{file}: is no file but a pipe, a device or a folder; take it away")
+
+
+def open_alone(file: Path, mode: Literal["rb", "a+b"] = "rb") -> BinaryIO:
+    """Open, without waiting, a file that has no other name: no link, no hard link, no pipe.
+
+    Args:
+        file: The file.
+        mode: As for ``open``; ``a+b`` makes it if absent, and is unbuffered.
+
+    Raises:
+        FileNotFoundError: There is none to read.
+        ValueError: It is something else.
+    """
+    return open(file, mode, buffering=-1 if mode == "rb" else 0, opener=_alone)
+
+
+def open_lines(file: Path) -> BinaryIO:
+    """Open a file of lines to append to, as ``open_alone`` does; a last line that a killed writer left torn is cut off.
+
+    Args:
+        file: The file; made if absent, and its folder too.
+
+    Raises:
+        ValueError: It is a link, has a second name, or is none.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    opened = open_alone(file, "a+b")
+    size = end = opened.seek(0, os.SEEK_END)
+    while end:
+        start = max(0, end - _CHUNK)
+        opened.seek(start)
+        line_end = opened.read(end - start).rfind(b"\n")
+        if line_end >= 0:
+            end = start + line_end + 1
+            break
+        end = start
+    if end < size:
+        opened.truncate(end)
+    return opened
+
+
+def _alone(path: str, flags: int) -> int:
+    try:
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise ValueError(f"{path}: is no file but a link, a device or a folder; take it away") from error
+        raise
+    found = os.fstat(descriptor)
+    if stat.S_ISREG(found.st_mode) and found.st_nlink <= 1:
+        return descriptor
+    os.close(descriptor)
+    what = "also has another name (a hard link)" if stat.S_ISREG(found.st_mode) else "is no file but a pipe or a folder"
+    raise ValueError(f"{path}: {what}; take it away, or put a copy in its place")
 
 
 def _read(file: Path) -> bytes:

@@ -1,7 +1,7 @@
 """Named presets: what a paper or a habit calls a method, as settings by dotted key.
 
-They are data and know no other part of irtune, so that configurations (``irtune/config/methods.py``) and the plug-in
-(``irtune/layers/presets.py``) read the same table.
+They are data and know no other part of irtune, so that configurations (``irtune/config/method_settings.py``) and the
+plug-in (``irtune/layers/presets.py``) read the same table.
 """
 
 from collections.abc import Mapping

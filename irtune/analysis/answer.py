@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from irtune.analysis.finalists import Finalist, as_given, compare_finalists, interval_between, winner
 from irtune.analysis.guessing import AgainstGuessing, against_guessing
 from irtune.analysis.metrics import Mode
+from irtune.analysis.over_seeds import Finalist, as_given, compare_finalists, interval_between, winner
 from irtune.analysis.sentence import (
     caveat_classes,
     caveat_final,

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from rich.table import Table
 
-from irtune.analysis.finalists import Finalist
+from irtune.analysis.over_seeds import Finalist
 from irtune.analysis.tables import (
     COLUMNS,
     FULL_WIDTH,

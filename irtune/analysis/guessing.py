@@ -22,11 +22,10 @@ class Guess:
 def best_guess(labels: ArrayLike, num_classes: int, metric: Metric = MACRO_F1) -> Guess:
     """The best way of guessing that looks at how often classes are, and at no example.
 
-    For macro-F1 there are three: always the largest class, every class equally often, by their shares. A class that is
-    a share p of the examples and is guessed with probability q, whatever the example, has an F1 of 2 p q / (p + q), up
-    to the luck of a draw. Macro metrics are over the classes that the examples have, so by their shares it is 1 over
-    their number, equally often at most that, and always the largest class at most that too. Equally often is over all
-    classes, which is what a model without knowledge does.
+    Classes may be guessed equally often (all of the task, which is what a model without knowledge does), by their
+    shares, or always the same one. What a draw scores is up to luck, so each example counts as often as each class is
+    guessed for it: a class that is a share p of the examples and guessed with probability q has an F1 of 2 p q / (p +
+    q). Where probabilities are scored, every example is given the shares of the classes.
 
     Args:
         labels: Class indices ``(N,)`` of the test set.
@@ -34,28 +33,28 @@ def best_guess(labels: ArrayLike, num_classes: int, metric: Metric = MACRO_F1) -
         metric: What is measured.
     """
     held, counts = np.unique(np.asarray(labels), return_counts=True)
-    shares = counts / counts.sum()
-    largest, own = float(shares.max()), float(shares[held == metric.class_index].sum())
-    of_class = {
-        "f1": Guess("always that class", 2 * own / (1 + own)),
-        "precision": Guess("always that class", own),
-        "recall": Guess("always that class", float(own > 0)),
-        "auprc": Guess("the same for every example", own),
-    }
-    if metric.class_index is not None:
-        return of_class[metric.measure]
-    if metric.name == "loss":
-        return Guess("the shares of the classes for every example", float(-(shares * np.log(shares)).sum()))
-    if metric.name == "accuracy":
-        return Guess("always the largest class", largest)
-    guesses = [Guess("classes by their shares", 1 / len(shares))]
-    if metric.name == "f1_macro":
-        guesses = [
-            Guess("always the largest class", 2 * largest / (1 + largest) / len(shares)),
-            Guess("every class equally often", float(np.mean(2 * shares / (num_classes * shares + 1)))),
-            *guesses,
-        ]
-    return max(guesses, key=lambda guess: round(guess.score, 9))
+    shares = np.zeros(num_classes)
+    shares[held] = counts / counts.sum()
+    true, guessed = np.repeat(held, num_classes), np.tile(np.arange(num_classes), len(held))
+    if not metric.reads_classes:
+        read = metric.read(held, np.tile(shares, (len(held), 1)))
+        score = metric.scores(counts[None, :].astype(float), held, read)
+        return Guess("the shares of the classes for every example", float(score[0]))
+    by_share = np.argsort(-shares, kind="stable")
+    if metric.class_index is None:
+        always = {"the largest": by_share[0], "the smallest": by_share[-1]}
+    else:
+        always, others = {"that": metric.class_index}, by_share[by_share != metric.class_index]
+        if len(others):
+            always["the largest other"] = others[0]
+    ways = {f"always {which} class": np.eye(num_classes)[index] for which, index in always.items()}
+    ways |= {"every class equally often": np.full(num_classes, 1 / num_classes), "classes by their shares": shares}
+    guesses = []
+    for how, chances in ways.items():
+        score = metric.scores(np.outer(counts, chances).reshape(1, -1), true, guessed)
+        guesses.append(Guess(how, float(score[0])))
+    sign = 1 if metric.mode == "max" else -1
+    return max(guesses, key=lambda guess: sign * round(guess.score, 9))
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from irtune.analysis.finalists import Finalist
 from irtune.analysis.guessing import AgainstGuessing
 from irtune.analysis.metrics import Metric
+from irtune.analysis.over_seeds import Finalist
 from irtune.analysis.statistics import Interval
 from irtune.analysis.trials import TrialRow, metric_of, other_differences, same_configuration
 

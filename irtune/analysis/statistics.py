@@ -124,7 +124,7 @@ def paired_over_seeds(
     scores = np.array([metric.score(true, predicted) for predicted in checked])
     resampled = _resampled_scores(metric, true, checked, num_resamples, seed)
     found, again = scores[:num_seeds] - scores[num_seeds:], resampled[:, :num_seeds] - resampled[:, num_seeds:]
-    return _over_seeds(found, again, -metric.most, metric.most)
+    return _over_seeds(found, again, -metric.measure.most, metric.measure.most)
 
 
 def score_interval(
@@ -157,7 +157,7 @@ def score_interval(
     scores = np.array([metric.score(true, predicted) for predicted in checked])
     resampled = _resampled_scores(metric, true, checked, num_resamples, seed)
     if len(scores) > 1:
-        return _over_seeds(scores, resampled, 0.0, metric.most)
+        return _over_seeds(scores, resampled, 0.0, metric.measure.most)
     low, high = np.percentile(resampled[:, 0], [2.5, 97.5])
     return Interval(float(scores[0]), float(low), float(high))
 

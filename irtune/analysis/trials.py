@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from irtune.analysis.metrics import MACRO_F1, Metric, Mode
 
 BASELINE = "all"
-"""The strategy that trains every block: what selecting blocks is compared with."""
+"""The strategy, and the policy's name, that trains every block: what selecting blocks is compared with."""
 
 _WHERE_NOT_WHAT = frozenset({"name", "seed", "storage", "tracking"})
 _SELECTION = frozenset({"method", "selection", "importance"})
@@ -53,6 +53,14 @@ class TrialRow:
         attempts: How often its training was begun: 1, and one more for each time that it was interrupted.
         repeats: The ``trial_id`` of the trial that it repeats with another seed; None for a trial of the search.
         classes: What macro scores are over where a split lacks classes: ``{"test": "3 of 4 classes"}``.
+
+    Example:
+        >>> from irtune.analysis.trials import TrialRow, chosen
+        >>> same = {"status": "finished", "num_blocks": 30, "seed": 0, "reselect_every": 10}
+        >>> baseline = TrialRow(trial_id="baseline", name="baseline", strategy="all", validation_score=0.6, **same)
+        >>> trial = TrialRow(trial_id="trial_0000", name="trial", strategy="top_k", k=4, validation_score=0.7, **same)
+        >>> chosen([baseline, trial]).k
+        4
     """
 
     trial_id: str

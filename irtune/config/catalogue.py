@@ -21,6 +21,10 @@ EQUAL_BLOCKS = [np.array([64, 64, 128])] * 2
 """Tensor sizes of two blocks of equal shape, several tensors each."""
 
 
+K = 0.33
+"""How many blocks an example trains where neither a method nor a default says it."""
+
+
 @dataclass(frozen=True)
 class Option:
     """One setting of a variant.
@@ -164,13 +168,17 @@ def methods_of(entry: Entry) -> list[Method]:
 
 
 def example(entry: Entry) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Settings with which a policy or signal can run, as in the first method that is made of it, and how to say so.
+    """Settings with which a policy or signal can run, as in the first method made of it, if any, and how to say so.
 
     A signal is said by the name of that method, since not every policy makes sense of every signal.
     """
     user = next(iter(methods_of(entry)), None)
-    settings = {f"{entry.section}.name": entry.name}
-    if user is not None:
+    settings: dict[str, Any] = {f"{entry.section}.name": entry.name}
+    if user is None:
+        settings |= {
+            f"{entry.section}.k": K for option in entry.options if (option.name, option.default) == ("k", None)
+        }
+    else:
         settings |= {key: value for key, value in user.settings.items() if key.startswith(f"{entry.section}.")}
     return settings, {"method": user.name} if user is not None and entry.section == "importance" else settings
 

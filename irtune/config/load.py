@@ -10,31 +10,14 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from irtune.config.methods import with_method
-from irtune.config.mistakes import ConfigError, describe
+from irtune.config.method_settings import with_method
+from irtune.config.mistakes import ConfigError as ConfigError
+from irtune.config.mistakes import describe
 from irtune.config.schema import VARIANTS, ExperimentConfig
-from irtune.config.sweep import SweepConfig
+from irtune.config.sweep_schema import SweepConfig
+from irtune.config.tree import at, flatten, put
 from irtune.methods import METHODS
 from irtune.redaction import public_address
-
-__all__ = [
-    "ConfigError",
-    "apply_overrides",
-    "build",
-    "concise",
-    "dotted_keys",
-    "explicit",
-    "flatten",
-    "is_sweep",
-    "load",
-    "load_any",
-    "parse_overrides",
-    "read_yaml",
-    "relative_paths",
-    "storage_path",
-    "with_overrides",
-    "without_login",
-]
 
 Config = TypeVar("Config", bound=ExperimentConfig)
 
@@ -122,31 +105,11 @@ def apply_overrides(tree: Mapping[str, Any], overrides: Mapping[str, Any]) -> di
             node.clear()
     mistakes = []
     for key, value in overrides.items():
-        *parents, last = _parts(key, result)
-        node = result
-        for depth, parent in enumerate(parents, start=1):
-            if node.get(parent) is None:
-                node[parent] = {}
-            if not isinstance(node[parent], dict):
-                mistakes.append(f"{key}: {'.'.join(parents[:depth])} is a setting, not a section")
-                break
-            node = node[parent]
-        else:
-            node[last] = copy.deepcopy(value)
+        if in_the_way := put(result, _parts(key, result), value):
+            mistakes.append(f"{key}: {'.'.join(in_the_way)} is a setting, not a section")
     if mistakes:
         raise ConfigError("overrides", mistakes)
     return result
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested mapping as dotted key -> value; empty mappings vanish."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 def dotted_keys(config: BaseModel) -> dict[str, Any]:
@@ -311,7 +274,5 @@ def _variant(tree: Mapping[str, Any], section: str) -> Any:
 
 
 def _section(tree: Mapping[str, Any], key: str) -> dict[str, Any] | None:
-    node: Any = tree
-    for part in key.split("."):
-        node = node.get(part) if isinstance(node, dict) else None
+    node = at(tree, key.split("."))
     return node if isinstance(node, dict) else None

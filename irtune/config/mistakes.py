@@ -7,7 +7,8 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from irtune.config.schema import MISTAKE, VARIANTS, ExperimentConfig
-from irtune.config.sweep import SweepConfig
+from irtune.config.sweep_schema import SweepConfig
+from irtune.config.tree import at, section_of
 from irtune.plugins import nearest
 
 PHRASES = {
@@ -29,7 +30,16 @@ PHRASES = {
 
 
 class ConfigError(ValueError):
-    """One or more mistakes in a configuration, each with its dotted key and remedy."""
+    """One or more mistakes in a configuration, each with its dotted key and remedy.
+
+    Example:
+        >>> import irtune
+        >>> try:
+        ...     irtune.load_config(irtune.ExperimentConfig, None, {"training.max_step": 100})
+        ... except irtune.ConfigError as error:
+        ...     print(error.mistakes[0].split("?")[0])
+        training.max_step: unknown key: did you mean 'max_steps'
+    """
 
     def __init__(self, source: str, mistakes: Iterable[str]) -> None:
         self.source = source
@@ -163,10 +173,7 @@ def _no_option(section: str, name: str, known: list[str], key: str) -> str:
 
 
 def _node(tree: Mapping[str, Any], parents: Iterable[str]) -> Mapping[str, Any]:
-    node: Any = tree
-    for part in parents:
-        node = node.get(part, {}) if isinstance(node, Mapping) else {}
-    return node if isinstance(node, Mapping) else {}
+    return section_of(at(tree, parents)) or {}
 
 
 def _model_at(config_type: type[BaseModel], tree: Mapping[str, Any], parents: list[str]) -> type[BaseModel] | None:

@@ -19,18 +19,16 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from irtune import plugins
-from irtune.config.methods import forget_method, with_method
+from irtune.analysis.trials import BASELINE
+from irtune.config.method_settings import forget_method, with_method
 from irtune.data import DATASETS
-from irtune.data.base import DatasetConfig
+from irtune.data.dataset import DatasetConfig
 from irtune.importance import SIGNALS, GradientNorm, ImportanceSignal
 from irtune.methods import METHODS
 from irtune.processor import multiplies_bf16
 from irtune.selection import POLICIES, SelectionPolicy
 
 Precision = Literal["fp32", "bf16", "fp16"]
-
-BASELINE = "all"
-"""The policy that every strategy is compared with."""
 
 MISTAKE = "mistake"
 """The type of our own validation errors; their message is ready to be shown."""
@@ -72,9 +70,7 @@ class Variants:
             raise ValueError(f"must be text, not {name!r}")
         if name in METHODS and name not in self.registered:
             raise ValueError(f"{name!r} is a method, which brings its own policy and signal: method={name}")
-        variant = plugins.resolve(name, self.registered)
-        if not (isinstance(variant, type) and issubclass(variant, self.base)):
-            raise ValueError(f"{name!r} is not a subclass of {self.base.__name__}")
+        variant: type[BaseModel] = plugins.resolve(name, self.registered, self.base)
         return variant
 
     def build(self, section: Any) -> Any:
@@ -282,6 +278,12 @@ class ExperimentConfig(Section):
 
     The settings of its ``method`` lie under what is said explicitly, and those of the schema under both. What was said
     explicitly is what ``model_fields_set`` holds, down to the last section.
+
+    Example:
+        >>> from irtune import ExperimentConfig
+        >>> config = ExperimentConfig(method="lisa", training={"max_steps": 100})
+        >>> config.selection.policy.k, config.strategy, config.baseline().strategy
+        (2, 'lisa', 'all')
     """
 
     name: str = Field(

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from irtune.config.catalogue import as_yaml
 from irtune.config.schema import VARIANTS
-from irtune.config.sweep import Dimension, SweepConfig
+from irtune.config.sweep_schema import Dimension, SweepConfig
 
 _WORDS: Mapping[Any, str] = {
     str: "text",

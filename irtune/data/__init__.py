@@ -5,7 +5,7 @@ an entry in the tuple below and a known-answer test; from outside the package it
 """
 
 from irtune.data.argrewrite import ArgRewriteConfig
-from irtune.data.base import DataError, DatasetConfig, Example, LabelledDataset, Split
+from irtune.data.dataset import DataError, DatasetConfig, Example, LabelledDataset, Split
 from irtune.data.file import FileConfig
 from irtune.data.hub import HubConfig
 from irtune.data.iterater import IteraterConfig

@@ -1,17 +1,16 @@
 """ArgRewrite V.2: revisions of argumentative essays, annotated with their purpose, from a clone of its repository."""
 
 import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
-from zipfile import BadZipFile
 
 from pydantic import Field
 
-from irtune.data.base import SPLITS, DataError, DatasetConfig, LabelledDataset
+from irtune.data.dataset import SPLITS, DataError, DatasetConfig, LabelledDataset
+from irtune.data.reading.workbook import rows_of, sheets_of
 from irtune.data.rows import Problem, Row, SkipBadRows, label_problem, partition, skip_or_stop, text_problem
 from irtune.data.sampling import SplitFraction, split_three_ways
 
@@ -141,33 +140,19 @@ def read_workbook(path: Path, problems: list[Problem], operations: Sequence[Oper
 
 
 def _read_sheets(path: Path) -> dict[str, list[Sentence]]:
-    import openpyxl
-
-    with warnings.catch_warnings():
-        # The published workbooks carry no style, which openpyxl remarks on for each.
-        warnings.filterwarnings("ignore", message="Workbook contains no default style")
-        try:
-            workbook = openpyxl.load_workbook(path, read_only=True, data_only=True)
-        except (OSError, KeyError, ValueError, BadZipFile) as error:
-            raise DataError(f"{path}: cannot be read as an Excel workbook: {error}") from error
-    try:
-        absent = [title for title in (OLD, NEW) if title not in workbook.sheetnames]
+    with sheets_of(path, str(path)) as sheets:
+        absent = [title for title in (OLD, NEW) if title not in sheets]
         if absent:
-            raise DataError(f"{path}: no sheet {' or '.join(absent)}; found {', '.join(workbook.sheetnames)}")
-        return {title: _read_sheet(path, title, workbook[title]) for title in (OLD, NEW)}
-    finally:
-        workbook.close()
+            raise DataError(f"{path}: no sheet {' or '.join(absent)}; found {', '.join(sheets)}")
+        return {title: _read_sheet(path, title, sheets[title]) for title in (OLD, NEW)}
 
 
 def _read_sheet(path: Path, title: str, sheet: Any) -> list[Sentence]:
-    # The published sheets claim to be one cell large, which a read-only workbook believes unless told not to.
-    sheet.reset_dimensions()
-    rows = sheet.iter_rows(values_only=True)
+    rows = rows_of(sheet)
     header = next(rows, ())
     absent = [name for name in COLUMNS if name not in header]
     if absent:
         raise DataError(f"{path}, {title}: no column {', '.join(absent)}; found {', '.join(map(str, header))}")
-    # Rows end with their last filled cell, so most are shorter than the header.
     return [(number, dict(zip_longest(header, row[: len(header)]))) for number, row in enumerate(rows, 2)]
 
 

@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from irtune.data.base import SPLITS, Example, LabelledDataset, Split
+from irtune.data.dataset import SPLITS, Example, LabelledDataset, Split
 from irtune.data.equal_texts import text_key
 from irtune.data.label_names import counted, metric_labels, plain_label, some
 

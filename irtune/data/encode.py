@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from irtune.data.base import SPLITS, LabelledDataset, Split
+from irtune.data.dataset import SPLITS, LabelledDataset, Split
 from irtune.data.prompt import AUTO
 from irtune.data.shorten import Shortened
+from irtune.files import appearing
 from irtune.redaction import redacted
 
 LENGTH_CAP = 512
@@ -280,15 +281,14 @@ def encode_once(
 
 
 def _keep(encoded: EncodedDataset, target: Path) -> None:
-    partial = target.with_name(target.name + ".partial")
-    partial.mkdir(exist_ok=True)
-    for split, part in encoded.splits.items():
-        for name, array in vars(part).items():
-            np.save(partial / f"{split}.{name}.npy", array, allow_pickle=False)
     counts = {name: value for name, value in vars(encoded).items() if name not in ("splits", "cuts")}
     counts["cuts"] = {split: asdict(cuts) for split, cuts in encoded.cuts.items()}
-    (partial / COUNTS).write_text(json.dumps(redacted(counts)), encoding="utf-8")
-    partial.rename(target)
+    with appearing(target) as partial:
+        partial.mkdir()
+        for split, part in encoded.splits.items():
+            for name, array in vars(part).items():
+                np.save(partial / f"{split}.{name}.npy", array, allow_pickle=False)
+        (partial / COUNTS).write_text(json.dumps(redacted(counts)), encoding="utf-8")
 
 
 def _mapped_arrays(folder: Path, split: Split) -> Mapping[str, np.ndarray]:

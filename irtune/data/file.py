@@ -6,14 +6,14 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from irtune.data.base import DataError, Split
+from irtune.data.dataset import DataError, Split
 from irtune.data.reading.delimited import check_delimiter
 from irtune.data.reading.encoding import check_encoding
 from irtune.data.reading.kinds import read_tables
 from irtune.data.reading.places import Place, find_places, refuse_twice
 from irtune.data.reading.splits import as_splits, only_part
 from irtune.data.reading.table import Columns, Options, Quoting, Table
-from irtune.data.tables import TableConfig
+from irtune.data.tabular import TableConfig
 
 Paths = Path | tuple[Path, ...]
 SPLIT_OF: dict[str, Split] = {"path": "train", "validation_path": "validation", "test_path": "test"}

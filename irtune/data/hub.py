@@ -6,11 +6,11 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from irtune.data.base import DataError, Split
+from irtune.data.dataset import DataError, Split
 from irtune.data.reading.columnar import of_datasets
 from irtune.data.reading.splits import as_splits, split_called
 from irtune.data.reading.table import Columns, Table
-from irtune.data.tables import TableConfig
+from irtune.data.tabular import TableConfig
 
 REACHABLE_WITHIN_S = 5.0
 

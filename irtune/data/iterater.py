@@ -6,14 +6,14 @@ from typing import Literal
 
 from pydantic import Field
 
-from irtune.data.base import DataError, DatasetConfig, Example, LabelledDataset, Split
 from irtune.data.cells import LabelReader
+from irtune.data.dataset import DataError, DatasetConfig, Example, LabelledDataset, Split
 from irtune.data.hub import load_from_hub
 from irtune.data.reading.columnar import of_datasets
 from irtune.data.reading.kinds import read_tables
 from irtune.data.reading.table import Columns, Options, Table
 from irtune.data.rows import Problem, SkipBadRows, label_problem, partition, skip_notes, skip_or_stop, text_problem
-from irtune.data.tables import read_all
+from irtune.data.tabular import read_all
 
 HUB_NAME = "wanyu/IteraTeR_human_sent"
 LABELS = ("clarity", "fluency", "coherence", "style", "meaning-changed")

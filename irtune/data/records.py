@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from irtune.data.base import DataError
 from irtune.data.cells import NO_LABEL, LabelReader, text_of
+from irtune.data.dataset import DataError
 from irtune.data.reading.table import Columns, Record, Table
 from irtune.data.rows import Problem, Row
 

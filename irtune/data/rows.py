@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from irtune.data.base import DataError, Example
+from irtune.data.dataset import DataError, Example
 from irtune.data.label_names import counted
 
 SHOWN_PER_KIND = 5

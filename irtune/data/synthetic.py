@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from irtune.data.base import DatasetConfig, Example, LabelledDataset, Split
+from irtune.data.dataset import DatasetConfig, Example, LabelledDataset, Split
 from irtune.data.equal_texts import text_key
 from irtune.data.synthetic_language import INTENTIONS, PLAIN_WORDINGS, SECOND_CLAUSE, SLOTS, SYMMETRIC, new_scene
 

@@ -1,10 +1,10 @@
 """What a block's score is: one file a signal, and the aggregations that make a score of many norms."""
 
-from irtune.importance.base import Gradient, Importance, ImportanceSignal, MeasuredBlocks, Source
 from irtune.importance.cosine_similarity import CosineSimilarity
 from irtune.importance.gradient_norm import GradientNorm
 from irtune.importance.outlier_ratio import OutlierRatio
 from irtune.importance.relative_gradient_norm import RelativeGradientNorm
+from irtune.importance.signal import Gradient, Importance, ImportanceSignal, MeasuredBlocks, Source
 from irtune.importance.signal_to_noise import SignalToNoise
 from irtune.importance.weight_norm import WeightNorm
 

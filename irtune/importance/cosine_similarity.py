@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from irtune.importance.base import ImportanceSignal, MeasuredBlocks, Source
+from irtune.importance.signal import ImportanceSignal, MeasuredBlocks, Source
 
 
 class CosineSimilarity(ImportanceSignal):

@@ -6,7 +6,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from irtune.importance.aggregations import CLIPPED, WithinBlock, block_scores
-from irtune.importance.base import ClipQuantile, Gradient, ImportanceSignal, MeasuredBlocks
+from irtune.importance.signal import ClipQuantile, Gradient, ImportanceSignal, MeasuredBlocks
 
 
 class GradientNorm(ImportanceSignal):

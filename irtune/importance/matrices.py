@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from irtune.importance.base import MeasuredBlocks
+from irtune.importance.signal import MeasuredBlocks
 from irtune.plugins import nearest
 
 Modules = Annotated[

@@ -5,8 +5,8 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from irtune.importance.base import ImportanceSignal, MeasuredBlocks, Source
 from irtune.importance.matrices import Modules, matrices, num_blocks, pieces
+from irtune.importance.signal import ImportanceSignal, MeasuredBlocks, Source
 
 
 class OutlierRatio(ImportanceSignal):

@@ -6,8 +6,8 @@ import numpy as np
 from pydantic import Field
 
 from irtune.importance.aggregations import block_scores
-from irtune.importance.base import ImportanceSignal, MeasuredBlocks
 from irtune.importance.matrices import Modules, frobenius_norm, per_matrix
+from irtune.importance.signal import ImportanceSignal, MeasuredBlocks
 
 
 class RelativeGradientNorm(ImportanceSignal):

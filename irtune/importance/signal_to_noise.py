@@ -6,8 +6,8 @@ import numpy as np
 from pydantic import Field
 
 from irtune.importance.aggregations import WithinBlock, block_scores
-from irtune.importance.base import ClipQuantile, ImportanceSignal, MeasuredBlocks, Source
 from irtune.importance.matrices import Modules, per_matrix, singular_values
+from irtune.importance.signal import ClipQuantile, ImportanceSignal, MeasuredBlocks, Source
 
 IQR_OF_NORMAL = 1.349
 """Interquartile range of a normal distribution in standard deviations."""

@@ -6,8 +6,8 @@ import numpy as np
 from pydantic import Field
 
 from irtune.importance.aggregations import WithinBlock, block_scores
-from irtune.importance.base import ClipQuantile, ImportanceSignal, MeasuredBlocks, Source
 from irtune.importance.matrices import Modules, frobenius_norm, per_matrix
+from irtune.importance.signal import ClipQuantile, ImportanceSignal, MeasuredBlocks, Source
 
 
 class WeightNorm(ImportanceSignal):

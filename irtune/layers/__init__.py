@@ -2,7 +2,7 @@
 
 from irtune.layers.blocks import BlockError, Blocks, map_parameters
 from irtune.layers.controller import LayerController, TrainableBlocks
-from irtune.layers.trace import MemoryTrace, SelectionRecord, TraceSink
+from irtune.layers.selection_record import MemoryTrace, SelectionRecord, TraceSink
 
 __all__ = [
     "BlockError",

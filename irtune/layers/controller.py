@@ -1,15 +1,15 @@
 """The one who measures, asks the policy and freezes: the same for every trainer."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from irtune.importance import Importance, ImportanceSignal, MeasuredBlocks
-from irtune.layers.trace import MemoryTrace, SelectionRecord, TraceSink
+from irtune.layers.refresh import ProbePasses, RefreshRule
+from irtune.layers.selection_record import MemoryTrace, SelectionRecord, TraceSink
 from irtune.selection import PolicyState, SelectionContext, SelectionPolicy, StepCost, Suppression
 
 T = TypeVar("T")
@@ -60,15 +60,6 @@ class TrainableBlocks(MeasuredBlocks, Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class ProbePasses:
-    """Passes over ``rows`` examples that a refresh ran apart from the training step."""
-
-    forward: int = 0
-    backward: int = 0
-    rows: int = 0
-
-
 class LayerController:
     """Decides at every refresh which blocks train until the next.
 
@@ -100,6 +91,37 @@ class LayerController:
         indices: ``(L,)`` the blocks' indices in the model, where they are not all of it; records and messages have
             these, all else counts from 0 to L - 1.
         num_in_model: Number of blocks of that model.
+
+    Example:
+        >>> import torch
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> from irtune import LayerController, MemoryTrace
+        >>> from irtune.importance import GradientNorm
+        >>> from irtune.layers import map_parameters
+        >>> from irtune.layers.torch_blocks import TorchBlocks
+        >>> from irtune.selection import TopK
+        >>> sizes = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2, "vocab_size": 16}
+        >>> model = LlamaForCausalLM(LlamaConfig(num_hidden_layers=4, **sizes))
+        >>> optimizer = torch.optim.AdamW(model.parameters())
+        >>> controller = LayerController(
+        ...     TorchBlocks(model, map_parameters(model), optimizer),
+        ...     4,
+        ...     TopK(k=1),
+        ...     GradientNorm(tensors="all"),
+        ...     reselect_every=2,
+        ...     total_steps=3,
+        ...     seed=0,
+        ...     sinks=[MemoryTrace()],
+        ... )
+        >>> ids = torch.arange(8).reshape(2, 4)
+        >>> for step in range(3):
+        ...     controller.before_step(step)
+        ...     optimizer.zero_grad()
+        ...     model(input_ids=ids, labels=ids).loss.backward()
+        ...     controller.after_backward(step)
+        ...     optimizer.step()
+        >>> [(record.step, len(record.active)) for record in controller.trace.records]
+        [(0, 1), (2, 1)]
     """
 
     def __init__(
@@ -123,11 +145,9 @@ class LayerController:
         self.blocks = blocks
         self.policy = policy
         self.signal = signal
-        self.reselect_every = reselect_every
-        self.total_steps = total_steps
+        self.rule = RefreshRule(policy, signal, reselect_every, total_steps, always_measure)
         self.seed = seed
         self.sinks = tuple(sinks)
-        self.wants_scores = policy.uses_importance or always_measure
         self.reset_on_thaw = reset_on_thaw
         self.cost = cost
         self.all_blocks = tuple(range(num_blocks))
@@ -143,14 +163,9 @@ class LayerController:
         signal.prepare(blocks)
 
     @property
-    def probes_in_step(self) -> bool:
-        """Whether a refresh reads its scores from the training step's own backward pass."""
-        return self.signal.source == "gradients" and not self.signal.stale and self.signal.probe_fraction == 1
-
-    @property
     def reads_gradients(self) -> bool:
         """Whether ``after_backward`` reads the gradients of the step that ``before_step`` prepared."""
-        return self.probing or (self.wants_scores and self.signal.stale)
+        return self.probing or (self.rule.wants_scores and self.signal.stale)
 
     @property
     def trace(self) -> MemoryTrace:
@@ -177,15 +192,15 @@ class LayerController:
         self.passes, self.batch = ProbePasses(), batch
         if step < self.next_refresh:
             return
-        if self.wants_scores and self.probes_in_step:
+        if self.rule.probes_in_step:
             self.probing = True
             self.blocks.set_active(self.all_blocks)
             return
-        if self.wants_scores and not self.signal.stale and not self._probe_apart(step):
+        if self.rule.probes_apart and not self._probe_apart(step):
             return
         self._choose(step)
         # With every block active the scores cost nothing, so the baseline has a trace too.
-        self.probing = self.probes_in_step and self.active == self.all_blocks
+        self.probing = self.rule.step_has_scores and self.active == self.all_blocks
         if not self.probing:
             self._record(step)
 
@@ -195,7 +210,7 @@ class LayerController:
         Raises:
             FloatingPointError: If gradients are not finite and the trainer does not skip such steps.
         """
-        if self.wants_scores and self.signal.stale:
+        if self.rule.wants_scores and self.signal.stale:
             self._measure(step, only=self.active)
         if not self.probing:
             return
@@ -205,7 +220,7 @@ class LayerController:
             # lower the scale.
             self._probe_again(step)
             return
-        if self.wants_scores:
+        if self.rule.wants_scores:
             self._choose(step)
             self.blocks.discard_gradients(sorted(set(self.all_blocks) - set(self.active)))
         self._record(step)
@@ -232,11 +247,8 @@ class LayerController:
         if self.signal.source == "weights":
             seen = bool((self.importance.num_probes > 0).all())
             return (seen and not self.blocks.trains_weights) or self._measure(step, only=self.all_blocks)
-        part = self._slice()
-        gradients = self.signal.source == "gradients"
-        with self.blocks.probing(part, gradients=gradients):
+        with self.blocks.probing(self._part(), gradients=self.signal.source == "gradients"):
             finite = self._measure(step, only=self.all_blocks)
-        self.passes = replace(self.passes, forward=1, backward=int(gradients))
         if not finite:
             self._probe_again(step)
         return finite
@@ -277,7 +289,7 @@ class LayerController:
             )
         thawed = sorted(set(active) - set(self.active))
         self.active, self.policy_state = tuple(active), state
-        self.next_refresh = step + (self.reselect_every or self.total_steps)
+        self.next_refresh = step + self.rule.interval
         self.blocks.set_active(self.active)
         if self.reset_on_thaw and thawed:
             self.blocks.reset_optimizer_state(thawed)
@@ -291,28 +303,24 @@ class LayerController:
         probes: tuple[Suppression, ...] = tuple(self.blocks.broadcast(wanted))
         if not probes:
             return (), np.empty(0)
-        losses = self.blocks.suppressed_losses(probes, self._slice())
-        self.passes = replace(self.passes, forward=self.passes.forward + len(probes))
-        return probes, losses
+        return probes, self.blocks.suppressed_losses(probes, self._part(len(probes)))
 
     def _context(self, step: int) -> SelectionContext:
         generator = np.random.default_rng([self.seed, step])
         return SelectionContext(
-            len(self.all_blocks), step, self.total_steps, self.importance, generator, self.policy_state, self.cost
+            len(self.all_blocks), step, self.rule.total_steps, self.importance, generator, self.policy_state, self.cost
         )
 
-    def _slice(self) -> Batch:
-        """The part of the micro-batch that probes use."""
+    def _part(self, num_suppressed: int = 0) -> Batch:
+        """The part of the micro-batch that passes apart take; counts those of this refresh up to now."""
         batch = self.batch
         if batch is None:
             raise ValueError(
                 f"selection: policy {self.policy.name!r} with signal {self.signal.name!r} runs passes of its own, so "
                 "before_step needs a micro-batch"
             )
-        rows = max(len(values) for values in batch.values())
-        rows = max(1, math.ceil(self.signal.probe_fraction * rows))
-        self.passes = replace(self.passes, rows=rows)
-        return {name: values[:rows] for name, values in batch.items()}
+        self.passes = self.rule.passes(max(len(values) for values in batch.values()), num_suppressed)
+        return {name: values[: self.passes.rows] for name, values in batch.items()}
 
     def _record(self, step: int) -> None:
         if self.blocks.rank != 0:

@@ -18,7 +18,6 @@ from transformers.trainer_callback import ExportableState
 
 from irtune.importance import SIGNALS, Importance, ImportanceSignal
 from irtune.layers.blocks import Blocks, map_parameters
-from irtune.layers.by_name import chosen, one_of, to_json
 from irtune.layers.controller import Batch, LayerController
 from irtune.layers.fitting import leaves_tensors_open, policy_among, signal_for
 from irtune.layers.hf_checks import (
@@ -30,9 +29,10 @@ from irtune.layers.hf_checks import (
 )
 from irtune.layers.hf_release import at_end_of_training, watch_training
 from irtune.layers.measured_model import innermost_optimizer
-from irtune.layers.presets import preset_of
+from irtune.layers.presets import chosen, preset_of, to_json
+from irtune.layers.selection_record import MemoryTrace, SelectionRecord
 from irtune.layers.torch_blocks import FrozenState, TorchBlocks
-from irtune.layers.trace import MemoryTrace, SelectionRecord
+from irtune.plugins import one_of
 from irtune.selection import POLICIES, SelectionPolicy, StepCost
 
 logger = logging.getLogger(__name__)
@@ -85,6 +85,21 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
     Raises:
         ValueError: If something is unknown or does not fit; when training starts, if the Trainer's setting does not
             allow exact freezing.
+
+    Example:
+        >>> import contextlib, tempfile
+        >>> from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
+        >>> from irtune import IRTuningCallback
+        >>> sizes = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2, "vocab_size": 16}
+        >>> model = LlamaForCausalLM(LlamaConfig(num_hidden_layers=4, **sizes))
+        >>> data = [{"input_ids": [1, 2, 3], "labels": [1, 2, 3]}] * 8
+        >>> choose = IRTuningCallback("top_k", k=2, reselect_every=1)
+        >>> quiet = {"save_strategy": "no", "report_to": "none"}
+        >>> args = TrainingArguments(tempfile.mkdtemp(), max_steps=2, use_cpu=True, **quiet)
+        >>> with contextlib.redirect_stdout(None):
+        ...     _ = Trainer(model, args, train_dataset=data, callbacks=[choose]).train()
+        >>> choose.trace.active().sum(axis=1)
+        array([2, 2])
     """
 
     def __init__(

@@ -1,13 +1,14 @@
-"""A named method as the plug-in takes it, with explicit arguments above its settings."""
+"""What the plug-in's arguments name: a method with explicit arguments above its settings, a policy, a signal."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic import BaseModel, ValidationError
+
 from irtune.importance import SIGNALS, ImportanceSignal
-from irtune.layers.by_name import chosen, to_json
 from irtune.methods import METHODS
-from irtune.plugins import nearest
+from irtune.plugins import nearest, resolve
 from irtune.selection import POLICIES
 
 _ARGUMENTS = {
@@ -70,10 +71,7 @@ def preset_of(policy: Any) -> Preset:
         )
     if not isinstance(policy, str) or ":" in policy:
         return Preset()
-    if policy not in METHODS:
-        if policy not in POLICIES:
-            known = nearest(policy, {*METHODS, *POLICIES})
-            raise ValueError(f"policy: unknown name {policy!r}: {known}, or your own as package.module:Class")
+    if resolve(policy, {**POLICIES, **METHODS}, key="policy") is not METHODS.get(policy):
         return Preset()
     settings = METHODS[policy].settings
     arguments = {
@@ -87,6 +85,58 @@ def preset_of(policy: Any) -> Preset:
     )
 
 
+def chosen(
+    key: str,
+    given: Any,
+    registered: Mapping[str, type[Any]],
+    base: type[Any],
+    options: Mapping[str, Any] | None = None,
+    others: Collection[str] = (),
+) -> Any:
+    """The policy or signal that ``given`` and ``options`` mean.
+
+    Args:
+        key: What it is called in messages.
+        given: An object, a name, or a mapping of ``name`` and options.
+        registered: Name -> class; ``package.module:Class`` need not be there.
+        base: Of all such classes.
+        options: Further options.
+        others: What else could have been given beside the options, which a misspelt one may have meant.
+
+    Raises:
+        ValueError: If there is no such thing or it does not take these options.
+    """
+    options = options or {}
+    if isinstance(given, base):
+        if options:
+            raise ValueError(f"{key}: {sorted(options)} are options of {type(given).__name__} and go into the object")
+        return given
+    section = {"name": given} if isinstance(given, str) else dict(given) if isinstance(given, Mapping) else {}
+    name = section.pop("name", None)
+    if not isinstance(name, str):
+        raise ValueError(f"{key}: {given!r} gives no name; available: {', '.join(sorted(registered))}")
+    section |= options
+    variant: type[BaseModel] = resolve(name, registered, base, key=key)
+    known = set(variant.model_fields) - {"name"}
+    for option in section:
+        if option not in known:
+            raise ValueError(f"{key}: {name} has no option {option!r}: {nearest(option, known | set(others))}")
+    if variant.model_fields["name"].is_required():
+        section["name"] = name
+    try:
+        return variant(**section)
+    except ValidationError as error:
+        raise ValueError("; ".join(_explained(key, mistake) for mistake in error.errors())) from error
+
+
+def to_json(variant: BaseModel, registered: Mapping[str, type[Any]]) -> dict[str, Any]:
+    """Name and options from which ``chosen`` makes the same object."""
+    cls = type(variant)
+    names = [name for name, known in registered.items() if known is cls]
+    options = variant.model_dump(mode="json", exclude={"name"})
+    return {"name": names[0] if names else f"{cls.__module__}:{cls.__qualname__}", **options}
+
+
 def _under(prefix: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key.removeprefix(prefix): value for key, value in settings.items() if key.startswith(prefix)}
 
@@ -97,3 +147,10 @@ def _section(given: str | Mapping[str, Any] | ImportanceSignal | None) -> dict[s
         name = to_json(given, SIGNALS)["name"]
         return {**given.model_dump(mode="json", exclude_unset=True), "name": name}
     return {"name": given} if isinstance(given, str) else dict(given or {})
+
+
+def _explained(key: str, mistake: Any) -> str:
+    where = ".".join([key, *map(str, mistake["loc"])])
+    if mistake["type"] == "missing":
+        return f"{where}: has to be given"
+    return f"{where}: {str(mistake['msg']).removeprefix('Value error, ')}"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from irtune.analysis.metrics import Mode
-from irtune.config.sweep import Constraint, TuneConfig
+from irtune.config.sweep_schema import Constraint, TuneConfig
 from irtune.plugins import nearest
 
 _MEASURED_AT_EACH_STEP = (

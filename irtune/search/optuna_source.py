@@ -1,37 +1,27 @@
-"""Ray Tune's searcher, over Optuna's ask and tell; the study file is the record of the sweep."""
+"""Optuna's ask and tell as a source of trials."""
 
 import json
+import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import optuna
 from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
-from ray.tune.search import Searcher
 
-from irtune.config.schema import BASELINE
-from irtune.config.sweep import TuneConfig
+from irtune.config.sweep_schema import TuneConfig
 from irtune.search.journal import StudyStorage
 from irtune.search.objectives import excesses, in_words, measured, result_of
 from irtune.search.samplers import build_sampler
+from irtune.search.source import Ended, Outcome, TrialSpec
 from irtune.search.space import Space, Values, size, suggest
-from irtune.search.stopping import TIME_ATTR
-
-BASELINE_OVERRIDES: Values = {"method": None, "selection.policy.name": BASELINE}
-"""What makes the first trial of every sweep the baseline."""
 
 STUDY = "study.journal"
 """The file of a study in the folder of its sweep."""
-
-BASELINE_TRIAL = "baseline"
-"""The baseline's name among the trials of a sweep."""
-
-MATCHED = "baseline_of_"
-"""Before the name of a trial: the baseline at that trial's other settings."""
 
 TRIAL = "trial"
 DUPLICATE_OF = "duplicate_of"
@@ -56,10 +46,8 @@ MAX_DRAWS = 1000
 """How many random configurations are then looked through for one that was not."""
 
 
-def is_baseline(name: str, repeats: str | None = None) -> bool:
-    """Whether a trial of this name, which may repeat another one, stands for all blocks training."""
-    of = name if repeats is None else repeats
-    return of == BASELINE_TRIAL or of.startswith(MATCHED)
+_STATES = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+_STATUSES: Mapping[TrialState, Any] = {state: status for status, state in _STATES.items()}
 
 
 def open_study(path: Path, name: str, tune: TuneConfig) -> optuna.Study:
@@ -111,22 +99,17 @@ class _Running:
     reported_steps: set[int] = field(default_factory=set)
 
 
-class OptunaAskTell(Searcher):  # type: ignore[misc]
-    """Suggests the baseline, then ``tune.num_trials`` configurations of a study.
+class OptunaSource:
+    """Asks a study for ``tune.num_trials`` configurations; fewer if the space has no more.
 
-    A suggestion is ``{"overrides": {dotted key: value}, "trial": …, "is_baseline": …}``; ``trial`` is the trial's name,
-    which is its folder's too, and the same when a later driver goes on with the trial, while ``is_new`` says that none
-    has had it before. The baseline stands
-    outside the study: it is not a point of the space, and its score would mislead the sampler; what it scored is kept
-    in the study's user attributes ``baseline/…``. Tune is to be given ``num_samples=-1`` and no metric; the searcher
-    says when the sweep is over, which is earlier than ``num_trials`` if the space has fewer configurations.
+    The study's file is its record: whatever is told is in there at once, and a later driver goes on from it alone.
 
-    A trial is told COMPLETE with the values of all objectives if its last result carries ``final: True``, PRUNED if it
-    was stopped before, FAIL if it raised an error, or if an objective or a constraint has no finite value. A stopped
-    trial has its intermediate values where there is one objective; where there are several it has no values at all, so
-    that it lies on no Pareto front, however cheap it was. A suggestion that equals an earlier one is told FAIL with
-    ``duplicate_of``, as Optuna's samplers ignore failed trials, whereas a pruned one without values counts as worst,
-    and would drive TPE away from the best region that it just came back to.
+    A trial is told COMPLETE with the values of all objectives if it finished, PRUNED if it was stopped before, FAIL if
+    it failed, or if an objective or a constraint has no finite value. A stopped trial has its intermediate values
+    where there is one objective; where there are several it has no values at all, so that it lies on no Pareto front,
+    however cheap it was. A suggestion that equals an earlier one is told FAIL with ``duplicate_of``, as Optuna's
+    samplers ignore failed trials, whereas a pruned one without values counts as worst, and would drive TPE away from
+    the best region that it just came back to.
 
     Args:
         study: The study of the sweep.
@@ -135,7 +118,6 @@ class OptunaAskTell(Searcher):  # type: ignore[misc]
     """
 
     def __init__(self, study: optuna.Study, space: Space, tune: TuneConfig) -> None:
-        super().__init__()
         described = {key: dimension.model_dump(mode="json") for key, dimension in space.items()}
         _agree(study, "space", described, "space")
         self._study = study
@@ -146,31 +128,30 @@ class OptunaAskTell(Searcher):  # type: ignore[misc]
         self._tried = {_identity(trial.params): trial.number for trial in own}
         self._num_asked = len(own)
         self._running: dict[str, _Running] = {}
-        self._baseline_id: str | None = None
+        self.num_trials = num_searched(tune, space)
         self.is_exhausted = False
-        """Whether everything has been suggested."""
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        """The next configuration, or ``FINISHED``."""
-        if self._baseline_id is None and self._study.user_attrs.get("baseline/state") != TrialState.COMPLETE.name:
-            self._baseline_id = trial_id
-            return {"overrides": BASELINE_OVERRIDES, "trial": BASELINE_TRIAL, "is_baseline": True}
+    def ended(self) -> list[Ended]:
+        """What the study knows to be over."""
+        return ended_trials(self._study)
+
+    def ask(self) -> TrialSpec | None:
+        """The next configuration; None once everything was suggested."""
         asked = self._ask()
         if asked is None:
             self.is_exhausted = True
-            return str(Searcher.FINISHED)
+            return None
         trial, values = asked
         name = trial.user_attrs.get(TRIAL, _name(trial.number))
         trial.set_user_attr(TRIAL, name)
-        self._running[trial_id] = self._begin(trial)
-        is_new = RESTART_OF not in trial.user_attrs
-        return {"overrides": values, "trial": name, "is_baseline": False, "is_new": is_new}
+        self._running[name] = self._begin(trial)
+        return TrialSpec(name, values)
 
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+    def report(self, spec: TrialSpec, step: int, results: Mapping[str, Any]) -> None:
         """Keep intermediate values; steps that a restarted trial repeats count once."""
-        running, step = self._running.get(trial_id), result.get(TIME_ATTR)
-        values = {name: value for name in self._tune.objectives if (value := measured(result, name)) is not None}
-        if running is None or not values or step is None or step in running.reported_steps:
+        running = self._running[spec.name]
+        values = {name: value for name in self._tune.objectives if (value := measured(results, name)) is not None}
+        if not values or step in running.reported_steps:
             return
         running.reported_steps.add(step)
         if len(self._tune.objectives) == 1:
@@ -178,44 +159,31 @@ class OptunaAskTell(Searcher):  # type: ignore[misc]
         else:
             running.trial.set_user_attr(f"{INTERMEDIATE}{step}", values)
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+    def tell(self, spec: TrialSpec, outcome: Outcome) -> None:
         """Tell the study how a trial ended."""
-        result = result or {}
-        reason = "it raised an error" if error else self._unmeasured(result)
+        trial = self._running.pop(spec.name).trial
+        reason = outcome.reason or self._unmeasured(outcome)
+        state = TrialState.FAIL if reason is not None else _STATES[outcome.status]
+        for key, kept in outcome.results.items():
+            if key.startswith(KEPT_RESULTS):
+                trial.set_user_attr(key, _plain(kept))
         if reason is not None:
-            state = TrialState.FAIL
-        else:
-            state = TrialState.COMPLETE if result.get("final") else TrialState.PRUNED
-        values = [measured(result, name) for name in self._tune.objectives]
-        attributes = {key: _plain(kept) for key, kept in result.items() if key.startswith(KEPT_RESULTS)}
-        if reason is not None:
-            attributes[REASON] = reason
-        if trial_id == self._baseline_id:
-            told = {"value": values[0]} if len(values) == 1 else {"values": values}
-            self._keep_baseline({**told, **attributes, "state": state.name})
-        elif trial_id in self._running:
-            # The result at which a scheduler stops a trial comes here only.
-            self.on_trial_result(trial_id, result)
-            trial = self._running.pop(trial_id).trial
-            for key, attribute in attributes.items():
-                trial.set_user_attr(key, attribute)
-            if state == TrialState.COMPLETE:
-                for key, excess in excesses(result, self._tune.constraints).items():
-                    trial.set_constraint(key, excess)
-            finite = [value for value in values if value is not None]
-            self._study.tell(trial.number, finite if state == TrialState.COMPLETE else None, state)
+            trial.set_user_attr(REASON, reason)
+        if state == TrialState.COMPLETE:
+            for key, excess in excesses(outcome.results, self._tune.constraints).items():
+                trial.set_constraint(key, excess)
+        values = [measured(outcome.results, name) for name in self._tune.objectives]
+        finite = [value for value in values if value is not None]
+        self._study.tell(trial.number, finite if state == TrialState.COMPLETE else None, state)
 
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing to write: the study is written to at once, and a later driver goes on from it alone."""
-
-    def _unmeasured(self, result: Mapping[str, Any]) -> str | None:
-        """Why a trial that ended with ``result`` cannot be told: something that it has to have is not there."""
+    def _unmeasured(self, outcome: Outcome) -> str | None:
+        """Why a trial cannot be told as it ended: something that it has to have is not there."""
         wanted = [*self._tune.objectives, *self._tune.constraints]
-        if result and not result.get("final"):
+        if outcome.status == "pruned":
             # What a run costs is only known at its end.
             wanted = [name for name in self._tune.objectives if name.startswith("eval/")]
-        missing = next((name for name in wanted if measured(result, name) is None), None)
-        return missing and f"{missing} was {result_of(result, missing)}"
+        missing = next((name for name in wanted if measured(outcome.results, name) is None), None)
+        return missing and f"{missing} was {result_of(outcome.results, missing)}"
 
     def _begin(self, trial: Trial) -> _Running:
         """A trial that goes on with another one has that one's intermediate values."""
@@ -253,50 +221,19 @@ class OptunaAskTell(Searcher):  # type: ignore[misc]
         self._num_asked += 1
         return trial, values
 
-    def _keep_baseline(self, attributes: Mapping[str, Any]) -> None:
-        for key, attribute in attributes.items():
-            self._study.set_user_attr(f"baseline/{key}", attribute)
+
+def num_searched(tune: TuneConfig, space: Space) -> int:
+    """Trials of a search besides the baseline; fewer than were asked for if the space has no more."""
+    return min(tune.num_trials, size(space) or sys.maxsize)
 
 
-@dataclass(frozen=True)
-class EndedTrial:
-    """A trial of a study that needs no more work.
-
-    Args:
-        name: Its name in the sweep.
-        overrides: Its configuration, as it was suggested.
-        status: How it ended.
-        reason: Why it failed.
-        repeats: The name of the trial that it repeats with another seed.
-    """
-
-    name: str
-    overrides: Values
-    status: Literal["finished", "pruned", "failed"]
-    reason: str | None = None
-    repeats: str | None = None
-
-    @property
-    def is_baseline(self) -> bool:
-        """Whether it is what the others are compared with."""
-        return is_baseline(self.name, self.repeats)
-
-
-def ended_trials(study: optuna.Study) -> list[EndedTrial]:
-    """What a study knows to be over, the baseline first."""
-    status: dict[TrialState, Any] = {
-        TrialState.COMPLETE: "finished",
-        TrialState.PRUNED: "pruned",
-        TrialState.FAIL: "failed",
-    }
-    ended = []
-    if study.user_attrs.get("baseline/state") == TrialState.COMPLETE.name:
-        ended.append(EndedTrial(BASELINE_TRIAL, BASELINE_OVERRIDES, "finished"))
-    for trial in _own_trials(study):
-        if trial.state in status:
-            name, reason = trial.user_attrs[TRIAL], trial.user_attrs.get(REASON)
-            ended.append(EndedTrial(name, trial.params, status[trial.state], reason))
-    return ended
+def ended_trials(study: optuna.Study) -> list[Ended]:
+    """What a study knows to be over."""
+    return [
+        (TrialSpec(trial.user_attrs[TRIAL], trial.params), Outcome(status, reason=trial.user_attrs.get(REASON)))
+        for trial in _own_trials(study)
+        if (status := _STATUSES.get(trial.state)) is not None
+    ]
 
 
 def _name(number: int) -> str:

@@ -6,7 +6,7 @@ from graphlib import TopologicalSorter
 
 from optuna.trial import FixedTrial, Trial
 
-from irtune.config.sweep import Choice, Dimension
+from irtune.config.sweep_schema import Choice, Dimension
 
 Space = Mapping[str, Dimension]
 """Dotted key -> dimension."""

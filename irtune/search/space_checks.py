@@ -9,13 +9,14 @@ from itertools import product
 import numpy as np
 
 from irtune.config.load import ConfigError, apply_overrides, build, dotted_keys, explicit, with_overrides
-from irtune.config.methods import with_method
+from irtune.config.method_settings import with_method
 from irtune.config.mistakes import known_keys
 from irtune.config.schema import VARIANTS, ExperimentConfig
-from irtune.config.sweep import Choice, Condition, Dimension, SweepConfig
+from irtune.config.sweep_schema import Choice, Condition, Dimension, SweepConfig
 from irtune.importance.aggregations import rank_alike
 from irtune.methods import METHODS
 from irtune.plugins import nearest
+from irtune.search.samplers import doubts_of_sampler, mistakes_of_sampler, sampler_named
 from irtune.search.space import Space, Values, in_order, is_active, num_values, size
 
 NOT_SEARCHABLE = {
@@ -32,9 +33,6 @@ NOT_SEARCHABLE = {
     "engine.process_group_timeout_s": "the trials of a sweep share its workers",
 }
 """Settings (or whole sections) that a sweep keeps fixed, and why."""
-
-LEARN_FROM_EARLIER = ("tpe", "gp")
-"""Samplers that learn from any trial of a study; nsga2 breeds from generations that it suggested itself."""
 
 
 def check_space(config: SweepConfig, num_blocks: int | None = None) -> list[str]:
@@ -57,17 +55,6 @@ def check_space(config: SweepConfig, num_blocks: int | None = None) -> list[str]
             mistakes += [
                 f"space.{key}.when.{wrong}" for wrong in _mistaken_condition(dimension.when, space, fixed_values)
             ]
-    if config.tune.sampler == "grid":
-        mistakes += [
-            f"space.{key}: has no end of values for tune.sampler=grid; give it a step, or choices, or another sampler"
-            for key, dimension in space.items()
-            if num_values(dimension) is None
-        ]
-    if config.tune.warm_start is not None and config.tune.sampler not in LEARN_FROM_EARLIER:
-        mistakes.append(
-            f"tune.warm_start: tune.sampler={config.tune.sampler} learns nothing from trials that are not its own; use "
-            f"{' or '.join(LEARN_FROM_EARLIER)}, or leave it out"
-        )
     asha, max_steps = config.tune.scheduler, config.training.max_steps
     if asha is not None and "training.max_steps" not in space and asha.grace_steps >= max_steps:
         mistakes.append(
@@ -84,6 +71,7 @@ def check_space(config: SweepConfig, num_blocks: int | None = None) -> list[str]
         in_order(space)
     except CycleError as error:
         return [*mistakes, f"space: the conditions go round in a circle: {' -> '.join(error.args[1])}"]
+    mistakes += mistakes_of_sampler(config)
     return mistakes + _misfits(config, None if "model.name" in space else num_blocks)
 
 
@@ -101,11 +89,11 @@ def doubtful(config: SweepConfig) -> list[str]:
             f"tune.num_trials: {config.tune.num_trials} trials, but the space has {num_configurations} configurations; "
             "the sweep ends when all are tried"
         )
-    elif config.tune.sampler == "grid" and num_configurations not in (None, config.tune.num_trials):
+    elif sampler_named(config.tune.sampler).tries_all and num_configurations not in (None, config.tune.num_trials):
         doubts.append(
             f"tune.num_trials: {config.tune.num_trials} of the grid's {num_configurations} configurations are tried"
         )
-    doubts += _doubtful_sampler(config)
+    doubts += doubts_of_sampler(config)
     tree = explicit(config.experiment())
     without_effect: dict[str, set[str]] = {}
     for _, _, values in _cases(space):
@@ -117,21 +105,6 @@ def doubtful(config: SweepConfig) -> list[str]:
     for key, strategies in without_effect.items():
         names = ", ".join(sorted(strategies))
         doubts.append(f"space.{key}: has no effect under {names}; restrict it with when: {{key: {chooser}, …}}")
-    return doubts
-
-
-def _doubtful_sampler(config: SweepConfig) -> list[str]:
-    sampler, conditional = config.tune.sampler, [key for key, d in config.space.items() if d.when is not None]
-    doubts = []
-    if conditional and sampler in ("gp", "nsga2"):
-        doubts.append(
-            f"tune.sampler: {sampler} draws dimensions that do not exist in every trial at random "
-            f"({', '.join(conditional)}); tpe learns about them too"
-        )
-    if config.tune.constraints and sampler in ("random", "grid"):
-        doubts.append(
-            f"tune.constraints: {sampler} does not keep away from what breaks them; such trials run, and are marked"
-        )
     return doubts
 
 

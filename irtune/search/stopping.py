@@ -9,7 +9,9 @@ from typing import Any
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from irtune.config.sweep import AshaConfig
+from irtune.analysis.metrics import Mode
+from irtune.config.sweep_schema import AshaConfig
+from irtune.search.source import TrialSpec
 
 TIME_ATTR = "step"
 """The entry of a result that counts optimizer steps; unlike Ray's iterations they go on when a trial is restarted."""
@@ -97,7 +99,7 @@ class Asha(InOrder):
         (``AsyncHyperBandScheduler``). That sorts all scores of a rung anew for each trial; here they stay sorted.
     """
 
-    def __init__(self, config: AshaConfig, max_steps: int, metric: str, mode: str) -> None:
+    def __init__(self, config: AshaConfig, max_steps: int, metric: str, mode: Mode) -> None:
         super().__init__()
         grace_steps = min(config.grace_steps, max_steps)
         num_rungs = int(math.log(max_steps / grace_steps) / math.log(config.reduction_factor) + 1)
@@ -111,7 +113,7 @@ class Asha(InOrder):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """``STOP`` or ``CONTINUE`` for a trial that reported ``result``."""
         goes_on = self._goes_on(trial.trial_id, result)
-        spared = trial.config.get("is_baseline", False) or result.get(TIME_ATTR, 0) >= self.max_steps
+        spared = TrialSpec(**trial.config).is_baseline or result.get(TIME_ATTR, 0) >= self.max_steps
         return str(TrialScheduler.CONTINUE if spared or goes_on else TrialScheduler.STOP)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
@@ -143,7 +145,7 @@ class Asha(InOrder):
         return not is_below
 
 
-def build_scheduler(config: AshaConfig | None, *, max_steps: int, metric: str, mode: str) -> TrialScheduler:
+def build_scheduler(config: AshaConfig | None, *, max_steps: int, metric: str, mode: Mode) -> TrialScheduler:
     """What decides about stopping trials early.
 
     Args:

@@ -9,7 +9,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
-from irtune.config.sweep import TuneConfig
+from irtune.config.sweep_schema import TuneConfig
 from irtune.search.objectives import excesses, in_words, measured
 from irtune.search.optuna_source import EARLIER, INTERMEDIATE, KEPT_RESULTS, OBJECTIVES, STUDY
 from irtune.search.space import Space, suggest

@@ -3,11 +3,11 @@
 from irtune.selection.ada_grad_select import AdaGradSelect
 from irtune.selection.all_blocks import AllBlocks
 from irtune.selection.auto_freeze import AutoFreeze
-from irtune.selection.base import PolicyState, SelectionContext, SelectionPolicy, StepCost, Suppression
 from irtune.selection.block_order import BlockOrder
 from irtune.selection.cost_aware import CostAware
 from irtune.selection.grad_es import GradES
 from irtune.selection.ist import IST
+from irtune.selection.policy import PolicyState, SelectionContext, SelectionPolicy, StepCost, Suppression
 from irtune.selection.progressive import Progressive
 from irtune.selection.random_blocks import RandomBlocks
 from irtune.selection.static import Static

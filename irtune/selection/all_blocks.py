@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from irtune.selection.base import PolicyState, SelectionContext, SelectionPolicy
+from irtune.selection.policy import PolicyState, SelectionContext, SelectionPolicy
 
 
 class AllBlocks(SelectionPolicy):

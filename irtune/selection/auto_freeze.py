@@ -6,7 +6,7 @@ import numpy as np
 from pydantic import Field
 
 from irtune.importance import Importance
-from irtune.selection.base import PolicyState, SelectionContext, SelectionPolicy
+from irtune.selection.policy import PolicyState, SelectionContext, SelectionPolicy
 from irtune.selection.scores import relative_change
 
 

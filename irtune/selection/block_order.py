@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from irtune.selection.base import BlockCount, PolicyState, SelectionContext, SelectionPolicy, resolve_count
+from irtune.selection.policy import BlockCount, PolicyState, SelectionContext, SelectionPolicy, resolve_count
 
 
 class BlockOrder(SelectionPolicy):

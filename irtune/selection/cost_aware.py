@@ -5,7 +5,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from irtune.selection.base import PolicyState, SelectionContext, SelectionPolicy, StepCost
+from irtune.selection.policy import PolicyState, SelectionContext, SelectionPolicy, StepCost
 from irtune.selection.scores import finite_scores, ranked_scores
 
 

@@ -5,7 +5,8 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from irtune.selection.base import (
+from irtune.selection.draws import draw_blocks
+from irtune.selection.policy import (
     BlockCount,
     PolicyState,
     SelectionContext,
@@ -13,7 +14,6 @@ from irtune.selection.base import (
     Suppression,
     resolve_count,
 )
-from irtune.selection.draws import draw_blocks
 
 
 def log_sigmoid(values: np.ndarray) -> np.ndarray:

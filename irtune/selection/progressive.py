@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from irtune.selection.base import PolicyState, SelectionContext, SelectionPolicy
+from irtune.selection.policy import PolicyState, SelectionContext, SelectionPolicy
 
 
 class Progressive(SelectionPolicy):

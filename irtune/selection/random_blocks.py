@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from irtune.selection.base import BlockCount, PolicyState, SelectionContext, SelectionPolicy, resolve_count
+from irtune.selection.policy import BlockCount, PolicyState, SelectionContext, SelectionPolicy, resolve_count
 
 
 class RandomBlocks(SelectionPolicy):

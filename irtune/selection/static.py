@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from irtune.selection.base import BlockCount, PolicyState, SelectionContext, SelectionPolicy, resolve_count
+from irtune.selection.policy import BlockCount, PolicyState, SelectionContext, SelectionPolicy, resolve_count
 
 
 class Static(SelectionPolicy):

@@ -8,14 +8,12 @@ from pathlib import Path
 
 from irtune.analysis.pareto import pareto_front
 from irtune.analysis.trials import TrialRow, best_first
-from irtune.config.sweep import SweepConfig
+from irtune.config.sweep_schema import SweepConfig
 from irtune.files import once_there_is_room
-from irtune.studies.trial_table import TrialRecord
+from irtune.studies.trial_record import TrialRecord
 from irtune.tracking.run_record import RunRecord
-from irtune.tracking.spool import SpoolReader, SpoolWriter, next_attempt
 from irtune.tracking.uploader import Uploader
 from irtune.training.run import ADAPTER
-from irtune.workers.worker import SPOOL
 
 logger = logging.getLogger(__name__)
 
@@ -62,10 +60,9 @@ class Adapters:
             return
         for trial in sorted(self._best()):
             entry = self._entries[trial]
-            if (entry.folder / ADAPTER).is_dir() and not _is_spooled(entry.folder / SPOOL):
+            if (entry.folder / ADAPTER).is_dir():
                 try:
-                    once_there_is_room(lambda entry=entry: _spool(entry), entry.folder, ROOM_S)  # type: ignore[misc]
-                    uploader.resend(f"{entry.folder.parent.parent.name}/{trial}", RunRecord(entry.folder))
+                    _upload(RunRecord(entry.folder), uploader)
                 except (OSError, ValueError) as error:
                     logger.warning("%s: its adapter does not go to MLflow: %s", entry.folder, error)
 
@@ -101,12 +98,7 @@ def _remove(folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_spooled(spool: Path) -> bool:
-    records = SpoolReader(spool).poll()
-    return any(record["kind"] == "artifact" and record["path"] == ADAPTER for record in records)
-
-
-def _spool(entry: TrialRecord) -> None:
-    writer = SpoolWriter(entry.folder / SPOOL, next_attempt(entry.folder / SPOOL))
-    writer.artifact(entry.folder / ADAPTER, ADAPTER)
-    writer.close()
+def _upload(record: RunRecord, uploader: Uploader) -> None:
+    if all(artifact["path"] != ADAPTER for artifact in record.artifacts()):
+        once_there_is_room(lambda: record.add_artifact(record.folder / ADAPTER, ADAPTER), record.folder, ROOM_S)
+        uploader.resend(record)

@@ -1,13 +1,12 @@
-"""What the driver makes of a trial's spool when the trial is over: its trace as arrays and as a picture."""
+"""What the driver makes of a trial's record when the trial is over: its trace as arrays and as a picture."""
 
 import logging
 
 from irtune.analysis.figures import save_png, trace_heat_map
 from irtune.files import once_there_is_room
-from irtune.studies.trial_table import TrialRecord
-from irtune.tracking.spool import SpoolWriter, next_attempt
+from irtune.studies.trial_record import TrialRecord
+from irtune.tracking.run_record import RunRecord
 from irtune.tracking.trace import read_trace, save_trace
-from irtune.workers.worker import SPOOL
 
 TRACE = "layer_importance.npz"
 HEAT_MAP = "layer_importance.png"
@@ -16,7 +15,7 @@ ROOM_S = 30.0
 
 
 def keep_trace(entry: TrialRecord) -> None:
-    """Write the layer trace of a trial and its heat map, however the trial ended, and spool them for MLflow.
+    """Write the layer trace of a trial and its heat map, however the trial ended, for MLflow to have.
 
     Drawing must not cost a sweep: what goes wrong is logged.
     """
@@ -27,15 +26,12 @@ def keep_trace(entry: TrialRecord) -> None:
 
 
 def _keep_trace(entry: TrialRecord) -> None:
-    spool = entry.folder / SPOOL
-    trace = read_trace(spool)
+    trace = read_trace(entry.folder)
     if not len(trace.step):
         return
     save_trace(trace, entry.folder / TRACE)
     label = f"importance ({entry.config.importance.name.replace('_', ' ')})"
     figure = trace_heat_map(trace.scores, trace.active, trace.step, title=entry.name, score_label=label)
     save_png(figure, entry.folder / HEAT_MAP)
-    writer = SpoolWriter(spool, next_attempt(spool))
     for file in (TRACE, HEAT_MAP):
-        writer.artifact(entry.folder / file, "layer_importance")
-    writer.close()
+        RunRecord(entry.folder).add_artifact(entry.folder / file, "layer_importance")

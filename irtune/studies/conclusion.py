@@ -24,18 +24,17 @@ from irtune.config.load import concise, dotted_keys
 from irtune.files import once_there_is_room, read_json
 from irtune.redaction import public_address, redact, redacted
 from irtune.search.optuna_source import STUDY
-from irtune.studies.adapters import Adapters
 from irtune.studies.artifacts import HEAT_MAP
-from irtune.studies.comparison import Row, actual, side_by_side, table
-from irtune.studies.plan import PLAN, Plan
+from irtune.studies.plan import PLAN, Plan, Row, actual, side_by_side, table
 from irtune.studies.preflight import Sweep
 from irtune.studies.provenance import environment
-from irtune.studies.trial_table import TrialRecord
+from irtune.studies.trial_record import TrialRecord
+from irtune.studies.trial_table import TrialTable
 from irtune.tracking.address import comparison_url, requires_server, ui_command
 from irtune.tracking.mlflow_tracker import MlflowTracker
-from irtune.tracking.spool import SpoolWriter, next_attempt
 from irtune.tracking.uploader import Uploader
 from irtune.tracking.view import SweepView
+from irtune.training.record import RecordWriter
 from irtune.workers.error_text import last_line
 
 LOCAL_UI = "http://127.0.0.1:5000"
@@ -57,7 +56,7 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Conclusion:
     """What a sweep found, and where it lies."""
 
     name: str
@@ -74,15 +73,14 @@ class Outcome:
 
 def conclude(
     sweep: Sweep,
-    entries: Sequence[TrialRecord],
-    adapters: Adapters,
+    trials: TrialTable,
     uploader: Uploader,
     tracker: MlflowTracker,
     console: Console,
-) -> Outcome:
+) -> Conclusion:
     """Answer, write, record, and then show: what a terminal cannot print costs no report."""
     metric, mode = sweep.config.tune.first_objective
-    all_rows = [entry.row(sweep.config.tune, sweep.metric) for entry in entries]
+    entries, adapters, all_rows = list(trials.records.values()), trials.adapters, trials.rows()
     rows = [row for row in all_rows if row.repeats is None]
     answer = answer_sweep(
         all_rows,
@@ -101,7 +99,7 @@ def conclude(
         console.print()
         console.print(table(*compared[:2]))
     _show(sweep, entries, answer, rows, adapters.told(), commands, console)
-    return Outcome(sweep.name, sweep.folder, answer, tuple(rows), experiment_id)
+    return Conclusion(sweep.name, sweep.folder, answer, tuple(rows), experiment_id)
 
 
 def _compare(sweep: Sweep, entries: Sequence[TrialRecord]) -> Compared:
@@ -215,13 +213,11 @@ def _drawn(figure: Figure, path: Path) -> bytes:
 
 def _record(sweep: Sweep, answer: Answer, compared: Compared, adapters: str, uploader: Uploader) -> None:
     """A run of its own for the sweep, with everything that is about all of its trials."""
-    key, spool = f"{sweep.name}/{SUMMARY}", sweep.folder / SUMMARY / "spool"
+    key, folder = f"{sweep.name}/{SUMMARY}", sweep.folder / SUMMARY
     tags = {"irtune.sweep": sweep.name, "irtune.kind": "summary", "irtune.data": sweep.ready.dataset.name}
     tags |= {"irtune.data.lengths": sweep.ready.inputs.encoded.in_words()}
-    uploader.add(key, spool, name=f"summary of {sweep.name}", tags=tags)
-    # Of a sweep that was resumed after it had been summed up there is more than one.
-    attempt = next_attempt(spool)
-    writer = SpoolWriter(spool, attempt)
+    uploader.add(key, folder, name=f"summary of {sweep.name}", tags=tags)
+    writer = RecordWriter(folder)
     writer.params(dotted_keys(sweep.config))
     writer.tags({"irtune.answer": answer.sentence, "irtune.caveats": " ".join(answer.caveats)})
     writer.tags({"irtune.data.notes": " ".join(sweep.ready.dataset.notes), "irtune.adapters": adapters})
@@ -235,12 +231,13 @@ def _record(sweep: Sweep, answer: Answer, compared: Compared, adapters: str, upl
         f"summary/test_{name}_difference_high": interval.high if interval else None,
     }
     known = {name: value for name, value in values.items() if value is not None}
-    writer.metrics(attempt, known | compared[2])
+    # A sweep that was resumed after it had been summed up is summed up again.
+    writer.metrics(writer.attempt, known | compared[2])
     # The journal may be written to while it is uploaded; and only what lies in its own folder is uploaded of a run.
     for file in (REPORT, FIGURE, PARETO, FINALISTS_FIGURE, TABLE, BEST, PLAN, STUDY):
         if (sweep.folder / file).is_file():
-            shutil.copyfile(sweep.folder / file, sweep.folder / SUMMARY / file)
-            writer.artifact(sweep.folder / SUMMARY / file, "")
+            shutil.copyfile(sweep.folder / file, folder / file)
+            writer.artifact(folder / file, "")
     writer.close()
     uploader.finish(key, "FINISHED", {})
 

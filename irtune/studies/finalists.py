@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import optuna
 
 from irtune.analysis.trials import TrialRow, best_first, chosen
-from irtune.config.sweep import FinalistsConfig, SweepConfig
-from irtune.search.list_source import ListedTrial
-from irtune.search.optuna_source import BASELINE_OVERRIDES, BASELINE_TRIAL, MATCHED, ended_trials
+from irtune.config.sweep_schema import FinalistsConfig, SweepConfig
+from irtune.search.optuna_source import ended_trials
+from irtune.search.source import BASELINE_OVERRIDES, BASELINE_TRIAL, MATCHED, TrialSpec
 from irtune.studies.matched import matched_overrides
 
 FINALISTS = "finalists"
@@ -28,7 +28,7 @@ def num_repeats(finalists: FinalistsConfig | None, num_trials: int, *, with_matc
     return (best + 1 + best * with_matched) * finalists.seeds
 
 
-def choose_repeats(study: optuna.Study, rows: Sequence[TrialRow], config: SweepConfig) -> list[ListedTrial]:
+def choose_repeats(study: optuna.Study, rows: Sequence[TrialRow], config: SweepConfig) -> list[TrialSpec]:
     """The repeats of the best trials of a search that is over, and of the baseline, seed after seed.
 
     Where a finalist differs from the baseline in more than which blocks train, the baseline is also repeated at the
@@ -59,7 +59,7 @@ def choose_repeats(study: optuna.Study, rows: Sequence[TrialRow], config: SweepC
         baseline = chosen(searched, mode, baseline=True)
         names = [BASELINE_TRIAL if baseline is None else baseline.trial_id, *best[: finalists.top]]
         study.set_user_attr(FINALISTS, {"out_of": out_of, "trials": names})
-    overrides = {BASELINE_TRIAL: BASELINE_OVERRIDES} | {trial.name: trial.overrides for trial in ended_trials(study)}
+    overrides = {BASELINE_TRIAL: BASELINE_OVERRIDES} | {spec.name: spec.overrides for spec, _ in ended_trials(study)}
     configurations = {name: overrides[name] for name in study.user_attrs[FINALISTS]["trials"]}
     baselines = [next(iter(configurations.values()))]
     for name in list(configurations)[1:]:
@@ -70,7 +70,7 @@ def choose_repeats(study: optuna.Study, rows: Sequence[TrialRow], config: SweepC
     seeds = range(config.seed + 1, config.seed + 1 + finalists.seeds)
     # A sweep that is stopped halfway has the first seeds of all finalists.
     return [
-        ListedTrial(f"finalist_{name}_seed_{seed}", values | {"seed": seed}, name)
+        TrialSpec(f"finalist_{name}_seed_{seed}", values | {"seed": seed}, name)
         for seed in seeds
         for name, values in configurations.items()
     ]

@@ -8,11 +8,11 @@ from itertools import islice
 import numpy as np
 
 from irtune.config.schema import ExperimentConfig
-from irtune.config.sweep import AshaConfig
-from irtune.data.base import Split
+from irtune.config.sweep_schema import AshaConfig
 from irtune.data.batches import training_batches
+from irtune.data.dataset import Split
 from irtune.importance import Importance
-from irtune.layers.controller import ProbePasses
+from irtune.layers.refresh import RefreshRule
 from irtune.selection import PolicyState, SelectionContext
 from irtune.training.cost import CostModel
 from irtune.training.rehearsal import Pace
@@ -102,38 +102,36 @@ def mean_step_flops(config: ExperimentConfig, cost: CostModel, length: float) ->
         cost: Of its model.
         length: Tokens of an input, on average.
     """
-    training, signal, policy = config.training, config.importance, config.selection.policy
-    batch, tokens, repeats = training.micro_batch_size, round(length), training.gradient_accumulation_steps
-    full = cost.step_flops(range(len(cost.forward)), batch, tokens)
-    reads = (policy.uses_importance or config.selection.measure == "always") and not signal.stale
-    in_step = reads and signal.source == "gradients" and signal.probe_fraction == 1
-    apart = reads and not in_step and signal.source != "weights"
-    steps, refreshes = [], []
-    for active, num_probes in _choices(config, cost, length):
-        steps.append(repeats * cost.step_flops(active, batch, tokens))
-        rows = math.ceil(signal.probe_fraction * batch)
-        passes = ProbePasses(num_probes + apart, int(apart and signal.source == "gradients"), rows)
-        refreshes.append(in_step * (repeats * full - steps[-1]) + cost.passes_flops(passes, tokens))
-    return float(np.mean(steps) + np.mean(refreshes) * len(_refreshes(config)) / training.max_steps)
+    training, selection = config.training, config.selection
+    shapes = [(training.micro_batch_size, round(length))] * training.gradient_accumulation_steps
+    measures = selection.measure == "always"
+    rule = RefreshRule(
+        selection.policy, config.importance, selection.reselect_every, training.max_steps, always_measure=measures
+    )
+    steps, probes = [], []
+    for active, num_suppressed in _choices(config, rule, cost, length):
+        through = range(len(cost.forward)) if rule.probes_in_step else active
+        passes = rule.passes(training.micro_batch_size, num_suppressed)
+        steps.append(cost.optimizer_step_flops(active, shapes))
+        probes.append(cost.optimizer_step_flops(through, shapes, passes) - steps[-1])
+    return float(np.mean(steps) + np.mean(probes) * len(rule.steps) / training.max_steps)
 
 
-def _refreshes(config: ExperimentConfig) -> range:
-    return range(0, config.training.max_steps, config.selection.reselect_every or config.training.max_steps)
-
-
-def _choices(config: ExperimentConfig, cost: CostModel, length: float) -> Iterator[tuple[Sequence[int], int]]:
+def _choices(
+    config: ExperimentConfig, rule: RefreshRule, cost: CostModel, length: float
+) -> Iterator[tuple[Sequence[int], int]]:
     """The blocks that refreshes choose, and how many forward passes the policy asks for before each."""
-    policy, num_blocks, per_block = config.selection.policy, len(cost.forward), cost.per_block(length)
-    steps, generator = _refreshes(config), np.random.default_rng(config.seed)
+    policy, num_blocks, per_block = rule.policy, len(cost.forward), cost.per_block(length)
+    generator = np.random.default_rng(config.seed)
     if not type(policy).__module__.startswith("irtune."):
         # A user's own code is run in trials, where it can be retried, and not in the driver: all blocks stand for it.
         yield range(num_blocks), 0
         return
     state: PolicyState = {}
-    for index, step in enumerate(steps[:: math.ceil(len(steps) / MAX_REFRESHES)], 1):
+    for index, step in enumerate(rule.steps[:: math.ceil(len(rule.steps) / MAX_REFRESHES)], 1):
         scores = generator.lognormal(sigma=0.5, size=num_blocks)
         importance = Importance(scores, np.full(num_blocks, step), np.full(num_blocks, index))
-        context = SelectionContext(num_blocks, step, config.training.max_steps, importance, generator, state, per_block)
+        context = SelectionContext(num_blocks, step, rule.total_steps, importance, generator, state, per_block)
         probes = policy.probes(context)
         losses = generator.random(len(probes))
         active, state = policy.select(replace(context, probes=probes, probe_losses=losses))

@@ -4,16 +4,17 @@ A search may vary more than which blocks train, the learning rate say. Its winne
 had one, so that a difference says nothing about selecting blocks until every block has trained at these settings too.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from irtune.analysis.metrics import Mode
+import optuna
+
 from irtune.analysis.trials import TrialRow, baseline_for, beside_selection, chosen
 from irtune.config.load import dotted_keys, with_overrides
 from irtune.config.schema import ExperimentConfig
-from irtune.config.sweep import SweepConfig
+from irtune.config.sweep_schema import SweepConfig
 from irtune.methods import METHODS
-from irtune.search.list_source import ListedTrial
-from irtune.search.optuna_source import BASELINE_OVERRIDES, MATCHED
+from irtune.search.optuna_source import ended_trials
+from irtune.search.source import BASELINE_OVERRIDES, MATCHED, TrialSpec
 from irtune.search.space import Values
 
 
@@ -44,23 +45,22 @@ def matched_overrides(experiment: ExperimentConfig, overrides: Values, baselines
     return values | {key: value for key, value in wanted.items() if key not in found or found[key] != value}
 
 
-def matched_baseline(
-    config: SweepConfig, rows: Sequence[TrialRow], overrides: Mapping[str, Values], mode: Mode
-) -> ListedTrial | None:
+def matched_baseline(study: optuna.Study, rows: Sequence[TrialRow], config: SweepConfig) -> list[TrialSpec]:
     """The baseline at the settings of the best trial that selects blocks, once a search is over.
 
     Args:
-        config: The sweep.
+        study: The study of the sweep.
         rows: All trials of the search.
-        overrides: The configurations of the trials, by name.
-        mode: Whether more or less of what is searched for is better.
+        config: The sweep.
 
     Returns:
-        None if nothing that selects finished, or if a baseline ran at these settings.
+        Nothing if nothing that selects finished, or if a baseline ran at these settings.
     """
+    mode = config.tune.first_objective[1]
     best = chosen([row for row in rows if row.repeats is None], mode, baseline=False)
     if best is None or baseline_for(best, rows, mode) is not None:
-        return None
+        return []
+    overrides = next(spec.overrides for spec, _ in ended_trials(study) if spec.name == best.trial_id)
     # A baseline that failed at the file's settings fails at the same ones again.
-    values = matched_overrides(config.experiment(), overrides[best.trial_id], [BASELINE_OVERRIDES])
-    return None if values is None else ListedTrial(f"{MATCHED}{best.trial_id}", values)
+    values = matched_overrides(config.experiment(), overrides, [BASELINE_OVERRIDES])
+    return [] if values is None else [TrialSpec(f"{MATCHED}{best.trial_id}", values)]

@@ -1,44 +1,59 @@
-"""What a sweep will do and take, said before anything runs; and kept, to stand beside what it took."""
+"""What a sweep will do and take, said before anything runs; kept, and put beside what it took."""
 
+import contextlib
 import json
 import logging
 import math
-import sys
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from statistics import mean
 
 import numpy as np
 import optuna
 from optuna.samplers import RandomSampler
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.table import Table
 
-from irtune.analysis.tables import duration, operations
-from irtune.config.load import ConfigError, storage_path, with_overrides, without_login
+from irtune.analysis.tables import MISSING, duration, operations
+from irtune.config.load import with_overrides
 from irtune.config.schema import EngineConfig, ExperimentConfig
-from irtune.config.sweep import SweepConfig
-from irtune.data.base import Split
+from irtune.config.sweep_schema import SweepConfig
+from irtune.data.dataset import Split
 from irtune.files import write_json
 from irtune.redaction import public_address, redacted
-from irtune.search.optuna_source import BASELINE_OVERRIDES
+from irtune.search.optuna_source import num_searched
+from irtune.search.source import BASELINE_OVERRIDES, BASELINE_TRIAL
 from irtune.search.space import size, suggest
 from irtune.studies.finalists import num_repeats
 from irtune.studies.forecast import SweepCost, Trial, expected_stops
 from irtune.studies.matched import may_differ
-from irtune.studies.preflight import Sweep, prepare
-from irtune.studies.resume import Resume, sweep_to_resume
-from irtune.tracking.address import requires_server
-from irtune.tracking.heartbeat import is_live
+from irtune.studies.preflight import Sweep
+from irtune.studies.trial_record import TrialRecord
+from irtune.tracking.run_record import RunRecord
 from irtune.training.cost import CostModel, memory_by_shape
 from irtune.training.model import shapes_only
 from irtune.training.rehearsal import Pace, Rehearsal, RehearsalError
-from irtune.workers import cluster
 
 PLAN = "plan.json"
 MEASURED = "measured steps of the real model on this machine"
 NUM_DRAWN = 30
 """Configurations drawn from the space to say what its trials take on average."""
+
+QUANTITIES: dict[str, tuple[str, Callable[[float], str]]] = {
+    "step_s": ("optimizer step of the baseline", "{:.3g}s".format),
+    "baseline_s": ("the baseline", duration),
+    "trial_s": ("another trial, if not stopped", duration),
+    "trial_flops": ("training FLOPs of such a trial", operations),
+    "memory_bytes": ("memory of a worker", lambda size: f"{size / 2**30:.2g} GiB"),
+    "stopped": ("trials stopped early", "{:.2g}".format),
+    "trials_s": ("all trials together", duration),
+    "sweep_s": ("the sweep, first trial to last", duration),
+}
+"""What is predicted and looked at afterwards: its name for people, and how its numbers are worded."""
+
+Row = tuple[str, ...]
+"""A quantity's name, predicted, actual, and how many times the prediction the actual is."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +62,7 @@ class Plan:
 
     Args:
         facts: In words, by what they are about.
-        predicted: Numbers, by what ``comparison.QUANTITIES`` calls them; what is not known is left out.
+        predicted: Numbers, by what ``QUANTITIES`` calls them; what is not known is left out.
         source: Where the numbers come from.
     """
 
@@ -59,56 +74,6 @@ class Plan:
         """Print it."""
         for name, fact in self.facts.items():
             console.print(f"{name:10} {fact}", highlight=False, soft_wrap=True, markup=False)
-
-
-def plan_sweep(config: SweepConfig, source: str, console: Console, resume: Resume, rehearsal: Rehearsal) -> Plan:
-    """Check a sweep as ``run_sweep`` does, and say what that would do; nothing is started, and nothing written.
-
-    Only a model that is not in the cache yet is put there.
-
-    Args:
-        config: The sweep.
-        source: The file it came from, for messages.
-        console: Where notes are shown.
-        resume: Whether to go on with an earlier sweep of the same name.
-        rehearsal: Of its experiment.
-
-    Raises:
-        ConfigError: If settings are wrong, the cluster can never run a trial, or what is to be resumed is another
-            sweep.
-        DataError: If rows cannot be used.
-        TrackingError: If MLflow cannot be reached.
-    """
-    config = cluster.with_absolute_paths(config)
-    ready = prepare(config, source, makes_store=False)
-    config = without_login(config)
-    for doubt in ready.doubts:
-        console.print(f"note: {source}: {doubt}", highlight=False, soft_wrap=True, markup=False)
-    # Without a terminal nobody is asked; what would be gone on with is only said.
-    told = Console(file=console.file, width=console.width, force_terminal=False)
-    fingerprint = ready.dataset.fingerprint()
-    folder = sweep_to_resume(config, fingerprint, resume, source=source, console=told, is_live=is_live)
-    ready.check_away(config.tracking, is_new=folder is None)
-    folder = folder or storage_path(config) / f"{config.name}-<date>-<time>"
-    sweep = Sweep(folder.name, folder, config, ready, source)
-    at_once = trials_at_once(sweep, cluster.future_nodes())
-    refuse_what_fails(rehearsal, source)
-    with tempfile.TemporaryDirectory(prefix="irtune-plan-") as encoded:
-        return make_plan(sweep, ready.inputs.keep(config, Path(encoded)), rehearsal, at_once)
-
-
-def refuse_what_fails(rehearsal: Rehearsal, source: str) -> None:
-    """Stop before anything starts if the steps that were tried failed in a way in which every trial would.
-
-    Raises:
-        ConfigError: With what was raised.
-    """
-    try:
-        rehearsal.pace()
-    except RehearsalError as error:
-        if error.is_of_trials:
-            told = "the experiment failed when its first steps were tried, and so would every trial"
-            raise ConfigError(source, [f"{told}: {error}"]) from error
 
 
 def predict(
@@ -130,34 +95,12 @@ def predict(
     console.print(f"{'time':8} {text}", highlight=False, soft_wrap=True, markup=False)
 
 
-def num_searched(config: SweepConfig) -> int:
-    """Trials of the search besides the baseline; fewer than were asked for if the space has no more."""
-    return min(config.tune.num_trials, size(config.space) or sys.maxsize)
-
-
 def num_beside(config: SweepConfig) -> int:
     """The most trials after the search: the baseline at the winner's other settings, and repeats over seeds."""
     may_match = may_differ(config)
-    return may_match + num_repeats(config.tune.finalists, num_searched(config), with_matched=may_match)
-
-
-def trials_at_once(sweep: Sweep, nodes: Sequence[cluster.Node]) -> int:
-    """How many trials run at a time.
-
-    Raises:
-        ConfigError: If none fits onto the nodes, or MLflow's store is a file and there are several nodes.
-    """
-    config, uri = sweep.config, sweep.ready.tracking_uri
-    fits = cluster.concurrency(config.engine, nodes)
-    if len(nodes) > 1 and requires_server(uri):
-        raise ConfigError(
-            sweep.source,
-            [
-                f"tracking.uri: {public_address(uri)} is a file, and the cluster has {len(nodes)} nodes; start `mlflow "
-                "server` and set MLFLOW_TRACKING_URI to its address"
-            ],
-        )
-    return min(fits, config.tune.max_concurrent_trials or fits, config.tune.num_trials + 1)
+    return may_match + num_repeats(
+        config.tune.finalists, num_searched(config.tune, config.space), with_matched=may_match
+    )
 
 
 def make_plan(sweep: Sweep, lengths: Mapping[Split, np.ndarray], rehearsal: Rehearsal, at_once: int) -> Plan:
@@ -172,17 +115,16 @@ def make_plan(sweep: Sweep, lengths: Mapping[Split, np.ndarray], rehearsal: Rehe
         rehearsal: Of its experiment.
         at_once: Trials at a time.
     """
-    config, drawn, searched = sweep.config, _drawn(sweep.config), num_searched(sweep.config)
+    config, drawn, searched = sweep.config, _drawn(sweep.config), num_searched(sweep.config.tune, sweep.config.space)
     pace, cost, memory_bytes, source = _tried(sweep, rehearsal, int(lengths["train"].max()), drawn)
     baseline = Trial.of(with_overrides(config.experiment(), BASELINE_OVERRIDES), cost, lengths, pace)
     others = Trial.mean([Trial.of(one, cost, lengths, pace) for one in drawn])
     repeats = num_beside(config)
     if pace:
-        # A group of the trial's own starts anew; slots, and processes of one worker, go on with the next trial.
-        is_isolated = config.tune.execution_of(config.engine) == "isolated"
-        starts = 1.0 if is_isolated else (at_once - 1) / (searched + repeats)
+        # Of the processes that start, one does for the baseline.
+        starts = max(at_once, math.ceil((1 + searched + repeats) / config.tune.trials_per_process(config.engine)))
         baseline = replace(baseline, load_s=baseline.load_s + pace.process_s)
-        others = replace(others, load_s=others.load_s + starts * pace.process_s)
+        others = replace(others, load_s=others.load_s + (starts - 1) / (searched + repeats) * pace.process_s)
     stops = expected_stops(config.tune.scheduler, searched, others)
     stopped = sum(stops.values())
     most = SweepCost.of(baseline, others, searched + repeats, {}, at_once)
@@ -241,7 +183,7 @@ def _drawn(config: SweepConfig) -> list[ExperimentConfig]:
 
 def _work(config: SweepConfig, at_once: int) -> dict[str, str]:
     """What there is to do, and on what."""
-    engine, searched, number = config.engine, num_searched(config), size(config.space)
+    engine, searched, number = config.engine, num_searched(config.tune, config.space), size(config.space)
     beside = num_beside(config)
     again = "; the baseline again at the settings of the best" if may_differ(config) else ""
     repeats = beside - bool(again)
@@ -271,3 +213,58 @@ def _in_words(cost: SweepCost, engine: EngineConfig) -> str:
     hours = cost.trials_s * engine.num_workers / 3600
     gpus = f", {hours * engine.gpus_per_worker:.2g} GPU-hours" if engine.gpus_per_worker else ""
     return f"{duration(cost.wall_s)}, {hours * engine.cpus_per_worker:.2g} core-hours{gpus}, {flops}"
+
+
+def actual(entries: Sequence[TrialRecord]) -> dict[str, float]:
+    """What a sweep took, by the names in ``QUANTITIES``; what cannot be told is left out.
+
+    Time in which an interrupted sweep did not run is part of what it took, and of what the trials took that were in
+    flight.
+    """
+    finished = [entry for entry in entries if entry.status == "finished" and entry.repeats is None]
+    baseline = [entry for entry in finished if entry.trial_id == BASELINE_TRIAL]
+    others = [entry for entry in finished if not entry.is_baseline]
+    spans = _spans_s(entries)
+    found: dict[str, list[float]] = {
+        "step_s": [entry.latest["cost/train_s"] / entry.step for entry in baseline],
+        "baseline_s": [end - start for start, end in _spans_s(baseline)],
+        "trial_s": [end - start for start, end in _spans_s(others)],
+        "trial_flops": [entry.latest["cost/total_flops"] for entry in others],
+        "memory_bytes": [max(entry.latest["cost/peak_memory_bytes"] for entry in finished)] if finished else [],
+        "stopped": [sum(entry.status == "pruned" for entry in entries)],
+        "trials_s": [sum(end - start for start, end in spans)],
+        "sweep_s": [max(end for _, end in spans) - min(start for start, _ in spans)] if spans else [],
+    }
+    return {name: float(mean(values)) for name, values in found.items() if values}
+
+
+def _spans_s(entries: Sequence[TrialRecord]) -> list[tuple[float, float]]:
+    """When trials began and ended, in seconds since 1970, as the driver noted it."""
+    spans = []
+    for record in (RunRecord(entry.folder) for entry in entries):
+        # A record that could not be written must not cost the sweep its summary.
+        with contextlib.suppress(ValueError, OSError):
+            end = record.end()
+            if end is not None:
+                spans.append((record.start().start_time_ms / 1000, end.end_time_ms / 1000))
+    return spans
+
+
+def side_by_side(plan: Plan, found: Mapping[str, float]) -> list[Row]:
+    """What was predicted and what was found, in words."""
+    rows = []
+    for name, (label, wording) in QUANTITIES.items():
+        predicted, took = plan.predicted.get(name), found.get(name)
+        ratio = f"{took / predicted:.2f}" if took and predicted else MISSING
+        rows.append((label, *(MISSING if value is None else wording(value) for value in (predicted, took)), ratio))
+    return rows
+
+
+def table(rows: Sequence[Row], source: str) -> Table:
+    """The rows for the terminal, with where the prediction came from."""
+    shown = Table("", box=SIMPLE_HEAD, title="Predicted and actual", title_justify="left", caption=f"from {source}")
+    for heading in ("predicted", "actual", "actual / predicted"):
+        shown.add_column(heading, justify="right")
+    for row in rows:
+        shown.add_row(*row)
+    return shown

@@ -10,8 +10,8 @@ import numpy as np
 from irtune.analysis.metrics import Metric
 from irtune.config.load import ConfigError, storage_path
 from irtune.config.schema import ExperimentConfig, TrackingConfig
-from irtune.config.sweep import SweepConfig
-from irtune.data.base import LabelledDataset, Split
+from irtune.config.sweep_schema import SweepConfig
+from irtune.data.dataset import LabelledDataset, Split
 from irtune.data.encode import EncodedDataset, encode, encode_once
 from irtune.data.label_names import metric_labels
 from irtune.layers import map_parameters
@@ -22,7 +22,7 @@ from irtune.tracking.address import local_database, resolve_tracking_uri
 from irtune.training.class_weights import ClassWeights, check_class_weights
 from irtune.training.deepspeed_config import deepspeed_config
 from irtune.training.errors import ModelError
-from irtune.training.metrics import check_metric, metric_names
+from irtune.training.evaluation import check_metric, metric_names
 from irtune.training.model import classifier_shape, materialize, num_blocks, shapes_only
 from irtune.training.run import check_tensors
 from irtune.training.tokenizer import check_length, check_vocabulary, load_tokenizer, max_positions

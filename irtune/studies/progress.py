@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from irtune.analysis.tables import duration, worded
-from irtune.config.sweep import TuneConfig
-from irtune.studies.trial_table import TrialRecord
+from irtune.config.sweep_schema import TuneConfig
+from irtune.studies.trial_record import TrialRecord
 
 LINE_EVERY_S = 20.0
 SILENCE_S = 60.0

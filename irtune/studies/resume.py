@@ -12,7 +12,7 @@ from typing import Any, Literal
 from rich.console import Console
 
 from irtune.config.load import ConfigError, dotted_keys, storage_path
-from irtune.config.sweep import SweepConfig
+from irtune.config.sweep_schema import SweepConfig
 from irtune.files import once_there_is_room, read_json, write_json
 from irtune.redaction import redacted
 from irtune.tracking.ownership import why_not_own
@@ -22,6 +22,9 @@ Resume = Literal["ask", "always", "never"]
 first if somebody sits at a terminal."""
 
 IDENTITY = "sweep.json"
+FORMAT = 2
+"""Two records in a trial's folder; what was written before had several files and a folder."""
+
 FREE_SETTINGS = {
     "name",
     "storage",
@@ -30,7 +33,7 @@ FREE_SETTINGS = {
     "tune.time_budget_s",
     "tune.max_failures",
     "tune.execution",
-    "tune.renew_slots_after",
+    "tune.renew_after",
     "tune.warm_start",
     "tune.finalists",
     "tune.finalists.top",
@@ -52,16 +55,18 @@ class Identity:
         settings: By dotted key, those left out that may change.
         data_fingerprint: Of its data.
         complete: Whether it has come to its end.
+        format: How its trials are kept on disk; what says none is of a version that kept them otherwise.
     """
 
     settings: dict[str, Any]
     data_fingerprint: str
     complete: bool
+    format: int = 1
 
 
 def write_identity(folder: Path, config: SweepConfig, fingerprint: str, *, complete: bool = False) -> None:
     """Write down what a sweep is, and whether it has come to its end."""
-    identity = Identity(_settings(config), fingerprint, complete)
+    identity = Identity(_settings(config), fingerprint, complete, FORMAT)
     once_there_is_room(lambda: write_json(folder / IDENTITY, identity), folder / IDENTITY)
 
 
@@ -115,7 +120,7 @@ def sweep_to_resume(
     earlier = _earlier_sweeps(config)
     if resume == "ask":
         earlier = [folder for folder in earlier if _is_own(folder, console) and _is_readable(folder, console)]
-    folder = max(earlier, key=lambda folder: (not _identity(folder).complete, folder.name), default=None)
+    folder = max(earlier, key=_rank, default=None)
     if resume == "always":
         return _checked(folder, config, fingerprint, source, is_live)
     if folder is None or _identity(folder).complete or is_live(folder):
@@ -140,7 +145,10 @@ def _checked(
         mistakes = [f"name: {folder.name} is running; wait for it, or stop it first"]
     else:
         mistakes = _differences(folder, config, fingerprint)
-        mistakes += [f"so {folder.name} cannot be resumed; set them back, or begin anew with --new"] if mistakes else []
+        if mistakes and _identity(folder).format != FORMAT:
+            mistakes = [f"name: {folder.name}: {mistakes[0]}; go on with that version, or begin anew with --new"]
+        elif mistakes:
+            mistakes += [f"so {folder.name} cannot be resumed; set them back, or begin anew with --new"]
     if folder is None or mistakes:
         raise ConfigError(source, mistakes)
     return folder
@@ -171,12 +179,20 @@ def _is_readable(folder: Path, console: Console) -> bool:
 def _differences(folder: Path, config: SweepConfig, fingerprint: str) -> list[str]:
     """What of a sweep is not as its first driver knew it, in words."""
     identity = _identity(folder)
+    if identity.format != FORMAT:
+        return [f"another version of irtune wrote it (format {identity.format}; this one reads {FORMAT})"]
     before, now = _public(identity.settings), _settings(config)
     keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     different = [f"{key}: {_said(before, key)} before, {_said(now, key)} now" for key in keys]
     if identity.data_fingerprint != fingerprint:
         different.append(f"data: other examples than before (fingerprint {identity.data_fingerprint})")
     return different
+
+
+def _rank(folder: Path) -> tuple[bool, bool, str]:
+    """The highest is gone on with."""
+    identity = _identity(folder)
+    return identity.format == FORMAT, not identity.complete, folder.name
 
 
 def _identity(folder: Path) -> Identity:

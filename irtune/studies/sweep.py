@@ -1,69 +1,40 @@
-"""A sweep from file to answer: the driver that starts Ray, runs the trials and owns what MLflow says of them."""
+"""A sweep from file to answer: checks, the phases of its trials, and what is concluded from them."""
 
 import contextlib
-import math
-import shlex
-import signal
-import time
+import tempfile
 from collections.abc import Callable, Sequence
-from types import FrameType
+from pathlib import Path
 from typing import Any
 
-import ray
-from optuna import Study
-from ray import tune
-from ray.tune.schedulers import FIFOScheduler
-from ray.tune.search import Searcher
 from rich.console import Console
 
-from irtune.analysis.trials import TrialRow
-from irtune.config.load import explicit, without_login
-from irtune.config.schema import BASELINE
-from irtune.config.sweep import SweepConfig
+from irtune.analysis.trials import BASELINE
+from irtune.config.load import ConfigError, storage_path, without_login
+from irtune.config.sweep_schema import SweepConfig
 from irtune.redaction import public_address
-from irtune.search.list_source import ListedTrial, ListSearcher
-from irtune.search.optuna_source import STUDY, EndedTrial, OptunaAskTell, ended_trials, open_study, requeue_interrupted
-from irtune.search.stopping import Asha, build_scheduler
+from irtune.search.optuna_source import STUDY, OptunaSource, open_study, requeue_interrupted
+from irtune.search.source import BASELINE_SPEC, ListSource, Outcome, Together, TrialSpec
 from irtune.search.warm_start import warm_start
-from irtune.studies.artifacts import keep_trace
-from irtune.studies.callback import SweepCallback
-from irtune.studies.conclusion import Outcome, conclude
+from irtune.studies.conclusion import Conclusion, conclude
+from irtune.studies.driver import DRAIN_S, Driver, Phase, on_ray
 from irtune.studies.finalists import choose_repeats
 from irtune.studies.matched import matched_baseline, may_differ
-from irtune.studies.plan import PLAN, num_beside, num_searched, predict, refuse_what_fails, trials_at_once
+from irtune.studies.plan import PLAN, Plan, make_plan, num_beside, predict
 from irtune.studies.preflight import Sweep, prepare
-from irtune.studies.progress import SweepProgress, Ticker
-from irtune.studies.resume import Resume, new_folder, resume_command, sweep_to_resume, write_identity
-from irtune.studies.trial_table import TrialRecord
+from irtune.studies.resume import Resume, new_folder, sweep_to_resume, write_identity
+from irtune.tracking.address import requires_server
 from irtune.tracking.heartbeat import Heartbeat, is_live
 from irtune.tracking.left_behind import close_dead
-from irtune.tracking.mlflow_tracker import MlflowTracker
-from irtune.tracking.outbox import sync, write_address
-from irtune.tracking.run_record import RunRecord
-from irtune.tracking.uploader import Uploader
-from irtune.training.rehearsal import Rehearsal
-from irtune.training.run import RESULT
+from irtune.tracking.outbox import write_address
+from irtune.training.rehearsal import Rehearsal, RehearsalError
 from irtune.workers import cluster
-from irtune.workers.execution import Execution
-from irtune.workers.node_watch import LOST, NodeWatch
+from irtune.workers.node_watch import NodeWatch
 from irtune.workers.storage_check import check_shared_storage
-from irtune.workers.worker import TrialSetup
 
 AWAY = ", which does not answer: records wait in the sweep's folder until it does"
-DRAIN_S = 120.0
-SYNC_S = 30.0
-DRAIN_KILLED_S = 8.0
 
 
-class _Killed(SystemExit):
-    """SIGTERM, as ``ray job stop`` sends it."""
-
-
-class _TimeIsUp(SystemExit):
-    """``tune.time_budget_s`` is over."""
-
-
-def run_sweep(config: SweepConfig, source: str, console: Console, resume: Resume, rehearsal: Rehearsal) -> Outcome:
+def run_sweep(config: SweepConfig, source: str, console: Console, resume: Resume, rehearsal: Rehearsal) -> Conclusion:
     """Check, search, and conclude.
 
     Args:
@@ -100,218 +71,100 @@ def run_sweep(config: SweepConfig, source: str, console: Console, resume: Resume
             with _status(console, "trying a few steps of the model"):
                 # Before Ray's processes start, which would slow them down.
                 refuse_what_fails(rehearsal, source)
-        cluster.connect()
-        # Ray has put a handler of its own in place, which may print a stack and go on.
-        before = signal.signal(signal.SIGTERM, _raise_killed)
-        watch = NodeWatch(lambda what: _say_lost(what, sweep, console))
-        try:
-            with watch:
-                console.print(f"Ray      {cluster.describe()}", highlight=False, soft_wrap=True, markup=False)
-                at_once = _checked_trials_at_once(sweep)
-                predict(sweep, lengths, rehearsal, at_once, console)
-                return _search(sweep, at_once, watch, console)
-        except BaseException as error:
-            # Whatever fails after Ray's node has died fails for that.
-            if watch.lost():
-                raise SystemExit(LOST) from None
-            if isinstance(error, SystemExit):
-                # Where the signal found Ray waiting, Ray has put an exit of its own in place of ours.
-                raise _Killed(128 + signal.SIGTERM) from None
-            raise
-        finally:
-            ray.shutdown()
-            signal.signal(signal.SIGTERM, before)
+        with on_ray(sweep, console) as watch:
+            console.print(f"Ray      {cluster.describe()}", highlight=False, soft_wrap=True, markup=False)
+            at_once = _checked_trials_at_once(sweep)
+            predict(sweep, lengths, rehearsal, at_once, console)
+            return _search(sweep, at_once, watch, console)
 
 
-def _search(sweep: Sweep, at_once: int, watch: NodeWatch, console: Console) -> Outcome:
+def plan_sweep(config: SweepConfig, source: str, console: Console, resume: Resume, rehearsal: Rehearsal) -> Plan:
+    """Check a sweep as ``run_sweep`` does, and say what that would do; nothing is started, and nothing written.
+
+    Only a model that is not in the cache yet is put there.
+
+    Args:
+        config: The sweep.
+        source: The file it came from, for messages.
+        console: Where notes are shown.
+        resume: Whether to go on with an earlier sweep of the same name.
+        rehearsal: Of its experiment.
+
+    Raises:
+        ConfigError: If settings are wrong, the cluster can never run a trial, or what is to be resumed is another
+            sweep.
+        DataError: If rows cannot be used.
+        TrackingError: If MLflow cannot be reached.
+    """
+    config = cluster.with_absolute_paths(config)
+    ready = prepare(config, source, makes_store=False)
+    config = without_login(config)
+    for doubt in ready.doubts:
+        console.print(f"note: {source}: {doubt}", highlight=False, soft_wrap=True, markup=False)
+    # Without a terminal nobody is asked; what would be gone on with is only said.
+    told = Console(file=console.file, width=console.width, force_terminal=False)
+    fingerprint = ready.dataset.fingerprint()
+    folder = sweep_to_resume(config, fingerprint, resume, source=source, console=told, is_live=is_live)
+    ready.check_away(config.tracking, is_new=folder is None)
+    folder = folder or storage_path(config) / f"{config.name}-<date>-<time>"
+    sweep = Sweep(folder.name, folder, config, ready, source)
+    at_once = trials_at_once(sweep, cluster.future_nodes())
+    refuse_what_fails(rehearsal, source)
+    with tempfile.TemporaryDirectory(prefix="irtune-plan-") as encoded:
+        return make_plan(sweep, ready.inputs.keep(config, Path(encoded)), rehearsal, at_once)
+
+
+def _search(sweep: Sweep, at_once: int, watch: NodeWatch, console: Console) -> Conclusion:
+    with Driver(sweep, at_once, watch, console) as driver:
+        is_complete = driver.run(_phases(sweep, driver.known_end))
+        outcome = conclude(sweep, driver.table, driver.uploader, driver.tracker, console)
+        driver.uploader.drain(DRAIN_S)
+        if is_complete:
+            write_identity(sweep.folder, sweep.config, sweep.ready.dataset.fingerprint(), complete=True)
+        return outcome
+
+
+def _phases(sweep: Sweep, known_end: Callable[[TrialSpec], Outcome | None]) -> list[Phase]:
+    """The baseline beside the search; then the baseline at the winner's other settings; then repeats over seeds."""
     config = sweep.config
-    setup = TrialSetup(
-        explicit(config.experiment()),
-        sweep.folder,
-        ray.put(sweep.ready.dataset),
-    )
-    execution = Execution(config, setup, at_once)
     study = open_study(sweep.folder / STUDY, sweep.name, config.tune)
     requeue_interrupted(study)
     warm_start(study, sweep.ready.earlier)
-    callback: SweepCallback
-    is_away = sweep.ready.away is not None
-    tracker = MlflowTracker(sweep.ready.tracking_uri, config.tracking.experiment, may_be_away=is_away)
-    sync(sweep.folder, tracker, close_open=False, timeout_s=SYNC_S)
-    uploader = Uploader(tracker, lambda key, records: callback.take(key, records), lambda key: callback.take_last(key))
-    callback = SweepCallback(sweep, setup, uploader, execution.forget, _raise_at(config.tune.time_budget_s))
-    searcher = OptunaAskTell(study, config.space, config.tune)
-    metric, mode = config.stops_by
-    scheduler = build_scheduler(config.tune.scheduler, max_steps=_most_steps(config), metric=metric, mode=mode)
-    for name, scores in callback.restore(ended_trials(study)).items():
-        if isinstance(scheduler, Asha):
-            scheduler.remember(name, scores)
-    tuner = _tuner(sweep, execution, searcher, scheduler, callback)
-    uploader.start()
-    try:
-        try:
-            _fit(tuner, callback, console, config, 1 + num_searched(config) + num_beside(config))
-            is_complete = searcher.is_exhausted and all(entry.status for entry in callback.entries.values())
-            for listed in (_matched_baseline, _finalists):
-                if is_complete:
-                    # The book is to hold all that was measured; MLflow may hear of it later.
-                    uploader.drain(0.0)
-                    rows = [entry.row(config.tune, sweep.metric) for entry in callback.entries.values()]
-                    is_complete = _run_listed(sweep, listed(study, rows, config), execution, callback, console)
-            execution.close()
-        except _TimeIsUp:
-            is_complete = False
-            stopped = callback.close_open()
-            _say_time_is_up(sweep, stopped, console)
-            # What still trains ends with Ray.
-            watch.stop()
-            ray.shutdown()
-            for entry in stopped:
-                keep_trace(entry)
-        callback.wait()
-        entries = list(callback.entries.values())
-        uploader.drain(DRAIN_S)
-        # A trial may have ended so late that nobody has looked at what it measured last.
-        for entry in entries:
-            if not entry.is_settled and entry.status == "finished":
-                callback.take_last(entry.trial_id)
-        outcome = conclude(sweep, entries, callback.adapters, uploader, tracker, console)
-        uploader.drain(DRAIN_S)
-        if is_complete:
-            write_identity(sweep.folder, config, sweep.ready.dataset.fingerprint(), complete=True)
-        return outcome
-    finally:
-        killed = callback.close_open()
-        unsent = uploader.drain(DRAIN_KILLED_S)
-        uploader.close()
-        for entry in killed:
-            # MLflow has the trial's end; its drawing is sent at the next chance.
-            keep_trace(entry)
-        if unsent:
-            console.print(
-                f"{sum(unsent.values())} records did not reach MLflow; they are in the spools, and "
-                f"`irtune sync {shlex.quote(str(sweep.folder))}` sends them",
-                soft_wrap=True,
-                markup=False,
-            )
-
-
-def _matched_baseline(study: Study, rows: Sequence[TrialRow], config: SweepConfig) -> list[ListedTrial]:
-    """The baseline at the winner's other settings, where no baseline has these."""
-    overrides = {trial.name: trial.overrides for trial in ended_trials(study)}
-    found = matched_baseline(config, rows, overrides, config.tune.first_objective[1])
-    return [] if found is None else [found]
-
-
-def _finalists(study: Study, rows: Sequence[TrialRow], config: SweepConfig) -> list[ListedTrial]:
-    return [] if config.tune.finalists is None else choose_repeats(study, rows, config)
-
-
-def _run_listed(
-    sweep: Sweep,
-    listed: Sequence[ListedTrial],
-    execution: Execution,
-    callback: SweepCallback,
-    console: Console,
-) -> bool:
-    """Run what is listed, as far as that is not done; returns whether it is now."""
-    callback.restore([over for trial in listed if (over := ended(trial, callback.trials)) is not None])
-    left = [trial for trial in listed if trial.name not in callback.entries]
-    if left:
-        # A trial that is stopped early says nothing about its configuration.
-        tuner = _tuner(sweep, execution, ListSearcher(left), FIFOScheduler(), callback)
-        _fit(tuner, callback, console, sweep.config, len(callback.entries) + len(left))
-    return all(trial.name in callback.entries and callback.entries[trial.name].status for trial in listed)
-
-
-def ended(trial: ListedTrial, setup: TrialSetup) -> EndedTrial | None:
-    """How a listed trial ended under an earlier driver; None if there is work left."""
-    folder = setup.trial_folder(trial.name)
-    end = RunRecord(folder).end()
-    if end is not None and end.status == "FAILED":
-        return EndedTrial(trial.name, trial.overrides, "failed", end.error_text, trial.repeats)
-    if end is not None and end.status == "FINISHED" and (folder / RESULT).is_file():
-        return EndedTrial(trial.name, trial.overrides, "finished", repeats=trial.repeats)
-    return None
-
-
-def _tuner(
-    sweep: Sweep,
-    execution: Execution,
-    searcher: Searcher,
-    scheduler: tune.schedulers.TrialScheduler,
-    callback: SweepCallback,
-) -> tune.Tuner:
-    config = sweep.config
-    return tune.Tuner(
-        execution.trainable(),
-        tune_config=tune.TuneConfig(
-            num_samples=-1,
-            search_alg=searcher,
-            scheduler=scheduler,
-            max_concurrent_trials=execution.at_once,
-            reuse_actors=execution.reuses_actors,
-        ),
-        run_config=tune.RunConfig(
-            # What Tune keeps of its own is of no use to another driver.
-            name=f"tune_{len(list(sweep.folder.glob('tune_*')))}",
-            storage_path=str(sweep.folder),
-            callbacks=[callback],
-            failure_config=tune.FailureConfig(max_failures=config.tune.max_failures),
-            verbose=0,
-        ),
-    )
-
-
-def _fit(tuner: tune.Tuner, callback: SweepCallback, console: Console, config: SweepConfig, planned: int) -> None:
-    """Run trials under a progress display that counts to ``planned``."""
-    steps_before = sum(entry.step for entry in callback.entries.values())
-    with SweepProgress(console, planned, _most_steps(config), config.tune, steps_before) as progress:
-        ticker = Ticker(lambda: progress.update(callback.entries.values()))
-        try:
-            tuner.fit()
-        finally:
-            ticker.stop()
+    search = Together([ListSource([BASELINE_SPEC], known_end), OptunaSource(study, config.space, config.tune)])
+    phases = [Phase(lambda rows: search, search.num_trials, may_stop=True)]
+    if may_differ(config):
+        phases.append(Phase(lambda rows: ListSource(matched_baseline(study, rows, config), known_end), 1))
+    if config.tune.finalists is not None:
+        most = num_beside(config) - may_differ(config)
+        phases.append(Phase(lambda rows: ListSource(choose_repeats(study, rows, config), known_end), most))
+    return phases
 
 
 def _status(console: Console, text: str) -> contextlib.AbstractContextManager[Any]:
     return console.status(text) if console.is_terminal else contextlib.nullcontext()
 
 
-def _raise_killed(number: int, frame: FrameType | None) -> None:
-    raise _Killed(128 + number)
-
-
-def _raise_at(budget_s: float | None) -> Callable[[], None]:
-    """What raises once a sweep that begins now has had its time."""
-    ends_at = math.inf if budget_s is None else time.monotonic() + budget_s
-
-    def look() -> None:
-        if time.monotonic() >= ends_at:
-            raise _TimeIsUp
-
-    return look
-
-
-def _say_lost(what: str, sweep: Sweep, console: Console) -> None:
-    _say(
-        console,
-        f"error: {what}: it was killed (look whether memory ran out), or has crashed, and the sweep ends. What was "
-        f"measured is in {sweep.folder}; the trials in flight go on from their checkpoints with: {resume_command()}",
-    )
-
-
-def _say_time_is_up(sweep: Sweep, stopped: Sequence[TrialRecord], console: Console) -> None:
-    running = ", ".join(f"{entry.trial_id} ({entry.name}) at step {entry.step}" for entry in stopped) or "none"
-    _say(
-        console,
-        f"\nThe sweep has had its tune.time_budget_s={sweep.config.tune.time_budget_s:g} and ends here. Trials stopped "
-        f"on their way, KILLED until they go on: {running}. To go on, for as long again: {resume_command()}",
-    )
-
-
 def _say(console: Console, text: str) -> None:
     console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
+def trials_at_once(sweep: Sweep, nodes: Sequence[cluster.Node]) -> int:
+    """How many trials run at a time.
+
+    Raises:
+        ConfigError: If none fits onto the nodes, or MLflow's store is a file and there are several nodes.
+    """
+    config, uri = sweep.config, sweep.ready.tracking_uri
+    fits = cluster.concurrency(config.engine, nodes)
+    if len(nodes) > 1 and requires_server(uri):
+        raise ConfigError(
+            sweep.source,
+            [
+                f"tracking.uri: {public_address(uri)} is a file, and the cluster has {len(nodes)} nodes; start `mlflow "
+                "server` and set MLFLOW_TRACKING_URI to its address"
+            ],
+        )
+    return min(fits, config.tune.max_concurrent_trials or fits, config.tune.num_trials + 1)
 
 
 def _checked_trials_at_once(sweep: Sweep) -> int:
@@ -323,11 +176,18 @@ def _checked_trials_at_once(sweep: Sweep) -> int:
     return at_once
 
 
-def _most_steps(config: SweepConfig) -> int:
-    dimension = config.space.get("training.max_steps")
-    if dimension is None:
-        return config.training.max_steps
-    return int(max(float(value) for value in (dimension.high, *(dimension.choices or ())) if value is not None))
+def refuse_what_fails(rehearsal: Rehearsal, source: str) -> None:
+    """Stop before anything starts if the steps that were tried failed in a way in which every trial would.
+
+    Raises:
+        ConfigError: With what was raised.
+    """
+    try:
+        rehearsal.pace()
+    except RehearsalError as error:
+        if error.is_of_trials:
+            told = "the experiment failed when its first steps were tried, and so would every trial"
+            raise ConfigError(source, [f"{told}: {error}"]) from error
 
 
 def _announce(sweep: Sweep, console: Console) -> None:

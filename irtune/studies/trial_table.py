@@ -1,187 +1,151 @@
-"""The driver's book of trials: what each is, how far it is, and what it has measured, from its spool."""
+"""The trials of a study: what each is and how far it is, told to MLflow as they begin and end."""
 
-import hashlib
-import json
-import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
-
-from irtune.analysis.metrics import MACRO_F1, Metric
 from irtune.analysis.trials import Status, TrialRow
-from irtune.config.load import dotted_keys
-from irtune.config.schema import BASELINE, ExperimentConfig
-from irtune.config.sweep import Constraint, TuneConfig
-from irtune.search import objectives
-from irtune.selection.base import resolve_count
-from irtune.training.run import PREDICTIONS
+from irtune.config.load import with_overrides
+from irtune.search.source import Ended, TrialSpec
+from irtune.studies.adapters import Adapters
+from irtune.studies.artifacts import keep_trace
+from irtune.studies.preflight import Sweep
+from irtune.studies.provenance import git_commit
+from irtune.studies.trial_record import TrialRecord, config_hash, trial_name
+from irtune.tracking.run_record import RunRecord, RunStatus
+from irtune.tracking.uploader import Uploader
+from irtune.training.record import RecordReader
+from irtune.workers.worker import TrialSetup
 
-_SUMMED = ("cost/step_s", "cost/step_flops", "cost/active_blocks", "cost/lowest_active_block")
+logger = logging.getLogger(__name__)
+
+_RUN_STATUS: Mapping[Status, RunStatus] = {
+    "finished": "FINISHED",
+    "pruned": "FINISHED",
+    "failed": "FAILED",
+    "killed": "KILLED",
+}
 
 
-@dataclass
-class TrialRecord:
-    """One trial.
+class TrialTable:
+    """The driver's view of all trials, by name in ``records``.
 
     Args:
-        trial_id: Its name among the trials of the sweep, which is its folder's too.
-        name: What people see.
-        config: Its whole configuration.
-        folder: Its folder on storage.
-        is_baseline: Whether it is the baseline of the sweep.
-        repeats: The name of the trial that it repeats with another seed.
-        attempts: Those that have trained.
-        interruptions: Why this driver had to try again, each in a line.
+        sweep: Whose trials they are.
+        setup: Where they lie.
+        uploader: Sends them to MLflow.
     """
 
-    trial_id: str
-    name: str
-    config: ExperimentConfig
-    folder: Path
-    is_baseline: bool
-    repeats: str | None = None
-    status: Status | None = None
-    error: str | None = None
-    step: int = 0
-    num_blocks: int = 0
-    is_settled: bool = False
-    latest: dict[str, float] = field(default_factory=dict)
-    attempts: set[int] = field(default_factory=set)
-    interruptions: list[str] = field(default_factory=list)
-    _steps: dict[int, tuple[float, ...]] = field(default_factory=dict)
-    _mean_step: tuple[float, ...] | None = None
+    def __init__(self, sweep: Sweep, setup: TrialSetup, uploader: Uploader) -> None:
+        self.sweep = sweep
+        self.setup = setup
+        self.uploader = uploader
+        self.records: dict[str, TrialRecord] = {}
+        self.adapters = Adapters(sweep.config)
+        self._readers: dict[str, RecordReader] = {}
+        self._reading = threading.Lock()
+        self._commit = git_commit()
+        self._ends = ThreadPoolExecutor(1, thread_name_prefix="irtune-ends")
 
-    def take(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Note new records of the trial's spool; steps that a restarted trial repeats count once."""
-        for record in records:
-            if record["kind"] == "metrics":
-                self.latest.update(record["values"])
-                self.step = max(self.step, record["step"])
-                if "train/loss" in record["values"]:
-                    self.attempts.add(record["attempt"])
-                if all(name in record["values"] for name in _SUMMED):
-                    self._steps[record["step"]] = tuple(record["values"][name] for name in _SUMMED)
-            elif record["kind"] == "tags" and "irtune.blocks" in record["values"]:
-                self.num_blocks = int(record["values"]["irtune.blocks"])
+    def rows(self) -> list[TrialRow]:
+        """The trials as the analysis reads them."""
+        return [record.row(self.sweep.config.tune, self.sweep.metric) for record in self.records.values()]
 
-    def settle(self) -> None:
-        """All of the trial's records are taken: of its steps no more than their mean is kept."""
-        self._mean_step, self._steps = self._mean(), {}
-        self.is_settled = True
+    def read(self) -> None:
+        """Take what trials have measured since the last look, and settle those that are over; from any thread."""
+        with self._reading:
+            for name, reader in list(self._readers.items()):
+                record = self.records[name]
+                # Looked at first: a trial that is over writes no more.
+                is_over = record.status is not None
+                try:
+                    record.take(reader.poll())
+                # A network file system that stumbles must not end the whole sweep.
+                except Exception:
+                    logger.exception("%s: what it measured cannot be read", name)
+                    continue
+                if is_over:
+                    del self._readers[name]
+                    record.settle()
+                    self.adapters.take(record)
 
-    def row(self, tune: TuneConfig, metric: Metric = MACRO_F1) -> TrialRow:
-        """The trial as the analysis sees it. A trial that did not finish has its costs summed up from its steps.
+    def open(self, spec: TrialSpec) -> None:
+        """A trial begins; one that is tried again goes on in the same run."""
+        if spec.name not in self.records:
+            self._follow(self._enter(spec))
+            self._readers[spec.name] = RecordReader(self.records[spec.name].folder)
 
-        Args:
-            tune: What the sweep searches for and demands.
-            metric: What its trials are scored by.
-        """
-        first, _ = tune.first_objective
-        # NaN where it was not measured: what trials are scored by does not stand in for another objective.
-        values = {name: math.nan if (v := self.score(name)) is None else v for name in tune.objectives}
-        seconds, flops, active, lowest = self._costs()
-        policy, (labels, predictions, classes) = self.config.selection.policy, self._predictions(metric)
-        k = getattr(policy, "k", None)
-        return TrialRow(
-            trial_id=self.trial_id,
-            name=self.name,
-            strategy=self.config.strategy,
-            status=self.status or "killed",
-            num_blocks=self.num_blocks,
-            seed=self.config.seed,
-            reselect_every=self.config.selection.reselect_every,
-            k=None if k is None or not self.num_blocks else resolve_count(k, self.num_blocks),
-            within_block=getattr(self.config.importance, "within_block", None) if policy.uses_importance else None,
-            mean_active=active,
-            metric=metric,
-            validation_score=self.score(f"eval/{metric.name}"),
-            test_score=self.latest.get(f"final/test_{metric.name}"),
-            train_loss=self.latest.get("final/train_loss", self.latest.get("train/loss")),
-            seconds=seconds,
-            flops=flops,
-            trainable_share=self.latest.get("cost/trainable_share"),
-            mean_lowest_active=lowest,
-            peak_memory_bytes=self.latest.get("cost/peak_memory_bytes", self.latest.get("cost/memory_bytes")),
-            test_labels=labels,
-            test_predictions=predictions,
-            classes=classes,
-            params=dotted_keys(self.config),
-            objective=None if first == f"eval/{metric.name}" else values[first],
-            objectives=values if len(values) > 1 else {},
-            broken=self.broken(tune.constraints),
-            repeats=self.repeats,
-            attempts=max(len(self.attempts), 1),
-        )
+    def end(self, name: str, status: Status, error: str | None = None) -> None:
+        """A trial is over."""
+        record = self.records[name]
+        record.status, record.error = status, error
+        # Tune's loop, which every trial waits for, is not to wait for a drawing.
+        self._ends.submit(self._close, record, status, error)
 
-    def score(self, metric: str) -> float | None:
-        """A metric of the trial: of the best weights if it finished, else as last measured."""
-        return objectives.measured(self.latest, metric)
+    def restore(self, ended: Sequence[Ended]) -> dict[str, dict[int, float]]:
+        """Enter trials that an earlier driver saw end; returns what stops trials by optimizer step, for each name."""
+        metric, _ = self.sweep.config.stops_by
+        scores = {}
+        for spec, outcome in ended:
+            record = self._enter(spec)
+            measured = RecordReader(record.folder).poll()
+            record.take(measured)
+            record.settle()
+            run = RunRecord(record.folder)
+            end = run.end()
+            record.status, record.error = outcome.status, (end and end.error_text) or outcome.reason
+            if not run.is_sent():
+                self._follow(record)
+                self.end(spec.name, outcome.status, record.error)
+            self.adapters.take(record)
+            values = (each for each in measured if each["kind"] == "metrics" and metric in each["values"])
+            scores[spec.name] = {each["step"]: each["values"][metric] for each in values}
+        return scores
 
-    def broken(self, constraints: Mapping[str, Constraint]) -> tuple[str, ...]:
-        """The constraints that the trial, if it finished, breaks."""
-        return objectives.broken(self.latest, constraints) if self.status == "finished" else ()
+    def close_open(self) -> list[TrialRecord]:
+        """Whatever still runs is being killed with the driver; returns it, since its traces are still to be drawn."""
+        killed = [record for record in self.records.values() if record.status is None]
+        for record in killed:
+            self.end(record.trial_id, "killed")
+        self.wait()
+        return killed
 
-    def _costs(self) -> tuple[float | None, ...]:
-        names = (
-            "cost/train_s",
-            "cost/total_flops",
-            "cost/mean_active_blocks",
-            "cost/mean_lowest_active_block",
-        )
-        if all(name in self.latest for name in names):
-            return tuple(self.latest[name] for name in names)
-        mean = self._mean()
-        if mean is None:
-            return (None,) * len(names)
-        seconds, flops, active, lowest = mean
-        # Steps in between two logged ones are taken to be like them.
-        return seconds * self.step, flops * self.step, active, lowest
+    def wait(self) -> None:
+        """Return when the uploader knows the end of every trial that ended."""
+        self._ends.submit(lambda: None).result()
 
-    def _mean(self) -> tuple[float, ...] | None:
-        steps = list(self._steps.values())
-        return tuple(np.mean(steps, axis=0).tolist()) if steps else self._mean_step
+    def _enter(self, spec: TrialSpec) -> TrialRecord:
+        config = with_overrides(self.sweep.config.experiment(), spec.overrides)
+        shown = trial_name(config) if spec.repeats is None else f"{trial_name(config)} seed={config.seed}"
+        folder = self.setup.trial_folder(spec.name)
+        record = TrialRecord(spec.name, shown, config, folder, spec.is_baseline, spec.repeats)
+        record.num_blocks = self.sweep.ready.inputs.num_blocks
+        self.records[spec.name] = record
+        return record
 
-    def _predictions(self, metric: Metric) -> tuple[Any, Any, dict[str, str]]:
-        """Labels and predictions of test, as the metric reads them; what macro scores are over where classes lack."""
-        file = self.folder / PREDICTIONS
-        if self.status != "finished" or not file.is_file():
-            return None, None, {}
-        with np.load(file, allow_pickle=False) as arrays:
-            probabilities = arrays["test_probabilities"]
-            num_classes = probabilities.shape[1]
-            labels = {split: f"{split}_labels" for split in ("validation", "test")}
-            held = {split: len(np.unique(arrays[name])) for split, name in labels.items() if name in arrays}
-            lacking = {split: f"{n} of {num_classes} classes" for split, n in held.items() if n < num_classes}
-            return arrays["test_labels"], metric.read(arrays["test_labels"], probabilities), lacking
+    def _follow(self, record: TrialRecord) -> None:
+        config = record.config
+        tags = {
+            "irtune.sweep": self.sweep.name,
+            "irtune.kind": "trial" if record.repeats is None else "finalist",
+            "irtune.strategy": config.strategy,
+            "irtune.baseline": str(record.is_baseline).lower(),
+            "irtune.seed": str(config.seed),
+            "irtune.config_hash": config_hash(config),
+            "irtune.git_commit": self._commit,
+            "irtune.trial_folder": str(record.folder),
+        } | ({} if record.repeats is None else {"irtune.repeats": record.repeats})
+        # Where nothing lies yet, nobody can have told MLflow of the run.
+        is_new = not record.folder.exists()
+        self.uploader.add(self._key(record), record.folder, name=record.name, tags=tags, is_new=is_new)
 
+    def _close(self, record: TrialRecord, status: Status, error: str | None) -> None:
+        # Whoever kills a driver does not wait for a drawing either.
+        if status != "killed":
+            keep_trace(record)
+        tags = {"irtune.pruned": str(status == "pruned").lower()}
+        self.uploader.finish(self._key(record), _RUN_STATUS[status], tags, error)
 
-def trial_name(config: ExperimentConfig) -> str:
-    """A telling name, such as ``top_k k=17 refresh=20 max``."""
-    policy = config.selection.policy
-    knobs = {key: value for key, value in policy.model_dump(mode="json").items() if key != "name"}
-    fields = type(policy).model_fields
-    usual = {key: _default(fields[key]) for key in knobs}
-    if config.method is not None:
-        usual = ExperimentConfig(method=config.method).selection.policy.model_dump(mode="json")
-    shown = [f"{key}={value}" for key, value in knobs.items() if fields[key].is_required() or value != usual[key]]
-    interval = config.selection.reselect_every
-    parts = [config.strategy, *shown, f"refresh={interval}" if interval else "once"]
-    if policy.uses_importance:
-        parts.append(str(getattr(config.importance, "within_block", config.importance.name)))
-    return " ".join(parts) if config.strategy != BASELINE else BASELINE
-
-
-def config_hash(config: ExperimentConfig) -> str:
-    """SHA-256 over all settings but where things lie, 12 hexadecimal digits."""
-    settings = {
-        key: value for key, value in dotted_keys(config).items() if key.split(".")[0] not in ("storage", "tracking")
-    }
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _default(field_info: Any) -> Any:
-    default = field_info.get_default(call_default_factory=True)
-    return list(default) if isinstance(default, tuple) else default
+    def _key(self, record: TrialRecord) -> str:
+        return f"{self.sweep.name}/{record.trial_id}"

@@ -1,4 +1,4 @@
-"""Spool records in MLflow's terms: names it accepts, texts it has room for, points."""
+"""A trial's records in MLflow's terms: names it accepts, texts it has room for, points."""
 
 import posixpath
 import re
@@ -42,7 +42,7 @@ def names_and_texts(values: Mapping[str, str], length: int) -> dict[str, str]:
 
 
 def points(record: Mapping[str, Any]) -> list[Metric]:
-    """The metric points in a record; the spool's time makes sending one twice the same as sending it once."""
+    """The metric points in a record; its own time makes sending one twice the same as sending it once."""
     if record["kind"] == "metrics":
         values = record["values"]
     elif record["kind"] == "selection":

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 DRIVER = "driver.json"
 SYNCED = "synced.json"
-"""A mark: when it was last looked at, nothing of the sweep was left to ship."""
+"""A mark: when it was last looked at, nothing of the sweep was left to send."""
 
 INTERVAL_S = 5.0
 STALE_AFTER_S = 60.0

@@ -9,7 +9,7 @@ from pathlib import Path
 from irtune.redaction import public_address
 from irtune.tracking.heartbeat import SYNCED, is_live
 from irtune.tracking.mlflow_tracker import MlflowTracker
-from irtune.tracking.outbox import ADDRESS, belongs_to, open_tracker, read_address, try_sync, unshipped
+from irtune.tracking.outbox import ADDRESS, belongs_to, open_tracker, read_address, try_sync, unsent
 from irtune.tracking.ownership import why_not_own
 
 logger = logging.getLogger(__name__)
@@ -25,6 +25,7 @@ def close_dead(storage: Path, uri: str, timeout_s: float = 30.0, open_tracker: O
     """Sync every sweep of this user's on a storage on which nobody is at work and of which MLflow lacks something.
 
     Runs whose driver died become KILLED; a sweep that has a live driver is left alone. Whatever goes wrong is logged.
+    Sweeps of earlier versions, whose runs lie in other files, are only named.
     What a folder's files say decides neither where anything is sent nor with which login: sweeps that belong to
     another address are only named, and folders of other users are not looked into.
 
@@ -68,7 +69,7 @@ def _close_dead(storage: Path, uri: str, open_tracker: OpenTracker, deadline_s: 
                 continue
             other = _why_elsewhere(folder, uri)
             if other is not None:
-                left |= {folder.name: other} if unshipped(folder) and not is_live(folder) else {}
+                left |= {folder.name: other} if unsent(folder) and not is_live(folder) else {}
                 continue
             result = try_sync(folder, open_once, left_s)
             if result.left:

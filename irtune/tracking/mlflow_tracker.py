@@ -1,4 +1,4 @@
-"""The driver's hand in MLflow: it alone starts runs, ships what trials spooled, and says how each run ended."""
+"""The driver's hand in MLflow: it alone starts runs, sends what trials measured, and says how each run ended."""
 
 import logging
 import posixpath
@@ -57,7 +57,7 @@ class MlflowTracker:
     """Writes runs of one experiment. Methods raise when MLflow cannot be reached; calling them again is harmless.
 
     What MLflow refuses for good (a run that somebody deleted, a file that is gone) is logged and passed over: it
-    remains in the spool.
+    remains in the run's folder.
 
     Args:
         uri: An address that ``check_tracking`` accepts.
@@ -124,12 +124,8 @@ class MlflowTracker:
         status = None if found is None else _ENDS.get(found.info.status)
         return None if found is None or status is None else (status, int(found.info.end_time or 0))
 
-    def run_id(self, key: str) -> str:
-        """MLflow's id of a run that is open."""
-        return self._runs[key].run_id
-
-    def ship(self, key: str, records: Sequence[Mapping[str, Any]]) -> None:
-        """Send spool records to an open run, in order; what was sent before, or measured again later, is left out."""
+    def send(self, key: str, records: Sequence[Mapping[str, Any]]) -> None:
+        """Send records to an open run, in order; what was sent before, or measured again later, is left out."""
         run = self._runs[key]
         with fail_fast(_CALL_TIMEOUT_S):
             self._send_params(run, [record for record in records if record["kind"] == "params"])
@@ -275,7 +271,7 @@ def _unless_refused(what: str, call: Callable[[], object]) -> None:
     except (MlflowException, HTTPError, FileNotFoundError, OutsideError) as error:
         if not _is_refusal(error):
             raise
-        logger.warning("MLflow does not take %s, it stays in the spool only: %s", what, redact(str(error)))
+        logger.warning("MLflow does not take %s, it stays in the run's folder only: %s", what, redact(str(error)))
 
 
 def _is_refusal(error: Exception) -> bool:

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,17 +12,18 @@ from irtune.files import read_json, write_json
 from irtune.redaction import public_address, redact
 from irtune.tracking.address import local_database
 from irtune.tracking.connection import check_tracking
-from irtune.tracking.heartbeat import SYNCED, DriverAliveError, Heartbeat
+from irtune.tracking.heartbeat import SYNCED, DriverAliveError, Heartbeat, is_live
 from irtune.tracking.mlflow_tracker import MlflowTracker
 from irtune.tracking.ownership import is_own_file, leads_elsewhere, why_not_own
-from irtune.tracking.run_record import RUN, RunEnd, RunRecord
-from irtune.tracking.spool import last_written_ms
+from irtune.tracking.run_record import DRIVER_RECORD, Ended, RunRecord
 from irtune.tracking.uploader import Uploader
+from irtune.training.record import MEASURED, last_written_ms
 
 logger = logging.getLogger(__name__)
 
 ADDRESS = "tracking.json"
 KILLED_BY_TAG = "irtune.killed_by"
+FORMER = "an earlier version of irtune left it, and only `irtune sync` of that version can send it"
 
 _RUNS = ("trials/*", "summary")
 _MOST_FAILURES = 3
@@ -54,7 +56,7 @@ class SyncResult:
 
     def __str__(self) -> str:
         if self.is_live:
-            return "its driver is at work and ships it"
+            return "its driver is at work and sends it"
         sent = f"{self.num_runs} runs with {self.num_records} records sent" if self.num_runs else "nothing to send"
         if not self.left:
             return sent
@@ -162,11 +164,11 @@ def find_sweeps(folders: Iterable[Path]) -> list[Path]:
     return sweeps
 
 
-def unshipped(folder: Path) -> list[RunRecord]:
+def unsent(folder: Path) -> list[RunRecord]:
     """The runs of a sweep that MLflow lacks or has in part, in the order in which they began."""
-    files = [file for place in _RUNS for file in folder.glob(f"{place}/{RUN}")]
-    run_records = [RunRecord(file.parent) for file in files if _is_part(folder, file)]
-    return sorted((run_record for run_record in run_records if not run_record.is_shipped()), key=_began_ms)
+    files = [file for place in _RUNS for file in folder.glob(f"{place}/{DRIVER_RECORD}")]
+    records = [RunRecord(file.parent) for file in files if _is_part(folder, file)]
+    return sorted((record for record in records if not record.is_sent()), key=_began_ms)
 
 
 def sync(
@@ -193,7 +195,7 @@ def try_sync(
     *,
     of_anybody: bool = False,
 ) -> SyncResult:
-    """Like ``sync``, but MLflow is asked only if something is unshipped, and what goes wrong is told in ``left``.
+    """Like ``sync``, but MLflow is asked only if something is unsent, and what goes wrong is told in ``left``.
 
     Args:
         folder: The sweep's folder.
@@ -215,10 +217,12 @@ def try_sync(
 def _sync(
     folder: Path, open_tracker: Callable[[], MlflowTracker], close_open: bool, timeout_s: float | None
 ) -> SyncResult:
+    if _has_former_runs(folder):
+        return SyncResult(is_live=True) if is_live(folder) else SyncResult(left={folder.name: FORMER})
     try:
         with Heartbeat(folder) if close_open else contextlib.nullcontext():
-            run_records = unshipped(folder)
-            result = _send(run_records, open_tracker(), close_open, timeout_s) if run_records else SyncResult()
+            records = unsent(folder)
+            result = _send(records, open_tracker(), close_open, timeout_s) if records else SyncResult()
             if close_open and not result.left:
                 write_json(folder / SYNCED, _Synced(time.time_ns() // 1_000_000))
             return result
@@ -226,26 +230,35 @@ def _sync(
         return SyncResult(is_live=True)
 
 
+def _has_former_runs(folder: Path) -> bool:
+    """Whether a sweep's runs lie there as earlier versions of irtune kept them, which this one neither reads nor sends.
+
+    Such a run had a ``run.json``, and a ``shipped.json`` once it was sent; a sweep of which all was sent is no matter.
+    """
+    runs = [file.parent for place in _RUNS for file in folder.glob(f"{place}/run.json")]
+    return any(not (run / "shipped.json").exists() for run in runs)
+
+
 def _send(
-    run_records: Iterable[RunRecord], tracker: MlflowTracker, close_open: bool, timeout_s: float | None
+    records: Iterable[RunRecord], tracker: MlflowTracker, close_open: bool, timeout_s: float | None
 ) -> SyncResult:
     uploader = Uploader(tracker)
     num_runs = num_records = failures = 0
     left: dict[str, str] = {}
     started_s = time.monotonic()
-    for run_record in run_records:
-        name = run_record.folder.name
+    for record in records:
+        name = record.folder.name
         if failures == _MOST_FAILURES:
             left[name] = "not tried, since MLflow did not take those before it"
         elif timeout_s is not None and time.monotonic() - started_s > timeout_s:
             left[name] = "not tried for lack of time"
         else:
             try:
-                if run_record.end() is None:
+                if record.end() is None:
                     if not close_open:
                         continue
-                    run_record.finish(_end_without_driver(run_record, tracker))
-                num_records += uploader.settle(run_record)
+                    record.finish(_end_without_driver(record, tracker))
+                num_records += uploader.settle(record)
                 num_runs, failures = num_runs + 1, 0
             except ValueError as error:
                 left[name] = _reason(error)
@@ -255,28 +268,32 @@ def _send(
     return SyncResult(num_runs, num_records, left)
 
 
-def _end_without_driver(run_record: RunRecord, tracker: MlflowTracker) -> RunEnd:
-    """The end of a run of which the record knows none."""
-    start = run_record.start()
+def _end_without_driver(record: RunRecord, tracker: MlflowTracker) -> Ended:
+    """The end of a run of which its record knows none."""
+    start = record.start()
     told = tracker.end_of(start.key)
     if told is not None:
         # Its driver could still tell MLflow, but no longer write to the disk.
         status, end_time_ms = told
-        return RunEnd(status, {}, None, end_time_ms)
-    end_time_ms = last_written_ms(run_record.spool()) or start.start_time_ms
-    return RunEnd("KILLED", {KILLED_BY_TAG: "hard kill"}, None, end_time_ms)
+        return Ended(status, {}, None, end_time_ms)
+    end_time_ms = last_written_ms(record.folder) or start.start_time_ms
+    return Ended("KILLED", {KILLED_BY_TAG: "hard kill"}, None, end_time_ms)
 
 
 def _is_part(folder: Path, file: Path) -> bool:
+    """Whether a run's record, and what was measured beside it, are the sweep's own."""
+    measured = file.with_name(MEASURED)
     reason = leads_elsewhere(folder, file)
+    if reason is None and os.path.lexists(measured):
+        reason = leads_elsewhere(folder, measured)
     if reason is not None:
         logger.warning("%s: a run is left alone: %s", folder, reason)
     return reason is None
 
 
-def _began_ms(run_record: RunRecord) -> int:
+def _began_ms(record: RunRecord) -> int:
     try:
-        return run_record.start().start_time_ms
+        return record.start().start_time_ms
     except ValueError:
         return 0
 

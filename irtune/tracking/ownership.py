@@ -38,7 +38,8 @@ def is_own_file(file: Path) -> bool:
 def leads_elsewhere(folder: Path, file: Path) -> str | None:
     """Why a file below a folder is not taken for a part of it, in words; None if it is.
 
-    It is if there is no link on the way, it is a regular file, and all of it belongs to the owner of the folder.
+    It is if there is no link on the way, it is a regular file without another name, and all of it belongs to the owner
+    of the folder.
 
     Args:
         folder: As it is, or behind links.
@@ -50,6 +51,8 @@ def leads_elsewhere(folder: Path, file: Path) -> str | None:
         found = path.lstat()
         if not (stat.S_ISREG(found.st_mode) if path == file else stat.S_ISDIR(found.st_mode)):
             return f"{path} is {'a link' if stat.S_ISLNK(found.st_mode) else 'of another kind than it should be'}"
+        if path == file and found.st_nlink > 1:
+            return f"{path} also has another name (a hard link)"
         if found.st_uid != owner:
             return f"{path} belongs to another user (uid {found.st_uid}) than {folder} (uid {owner})"
     return None

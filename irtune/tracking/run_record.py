@@ -1,30 +1,35 @@
-"""What the driver alone knows of a run, on disk beside the run's spool, so that it outlives the driver.
+"""What the driver knows of a run: one file of JSON lines in the run's folder, which outlives the driver.
 
-Three small files in the run's folder: ``run.json`` before MLflow hears of the run, ``end.json`` as soon as the driver
-knows how the run ended, ``shipped.json`` once MLflow has taken that end.
+It holds what happened to the run, in order: ``opened`` before MLflow hears of it, ``artifact`` for each file that the
+driver made of what was measured, ``ended`` as soon as the driver knows how, ``sent`` once MLflow has taken all of it.
 """
 
+import json
 import logging
+import os
+import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from irtune.files import read_json, write_json
+from pydantic import TypeAdapter, ValidationError
+
+from irtune.files import MOST_BYTES, open_alone, open_lines
 from irtune.redaction import public_address
-from irtune.tracking.spool import size_bytes
+from irtune.training.record import Record, path_inside, size_bytes
 
 logger = logging.getLogger(__name__)
 
-RUN = "run.json"
+DRIVER_RECORD = "driver.jsonl"
 
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 """How a run ended, in MLflow's words: FINISHED also where a scheduler stopped it, which a tag tells."""
 
 
 @dataclass(frozen=True)
-class RunStart:
+class Opened:
     """What a run is opened with.
 
     Args:
@@ -32,18 +37,16 @@ class RunStart:
         name: What people see.
         tags: What it is found by, such as ``irtune.sweep``.
         start_time_ms: When it began for the first time, since the epoch.
-        spool: The name of the spool folder beside the run_record.
     """
 
     key: str
     name: str
     tags: dict[str, str]
     start_time_ms: int
-    spool: str
 
 
 @dataclass(frozen=True)
-class RunEnd:
+class Ended:
     """How a run ended.
 
     Args:
@@ -59,33 +62,26 @@ class RunEnd:
     end_time_ms: int
 
 
-@dataclass(frozen=True)
-class Shipped:
-    """Where a run went, whole and with its end.
+_EVENTS: dict[str, TypeAdapter[Any]] = {"opened": TypeAdapter(Opened), "ended": TypeAdapter(Ended)}
+_Event = tuple[str, Any]
+"""Its kind, and ``Opened``, ``Ended`` or what a line holds of another."""
 
-    Args:
-        run_id: MLflow's id of it.
-        tracking_uri: MLflow's address, without logins.
-        spool_bytes: How much was in the spool; more than that is not shipped yet.
-    """
-
-    run_id: str
-    tracking_uri: str
-    spool_bytes: int
+_APPENDING = threading.Lock()
+"""Several threads of a driver write, and a line that another one still writes looks torn."""
 
 
 class RunRecord:
-    """The three files of one run. Reading a damaged one raises a ``ValueError`` that names it.
+    """The file of one run. Reading a damaged one raises a ``ValueError`` that names it.
 
     Args:
-        folder: The run's folder; made by ``begin``.
+        folder: The run's folder; made if absent by whoever writes.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._run, self._end, self._shipped = folder / RUN, folder / "end.json", folder / "shipped.json"
+        self.file = folder / DRIVER_RECORD
 
-    def begin(self, key: str, name: str, tags: Mapping[str, str], spool: str) -> RunStart:
+    def begin(self, key: str, name: str, tags: Mapping[str, str]) -> Opened:
         """Note that the run goes on from here.
 
         A run that was noted before keeps its start. What was noted of its end holds no longer, if it was killed.
@@ -94,75 +90,137 @@ class RunRecord:
             key: What it is known by; another key than before makes it another run.
             name: What people see.
             tags: What it is found by.
-            spool: The name of the spool folder.
         """
-        known = self._known()
-        if known is not None and known.key != key:
-            known = None
-        start_time_ms = time.time_ns() // 1_000_000 if known is None else known.start_time_ms
-        start = RunStart(key, name, {tag: str(text) for tag, text in tags.items()}, start_time_ms, spool)
-        self._shipped.unlink(missing_ok=True)
-        if known is None or self._was_killed():
-            self._end.unlink(missing_ok=True)
-        if start != known:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_json(self._run, start)
-        return start
-
-    def finish(self, end: RunEnd) -> None:
-        """Note how the run ended."""
-        write_json(self._end, end)
-
-    def mark_shipped(self, run_id: str, tracking_uri: str, spool_bytes: int) -> None:
-        """Note that MLflow has the run and its end, and ``spool_bytes`` of its spool."""
-        # Losing the mark costs no more than sending again.
-        write_json(self._shipped, Shipped(run_id, public_address(tracking_uri), spool_bytes), durable=False)
-
-    def start(self) -> RunStart:
-        """What the run was opened with."""
-        return read_json(self._run, RunStart)
-
-    def end(self) -> RunEnd | None:
-        """How the run ended; None while it goes on, and for ever where its driver died."""
+        opened = Opened(key, name, {tag: str(text) for tag, text in tags.items()}, time.time_ns() // 1_000_000)
         try:
-            return read_json(self._end, RunEnd)
-        except FileNotFoundError:
-            return None
+            known = self._last_opened()
+        except ValueError as error:
+            logger.warning("%s; put aside, and written anew with a new start", error)
+            self.file.replace(self.file.with_name(f"{DRIVER_RECORD}.damaged"))
+            known = None
+        if known is not None and known.key == key:
+            opened = replace(opened, start_time_ms=known.start_time_ms)
+        self._append("opened", asdict(opened))
+        return opened
 
-    def spool(self) -> Path:
-        """The run's spool folder.
+    def add_artifact(self, path: Path, artifact_folder: str) -> None:
+        """Note a complete file or folder to upload, under ``artifact_folder`` ("" = the root) of the run's artifacts.
 
         Raises:
-            ValueError: The run_record names something else than a folder beside it.
+            ValueError: It lies outside of the run's folder.
         """
-        name = self.start().spool
-        spool = self.folder / name
-        if name in ("", ".", "..") or "/" in name or spool.is_symlink():
-            raise ValueError(
-                f"{self.folder / RUN}: its spool {name!r} is no folder beside it; take the run's folder away"
-            )
-        return spool
+        content = {"path": path_inside(self.folder, path), "artifact_folder": artifact_folder}
+        self._append("artifact", content, durable=False)
 
-    def is_shipped(self) -> bool:
-        """Whether MLflow has the run's end and all that is in its spool."""
-        try:
-            return read_json(self._shipped, Shipped).spool_bytes == size_bytes(self.spool())
-        except (FileNotFoundError, ValueError):
-            # Shipping again is harmless.
-            return False
+    def finish(self, end: Ended) -> None:
+        """Note how the run ended."""
+        self._append("ended", asdict(end))
 
-    def _known(self) -> RunStart | None:
-        try:
-            return self.start()
-        except FileNotFoundError:
-            return None
-        except ValueError as error:
-            logger.warning("%s; written anew, with a new start", error)
-            return None
+    def mark_sent(self, run_id: str, tracking_uri: str, num_bytes: int, num_artifacts: int) -> None:
+        """Note that MLflow has the run and its end.
 
-    def _was_killed(self) -> bool:
+        Args:
+            run_id: MLflow's id of it.
+            tracking_uri: MLflow's address; logins in it are not written.
+            num_bytes: How much of what was measured it has.
+            num_artifacts: How many of the driver's artifacts.
+        """
+        content = {"run_id": run_id, "tracking_uri": public_address(tracking_uri)}
+        counts = {"num_bytes": num_bytes, "num_artifacts": num_artifacts}
+        # Losing the mark costs no more than sending again.
+        self._append("sent", content | counts, durable=False)
+
+    def start(self) -> Opened:
+        """What the run was opened with."""
+        opened = self._last_opened()
+        if opened is None:
+            raise self._damaged("no line says what the run was opened with")
+        return opened
+
+    def end(self) -> Ended | None:
+        """How the run ended; None while it goes on, and for ever where its driver died."""
+        end: Ended | None = None
+        for kind, content in self._events():
+            if kind == "ended":
+                end = content
+            elif kind == "opened" and end is not None and end.status == "KILLED":
+                end = None
+        return end
+
+    def artifacts(self) -> list[Record]:
+        """The driver's artifacts, as ``irtune.training.record`` has those of the trial."""
+        return [content for kind, content in self._events() if kind == "artifact"]
+
+    def is_sent(self) -> bool:
+        """Whether MLflow has the run's end, all that was measured, and all of the driver's artifacts."""
         try:
-            end = self.end()
+            events = self._events()
         except ValueError:
-            return True
-        return end is not None and end.status == "KILLED"
+            # Sending again is harmless.
+            return False
+        kind, sent = events[-1] if events else ("", {})
+        num_artifacts = sum(kind == "artifact" for kind, _ in events)
+        return kind == "sent" and (sent["num_bytes"], sent["num_artifacts"]) == (size_bytes(self.folder), num_artifacts)
+
+    def _last_opened(self) -> Opened | None:
+        return next((content for kind, content in reversed(self._events()) if kind == "opened"), None)
+
+    def _events(self) -> list[_Event]:
+        """What happened since the run was first opened under the key that it is known by now."""
+        events: list[_Event] = []
+        key = None
+        for kind, content in self._read():
+            if kind == "opened" and content.key != key:
+                events, key = [], content.key
+            events.append((kind, content))
+        return events
+
+    def _read(self) -> list[_Event]:
+        try:
+            with open_alone(self.file) as file:
+                content = file.read(MOST_BYTES + 1)
+        except FileNotFoundError:
+            return []
+        if len(content) > MOST_BYTES:
+            raise self._damaged(f"it is larger than {MOST_BYTES:,} bytes")
+        # What follows the last line end is a line that a killed driver left torn.
+        *lines, _ = content.split(b"\n")
+        return [self._event(number, line) for number, line in enumerate(lines, start=1)]
+
+    def _event(self, number: int, line: bytes) -> _Event:
+        try:
+            content = json.loads(line)
+            kind = content["kind"]
+            if kind in _EVENTS:
+                return kind, _EVENTS[kind].validate_python(content)
+            if kind == "artifact":
+                content |= {key: str(content[key]) for key in ("path", "artifact_folder")}
+                content["time_ms"] = int(content["time_ms"])
+                # Beginning at which folder, is not for the record to say.
+                content["folder"] = str(self.folder.resolve())
+            elif kind == "sent":
+                content |= {"num_bytes": int(content["num_bytes"]), "num_artifacts": int(content["num_artifacts"])}
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise self._damaged(f"line {number}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise self._damaged(f"line {number} is no event of a run") from error
+        return kind, content
+
+    def _damaged(self, reason: str) -> ValueError:
+        return ValueError(f"{self.file}: is damaged ({reason}); bring it back from a backup, or delete it")
+
+    def _append(self, kind: str, content: Mapping[str, Any], *, durable: bool = True) -> None:
+        """Write a whole line, or none."""
+        event = {"kind": kind, "time_ms": time.time_ns() // 1_000_000, **content}
+        unwritten = memoryview((json.dumps(event, separators=(",", ":")) + "\n").encode())
+        with _APPENDING, open_lines(self.file) as file:
+            size = file.seek(0, os.SEEK_END)
+            try:
+                while unwritten:
+                    unwritten = unwritten[file.write(unwritten) :]
+                if durable:
+                    os.fsync(file.fileno())
+            except OSError:
+                file.truncate(size)
+                raise

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from irtune.importance.base import NEVER
-from irtune.tracking.spool import Record, SpoolReader
+from irtune.importance.signal import NEVER
+from irtune.training.record import Record, RecordReader
 
 
 @dataclass(frozen=True)
@@ -31,17 +31,18 @@ class Trace:
     lowest_active: np.ndarray
 
 
-def read_trace(directory: Path) -> Trace:
-    """The trace in a spool folder over all attempts; what a later attempt did again counts once, as done last.
+def read_trace(folder: Path) -> Trace:
+    """The trace of a trial over all attempts; what a later attempt did again counts once, as done last.
 
     Args:
-        directory: The trial's spool folder.
+        folder: The trial's folder.
 
     Raises:
         ValueError: Two records speak of different numbers of blocks.
     """
     kept: list[Record] = []
-    for record in SpoolReader(directory).poll():
+    # A worker that was cut off may write on between the lines of the attempt after it.
+    for record in sorted(RecordReader(folder), key=lambda record: record["attempt"]):
         if record["kind"] not in ("selection", "resumed"):
             continue
         # An attempt that starts over says nothing of a checkpoint: its own choices show how far back it went.
@@ -49,7 +50,7 @@ def read_trace(directory: Path) -> Trace:
             kept.pop()
         if record["kind"] == "selection":
             kept.append(record)
-    return _to_arrays(kept, directory)
+    return _to_arrays(kept, folder)
 
 
 def save_trace(trace: Trace, path: Path) -> None:
@@ -63,11 +64,11 @@ def load_trace(path: Path) -> Trace:
         return Trace(**arrays)
 
 
-def _to_arrays(records: Sequence[Record], directory: Path) -> Trace:
+def _to_arrays(records: Sequence[Record], folder: Path) -> Trace:
     sizes = sorted({len(record["scores"]) for record in records})
     if len(sizes) > 1:
         raise ValueError(
-            f"{directory}: the attempts recorded different numbers of blocks {sizes}, so the model changed between "
+            f"{folder}: the attempts recorded different numbers of blocks {sizes}, so the model changed between "
             "them; give the changed trial a folder of its own"
         )
     shape = (len(records), sizes[0] if sizes else 0)

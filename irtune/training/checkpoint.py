@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from irtune.files import make_durable, once_there_is_room, write_whole
+from irtune.files import appearing, make_durable, once_there_is_room, write_whole
 from irtune.training.engine import DeepSpeedBlocks
 from irtune.training.optimizer_state import gather_state, load_state
 
@@ -113,7 +113,6 @@ def save_weights(blocks: DeepSpeedBlocks, file: Path) -> None:
     parameters = saved_parameters(blocks)
     with blocks.gathered(list(parameters.values())):
         if blocks.rank == 0:
-            file.parent.mkdir(parents=True, exist_ok=True)
             weights = {name: p.detach().cpu().contiguous() for name, p in parameters.items()}
             once_there_is_room(lambda: _save_whole(weights, file), file)
     dist.barrier()
@@ -150,11 +149,10 @@ def saved_parameters(blocks: DeepSpeedBlocks) -> dict[str, nn.Parameter]:
 
 
 def _save_whole(tensors: Mapping[str, torch.Tensor], file: Path) -> None:
-    partial = file.with_name(file.name + ".partial")
-    save_file(dict(tensors), partial)
-    # Whatever is written after it must not be on the disk before it.
-    make_durable(partial)
-    partial.rename(file)
+    with appearing(file) as partial:
+        save_file(dict(tensors), partial)
+        # Whatever is written after it must not be on the disk before it.
+        make_durable(partial)
     make_durable(file.parent)
 
 

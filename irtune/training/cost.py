@@ -14,7 +14,7 @@ from torch import nn
 
 from irtune.config.schema import ExperimentConfig
 from irtune.layers.blocks import find_blocks
-from irtune.layers.controller import ProbePasses
+from irtune.layers.refresh import ProbePasses
 from irtune.selection import StepCost
 
 
@@ -86,13 +86,23 @@ class CostModel:
         """FLOPs of one forward and backward pass over ``batch_size`` inputs of ``length`` tokens, padding included."""
         return self.per_block(length).of(active) * batch_size * length
 
-    def passes_flops(self, passes: ProbePasses, length: int) -> float:
-        """FLOPs of what a refresh runs apart from the training step, over inputs of ``length`` tokens."""
-        if passes.rows == 0:
-            return 0.0
+    def optimizer_step_flops(
+        self, through: Sequence[int], shapes: Sequence[tuple[int, int]], passes: ProbePasses | None = None
+    ) -> float:
+        """FLOPs of an optimizer step on one rank.
+
+        Args:
+            through: The blocks whose gradients it computes: those that train, or all where it is a probe.
+            shapes: Batch size and length of each of the rank's micro-batches.
+            passes: What a refresh runs apart, over the first of them.
+        """
+        in_step = sum(self.step_flops(through, *shape) for shape in shapes)
+        if passes is None or passes.rows == 0:
+            return in_step
+        length = shapes[0][1]
         forward = self.forward_flops(passes.rows, length)
         through_all = self.step_flops(range(len(self.forward)), passes.rows, length)
-        return forward * (passes.forward - passes.backward) + through_all * passes.backward
+        return in_step + forward * (passes.forward - passes.backward) + through_all * passes.backward
 
 
 def _linear_flops(modules: Any, *, trained_only: bool = False) -> float:

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from irtune.config.load import flatten
 from irtune.config.schema import EngineConfig, TrainingConfig
+from irtune.config.tree import flatten
 
 
 def deepspeed_config(training: TrainingConfig, engine: EngineConfig) -> dict[str, Any]:

@@ -12,8 +12,8 @@ import torch.distributed as dist
 
 from irtune.analysis.metrics import better
 from irtune.config.schema import ExperimentConfig
-from irtune.data.base import Split
 from irtune.data.batches import evaluation_batches, training_batches
+from irtune.data.dataset import Split
 from irtune.data.encode import EncodedDataset
 from irtune.layers import LayerController
 from irtune.layers.collectives import gather
@@ -27,7 +27,7 @@ from irtune.training.checkpoint import (
 )
 from irtune.training.cost import CostModel, PeakMemory
 from irtune.training.engine import DeepSpeedBlocks
-from irtune.training.metrics import classification_metrics
+from irtune.training.evaluation import classification_metrics
 from irtune.training.recorder import Recorder, Report
 
 BEST_WEIGHTS = "best"
@@ -163,9 +163,8 @@ class Loop:
         """
         totals, active, world_size = self.totals, self.blocks.active, dist.get_world_size()
         tokens = world_size * sum(batch * length for batch, length in shapes)
-        trained_flops = world_size * sum(self.cost.step_flops(active, *shape) for shape in shapes)
-        flops = world_size * sum(self.cost.step_flops(through, *shape) for shape in shapes)
-        flops += world_size * self.cost.passes_flops(self.controller.passes, shapes[0][1])
+        trained_flops = world_size * self.cost.optimizer_step_flops(active, shapes)
+        flops = world_size * self.cost.optimizer_step_flops(through, shapes, self.controller.passes)
         trainable = self.blocks.trainable_parameters(active)
         is_probe = flops > trained_flops
         totals.step += 1

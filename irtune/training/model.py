@@ -1,7 +1,6 @@
 """From ``model.name`` to a checkpoint folder, and from that to a classifier."""
 
 import importlib.util
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from irtune.config.schema import AdapterConfig, ModelConfig
+from irtune.files import appearing
 from irtune.home import home
 from irtune.training.adapter import add_adapter
 from irtune.training.errors import ModelError
@@ -108,11 +108,8 @@ def _convert_once(folder: Path, make: Callable[[Path], None]) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not folder.is_dir():
-            partial = folder.with_name(folder.name + ".partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            with QuietLoading():
+            with appearing(folder) as partial, QuietLoading():
                 make(partial)
-            partial.rename(folder)
     return folder
 
 

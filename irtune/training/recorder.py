@@ -32,6 +32,10 @@ class Recorder(Protocol):
         """The run goes on from a checkpoint after ``step`` optimizer steps."""
         ...
 
+    def result(self, values: Mapping[str, Any]) -> None:
+        """What the finished run found: what it reported at its end; nothing is recorded after it."""
+        ...
+
 
 class Report(Protocol):
     """Tells whoever started the run how it goes; called by every rank, and may raise to end the run."""

@@ -1,6 +1,5 @@
 """One training run from configuration to result: the same on a laptop, in a Ray Train worker and in a test."""
 
-import json
 import os
 import shutil
 import time
@@ -16,10 +15,10 @@ from transformers import set_seed
 
 from irtune.config.load import dotted_keys
 from irtune.config.schema import ExperimentConfig
-from irtune.data.base import LabelledDataset, Split
 from irtune.data.batches import share_hash
+from irtune.data.dataset import LabelledDataset, Split
 from irtune.data.encode import encode_once
-from irtune.files import once_there_is_room, write_whole
+from irtune.files import once_there_is_room
 from irtune.layers import LayerController, SelectionRecord, map_parameters
 from irtune.layers.collectives import gather
 from irtune.layers.self_check import check_at_start
@@ -29,8 +28,8 @@ from irtune.training.checkpoint import load_weights, save_adapter
 from irtune.training.class_weights import weights_of_classes
 from irtune.training.cost import CostModel, PeakMemory, release_memory
 from irtune.training.distributed import ensure_process_group, select_accelerator
+from irtune.training.evaluation import check_metric, classification_metrics
 from irtune.training.loop import CHECKPOINTS, Loop, Totals
-from irtune.training.metrics import check_metric, classification_metrics
 from irtune.training.model import (
     QuietLoading,
     enable_gradient_checkpointing,
@@ -38,13 +37,12 @@ from irtune.training.model import (
     materialize,
 )
 from irtune.training.out_of_memory import out_of_memory, remembered, smaller_micro_batches
+from irtune.training.record import result_of
 from irtune.training.recorder import NoRecorder, Recorder, Report
 from irtune.training.tokenizer import load_tokenizer, max_positions
 
 ADAPTER = "adapter"
 PREDICTIONS = "predictions.npz"
-RESULT = "result.json"
-"""Written last of all: a run whose folder holds it is over, whether or not anybody heard of it."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ def run(
     """Train, choose the best weights on validation, score them once on test.
 
     Every rank calls it. If ``folder`` holds a checkpoint the run goes on from there; if it holds the result of a
-    finished run, that is reported and nothing is trained.
+    finished run (``irtune.training.record``), that is reported and nothing is trained.
 
     Args:
         config: The whole configuration.
@@ -90,8 +88,10 @@ def run(
         ValueError: If configuration, data and model don't fit together.
         FloatingPointError: If training diverges.
     """
-    finished = _finished(folder)
+    finished = result_of(folder)
     if finished is not None:
+        # It stays the last that the run recorded.
+        recorder.result(finished)
         report(finished)
         return TrialResult({name: value for name, value in finished.items() if name not in ("step", "final")})
     with remembered(folder, config):
@@ -117,8 +117,7 @@ def _run(
         totals = loop.run()
         metrics = _finish(loop, dataset, totals, setup_s)
         if loop.blocks.rank == 0:
-            result = json.dumps({"step": totals.step, "final": True, **metrics})
-            once_there_is_room(lambda: write_whole(folder / RESULT, result), folder / RESULT)
+            loop.recorder.result({"step": totals.step, "final": True, **metrics})
             # A run that is over is never gone on with, and moments take twice the room of weights.
             shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
             loop.forget_weights()
@@ -154,15 +153,6 @@ def _reset_process(config: ExperimentConfig) -> None:
     torch.set_num_threads(max(1, min(int(config.engine.cpus_per_worker), os.cpu_count() or 1)))
     # irtune seeds what it draws where it draws it; this is for what users bring.
     set_seed(config.seed)
-
-
-def _finished(folder: Path) -> dict[str, Any] | None:
-    """What a finished run in this folder reported at its end."""
-    file = folder / RESULT
-    if not file.is_file():
-        return None
-    result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return result
 
 
 def _prepare(

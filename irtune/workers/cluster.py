@@ -38,7 +38,7 @@ WORKER_ENVIRONMENT = {
 }
 _JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 _SCHEME = {"tracking.uri": "sqlite:///"}
-"""What stands before the path in settings that are addresses."""
+"""Prefixes, before the path, of settings that are addresses."""
 HEAD_NODE: Mapping[str, float] = {"node:__internal_head__": 0.001}
 """A claim that pins a process to the head node and takes no CPU from workers."""
 _AUTH_MODE = "RAY_AUTH_MODE"
@@ -99,11 +99,8 @@ def _in_shared(path: str | list[str], scheme: str) -> str:
 
 
 def _resolved(path: str | list[str]) -> str | list[str]:
-    return [_absolute(one) for one in path] if isinstance(path, list) else _absolute(path)
-
-
-def _absolute(path: str) -> str:
-    return str(Path(path).expanduser().resolve())
+    found = [str(Path(one).expanduser().resolve()) for one in ([path] if isinstance(path, str) else path)]
+    return found[0] if isinstance(path, str) else found
 
 
 @dataclass(frozen=True)
@@ -126,7 +123,7 @@ class Node:
         return HEAD_NODE.keys() <= self.resources.keys()
 
     def room(self, engine: EngineConfig) -> int:
-        """How many workers fit: none spans nodes, and a part of a GPU is a part of one GPU."""
+        """The number of workers that fit: none spans nodes, and a part of a GPU is a part of one GPU."""
         cpus, gpus = self.resources.get("CPU", 0), math.floor(self.resources.get("GPU", 0))
         room = _times(engine.cpus_per_worker, cpus)
         if engine.gpus_per_worker >= 1:
@@ -245,7 +242,7 @@ def future_nodes() -> list[Node]:
 
 
 def concurrency(engine: EngineConfig, nodes: Sequence[Node]) -> int:
-    """How many trials fit onto nodes at once.
+    """The number of trials that fit onto nodes at once.
 
     Raises:
         ConfigError: If not even one does, with what each node has.

@@ -31,7 +31,7 @@ def use_interface_of_ray() -> None:
 def listen_for_workers() -> tuple[str, int]:
     """Listen, on this node's Ray address alone, for the workers of a group; returns address and port.
 
-    PyTorch's store by itself listens on every interface of the machine, and asks nobody who he is.
+    PyTorch's store by itself listens on every interface of the machine, and lets anybody in.
     """
     global _listener
     address = str(ray.util.get_node_ip_address())
@@ -74,7 +74,7 @@ class _OverInterfaceOfRay(TorchConfig):  # type: ignore[misc]
 
 
 def torch_config(engine: EngineConfig) -> TorchConfig:
-    """How Ray Train makes the process group of a trial's workers."""
+    """The process group of a trial's workers, as Ray Train is to make it."""
     return _OverInterfaceOfRay(
         backend="nccl" if engine.gpus_per_worker else "gloo",
         timeout_s=int(engine.process_group_timeout_s),

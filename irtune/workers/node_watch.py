@@ -17,8 +17,6 @@ from ray._private import worker
 LOST = 3
 """The exit status of a driver whose Ray has died."""
 
-INTERVAL_S = 0.5
-FORCED_AFTER_S = 30.0
 _ANSWER_S = 2.0
 _PATIENCE_S = {True: 3.0, False: 40.0}
 """How long the head may not answer, by whether it is on this machine; a distant one may be started again. Ray itself
@@ -37,9 +35,7 @@ class NodeWatch:
         forced_after_s: Seconds that the main thread has for its end.
     """
 
-    def __init__(
-        self, tell: Callable[[str], None], interval_s: float = INTERVAL_S, forced_after_s: float = FORCED_AFTER_S
-    ) -> None:
+    def __init__(self, tell: Callable[[str], None], interval_s: float = 0.5, forced_after_s: float = 30.0) -> None:
         self._tell = tell
         self._interval_s, self._forced_after_s = interval_s, forced_after_s
         self._lost: str | None = None

@@ -1,13 +1,12 @@
-"""Slots: long-lived Ray Train worker groups that take trial after trial.
+"""The worker pool: Ray Train worker groups that take trial after trial.
 
 To start a worker group takes longer than many a trial. Here a group is started once, imports once, and its ranks ask
-the ``Desk`` for one trial after the other, while the trial's Tune function only passes messages on. Whatever raises in
-a rank ends the group, so that no other rank waits for it in a collective; the desk starts a new one, and Tune's retry
-of the trial goes on from its checkpoint in whichever slot is free.
+the ``Pool`` for one trial after the other, while the trial's Tune function only passes messages on. Whatever raises in
+a rank ends the group, so that no other rank waits for it in a collective; the pool starts a new one, and Tune's retry
+of the trial goes on from its checkpoint in whichever group is free.
 """
 
 import asyncio
-import traceback
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,123 +15,97 @@ from typing import Any, Literal, NamedTuple
 from uuid import uuid4
 
 import ray
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-from irtune.workers import placement
-from irtune.workers.worker import TrialSetup, own_rank, train_rank, worker_group
+from irtune.workers.cluster import HEAD_NODE
+from irtune.workers.worker import TrialSetup, worker_group
 
 MAX_FAILED_STARTS = 3
-"""How often in a row a slot may fail before any trial began in it."""
-
-
-class Job(NamedTuple):
-    """A trial for a slot: its name and configuration."""
-
-    trial: str
-    overrides: Mapping[str, Any]
+"""Worker groups in a row that may fail in one place before any trial began in them."""
 
 
 class Event(NamedTuple):
-    """What a trial's Tune function hears of it; ``content`` is a report's metrics, or the error."""
+    """A message for a trial's Tune function; ``content`` is a report's metrics, or the error."""
 
     kind: Literal["report", "over", "failed"]
     content: Any = None
 
 
-class TrialFailedError(RuntimeError):
-    """A trial failed in its slot, or its slot died; the message is the traceback of the rank that failed first."""
-
-
-class _TrialStoppedError(Exception):
-    """The scheduler has stopped the trial that this rank trains."""
-
-
-@dataclass(frozen=True)
-class SlotPlan:
-    """What slots there are to be.
-
-    Args:
-        setup: The sweep.
-        num_slots: Trials at once.
-        renew_after: Trials that a worker group takes before it is replaced by a new one.
-    """
-
-    setup: TrialSetup
-    num_slots: int
-    renew_after: int
-
-    @property
-    def num_ranks(self) -> int:
-        """Workers of a slot."""
-        return self.setup.config({}).engine.num_workers
-
-
 @dataclass
 class _Trial:
-    job: Job
+    name: str
+    overrides: Mapping[str, Any]
     events: list[Event] = field(default_factory=list)
     heard: int = 0
     stopped: bool = False
 
+    @property
+    def is_over(self) -> bool:
+        return bool(self.events) and self.events[-1].kind != "report"
+
 
 @dataclass
-class _Slot:
-    """One worker group after another; ``generation`` counts them."""
+class _Group:
+    """One worker group, from its start to its end."""
 
-    index: int
-    generation: int = -1
     trials: list[_Trial] = field(default_factory=list)
-    asking: set[int] = field(default_factory=set)
+    num_asking: int = 0
+    has_started: bool = False
+    has_ended: bool = False
     error: str | None = None
-    failed_starts: int = 0
-    placement_group: str | None = None
-    gave_up: bool = False
+    placement_group: PlacementGroup | None = None
 
     @property
     def trial(self) -> _Trial | None:
         """The trial that it works on."""
-        return self.trials[-1] if self.trials and not _is_over(self.trials[-1]) else None
+        return self.trials[-1] if self.trials and not self.trials[-1].is_over else None
 
 
-class Desk:
-    """The actor that hands trials to slots and carries messages between a trial's ranks and its Tune function.
+class Pool:
+    """The actor that gives trials to worker groups and carries messages between a trial's ranks and its Tune function.
 
-    Everything happens in one event loop; only the worker groups' ``fit`` waits in threads. A desk that was restarted
-    knows nothing, and learns the plan from the first trial that comes back to it.
+    Everything happens in one event loop; only the worker groups' ``fit`` waits in threads. An actor that was restarted
+    knows no trials: they come back by Tune's retries.
+
+    Args:
+        setup: The sweep.
+        num_groups: Worker groups, which is trials at once.
+        renew_after: Trials that a worker group takes before a new one takes its place.
     """
 
-    def __init__(self) -> None:
-        self._slots: list[_Slot] = []
+    def __init__(self, setup: TrialSetup, num_groups: int, renew_after: int) -> None:
+        self._setup, self._num_groups, self._renew_after = setup, num_groups, renew_after
+        self._num_ranks = setup.config({}).engine.num_workers
+        self._groups: dict[str, _Group] = {}
         self._trials: dict[str, _Trial] = {}
         self._waiting: deque[_Trial] = deque()
         self._changed = asyncio.Condition()
-        self._keepers: list[asyncio.Task[None]] = []
+        self._places: list[asyncio.Task[None]] = []
+        self._start_errors: list[str] = []
         self._closing = False
         if ray.get_runtime_context().was_current_actor_reconstructed:
-            placement.remove_worker_groups()
+            _remove_worker_groups()
 
-    async def start(self, plan: SlotPlan) -> None:
-        """Start the slots, unless they are there."""
-        if self._slots:
-            return
-        self._plan, self._num_ranks = plan, plan.num_ranks
-        self._slots = [_Slot(index) for index in range(plan.num_slots)]
-        self._threads = ThreadPoolExecutor(plan.num_slots, thread_name_prefix="slot")
-        handle = ray.get_runtime_context().current_actor
-        self._keepers = [asyncio.create_task(self._keep(slot, handle)) for slot in self._slots]
+    async def start(self) -> None:
+        """Start the worker groups, unless they have been."""
+        if not self._places:
+            self._threads = ThreadPoolExecutor(self._num_groups, thread_name_prefix="worker-group")
+            pool = ray.get_runtime_context().current_actor
+            self._places = [asyncio.create_task(self._run_groups(pool)) for _ in range(self._num_groups)]
 
     # What a trial's Tune function calls.
 
-    async def submit(self, job: Job, plan: SlotPlan) -> int:
+    async def submit(self, name: str, overrides: Mapping[str, Any]) -> int:
         """Put a trial in line; returns how many of its events were heard before by a Tune function that died."""
-        await self.start(plan)
-        trial = self._trials.get(job.trial)
+        await self.start()
+        trial = self._trials.get(name)
         if trial is None or trial.stopped:
-            trial = self._trials[job.trial] = _Trial(job)
+            trial = self._trials[name] = _Trial(name, overrides)
             self._waiting.append(trial)
             await self._notify()
         return trial.heard
 
-    async def listen(self, name: str, heard: int) -> Event:
+    async def next_event(self, name: str, heard: int) -> Event:
         """The next event of a trial; to ask for it lets the trial go on after those that were ``heard``."""
         trial = self._trials[name]
         trial.heard = heard
@@ -140,9 +113,9 @@ class Desk:
         await self._until(lambda: len(trial.events) > heard or self._is_stuck(trial))
         if len(trial.events) <= heard:
             self._waiting.remove(trial)
-            trial.events.append(Event("failed", "\n".join(str(slot.error) for slot in self._slots)))
+            trial.events.append(Event("failed", "\n".join(self._start_errors)))
         event = trial.events[heard]
-        if _is_over(trial):
+        if trial.is_over:
             self._trials.pop(name, None)
         return event
 
@@ -156,105 +129,103 @@ class Desk:
             await self._notify()
 
     async def close(self) -> None:
-        """End the slots; returns when their processes are gone."""
+        """End the worker groups; returns when their processes are gone."""
         self._closing = True
         await self._notify()
-        await asyncio.gather(*self._keepers)
+        await asyncio.gather(*self._places)
 
     # What ranks call.
 
-    async def began(self, slot: int, placement_group: str | None) -> None:
-        """A worker group is there, in this placement group."""
-        self._slots[slot].placement_group = placement_group
+    async def started(self, group: str, placement_group: PlacementGroup) -> None:
+        """The ranks of a worker group are there, in this placement group."""
+        self._groups[group].placement_group = placement_group
 
-    async def next_job(self, slot: int, generation: int, number: int, rank: int) -> Job | None:
-        """The trial ``number`` of a worker group, once all of its ranks are done with the one before; None ends it."""
-        own = self._slots[slot]
-        if self._ends(own, generation):
-            return None
-        own.asking.add(rank)
-        if len(own.asking) == self._num_ranks:
-            own.asking.clear()
-            own.failed_starts = 0
+    async def next_trial(self, group: str) -> tuple[str, Mapping[str, Any]] | None:
+        """Name and overrides of a worker group's next trial, once all of its ranks ask for it; None ends the group."""
+        own = self._groups[group]
+        number = len(own.trials)
+        is_last = number == self._renew_after
+        own.num_asking += 1
+        if own.num_asking == self._num_ranks:
+            own.num_asking, own.has_started = 0, True
             if own.trial is not None:
                 own.trial.events.append(Event("over"))
             await self._notify()
-            if number < self._plan.renew_after:
-                await self._assign(own, generation)
-        if number >= self._plan.renew_after:
+            if not is_last:
+                await self._assign(own)
+        if is_last:
             return None
-        await self._until(lambda: len(own.trials) > number or self._ends(own, generation))
-        return None if self._ends(own, generation) else own.trials[number].job
+        await self._until(lambda: len(own.trials) > number or self._ends(own))
+        return None if self._ends(own) else (own.trials[number].name, own.trials[number].overrides)
 
-    async def report(self, slot: int, metrics: Mapping[str, Any]) -> bool:
+    async def report(self, group: str, metrics: Mapping[str, Any]) -> bool:
         """Rank 0 has measured something; returns whether the trial is to go on, once its Tune function knows."""
-        trial = self._slots[slot].trials[-1]
+        trial = self._groups[group].trials[-1]
         trial.events.append(Event("report", dict(metrics)))
         number = len(trial.events)
         await self._notify()
         await self._until(lambda: trial.heard >= number or trial.stopped)
         return not trial.stopped
 
-    async def failed(self, slot: int, error: str) -> None:
+    async def failed(self, group: str, error: str) -> None:
         """A rank raised; the first error of a worker group is the one that counts."""
-        own = self._slots[slot]
+        own = self._groups[group]
         own.error = own.error or error
 
-    async def _assign(self, slot: _Slot, generation: int) -> None:
-        """Give a slot the first trial in line that no other slot is still about to stop."""
+    async def _assign(self, group: _Group) -> None:
+        """Give a worker group the first trial in line that no other group is still about to stop."""
 
         def first() -> _Trial | None:
-            busy = {other.trial.job.trial for other in self._slots if other.trial is not None}
-            return next((trial for trial in self._waiting if trial.job.trial not in busy), None)
+            busy = {other.trial.name for other in self._groups.values() if other.trial is not None}
+            return next((trial for trial in self._waiting if trial.name not in busy), None)
 
-        await self._until(lambda: first() is not None or self._ends(slot, generation))
+        await self._until(lambda: first() is not None or self._ends(group))
         trial = first()
-        if trial is not None and not self._ends(slot, generation):
+        if trial is not None and not self._ends(group):
             self._waiting.remove(trial)
-            slot.trials.append(trial)
+            group.trials.append(trial)
             await self._notify()
 
-    async def _keep(self, slot: _Slot, handle: Any) -> None:
-        """Run one worker group after the other, as long as they get so far as to ask for a trial."""
+    async def _run_groups(self, pool: Any) -> None:
+        """Run a worker group, and another one whenever a trial waits after its end, as long as they start."""
         loop = asyncio.get_running_loop()
-        while slot.failed_starts < MAX_FAILED_STARTS and not self._closing:
-            slot.generation += 1
-            slot.failed_starts += 1
-            slot.trials, slot.asking, slot.error = [], set(), None
-            error = await loop.run_in_executor(self._threads, self._fit, slot.index, slot.generation, handle)
-            slot.error = slot.error or error
+        failed_starts, error = 0, None
+        while failed_starts < MAX_FAILED_STARTS and not self._closing:
+            name, group = f"group_{uuid4().hex}", _Group()
+            self._groups[name] = group
+            error = await loop.run_in_executor(self._threads, self._fit, name, pool)
             # Only now is no rank alive that could still write to the trial's folder.
-            if slot.trial is not None:
-                slot.trial.events.append(Event("failed", slot.error or "its slot ended"))
+            group.has_ended = True
+            error = group.error or error
+            if group.trial is not None:
+                group.trial.events.append(Event("failed", error or "its worker group ended"))
+            del self._groups[name]
+            failed_starts = 0 if group.has_started else failed_starts + 1
             await self._notify()
-        slot.gave_up = True
+            await self._until(lambda: bool(self._waiting) or self._closing)
+        self._start_errors.append(str(error))
         await self._notify()
 
-    def _fit(self, slot: int, generation: int, handle: Any) -> str | None:
+    def _fit(self, name: str, pool: Any) -> str | None:
         """Run a worker group to its end; returns what went wrong."""
-        group = worker_group(
-            self._plan.setup,
-            serve,
-            {"desk": handle, "slot": slot, "generation": generation, "setup": self._plan.setup},
-            name=f"slot_{slot}_{generation}_{uuid4().hex[:8]}",
-            callbacks=[],
-        )
         try:
-            group.fit()
+            worker_group(self._setup, pool, name).fit()
         except Exception as error:
             return str(error)
         finally:
-            if (reserved := self._slots[slot].placement_group) is not None:
-                placement.remove(reserved)
+            # Where the process that leads a worker group was killed, nobody else does: Ray Train's own helper for that
+            # asks the dashboard who is alive, which a sweep's own Ray does without.
+            if (reserved := self._groups[name].placement_group) is not None:
+                remove_placement_group(reserved)
         return None
 
-    def _ends(self, slot: _Slot, generation: int) -> bool:
-        """Whether a worker group of a slot gets no more trials."""
-        return self._closing or slot.generation != generation
+    def _ends(self, group: _Group) -> bool:
+        """Whether a worker group gets no more trials."""
+        return self._closing or group.has_ended
 
     def _is_stuck(self, trial: _Trial) -> bool:
-        """Whether a trial waits for slots that have all given up."""
-        return trial in self._waiting and all(slot.gave_up for slot in self._slots)
+        """Whether a trial waits for worker groups of which none could be started."""
+        return trial in self._waiting and len(self._start_errors) == self._num_groups
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         async with self._changed:
@@ -265,61 +236,10 @@ class Desk:
             self._changed.notify_all()
 
 
-def serve(config: Mapping[str, Any]) -> None:
-    """What each rank of a slot does: train one trial after the other, and leave the others in the end."""
-    from irtune.training.distributed import left_at_end
-
-    with left_at_end():
-        _serve(config)
-
-
-def _serve(config: Mapping[str, Any]) -> None:
-    desk, slot, setup, rank = config["desk"], config["slot"], config["setup"], own_rank()
-    number = 0
-    if rank == 0:
-        ray.get(desk.began.remote(slot, placement.own_placement_group()))
-    while (job := ray.get(desk.next_job.remote(slot, config["generation"], number, rank))) is not None:
-        number += 1
-        try:
-            train_rank(job.overrides, job.trial, setup, lambda metrics: _report(desk, slot, rank, metrics), rank)
-        except _TrialStoppedError:
-            continue
-        except BaseException:
-            ray.get(desk.failed.remote(slot, traceback.format_exc()))
-            raise
-
-
-def _report(desk: Any, slot: int, rank: int, metrics: Mapping[str, Any]) -> None:
-    """Rank 0 passes on what was measured; all ranks learn whether to go on."""
-    from irtune.layers.collectives import broadcast
-
-    if not broadcast(ray.get(desk.report.remote(slot, metrics)) if rank == 0 else None):
-        raise _TrialStoppedError
-
-
-def relay(job: Job, desk: Any, plan: SlotPlan, report: Callable[[dict[str, Any]], None]) -> None:
-    """What the Tune function of a trial does: pass on what its slot reports.
-
-    Args:
-        job: The trial.
-        desk: The sweep's ``Desk``.
-        plan: For a desk that was restarted.
-        report: Tells Tune; raises ``SystemExit`` where the scheduler stops the trial.
-
-    Raises:
-        TrialFailedError: If the trial failed or its slot died.
-    """
-    heard = ray.get(desk.submit.remote(job, plan))
-    try:
-        while (event := ray.get(desk.listen.remote(job.trial, heard))).kind == "report":
-            report(event.content)
-            heard += 1
-    except BaseException:
-        desk.stop.remote(job.trial)
-        raise
-    if event.kind == "failed":
-        raise TrialFailedError(event.content)
-
-
-def _is_over(trial: _Trial) -> bool:
-    return bool(trial.events) and trial.events[-1].kind != "report"
+def _remove_worker_groups() -> None:
+    """Give back what worker groups of this job still reserve; trials' own processes, on the head node, keep theirs."""
+    job = ray.get_runtime_context().get_job_id()
+    for group_id, group in ray.util.placement_group_table().items():
+        # The last bytes of the id are those of its job.
+        if group_id.endswith(job) and not any(set(bundle) <= set(HEAD_NODE) for bundle in group["bundles"].values()):
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(group_id))))

@@ -1,4 +1,4 @@
-"""What Ray's daemons tell the driver: through logging and in one line each, so that the terminal is irtune's."""
+"""Passes the messages of Ray's daemons on to logging, in one line each, so that the terminal is irtune's."""
 
 import logging
 from collections.abc import Mapping

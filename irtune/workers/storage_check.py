@@ -1,4 +1,4 @@
-"""Whether all nodes share a sweep's storage: asked of every one of them before the first trial."""
+"""Checks, before the first trial, that all nodes share a sweep's storage."""
 
 import secrets
 import shutil
@@ -12,12 +12,11 @@ from irtune.config.load import ConfigError
 from irtune.workers.cluster import Node
 from irtune.workers.error_text import last_line
 
-ANSWER_S = 60.0
 _TOKEN = "token"
 
 
-def check_shared_storage(folder: Path, nodes: Sequence[Node], timeout_s: float = ANSWER_S) -> None:
-    """See that every node reads what this process writes to a folder, and this process what they write.
+def check_shared_storage(folder: Path, nodes: Sequence[Node], timeout_s: float = 60.0) -> None:
+    """Check that every node reads what this process writes to a folder, and this process what they write.
 
     Args:
         folder: The sweep's folder.
@@ -28,20 +27,20 @@ def check_shared_storage(folder: Path, nodes: Sequence[Node], timeout_s: float =
         ConfigError: With each node that does not share the folder or does not answer, and what to do.
     """
     token = secrets.token_hex(16)
-    meeting = folder / f"storage_check_{token}"
-    meeting.mkdir(parents=True)
+    shared = folder / f"storage_check_{token}"
+    shared.mkdir(parents=True)
     try:
-        (meeting / _TOKEN).write_text(token)
-        answers = [_ask(node, meeting) for node in nodes]
+        (shared / _TOKEN).write_text(token)
+        answers = [_ask(node, shared) for node in nodes]
         _, late = ray.wait(answers, num_returns=len(answers), timeout=timeout_s)
         problems = [
             f"did not answer within {timeout_s:g} s; look at `ray status`, or take the node out of the cluster"
             if answer in late
-            else _problem(meeting / node.id, answer, token)
+            else _problem(shared / node.id, answer, token)
             for node, answer in zip(nodes, answers, strict=True)
         ]
     finally:
-        shutil.rmtree(meeting, ignore_errors=True)
+        shutil.rmtree(shared, ignore_errors=True)
     mistakes = [
         f"storage: node {node.address} {problem}" for node, problem in zip(nodes, problems, strict=True) if problem
     ]
@@ -49,27 +48,23 @@ def check_shared_storage(folder: Path, nodes: Sequence[Node], timeout_s: float =
         raise ConfigError("cluster", mistakes)
 
 
-def _ask(node: Node, meeting: Path) -> "ray.ObjectRef[str | None]":
-    on_that_node = NodeAffinitySchedulingStrategy(node.id, soft=False)
+def _ask(node: Node, shared: Path) -> "ray.ObjectRef[str | None]":
+    there = NodeAffinitySchedulingStrategy(node.id, soft=False)
     # Without a claim on the node's CPUs it cannot have to wait for them.
-    return (
-        ray.remote(_answer)
-        .options(num_cpus=0, max_retries=0, scheduling_strategy=on_that_node)
-        .remote(meeting, node.id)
-    )
+    return ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(_answer).remote(shared, node.id)
 
 
-def _answer(meeting: Path, node_id: str) -> str | None:
-    """Runs on the node: passes the token on; returns what was in the way."""
+def _answer(shared: Path, node_id: str) -> str | None:
+    """Copy the token, on the node; returns the error that prevented it."""
     try:
-        (meeting / node_id).write_text((meeting / _TOKEN).read_text())
+        (shared / node_id).write_text((shared / _TOKEN).read_text())
     except OSError as error:
         return str(error)
     return None
 
 
 def _problem(written: Path, answer: "ray.ObjectRef[str | None]", token: str) -> str | None:
-    """What is wrong with a node that answered, as the rest of a sentence about it."""
+    """The fault of a node that answered, as the rest of a sentence about it; None if there is none."""
     try:
         obstacle = ray.get(answer)
     except ray.exceptions.RayError as error:

@@ -1,28 +1,27 @@
-"""What one rank of a trial does, and the Ray Train worker group that ranks live in."""
+"""One rank of a trial, and the Ray Train worker group that ranks live in."""
 
-import os
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import ray
+from ray.util.placement_group import get_current_placement_group
 
 from irtune.config.load import build, with_overrides
 from irtune.config.schema import ExperimentConfig
-from irtune.data.base import LabelledDataset
+from irtune.data.dataset import LabelledDataset
 from irtune.redaction import raised_publicly
-from irtune.tracking.spool import SpoolWriter, next_attempt
+from irtune.training.record import RecordWriter
 from irtune.training.recorder import NoRecorder, Recorder, Report
 
 if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
 
-SPOOL = "spool"
-
 
 class Objective(Protocol):
-    """What a trial does: training, or something that stands for it. Every rank calls it."""
+    """The work of a trial: training, or something that stands for it. Every rank calls it."""
 
     def __call__(
         self,
@@ -47,13 +46,13 @@ def train(config: ExperimentConfig, **surroundings: Any) -> None:
 
 @dataclass(frozen=True)
 class TrialSetup:
-    """What all trials of a sweep share; travels to workers.
+    """The setup that all trials of a sweep share; travels to workers.
 
     Args:
         experiment: What was said of the experiment that trials vary, as a JSON-able tree.
         folder: The sweep's folder on storage that all nodes share.
         dataset: The data of ``experiment``, in Ray's object store.
-        objective: What a trial does.
+        objective: The work of a trial.
     """
 
     experiment: Mapping[str, Any]
@@ -66,22 +65,21 @@ class TrialSetup:
         return with_overrides(build(ExperimentConfig, self.experiment, "sweep"), overrides)
 
     def trial_folder(self, trial: str) -> Path:
-        """Where the trial of this name keeps what is its own, and whoever goes on with it finds that."""
+        """The folder of the trial of this name, in which whoever goes on with it finds its state."""
         return self.folder / "trials" / trial
 
 
-def train_rank(overrides: Mapping[str, Any], trial: str, setup: TrialSetup, report: Report, rank: int) -> None:
-    """Be one rank of a trial; rank 0 writes the trial's spool."""
-    from irtune.layers.collectives import gather
+def train_rank(trial: str, overrides: Mapping[str, Any], setup: TrialSetup, report: Report) -> None:
+    """Be one rank of a trial; rank 0 records what the trial measures."""
+    from irtune.layers.collectives import gather, rank
 
     config = setup.config(overrides)
     folder = setup.trial_folder(trial)
-    same_data = config.data == build(ExperimentConfig, setup.experiment, "sweep").data
-    dataset = ray.get(setup.dataset) if same_data else config.data.load()
+    dataset = ray.get(setup.dataset) if config.data == setup.config({}).data else config.data.load()
     nodes = gather(ray.util.get_node_ip_address())
-    recorder: Any = SpoolWriter(folder / SPOOL, next_attempt(folder / SPOOL)) if rank == 0 else NoRecorder()
+    recorder: Any = RecordWriter(folder) if rank() == 0 else NoRecorder()
     try:
-        recorder.tags({f"irtune.engine.node.rank_{rank}": node for rank, node in enumerate(nodes)})
+        recorder.tags({f"irtune.engine.node.rank_{number}": node for number, node in enumerate(nodes)})
         setup.objective(
             config,
             folder=folder,
@@ -100,22 +98,43 @@ def train_rank(overrides: Mapping[str, Any], trial: str, setup: TrialSetup, repo
         recorder.close()
 
 
-def worker_group(
-    setup: TrialSetup,
-    loop: Callable[[dict[str, Any]], None],
-    loop_config: Mapping[str, Any],
-    *,
-    name: str,
-    callbacks: list[Any],
-) -> "TorchTrainer":
-    """A Ray Train worker group that runs ``loop`` on every rank; ``fit`` starts it once and waits for its end.
+class _TrialStoppedError(Exception):
+    """The scheduler has stopped the trial that this rank trains."""
+
+
+def serve(config: Mapping[str, Any]) -> None:
+    """Be one rank of a worker group: train trial after trial, and leave the other ranks in the end."""
+    from irtune.layers.collectives import broadcast, rank
+    from irtune.training.distributed import left_at_end
+
+    pool, group, setup = config["pool"], config["group"], config["setup"]
+
+    def report(metrics: Mapping[str, Any]) -> None:
+        """Rank 0 passes on what was measured; all ranks learn whether to go on."""
+        if not broadcast(ray.get(pool.report.remote(group, metrics)) if rank() == 0 else None):
+            raise _TrialStoppedError
+
+    with left_at_end():
+        if rank() == 0:
+            ray.get(pool.started.remote(group, get_current_placement_group()))
+        while (trial := ray.get(pool.next_trial.remote(group))) is not None:
+            name, overrides = trial
+            try:
+                train_rank(name, overrides, setup, report)
+            except _TrialStoppedError:
+                continue
+            except BaseException:
+                ray.get(pool.failed.remote(group, traceback.format_exc()))
+                raise
+
+
+def worker_group(setup: TrialSetup, pool: Any, name: str) -> "TorchTrainer":
+    """A Ray Train worker group that serves a pool; ``fit`` starts it once and waits for its end.
 
     Args:
         setup: The sweep, all of whose trials have the same workers.
-        loop: What a rank does.
-        loop_config: The argument of ``loop``.
-        name: Of the Train run; Ray goes on with one of the same name.
-        callbacks: Of the Train run.
+        pool: The actor that has trials for it.
+        name: Of the group; Ray would go on with an earlier one of the same name.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
@@ -125,8 +144,8 @@ def worker_group(
     engine = setup.config({}).engine
     resources = {"CPU": engine.cpus_per_worker} | ({"GPU": engine.gpus_per_worker} if engine.gpus_per_worker else {})
     return TorchTrainer(
-        loop,
-        train_loop_config=dict(loop_config),
+        serve,
+        train_loop_config={"pool": pool, "group": name, "setup": setup},
         torch_config=torch_config(engine),
         scaling_config=ScalingConfig(
             num_workers=engine.num_workers, use_gpu=engine.gpus_per_worker > 0, resources_per_worker=resources
@@ -134,16 +153,7 @@ def worker_group(
         run_config=RunConfig(
             name=name,
             storage_path=str(setup.folder / "train"),
-            # Whoever calls ``fit`` tries again. Without a limit, a group that cannot start is retried without end.
+            # The pool starts another. Without a limit, a group that cannot start is retried without end.
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=1),
-            callbacks=callbacks,
         ),
     )
-
-
-def own_rank() -> int:
-    """This worker's rank in its group; also tells PyTorch and DeepSpeed its rank among those of its node."""
-    from ray import train
-
-    os.environ.setdefault("LOCAL_RANK", str(train.get_context().get_local_rank()))
-    return int(train.get_context().get_world_rank())

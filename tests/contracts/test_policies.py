@@ -27,7 +27,7 @@ from irtune.selection import (
     TopK,
     VarianceSplit,
 )
-from irtune.selection.testing import CHECKS, accepted_sizes, check_policy
+from irtune.selection.policy_contract import CHECKS, accepted_sizes, check_policy
 
 
 def examples():

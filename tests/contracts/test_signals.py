@@ -12,7 +12,7 @@ from pydantic import Field
 from irtune.config.load import apply_overrides, build, dotted_keys
 from irtune.config.schema import ExperimentConfig
 from irtune.importance import SIGNALS, GradientNorm, Importance, ImportanceSignal
-from irtune.importance.testing import FakeBlocks, check_signal
+from irtune.importance.signal_contract import FakeBlocks, check_signal
 
 AUTHORS = {
     "gradient": "local",

@@ -1,6 +1,5 @@
 """Sweeps over several hosts: a trial on two of them, one that dies in the middle, one without the storage."""
 
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -10,6 +9,8 @@ import mlflow
 import pytest
 from hosts import Hosts, cluster_of_hosts
 from sweeps import run_sweep, start_sweep
+
+from irtune.training.record import RecordReader, result_of
 
 pytestmark = pytest.mark.timeout(700)
 
@@ -98,10 +99,11 @@ def test_a_trial_outlives_one_of_its_two_hosts(hosts: Hosts, mlflow_server: str,
 
 
 def _attempts(trial: Path) -> list[list[dict]]:
-    """The records of each attempt at a trial that trained; the driver has a file of its own there."""
-    files = sorted(trial.glob("spool/attempt_*.jsonl"))
-    attempts = [[json.loads(line) for line in file.open()] for file in files]
-    return [records for records in attempts if _trained_steps(records)]
+    """The records of each attempt at a trial that trained."""
+    attempts: dict[int, list[dict]] = {}
+    for record in RecordReader(trial):
+        attempts.setdefault(record["attempt"], []).append(record)
+    return [records for _, records in sorted(attempts.items()) if _trained_steps(records)]
 
 
 def _trained_steps(records: list[dict]) -> list[int]:
@@ -117,8 +119,7 @@ def _addresses(records: list[dict]) -> list[str]:
 
 
 def _final(trial: Path) -> dict[str, float]:
-    result = json.loads((trial / "result.json").read_text())
-    return {name: value for name, value in result.items() if name.startswith("final/")}
+    return {name: value for name, value in result_of(trial).items() if name.startswith("final/")}
 
 
 def _runs(mlflow_server: str, sweep: str) -> list[mlflow.entities.Run]:

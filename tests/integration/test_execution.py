@@ -1,4 +1,4 @@
-"""The three ways to run a trial find the same, bit for bit, and a slot survives what happens in it."""
+"""Both ways to run a trial find the same, bit for bit, and the pool survives what happens in its worker groups."""
 
 import time
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import ray
 from sweeps import ROOT
 from trials import run_trials, without_times
 
-from irtune.tracking.spool import SpoolReader
+from irtune.training.record import RecordReader
 from irtune.workers import cluster
 
 pytestmark = pytest.mark.timeout(400)
@@ -32,33 +32,55 @@ def _ray() -> Iterator[None]:
 def attempts(folder: Path, trial: str) -> dict[int, list[int]]:
     """Of each attempt of a trial: the steps whose loss it recorded."""
     found: dict[int, list[int]] = {}
-    for record in SpoolReader(folder / "trials" / trial / "spool").poll():
+    for record in RecordReader(folder / "trials" / trial).poll():
         steps = found.setdefault(record["attempt"], [])
         if record["kind"] == "metrics" and "train/loss" in record["values"]:
             steps.append(record["step"])
     return found
 
 
-def test_one_worker_finds_the_same_in_all_three_ways(tmp_path: Path) -> None:
-    in_process = run_trials(tmp_path / "p", [("a", A), ("b", B)], tune__execution="in_process", adapter__dropout=0.1)
-    slots = run_trials(tmp_path / "s", [("b", B), ("a", A)], tune__execution="slots", adapter__dropout=0.1)
-    isolated = run_trials(tmp_path / "i", [("a", A)], tune__execution="isolated", adapter__dropout=0.1)
-    assert without_times(in_process["a"]) == without_times(slots["a"]) == without_times(isolated["a"])
-    assert without_times(in_process["b"]) == without_times(slots["b"])
+def num_groups(folder: Path) -> int:
+    """How many worker groups were started for a sweep."""
+    return len(list((folder / "train").iterdir()))
+
+
+def test_one_worker_finds_the_same_in_both_ways(tmp_path: Path) -> None:
+    in_process = run_trials(tmp_path / "i", [("a", A), ("b", B)], tune__execution="in_process", adapter__dropout=0.1)
+    pool = run_trials(tmp_path / "p", [("b", B), ("a", A)], tune__execution="pool", adapter__dropout=0.1)
+    assert without_times(in_process["a"]) == without_times(pool["a"])
+    assert without_times(in_process["b"]) == without_times(pool["b"])
     assert in_process["a"]["final/train_loss"] != in_process["b"]["final/train_loss"]
 
 
-def test_two_workers_find_the_same_in_a_slot_whatever_ran_before_and_in_a_group_of_their_own(tmp_path: Path) -> None:
-    trials = [("a", A), ("b", B), ("a again", A)]
-    slots = run_trials(tmp_path / "s", trials, **TWO_WORKERS, adapter__dropout=0.1, tune__renew_slots_after=2)
-    isolated = run_trials(tmp_path / "i", [("b", B)], **TWO_WORKERS, adapter__dropout=0.1, tune__execution="isolated")
-    assert without_times(slots["a"]) == without_times(slots["a again"])
-    assert without_times(slots["b"]) == without_times(isolated["b"])
+def test_two_workers_find_the_same_whatever_their_group_did_before(tmp_path: Path) -> None:
+    found = run_trials(
+        tmp_path, [("a", A), ("b", B), ("a again", A)], **TWO_WORKERS, adapter__dropout=0.1, tune__renew_after=2
+    )
+    fresh = run_trials(tmp_path / "fresh", [("b", B)], **TWO_WORKERS, adapter__dropout=0.1)
+    assert without_times(found["a"]) == without_times(found["a again"])
+    assert without_times(found["b"]) == without_times(fresh["b"])
     # Two trials, then processes are renewed.
-    assert len(list((tmp_path / "s" / "train").glob("slot_*"))) == 2
+    assert num_groups(tmp_path) == 2
 
 
-def test_an_exception_on_one_rank_ends_the_slot_and_its_trial_goes_on_from_its_checkpoint(
+def test_renewed_after_each_trial_no_process_sees_two_trials_or_two_tries_of_one(tmp_path: Path) -> None:
+    trials = []
+    for name in ("faulty", "a"):
+        (tmp_path / name).mkdir()
+        signal = {"importance.name": "faulty_signals:RaisesOnRankOneOnce", "importance.flags": str(tmp_path / name)}
+        trials.append((name, {**A, **signal}))
+    (tmp_path / "a" / "raised").touch()
+    found = run_trials(tmp_path, trials, **TWO_WORKERS, tune__execution="pool", tune__renew_after=1)
+    assert without_times(found["faulty"]) == without_times(found["a"])
+    assert attempts(tmp_path, "faulty") == {0: [1, 2, 3, 4, 5, 6], 1: [7, 8, 9]}
+    processes = {name: {file.name for file in (tmp_path / name).glob("process_*")} for name, _ in trials}
+    assert (len(processes["faulty"]), len(processes["a"])) == (4, 2)
+    assert not processes["faulty"] & processes["a"]
+    # None has started that no trial needed.
+    assert num_groups(tmp_path) == 3
+
+
+def test_an_exception_on_one_rank_ends_the_group_and_its_trial_goes_on_from_its_checkpoint(
     tmp_path: Path,
 ) -> None:
     faulty = {**A, "importance.name": "faulty_signals:RaisesOnRankOneOnce", "importance.flags": str(tmp_path)}
@@ -71,17 +93,17 @@ def test_an_exception_on_one_rank_ends_the_slot_and_its_trial_goes_on_from_its_c
     assert attempts(tmp_path, "faulty") == {0: [1, 2, 3, 4, 5, 6], 1: [7, 8, 9]}
 
 
-def test_a_stopped_trial_ends_at_its_report_and_its_slot_takes_the_next(tmp_path: Path) -> None:
+def test_a_stopped_trial_ends_at_its_report_and_its_group_takes_the_next(tmp_path: Path) -> None:
     found = run_trials(tmp_path, [("a", A), ("b", B)], stop={"step": 6}, **TWO_WORKERS)
     assert found == {}
     assert attempts(tmp_path, "a") == attempts(tmp_path, "b") == {0: [1, 2, 3, 4, 5, 6]}
-    assert len(list((tmp_path / "train").glob("slot_*"))) == 1
+    assert num_groups(tmp_path) == 1
 
 
 def test_what_a_killed_leader_reserved_is_given_back_and_the_trial_goes_on(tmp_path: Path) -> None:
     faulty = {**A, "importance.name": "faulty_signals:KillsLeadersOnce", "importance.flags": str(tmp_path)}
     found = run_trials(tmp_path, [("faulty", faulty), ("a", A)], **TWO_WORKERS, tune__max_failures=2)
-    assert {file.name for file in tmp_path.glob("ray::*")} == {"ray::TrainController", "ray::Desk"}
+    assert {file.name for file in tmp_path.glob("ray::*")} == {"ray::TrainController", "ray::Pool"}
     assert without_times(found["faulty"]) == without_times(found["a"])
     deadline = time.monotonic() + 30
     while ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"] and time.monotonic() < deadline:
@@ -89,7 +111,7 @@ def test_what_a_killed_leader_reserved_is_given_back_and_the_trial_goes_on(tmp_p
     assert ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"]
 
 
-@pytest.mark.parametrize("execution", ["in_process", "slots", "isolated"])
+@pytest.mark.parametrize("execution", ["in_process", "pool"])
 @pytest.mark.parametrize("policy", ["RaisesAtSecondRefresh", "KillsItsWorker"])
 def test_a_trial_that_always_fails_is_begun_once_and_again_max_failures_times(
     tmp_path: Path, execution: str, policy: str
@@ -100,7 +122,7 @@ def test_a_trial_that_always_fails_is_begun_once_and_again_max_failures_times(
     assert sorted(attempts(tmp_path, "faulty")) == [0, 1]
 
 
-@pytest.mark.parametrize("execution", ["in_process", "slots", "isolated"])
+@pytest.mark.parametrize("execution", ["in_process", "pool"])
 def test_without_retries_a_trial_is_begun_once(tmp_path: Path, execution: str) -> None:
     faulty = {**A, "selection.policy.name": "faulty_policies:RaisesAtSecondRefresh"}
     run_trials(tmp_path, [("faulty", faulty)], tune__execution=execution, tune__max_failures=0)

@@ -1,13 +1,14 @@
 """The best trials and the baseline are repeated over seeds, here by a driver that takes over from a killed one."""
 
 import json
-from pathlib import Path
 
 import optuna
 import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from sweeps import SweepRun, kill_when, run_sweep, start_sweep
+
+from irtune.training.record import RecordReader, result_of
 
 STEPS = 9
 CHECKPOINT_EVERY = 3
@@ -26,7 +27,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> SweepRun:
     """A sweep whose first driver was killed as soon as one of four repeats had its result."""
     storage = tmp_path_factory.mktemp("finalists") / "storage"
     driver = start_sweep(storage, *ARGUMENTS)
-    kill_when(driver, lambda: any(storage.glob("*/trials/finalist_*/result.json")))
+    kill_when(driver, lambda: any(map(result_of, storage.glob("*/trials/finalist_*"))))
     return run_sweep(storage, *ARGUMENTS, "--resume")
 
 
@@ -56,13 +57,13 @@ def test_nothing_runs_twice_for_a_second_driver(sweep: SweepRun) -> None:
     folders = sorted(sweep.folder.glob("trials/finalist_*"))
     assert len(folders) == 4
     for folder in folders:
-        attempts = [[json.loads(line) for line in file.open()] for file in folder.glob("spool/attempt_*.jsonl")]
-        trained = [[r["step"] for r in records if "train/loss" in r.get("values", {})] for records in attempts]
-        steps = [step for of_attempt in trained for step in of_attempt]
+        trained = [r for r in RecordReader(folder) if r["kind"] == "metrics" and "train/loss" in r["values"]]
+        steps = [record["step"] for record in trained]
+        attempts = {record["attempt"] for record in trained}
         # Only what lay behind the last checkpoint of a repeat in flight is done again: a killed attempt may have
         # recorded the step at which a checkpoint was due without having written it.
         assert set(steps) == set(range(1, STEPS + 1))
-        assert len(steps) <= STEPS + CHECKPOINT_EVERY * (sum(map(bool, trained)) - 1)
+        assert len(steps) <= STEPS + CHECKPOINT_EVERY * (len(attempts) - 1)
     for run in [*sweep.runs("finalist"), *sweep.runs("trial")]:
         losses = sweep.client().get_metric_history(run.info.run_id, "train/loss")
         assert sorted(point.step for point in losses) == list(range(1, STEPS + 1))
@@ -89,4 +90,5 @@ def test_a_complete_sweep_is_given_another_seed(sweep: SweepRun) -> None:
     assert again.status == 0, again.output
     assert "each the mean of 3 seeds" in again.output
     assert sorted(run.data.tags["irtune.seed"] for run in again.runs("finalist")) == ["1", "1", "2", "2", "3", "3"]
-    assert not list(Path(sweep.folder).glob("trials/finalist_*_seed_[12]/spool/attempt_[4-9].jsonl"))
+    for folder in sweep.folder.glob("trials/finalist_*_seed_[12]"):
+        assert max(record["attempt"] for record in RecordReader(folder)) <= 3

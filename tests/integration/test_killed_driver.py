@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from sweeps import SweepRun, kill_when, run_sweep, start_sweep
 
+from irtune.training.record import RecordReader, result_of
+
 STEPS = 9
 WAITS = "faulty_policies:WaitsForASecondDriver"
 ARGUMENTS = (
@@ -16,6 +18,10 @@ ARGUMENTS = (
     "tune.num_trials=2",
     "tune.scheduler=null",
 )
+
+
+def num_results(storage: Path) -> int:
+    return sum(result_of(folder) is not None for folder in storage.glob("*/trials/*"))
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +35,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory, flags: Path) -> Path:
     storage = tmp_path_factory.mktemp("killed") / "storage"
     driver = start_sweep(storage, *ARGUMENTS, IRTUNE_TEST_FLAGS=str(flags))
     # The others' ends are to be known to the study, or not: both may happen.
-    kill_when(driver, lambda: (flags / "waiting").exists() and len(list(storage.glob("*/trials/*/result.json"))) == 2)
+    kill_when(driver, lambda: (flags / "waiting").exists() and num_results(storage) == 2)
     return storage
 
 
@@ -52,10 +58,7 @@ def test_finished_trials_do_not_run_again_and_the_other_goes_on(resumed: SweepRu
     # over without a measurement.
     folders = list((resumed.folder / "trials").iterdir())
     assert len(folders) == 3
-    later = [
-        [json.loads(line) for file in folder.glob("spool/attempt_[1-9].jsonl") for line in file.open()]
-        for folder in folders
-    ]
+    later = [[record for record in RecordReader(folder) if record["attempt"] > 0] for folder in folders]
     (records,) = [records for records in later if any(record["kind"] == "metrics" for record in records)]
     assert [record["step"] for record in records if record["kind"] == "resumed"] == [6]
     steps = [r["step"] for r in records if r["kind"] == "metrics" and "train/loss" in r["values"]]

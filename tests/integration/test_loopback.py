@@ -30,7 +30,7 @@ def is_loopback(address: str) -> bool:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at the sockets of other processes")
-@pytest.mark.parametrize("arguments", [(), TWO_WORKERS], ids=["in_process", "slots"])
+@pytest.mark.parametrize("arguments", [(), TWO_WORKERS], ids=["in_process", "pool"])
 def test_no_process_of_a_sweep_listens_on_the_network(
     tmp_path: Path, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -82,12 +82,21 @@ def test_a_sweep_ends_with_predicted_and_actual(tiny_sweep: SweepRun) -> None:
 
 
 @pytest.mark.parametrize(
-    ("policy", "tolerance"),
-    [({"name": "all"}, 0.02), ({"name": "top_k", "k": 6}, 0.02), ({"name": "top_k", "k": 2}, 0.2)],
+    ("policy", "importance", "tolerance"),
+    [
+        ({"name": "all"}, {}, 0.02),
+        ({"name": "top_k", "k": 6}, {}, 0.02),
+        ({"name": "top_k", "k": 2}, {}, 0.2),
+        ({"name": "static", "which": "last", "k": 2}, {"name": "cosine_similarity"}, 0.02),
+        ({"name": "static", "which": "last", "k": 2}, {"probe_fraction": 0.5}, 0.02),
+    ],
 )
-def test_the_flops_of_a_run_are_known_before_it(tmp_path: Path, policy: dict[str, object], tolerance: float) -> None:
+def test_the_flops_of_a_run_are_known_before_it(
+    tmp_path: Path, policy: dict[str, object], importance: dict[str, object], tolerance: float
+) -> None:
     tree = read_yaml(ROOT / "tests" / "support" / "tiny_sweep.yaml") | {
-        "selection": {"policy": policy, "reselect_every": 3}
+        "selection": {"policy": policy, "reselect_every": 3, "measure": "always"},
+        "importance": importance,
     }
     config = build(ExperimentConfig, {key: tree[key] for key in tree.keys() - {"space", "tune"}}, "x")
     checkpoint, dataset = materialize(config.model), config.data.load()

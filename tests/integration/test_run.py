@@ -16,9 +16,10 @@ from transformers import CanineConfig, CanineForSequenceClassification, CanineTo
 from irtune.config.load import load
 from irtune.config.schema import ExperimentConfig, ModelConfig
 from irtune.training import loop
+from irtune.training.evaluation import classification_metrics
 from irtune.training.loop import weights_of
-from irtune.training.metrics import classification_metrics
 from irtune.training.model import materialize
+from irtune.training.record import RecordReader, RecordWriter, result_of
 from irtune.training.run import run
 from irtune.training.tokenizer import load_tokenizer
 
@@ -50,6 +51,9 @@ class Memory:
 
     def resumed(self, step: int) -> None:
         self.resumed_at.append(step)
+
+    def result(self, values: Mapping[str, Any]) -> None:
+        self.found = dict(values)
 
 
 def tiny(**overrides: Any) -> ExperimentConfig:
@@ -104,6 +108,28 @@ def test_a_resumed_run_equals_an_uninterrupted_one(policy: str, tmp_path: Path) 
     assert without_timing(halves.metrics) == without_timing(whole.metrics)
     first, second = (load_file(best_weights(tmp_path / name)) for name in ("whole", "halves"))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_result_of_a_finished_run_is_the_last_line_of_its_record_and_is_found_again(tmp_path: Path) -> None:
+    recorder = RecordWriter(tmp_path)
+    reported: list[Mapping[str, Any]] = []
+    first = run(tiny(), folder=tmp_path, recorder=recorder, report=reported.append)
+    recorder.close()
+    lines = RecordReader(tmp_path).poll()
+    assert [line["kind"] for line in lines].index("result") == len(lines) - 1
+    assert result_of(tmp_path) == lines[-1]["values"] == reported[-1]
+
+    again = RecordWriter(tmp_path)
+    again.tags({"where": "it runs"})
+    found: list[Mapping[str, Any]] = []
+    assert run(tiny(), folder=tmp_path, recorder=again, report=found.append) == first
+    assert found == reported[-1:]
+    # Nothing was measured again, and the result is the last line again.
+    assert [line["kind"] for line in RecordReader(tmp_path)][len(lines) :] == ["tags", "result"]
+    # What nobody recorded is not found.
+    unrecorded = run(tiny(), folder=tmp_path / "unrecorded", recorder=Memory())
+    assert without_timing(unrecorded.metrics) == without_timing(first.metrics)
+    assert result_of(tmp_path / "unrecorded") is None
 
 
 def test_weights_that_were_best_after_the_checkpoint_are_of_a_lost_timeline(

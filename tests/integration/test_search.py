@@ -8,10 +8,12 @@ import pytest
 import ray
 from optuna.trial import TrialState
 from ray import tune
+from searching import searcher_of
 
 from irtune.config.load import build
-from irtune.config.sweep import SweepConfig
-from irtune.search.optuna_source import BASELINE_OVERRIDES, OptunaAskTell, open_study
+from irtune.config.sweep_schema import SweepConfig
+from irtune.search.optuna_source import open_study
+from irtune.search.source import BASELINE_OVERRIDES
 from irtune.search.space_checks import check_space
 from irtune.search.stopping import build_scheduler
 from irtune.workers import cluster
@@ -45,7 +47,7 @@ def make_trainable(metric):
 
     def train(config):
         k = config["overrides"].get("selection.policy.k", 10)
-        final = -1.0 if config["is_baseline"] else k / 30
+        final = -1.0 if config["name"] == "baseline" else k / 30
         for step in range(EVAL_EVERY, MAX_STEPS + 1, EVAL_EVERY):
             result = {metric: final * step / MAX_STEPS, "step": step}
             if step == MAX_STEPS:
@@ -69,7 +71,7 @@ def sweep(tmp_path_factory):
         results = tune.Tuner(
             tune.with_resources(make_trainable(metric), {"cpu": 1}),
             tune_config=tune.TuneConfig(
-                search_alg=OptunaAskTell(study, config.space, config.tune),
+                search_alg=searcher_of(study, config.space, config.tune),
                 scheduler=build_scheduler(config.tune.scheduler, max_steps=MAX_STEPS, metric=metric, mode=mode),
                 num_samples=-1,
                 max_concurrent_trials=2,
@@ -89,22 +91,19 @@ def test_the_baseline_and_all_trials_ran(sweep):
     own = [trial for trial in study.trials if "duplicate_of" not in trial.user_attrs]
     assert len(own) == NUM_TRIALS
     names = {trial.user_attrs["trial"] for trial in own} | {"baseline"}
-    assert names == {result.config["trial"] for result in results}
+    assert names == {result.config["name"] for result in results}
 
 
 def test_the_baseline_ran_to_its_end_though_it_was_the_worst(sweep):
-    results, study, _ = sweep
-    (baseline,) = [result for result in results if result.config["is_baseline"]]
+    results, _, _ = sweep
+    (baseline,) = [result for result in results if result.config["name"] == "baseline"]
     assert baseline.config["overrides"] == BASELINE_OVERRIDES
     assert baseline.metrics["step"] == MAX_STEPS
-    assert study.user_attrs["baseline/state"] == "COMPLETE"
-    assert study.user_attrs["baseline/value"] == -1
-    assert study.user_attrs["baseline/final/test/accuracy"] == -1
 
 
 def test_states_and_values_are_those_of_the_trials(sweep):
     results, study, _ = sweep
-    by_name = {result.config["trial"]: result.metrics for result in results}
+    by_name = {result.config["name"]: result.metrics for result in results}
     states = set()
     for trial in study.trials:
         if "duplicate_of" in trial.user_attrs:

@@ -15,7 +15,7 @@ class RaisesOnRankOneOnce(GradientNorm):
     """The norm of gradients, but rank 1 raises at the third measurement, once.
 
     Args:
-        flags: A folder; the file ``raised`` in it says whether it was done.
+        flags: A folder; the file ``raised`` in it says whether it was done, and ``process_…`` who measured.
     """
 
     name: str  # type: ignore[assignment]
@@ -24,6 +24,7 @@ class RaisesOnRankOneOnce(GradientNorm):
     def update(self, importance: Importance, scores: np.ndarray, step: int) -> Importance:
         """Like the gradient norm."""
         flag = Path(self.flags) / "raised"
+        (flag.parent / f"process_{os.getpid()}").touch()
         if step >= 6 and torch.distributed.get_rank() == 1 and not flag.exists():
             flag.touch()
             raise RuntimeError("rank 1 has a bug")
@@ -42,7 +43,7 @@ class KillsLeadersOnce(GradientNorm):
 
     def update(self, importance: Importance, scores: np.ndarray, step: int) -> Importance:
         """Like the gradient norm."""
-        leader = {3: "ray::TrainController", 6: "ray::Desk"}.get(step)
+        leader = {3: "ray::TrainController", 6: "ray::Pool"}.get(step)
         if leader is not None and torch.distributed.get_rank() == 0:
             flag = Path(self.flags) / leader
             if not flag.exists():

@@ -8,8 +8,8 @@ from pathlib import Path
 from irtune.tracking.heartbeat import Heartbeat
 from irtune.tracking.mlflow_tracker import MlflowTracker
 from irtune.tracking.outbox import write_address
-from irtune.tracking.spool import SpoolWriter
 from irtune.tracking.uploader import Uploader
+from irtune.training.record import RecordWriter
 
 
 def main(folder: Path, uri: str) -> None:
@@ -18,11 +18,11 @@ def main(folder: Path, uri: str) -> None:
         uploader = Uploader(MlflowTracker(uri, "irtune"), interval_s=0.01)
         uploader.start()
         for trial in ("a", "b"):
-            uploader.add(f"{folder.name}/{trial}", folder / "trials" / trial / "spool", trial, {})
-        done = SpoolWriter(folder / "trials" / "a" / "spool", 0)
+            uploader.add(f"{folder.name}/{trial}", folder / "trials" / trial, name=trial, tags={})
+        done = RecordWriter(folder / "trials" / "a")
         done.metrics(0, {"loss": 0.5})
         uploader.finish(f"{folder.name}/a", "FINISHED", {"irtune.pruned": False})
-        open_one = SpoolWriter(folder / "trials" / "b" / "spool", 0)
+        open_one = RecordWriter(folder / "trials" / "b")
         for step in itertools.count():
             open_one.metrics(step, {"loss": 1 / (step + 1), "cost/step_s": 0.001})
             if step == 50:

@@ -1,6 +1,5 @@
-"""Trials through Ray Tune in one of the three ways, without search, driver and MLflow."""
+"""Trials through Ray Tune in one of the two ways, without search, driver and MLflow."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,9 @@ import ray
 from ray import tune
 
 from irtune.config.load import explicit, load
-from irtune.config.sweep import SweepConfig
+from irtune.config.sweep_schema import SweepConfig
+from irtune.search.source import TrialSpec
+from irtune.training.record import result_of
 from irtune.workers.execution import Execution
 from irtune.workers.worker import TrialSetup
 
@@ -24,7 +25,7 @@ def run_trials(
     stop: Mapping[str, float] | None = None,
     **overrides: Any,
 ) -> dict[str, Any]:
-    """Run named trials on the Ray that is connected; returns what each finished one found (``result.json``).
+    """Run named trials on the Ray that is connected; returns what each finished one found.
 
     Args:
         folder: Of the sweep.
@@ -38,8 +39,8 @@ def run_trials(
     execution = Execution(config, setup, at_once)
     tune.Tuner(
         execution.trainable(),
-        param_space=tune.grid_search([{"trial": name, "overrides": dict(values)} for name, values in suggestions]),
-        tune_config=tune.TuneConfig(max_concurrent_trials=at_once, reuse_actors=execution.reuses_actors),
+        param_space=tune.grid_search([TrialSpec(name, dict(values)).to_json() for name, values in suggestions]),
+        tune_config=tune.TuneConfig(max_concurrent_trials=at_once, reuse_actors=True),
         run_config=tune.RunConfig(
             storage_path=str(folder),
             name="tune",
@@ -49,8 +50,8 @@ def run_trials(
         ),
     ).fit()
     execution.close()
-    files = {name: setup.trial_folder(name) / "result.json" for name, _ in suggestions}
-    return {name: json.loads(file.read_text()) for name, file in files.items() if file.is_file()}
+    results = {name: result_of(setup.trial_folder(name)) for name, _ in suggestions}
+    return {name: result for name, result in results.items() if result is not None}
 
 
 def without_times(result: Mapping[str, Any]) -> dict[str, Any]:

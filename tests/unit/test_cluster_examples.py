@@ -12,7 +12,7 @@ import yaml
 from ray.autoscaler._private.util import prepare_config
 
 from irtune.config.load import load, parse_overrides
-from irtune.config.sweep import SweepConfig
+from irtune.config.sweep_schema import SweepConfig
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "docs" / "cluster_examples"

@@ -8,7 +8,7 @@ import pytest
 
 from irtune.cli import RUN
 from irtune.config.load import load, parse_overrides
-from irtune.config.sweep import SweepConfig
+from irtune.config.sweep_schema import SweepConfig
 from irtune.methods import METHODS
 from irtune.search.space_checks import check_space
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from irtune.config.load import load
-from irtune.config.sweep import SweepConfig
+from irtune.config.sweep_schema import SweepConfig
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "first_run.py"
 

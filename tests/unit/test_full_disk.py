@@ -9,7 +9,7 @@ from optuna.storages.journal import JournalFileBackend
 from irtune import files
 from irtune.files import once_there_is_room
 from irtune.search.journal import StudyStorage
-from irtune.tracking.spool import SpoolReader, SpoolWriter
+from irtune.training.record import RecordReader, RecordWriter
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
@@ -82,12 +82,12 @@ class Nearly:
 
 
 def test_a_record_that_fitted_in_part_is_whole_in_the_end(tmp_path):
-    writer = SpoolWriter(tmp_path / "spool", 0)
+    writer = RecordWriter(tmp_path)
     writer._file = Nearly(writer._file)
     writer.metrics(1, {"train/loss": 0.5})
     writer.metrics(2, {"train/loss": 0.4})
     writer.close()
-    assert [(r["step"], r["values"]) for r in SpoolReader(tmp_path / "spool").poll()] == [
+    assert [(r["step"], r["values"]) for r in RecordReader(tmp_path).poll()] == [
         (1, {"train/loss": 0.5}),
         (2, {"train/loss": 0.4}),
     ]

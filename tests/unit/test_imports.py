@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ ALLOWED = {
     "importance": {"plugins"},
     "selection": {"plugins", "importance"},
     "layers": {"plugins", "methods", "importance", "selection"},
-    "data": {"plugins", "redaction"},
+    "data": {"plugins", "files", "redaction"},
     "config": SCIENCE,
     "training": SCIENCE | {"config"},
     "tracking": SCIENCE | {"config", "training"},
@@ -92,6 +93,11 @@ def test_every_room_has_its_place():
     assert {room for room in ALLOWED if (PACKAGE / room).is_dir() or (PACKAGE / f"{room}.py").is_file()} == set(ALLOWED)
 
 
+def test_no_two_modules_have_one_name():
+    names = Counter(file.name for file in PACKAGE.rglob("*.py") if file.name != "__init__.py")
+    assert [name for name, count in names.items() if count > 1] == []
+
+
 def test_rooms_import_one_way():
     upwards = [
         f"{file} imports {name}"
@@ -149,7 +155,8 @@ def test_libraries_are_known_in_their_rooms_only():
         ("import irtune", ["ray", "mlflow", "deepspeed", "torch", "transformers", "optuna"]),
         ("import irtune.methods", ["pydantic", "numpy", "torch", "yaml"]),
         ("import irtune.selection, irtune.importance", ["torch", "ray", "mlflow", "sklearn"]),
-        ("import irtune.tracking.spool, irtune.tracking.trace", ["mlflow", "ray", "torch"]),
+        ("import irtune.training.record", ["mlflow", "ray", "torch", "deepspeed", "transformers"]),
+        ("import irtune.tracking.run_record, irtune.tracking.trace", ["mlflow", "ray", "torch"]),
         ("import irtune.config.load, irtune.data", ["torch", "ray", "mlflow", "transformers"]),
         ("import irtune.cli", ["torch", "ray", "mlflow", "deepspeed"]),
     ],

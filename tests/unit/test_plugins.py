@@ -26,3 +26,15 @@ def test_nothing_is_guessed_for_a_name_far_from_all():
 def test_what_cannot_be_imported_is_named(name):
     with pytest.raises(ValueError, match=r"cannot import|Empty module"):
         resolve(name, {})
+
+
+def test_a_module_that_raises_is_named_with_what_it_raised(tmp_path, monkeypatch):
+    (tmp_path / "broken_module.py").write_text("def (")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match="cannot import 'broken_module:X': SyntaxError"):
+        resolve("broken_module:X", {})
+
+
+def test_what_is_of_another_kind_is_refused():
+    with pytest.raises(ValueError, match=r"'irtune\.plugins:nearest' is not a subclass of dict"):
+        resolve("irtune.plugins:nearest", {}, dict)

@@ -9,7 +9,7 @@ import pytest
 
 from irtune.cli import _log_no_secrets, _PublicConsole, main
 from irtune.config.load import ConfigError, build, load, without_login
-from irtune.config.sweep import SweepConfig
+from irtune.config.sweep_schema import SweepConfig
 from irtune.redaction import public_address, raised_publicly, redact, redacted
 
 SPACE = {"training.learning_rate": {"type": "float", "low": 1e-4, "high": 1e-3}}

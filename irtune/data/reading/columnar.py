@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from irtune.data.base import DataError
+from irtune.data.dataset import DataError
 from irtune.data.reading.table import Columns, Record, Table
 
 _BATCH_ROWS = 1000

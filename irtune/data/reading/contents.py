@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePath
 
-from irtune.data.base import DataError
+from irtune.data.dataset import DataError
 
 COMPRESSED = (".gz", ".bz2", ".xz", ".zip", ".zst")
 

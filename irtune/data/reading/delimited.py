@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
-from irtune.data.base import DataError
+from irtune.data.dataset import DataError
 from irtune.data.reading.header import Header, recognise
 from irtune.data.reading.quoting import Parsed, parse, parse_as_quoted
 from irtune.data.reading.table import Columns, Options, Record, Table

@@ -3,7 +3,7 @@
 import codecs
 import re
 
-from irtune.data.base import DataError
+from irtune.data.dataset import DataError
 
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from irtune.data.base import DataError
+from irtune.data.dataset import DataError
 from irtune.data.reading.table import Columns
 
 NO_HEADER = "If the first row is no header, set data.header=false, and the options to the columns' numbers: 1, 2, …"

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from irtune.data.base import DataError
+from irtune.data.dataset import DataError
 from irtune.data.reading.table import Columns, Record, Table
 from irtune.data.rows import Problem
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from irtune.data.base import DataError
+from irtune.data.dataset import DataError
 from irtune.data.reading.columnar import is_saved, read_arrow, read_parquet, read_saved
 from irtune.data.reading.contents import COMPRESSED, read_contents, refuse_other_kinds
 from irtune.data.reading.delimited import read_delimited

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
-from irtune.data.base import DataError
+from irtune.data.dataset import DataError
 from irtune.data.reading.columnar import is_saved
 from irtune.data.reading.contents import kind_of
 from irtune.data.reading.kinds import SUFFIXES

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from irtune.data.base import DataError
+from irtune.data.dataset import DataError
 from irtune.data.reading.table import Quoting
 
 # Rows that span lines are taken for swallowed ones where more than this share of them is made of lines that are rows.

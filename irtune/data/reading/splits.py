@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
-from irtune.data.base import SPLITS, DataError, Split
+from irtune.data.dataset import SPLITS, DataError, Split
 from irtune.data.reading.table import Table, plain
 
 CALLED: Mapping[Split, tuple[str, ...]] = MappingProxyType(

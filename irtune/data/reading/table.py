@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from irtune.data.base import DataError
+from irtune.data.dataset import DataError
 from irtune.data.rows import Problem
 
 Quoting = Literal["auto", "csv", "backslash", "none"]

@@ -3,11 +3,13 @@
 import io
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 from zipfile import BadZipFile
 
-from irtune.data.base import DataError
+from irtune.data.dataset import DataError
 from irtune.data.reading.header import Header, recognise
 from irtune.data.reading.table import Columns, Options, Record, Table, plain
 
@@ -20,25 +22,45 @@ def read_workbook(raw: bytes, source: str, columns: Columns, options: Options) -
     Raises:
         DataError: If it is no workbook, or has no such sheet.
     """
+    with sheets_of(io.BytesIO(raw), source) as sheets:
+        title = _chosen(sheets, source, columns, options)
+        others = [other for other in sheets if other != title]
+        note = f"{source}: its sheet {title!r} is read, and not {', '.join(map(repr, others))} (data.sheet)"
+        named = f"{source}, sheet {title}" if others else source
+        notes = [note] if others and options.sheet is None else []
+        return _table(rows_of(sheets[title]), named, columns, options, notes)
+
+
+@contextmanager
+def sheets_of(file: Path | BinaryIO, source: str) -> Iterator[dict[str, Any]]:
+    """The sheets of a workbook by title, as long as it is open.
+
+    Raises:
+        DataError: If it is no workbook.
+    """
     import openpyxl
 
     with warnings.catch_warnings():
+        # Workbooks without a style, for one.
         warnings.simplefilter("ignore", UserWarning)
         try:
-            workbook = openpyxl.load_workbook(io.BytesIO(raw), read_only=True, data_only=True)
+            workbook = openpyxl.load_workbook(file, read_only=True, data_only=True)
         except (OSError, KeyError, ValueError, BadZipFile) as error:
             raise DataError(
                 f"{source}: cannot be read as an Excel workbook: {error}. Save it as .xlsx without a password."
             ) from error
     try:
-        sheets = {sheet.title: sheet for sheet in workbook.worksheets}
-        title = _chosen(sheets, source, columns, options)
-        others = [other for other in sheets if other != title]
-        note = f"{source}: its sheet {title!r} is read, and not {', '.join(map(repr, others))} (data.sheet)"
-        named = f"{source}, sheet {title}" if others else source
-        return _table(_rows(sheets[title]), named, columns, options, [note] if others and options.sheet is None else [])
+        yield {sheet.title: sheet for sheet in workbook.worksheets}
     finally:
         workbook.close()
+
+
+def rows_of(sheet: Any) -> Iterator[tuple[Any, ...]]:
+    """The values of its cells; rows end with their last filled cell, so many are shorter than the header."""
+    # Some sheets claim to be one cell large, which a read-only workbook believes unless told not to.
+    sheet.reset_dimensions()
+    found: Iterator[tuple[Any, ...]] = sheet.iter_rows(values_only=True)
+    return found
 
 
 def _chosen(sheets: dict[str, Any], source: str, columns: Columns, options: Options) -> str:
@@ -52,7 +74,7 @@ def _chosen(sheets: dict[str, Any], source: str, columns: Columns, options: Opti
         return meant[0]
     if not sheets:
         raise DataError(f"{source}: has no sheet of cells. Give a workbook with a table.")
-    found = {title: columns.found_in(_names(next(iter(_rows(sheet)), ()))) for title, sheet in sheets.items()}
+    found = {title: columns.found_in(_names(next(iter(rows_of(sheet)), ()))) for title, sheet in sheets.items()}
     return max(sheets, key=lambda title: found[title])
 
 
@@ -69,18 +91,10 @@ def _table(rows: Iterator[tuple[Any, ...]], source: str, columns: Columns, optio
 
 
 def _records(rows: list[tuple[int, tuple[Any, ...]]], header: Header, source: str) -> Iterator[Record]:
-    # Rows end with their last filled cell, so many are shorter than the header.
     width = len(header.names)
     for number, row in rows:
         cells = (*row[:width], *[None] * (width - len(row)))
         yield Record(number, f"{source}:{number}", dict(zip(header.names, cells, strict=True)))
-
-
-def _rows(sheet: Any) -> Iterator[tuple[Any, ...]]:
-    # Some sheets claim to be one cell large, which a read-only workbook believes unless told not to.
-    sheet.reset_dimensions()
-    found: Iterator[tuple[Any, ...]] = sheet.iter_rows(values_only=True)
-    return found
 
 
 def _names(row: Sequence[Any]) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from sklearn.metrics import accuracy_score, average_precision_score, log_loss, p
 from irtune.analysis.guessing import best_guess
 from irtune.analysis.metrics import OVERALL, PER_CLASS, Metric, better
 from irtune.analysis.statistics import paired_bootstrap, paired_over_seeds, score_interval
-from irtune.training.metrics import classification_metrics
+from irtune.training.evaluation import classification_metrics
 
 CLASSES = ("clarity", "fluency", "a/b", "style")
 NAMES = [*OVERALL, *(f"{measure}/{label}" for measure in PER_CLASS for label in CLASSES)]
@@ -100,7 +100,8 @@ def test_names_and_words() -> None:
         "F1 of a/b",
     ]
     assert Metric("f1_macro").short == "F1"
-    assert {name for name in NAMES if better(name) == "min"} == {"loss"}
+    assert [better(name) for name in ("loss", "f1_macro", "f1/a/b", "accuracy")] == ["min", "max", "max", "max"]
+    assert [better(name) for name in NAMES] == [Metric.named(name, CLASSES).mode for name in NAMES]
     for wrong in ("f2_macro", "f1/", "f1/other", "f1"):
         with pytest.raises(ValueError, match="unknown metric"):
             Metric.named(wrong, CLASSES)

@@ -9,7 +9,7 @@ from sklearn.metrics import f1_score
 from irtune.analysis import statistics
 from irtune.analysis.metrics import MACRO_F1
 from irtune.analysis.statistics import Interval, paired_bootstrap, paired_over_seeds, score_interval
-from irtune.training.metrics import classification_metrics
+from irtune.training.evaluation import classification_metrics
 
 NUM_CLASSES = 4
 

@@ -3,12 +3,12 @@ from pathlib import Path
 
 import pytest
 
+from irtune.analysis.trials import BASELINE
 from irtune.config.load import (
     ConfigError,
     apply_overrides,
     build,
     dotted_keys,
-    flatten,
     load,
     load_any,
     parse_overrides,
@@ -17,8 +17,9 @@ from irtune.config.load import (
     storage_path,
     with_overrides,
 )
-from irtune.config.schema import BASELINE, ExperimentConfig
-from irtune.config.sweep import SweepConfig
+from irtune.config.schema import ExperimentConfig
+from irtune.config.sweep_schema import SweepConfig
+from irtune.config.tree import flatten
 
 SWEEP = {
     "selection": {"policy": {"name": "top_k", "k": 10}},

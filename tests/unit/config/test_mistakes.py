@@ -7,7 +7,7 @@ import pytest
 
 from irtune.config.load import ConfigError, build
 from irtune.config.schema import ExperimentConfig, SelectionConfig
-from irtune.config.sweep import SweepConfig
+from irtune.config.sweep_schema import SweepConfig
 from irtune.importance import SIGNALS, GradientNorm
 from irtune.selection import POLICIES, SelectionPolicy, VarianceSplit
 
@@ -246,13 +246,35 @@ def test_mistakes_in_a_dimension(dimension, expected):
         ({"scheduler": {"grace": 3}}, "tune.scheduler.grace: unknown key: did you mean 'grace_steps'? available: "),
         ({"scheduler": {"grace_steps": 0}}, "tune.scheduler.grace_steps: must be greater than 0, not 0"),
         ({"scheduler": {"name": "pbt"}}, "tune.scheduler.name: must be 'asha', not 'pbt'"),
-        ({"sampler": "tpee"}, "tune.sampler: must be 'tpe', 'gp', 'nsga2', 'random' or 'grid', not 'tpee'"),
         ({"n_trials": 3}, "tune.n_trials: unknown key: did you mean 'num_trials'? available: "),
     ],
 )
 def test_mistakes_in_tune(tune, expected):
     (mistake,) = mistakes({"space": SPACE, "tune": tune}, SweepConfig)
     assert mistake.startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("tune", "remedy"),
+    [
+        ({"execution": "slots"}, "set tune.execution=pool"),
+        ({"execution": "isolated"}, "set tune.execution=pool and tune.renew_after=1"),
+        ({"renew_slots_after": 5}, "did you mean 'renew_after'?"),
+    ],
+)
+def test_words_of_earlier_versions_are_refused_with_the_present_ones(tune, remedy):
+    (mistake,) = mistakes({"space": SPACE, "tune": tune}, SweepConfig)
+    assert mistake.startswith(f"tune.{next(iter(tune))}: ")
+    assert remedy in mistake
+
+
+def test_what_only_renews_a_pool_is_refused_in_process():
+    tree = {"space": SPACE, "tune": {"renew_after": 1}}
+    (mistake,) = mistakes(tree, SweepConfig)
+    assert mistake.startswith("tune.renew_after: ")
+    assert "set tune.execution=pool" in mistake
+    for engine, execution in (({"num_workers": 2}, None), ({}, "pool")):
+        build(SweepConfig, tree | {"engine": engine, "tune": {"renew_after": 1, "execution": execution}}, "x")
 
 
 def test_a_sweep_without_dimensions():

@@ -9,7 +9,7 @@ from irtune.cli import main
 from irtune.config.load import dotted_keys
 from irtune.config.schema import VARIANTS
 from irtune.config.settings_view import _sections, settings
-from irtune.config.sweep import SweepConfig
+from irtune.config.sweep_schema import SweepConfig
 
 
 def shown(section: str | None = None) -> list[list[str]]:
@@ -30,7 +30,7 @@ def test_every_key_of_a_configuration_is_listed_once_with_its_default() -> None:
     for key, value in (("training.max_steps", "200"), ("metric", "f1_macro"), ("tune.scheduler.grace_steps", "10")):
         assert listed[key][2] == value
     assert listed["training.adam_beta1"][1] == "number, at least 0, below 1"
-    assert listed["tune.sampler"][1] == "tpe | gp | nsga2 | random | grid"
+    assert listed["training.lr_schedule"][1] == "linear | cosine | constant | constant_with_warmup"
     assert listed["space"][2] == "required"
 
 

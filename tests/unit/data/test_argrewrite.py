@@ -9,7 +9,7 @@ import openpyxl
 import pytest
 
 from irtune.data.argrewrite import CONTENT, SURFACE, ArgRewriteConfig
-from irtune.data.base import DataError
+from irtune.data.dataset import DataError
 
 CORPUS = Path(__file__).parents[3].parent / "shared" / "data" / "argrewrite-v2"
 HEADER = ["Sentence Index", "Sentence Content", "Aligned Index", "Identical?"]

@@ -5,12 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from irtune.data.audit import audit
-from irtune.data.base import Example, LabelledDataset
+from irtune.data.dataset import Example, LabelledDataset
 from irtune.data.file import FileConfig
 from irtune.data.label_names import metric_labels, some
 from irtune.data.prompt import Prompt
 from irtune.tracking.conversion import name as tracked_name
-from irtune.training.metrics import metric_names
+from irtune.training.evaluation import metric_names
 
 
 def dataset(labels=None, **splits):

@@ -6,7 +6,7 @@ import pytest
 from case_files import CLASSES, ROWS, write_cases
 
 from irtune.config.schema import ModelConfig
-from irtune.data.base import SPLITS, DataError
+from irtune.data.dataset import SPLITS, DataError
 from irtune.data.encode import encode
 from irtune.data.file import FileConfig
 from irtune.training.model import materialize

@@ -11,8 +11,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from irtune.data import Example, LabelledDataset
-from irtune.data.base import SPLITS
 from irtune.data.batches import evaluation_batches, share_hash, training_batches
+from irtune.data.dataset import SPLITS
 from irtune.data.encode import LENGTH_CAP, Cuts, EncodedSplit, LengthError, encode, encode_once
 from irtune.data.prompt import Prompt
 
@@ -204,7 +204,7 @@ def test_other_data_tokenizer_or_length_is_encoded_anew(tmp_path):
 def test_what_a_killed_process_left_behind_does_no_harm(tmp_path):
     encode_once(dataset(), letters(), 60, tmp_path)
     (whole,) = (path for path in tmp_path.iterdir() if path.is_dir())
-    torn = whole.rename(whole.with_name(whole.name + ".partial"))
+    torn = whole.rename(whole.with_name(f".{whole.name}.partial"))
     (torn / "train.labels.npy").write_bytes(b"torn")
     encoded = encode_once(dataset(), letters(), 60, tmp_path)
     assert encoded.splits["train"].labels.tolist() == [0, 1, 0]

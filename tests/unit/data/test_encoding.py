@@ -3,7 +3,7 @@
 import pytest
 from table_files import PAIRS, delimited, json_lines, records, write_text
 
-from irtune.data.base import DataError
+from irtune.data.dataset import DataError
 from irtune.data.file import FileConfig
 
 PLAIN = sorted((row[:2], row[2]) for row in PAIRS)

@@ -7,7 +7,7 @@ import pyarrow.parquet
 import pytest
 from pydantic import ValidationError
 
-from irtune.data.base import DataError
+from irtune.data.dataset import DataError
 from irtune.data.file import FileConfig
 
 ROWS = [

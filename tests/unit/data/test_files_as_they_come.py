@@ -23,7 +23,7 @@ from table_files import (
     write_text,
 )
 
-from irtune.data.base import DataError
+from irtune.data.dataset import DataError
 from irtune.data.file import FileConfig
 
 PLAIN = sorted((row[:2], row[2]) for row in PAIRS)

@@ -7,7 +7,7 @@ import huggingface_hub
 import pytest
 from table_files import CLASSES, records, with_classes
 
-from irtune.data.base import DataError
+from irtune.data.dataset import DataError
 from irtune.data.hub import HubConfig
 
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from irtune.data.base import DataError
+from irtune.data.dataset import DataError
 from irtune.data.iterater import IteraterConfig
 
 

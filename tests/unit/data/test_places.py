@@ -6,7 +6,7 @@ import datasets
 import pytest
 from table_files import PAIRS, delimited, json_lines, records, write_text
 
-from irtune.data.base import DataError
+from irtune.data.dataset import DataError
 from irtune.data.file import FileConfig
 
 

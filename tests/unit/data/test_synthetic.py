@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from irtune.data.base import SPLITS
+from irtune.data.dataset import SPLITS
 from irtune.data.synthetic import SyntheticConfig, compose, generate_pair
 from irtune.data.synthetic_language import INTENTIONS, PLAIN_WORDINGS, SLOTS, misspelled, new_scene, read_table
 

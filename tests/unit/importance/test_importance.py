@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from irtune.config.load import ConfigError, build
 from irtune.config.schema import ExperimentConfig
 from irtune.importance import CosineSimilarity, GradientNorm, Importance, ImportanceSignal
-from irtune.importance.testing import FakeBlocks
+from irtune.importance.signal_contract import FakeBlocks
 
 
 def four_blocks():

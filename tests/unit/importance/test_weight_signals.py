@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from irtune.importance import OutlierRatio, RelativeGradientNorm, SignalToNoise, WeightNorm
 from irtune.importance.matrices import frobenius_norm, pieces, singular_values
+from irtune.importance.signal_contract import FakeBlocks
 from irtune.importance.signal_to_noise import signal_to_noise
-from irtune.importance.testing import FakeBlocks
 
 ANY_SIGNAL = [WeightNorm(), OutlierRatio(), SignalToNoise(), RelativeGradientNorm()]
 over_signals = pytest.mark.parametrize("signal", ANY_SIGNAL, ids=lambda signal: signal.name)

@@ -6,9 +6,10 @@ import math
 import numpy as np
 import pytest
 from optuna.trial import TrialState
+from searching import is_baseline, searcher_of
 
-from irtune.config.sweep import Dimension, TuneConfig
-from irtune.search.optuna_source import OptunaAskTell, ended_trials, open_study, requeue_interrupted
+from irtune.config.sweep_schema import Dimension, TuneConfig
+from irtune.search.optuna_source import ended_trials, open_study, requeue_interrupted
 
 F1, FLOPS, MEMORY = "eval/f1_macro", "cost/step_flops", "cost/peak_memory_bytes"
 POLICY, K = "selection.policy.name", "selection.policy.k"
@@ -44,7 +45,7 @@ def begin(tmp_path, space=SPACE, **settings):
     tune = TuneConfig(**{"metrics": SEVERAL, "num_startup_trials": 10, **settings})
     study = open_study(tmp_path / "study.journal", "mine", tune)
     requeue_interrupted(study)
-    return study, OptunaAskTell(study, space, tune)
+    return study, searcher_of(study, space, tune)
 
 
 def run(searcher, stop=lambda results: False):
@@ -54,7 +55,7 @@ def run(searcher, stop=lambda results: False):
         if suggestion == "FINISHED":
             return
         results = {F1: 0.0, "cost/mean_step_flops": 1e11, MEMORY: 1e10}
-        if not suggestion["is_baseline"]:
+        if not is_baseline(suggestion):
             results = results_of(suggestion["overrides"])
         early = {F1: results[F1] / 2, "step": 10}
         searcher.on_trial_result(f"t{number}", early)
@@ -84,7 +85,6 @@ def test_a_finished_trial_is_told_all_its_values(tmp_path):
     (trial,) = study.trials
     assert trial.values == [trial.user_attrs["final/validation_f1_macro"], trial.user_attrs["cost/mean_step_flops"]]
     assert study.metric_names == [F1, FLOPS]
-    assert study.user_attrs["baseline/values"] == [0.0, 1e11]
 
 
 def test_a_stopped_trial_keeps_what_it_measured_and_has_no_values(tmp_path):
@@ -116,7 +116,7 @@ def test_without_an_objective_or_a_bounded_metric_a_trial_has_failed(tmp_path):
     searcher.suggest("whole")
     searcher.on_trial_complete("whole", whole)
     assert [trial.state for trial in study.trials] == [TrialState.FAIL] * 3 + [TrialState.COMPLETE]
-    reasons = [trial.reason for trial in ended_trials(study)]
+    reasons = [outcome.reason for _, outcome in ended_trials(study)]
     assert reasons == [f"{F1} was nan", f"{FLOPS} was inf", f"{MEMORY} was nan", None]
 
 
@@ -171,7 +171,7 @@ def test_a_small_space_is_tried_in_full_and_once(tmp_path, sampler):
         tmp_path, space, num_trials=50, sampler=sampler, constraints={MEMORY: {"max": 3e8}}, num_startup_trials=4
     )
     run(searcher, stop=lambda results: results["cost/mean_step_flops"] == 2e9)
-    tried = [json.dumps(trial.overrides, sort_keys=True) for trial in ended_trials(study)[1:]]
+    tried = [json.dumps(spec.overrides, sort_keys=True) for spec, _ in ended_trials(study)]
     assert len(tried) == len(set(tried)) == 12
 
 
@@ -182,7 +182,7 @@ def test_a_resumed_trial_keeps_what_it_measured_before(tmp_path):
     searcher.on_trial_result("a", {F1: 0.3, "step": 10})
     study, searcher = begin(tmp_path, num_trials=2)
     searcher.suggest("baseline")
-    assert searcher.suggest("b") == first | {"is_new": False}
+    assert searcher.suggest("b") == first
     searcher.on_trial_result("b", {F1: 0.9, "step": 10})
     searcher.on_trial_complete("b", {F1: 0.4, "step": 20})
     (_, again) = study.trials

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from irtune.config.load import ConfigError, build, load
-from irtune.config.sweep import Constraint, SweepConfig, TuneConfig
+from irtune.config.sweep_schema import Constraint, SweepConfig, TuneConfig
 from irtune.search.objectives import broken, excesses, measured, unknown_metrics
 
 MEMORY = "cost/peak_memory_bytes"

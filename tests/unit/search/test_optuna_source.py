@@ -11,9 +11,11 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
+from searching import is_baseline, searcher_of
 
-from irtune.config.sweep import Dimension, TuneConfig
-from irtune.search.optuna_source import OptunaAskTell, ended_trials, open_study, requeue_interrupted
+from irtune.config.sweep_schema import Dimension, TuneConfig
+from irtune.search.optuna_source import OptunaSource, ended_trials, open_study, requeue_interrupted
+from irtune.search.source import BASELINE_SPEC
 
 METRIC = "eval/f1_macro"
 POLICY = "selection.policy.name"
@@ -40,8 +42,8 @@ def study_at(tmp_path, **tune):
     return open_study(tmp_path / "study.journal", "mine", TuneConfig(**tune))
 
 
-def searcher_on(study, space=SPACE, num_trials=5, **tune):
-    return OptunaAskTell(study, space, TuneConfig(num_trials=num_trials, **tune))
+def searcher_on(study, space=SPACE, num_trials=5, baseline_is_over=False, **tune):
+    return searcher_of(study, space, TuneConfig(num_trials=num_trials, **tune), baseline_is_over=baseline_is_over)
 
 
 def score(overrides):
@@ -61,7 +63,7 @@ def run_sweep(searcher, objective=score, limit=200):
         suggestion = searcher.suggest(f"t{number}")
         if suggestion == "FINISHED":
             return suggestions
-        if suggestion["is_baseline"]:
+        if is_baseline(suggestion):
             finish(searcher, f"t{number}", 0.0)
         else:
             suggestions.append(suggestion)
@@ -79,35 +81,27 @@ def after_baseline(study, **options):
 def test_the_baseline_comes_first_and_outside_the_study(tmp_path):
     study = study_at(tmp_path)
     searcher = searcher_on(study)
-    expected = {"overrides": {"method": None, POLICY: "all"}, "trial": "baseline", "is_baseline": True}
-    assert searcher.suggest("a") == expected
+    expected = {"name": "baseline", "overrides": {"method": None, POLICY: "all"}, "repeats": None}
+    assert searcher.suggest("a") == expected == BASELINE_SPEC.to_json()
     searcher.on_trial_result("a", {METRIC: 0.3, "step": 10})
     assert study.trials == []
     finish(searcher, "a", 0.7, **{"final/test/f1_macro": 0.6, "cost/wall_s": np.float64(3.5), "loss": 1})
-    assert {key: value for key, value in study.user_attrs.items() if key.startswith("baseline/")} == {
-        "baseline/state": "COMPLETE",
-        "baseline/value": 0.7,
-        "baseline/final/test/f1_macro": 0.6,
-        "baseline/cost/wall_s": 3.5,
-    }
     assert study.trials == []
 
 
-def test_a_baseline_that_failed_says_so_and_the_sweep_goes_on(tmp_path):
+def test_a_search_goes_on_though_the_baseline_failed(tmp_path):
     study = study_at(tmp_path)
     searcher = searcher_on(study)
     searcher.suggest("a")
     searcher.on_trial_complete("a", None, error=True)
-    assert study.user_attrs["baseline/state"] == "FAIL"
-    assert study.user_attrs["baseline/reason"] == "it raised an error"
-    assert not searcher.suggest("b")["is_baseline"]
+    assert not is_baseline(searcher.suggest("b"))
 
 
 def test_num_trials_suggestions_then_the_end(tmp_path):
     study = study_at(tmp_path)
     suggestions = run_sweep(searcher_on(study, num_trials=7))
     names = [f"trial_{number:04d}" for number in range(7)]
-    assert [suggestion["trial"] for suggestion in suggestions] == names
+    assert [suggestion["name"] for suggestion in suggestions] == names
     assert [trial.params for trial in study.trials] == [suggestion["overrides"] for suggestion in suggestions]
     assert all(json.loads(json.dumps(suggestion)) == suggestion for suggestion in suggestions)
     assert all((K in s["overrides"]) == (s["overrides"][POLICY] != "all") for s in suggestions)
@@ -296,10 +290,10 @@ def test_the_study_file_is_one_that_others_can_read(tmp_path):
 def test_a_study_goes_on_where_it_stopped(tmp_path):
     first = run_sweep(searcher_on(study_at(tmp_path), num_trials=4))
     again = run_sweep(searcher_on(study_at(tmp_path), num_trials=6))
-    assert [suggestion["trial"] for suggestion in again] == ["trial_0004", "trial_0005"]
+    assert [suggestion["name"] for suggestion in again] == ["trial_0004", "trial_0005"]
     assert all(suggestion["overrides"] not in [s["overrides"] for s in first] for suggestion in again)
     # With the baseline done there is nothing left to suggest.
-    assert searcher_on(study_at(tmp_path), num_trials=6).suggest("x") == "FINISHED"
+    assert searcher_on(study_at(tmp_path), num_trials=6, baseline_is_over=True).suggest("x") == "FINISHED"
 
 
 def test_a_study_is_not_continued_with_another_search(tmp_path):
@@ -325,8 +319,7 @@ def test_trials_that_a_killed_sweep_left_open_run_again_first(tmp_path):
     assert requeue_interrupted(study) == [1]
     suggestions = run_sweep(searcher_on(study, num_trials=4))
     # Under its name, by which its checkpoint is found, and with what it had reported.
-    assert suggestions[0] == lost[1] | {"is_new": False}
-    assert [suggestion["is_new"] for suggestion in [*lost, *suggestions]] == [True, True, False, True, True]
+    assert suggestions[0] == lost[1]
     assert study.trials[2].intermediate_values.items() >= {10: 0.2}.items()
     # Four trials in all: one before, the lost one once more, two new.
     assert len(suggestions) == 3
@@ -341,15 +334,15 @@ def test_a_trial_keeps_its_name_however_often_its_driver_is_killed(tmp_path):
     for attempt in range(3):
         study = study_at(tmp_path)
         requeue_interrupted(study)
-        searcher = searcher_on(study, num_trials=2)
-        assert searcher.suggest("b") == first | {"is_new": False}
+        searcher = searcher_on(study, num_trials=2, baseline_is_over=True)
+        assert searcher.suggest("b") == first
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             # The trial goes on from a checkpoint, so that it may say again what it has said.
             for step in range(10, 10 * attempt + 20, 10):
                 searcher.on_trial_result("b", {METRIC: step / 100, "step": step})
     finish(searcher, "b", 0.6)
-    assert searcher.suggest("c")["trial"] != first["trial"]
+    assert searcher.suggest("c")["name"] != first["name"]
     (last,) = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
     assert last.intermediate_values == {10: 0.1, 20: 0.2, 30: 0.3, 100: 0.6}
 
@@ -360,7 +353,7 @@ def test_a_trial_whose_driver_died_as_it_was_asked_for_has_a_name(tmp_path):
     requeue_interrupted(study)
     searcher = after_baseline(study, num_trials=1)
     suggestion = searcher.suggest("a")
-    assert (suggestion["trial"], set(suggestion["overrides"]) >= {POLICY}) == ("trial_0000", True)
+    assert (suggestion["name"], set(suggestion["overrides"]) >= {POLICY}) == ("trial_0000", True)
     finish(searcher, "a", 0.1)
     assert searcher.suggest("b") == "FINISHED"
 
@@ -373,20 +366,18 @@ def test_what_is_over_and_how(tmp_path):
     finish(searcher, "a", 0.4)
     searcher.on_trial_complete("b", {METRIC: 0.1, "step": 10})
     searcher.on_trial_complete("c", None, error=True)
-    baseline, *others = ended_trials(study)
-    assert (baseline.name, baseline.is_baseline, baseline.status) == ("baseline", True, "finished")
-    assert [trial.status for trial in others] == ["finished", "pruned", "failed"]
-    assert [trial.overrides for trial in others] == [suggestions[name]["overrides"] for name in "abc"]
-    assert [trial.name for trial in others] == ["trial_0000", "trial_0001", "trial_0002"]
-    assert others[2].reason == "it raised an error"
+    ended = ended_trials(study)
+    assert [outcome.status for _, outcome in ended] == ["finished", "pruned", "failed"]
+    assert [spec.to_json() for spec, _ in ended] == [suggestions[name] for name in "abc"]
+    assert ended[2][1].reason == "it raised an error"
 
 
 def test_a_search_is_exhausted_once_there_is_no_more_to_suggest(tmp_path):
-    searcher = after_baseline(study_at(tmp_path), num_trials=1)
-    searcher.suggest("a")
-    assert not searcher.is_exhausted
-    searcher.suggest("b")
-    assert searcher.is_exhausted
+    source = OptunaSource(study_at(tmp_path), SPACE, TuneConfig(num_trials=1))
+    assert source.ask() is not None
+    assert not source.is_exhausted
+    assert source.ask() is None
+    assert source.is_exhausted
 
 
 def test_a_searcher_travels_with_the_tuner(tmp_path):
@@ -395,11 +386,3 @@ def test_a_searcher_travels_with_the_tuner(tmp_path):
     copy = pickle.loads(pickle.dumps(searcher))
     finish(copy, "a", 0.4)
     assert [trial.value for trial in study_at(tmp_path).trials] == [0.4]
-
-
-def test_results_of_unknown_trials_are_passed_over(tmp_path):
-    study = study_at(tmp_path)
-    searcher = searcher_on(study)
-    searcher.on_trial_result("x", {METRIC: 0.1, "step": 1})
-    finish(searcher, "x", 0.1)
-    assert study.trials == []

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from irtune.config.sweep import Dimension
+from irtune.config.sweep_schema import Dimension
 from irtune.search.space import in_order, size, suggest
 
 POLICY = "selection.policy.name"

@@ -6,9 +6,10 @@ import pickle
 import numpy as np
 import pytest
 from optuna.trial import TrialState
+from searching import is_baseline, searcher_of
 
-from irtune.config.sweep import Dimension, TuneConfig
-from irtune.search.optuna_source import EARLIER, OptunaAskTell, ended_trials, open_study, requeue_interrupted
+from irtune.config.sweep_schema import Dimension, TuneConfig
+from irtune.search.optuna_source import EARLIER, ended_trials, open_study, requeue_interrupted
 from irtune.search.warm_start import earlier_trials, warm_start
 
 F1, MEMORY = "eval/f1_macro", "cost/peak_memory_bytes"
@@ -38,7 +39,7 @@ def begin(folder, searched=None, **settings):
     study = open_study(folder / "study.journal", folder.name, tune)
     requeue_interrupted(study)
     warm_start(study, earlier_trials(tune, searched or space()))
-    return study, OptunaAskTell(study, searched or space(), tune)
+    return study, searcher_of(study, searched or space(), tune)
 
 
 def run(searcher, limit=10_000):
@@ -47,7 +48,7 @@ def run(searcher, limit=10_000):
         suggestion = searcher.suggest(f"t{number}")
         if suggestion == "FINISHED":
             break
-        value = -1.0 if suggestion["is_baseline"] else score(suggestion["overrides"])
+        value = -1.0 if is_baseline(suggestion) else score(suggestion["overrides"])
         result = {F1: value, MEMORY: 1e9 * suggestion["overrides"].get(K, 0), "step": 100, "final": True}
         if number % 4 == 3:
             result = {F1: value, "step": 10}
@@ -91,7 +92,7 @@ def test_earlier_trials_are_known_and_are_no_trials_of_the_sweep(tmp_path, earli
     assert ended_trials(study) == []
     suggestions = run(searcher)
     assert len(suggestions) == 1 + 3
-    assert len(ended_trials(study)) == 1 + 3
+    assert len(ended_trials(study)) == 3
     first = open_first(earlier)
     assert [trial.params for trial in known] == [trial.params for trial in first]
     assert [trial.values for trial in known] == [trial.values for trial in first]
@@ -119,10 +120,10 @@ def test_a_resumed_sweep_does_not_add_them_twice(tmp_path, earlier):
     searcher.on_trial_complete("a", {F1: 0.1, "step": 100, "final": True})
     study, searcher = begin(tmp_path / "second", **settings)
     assert len(study.trials) == 40 + 2 + 1
-    assert [trial.name for trial in ended_trials(study)] == [begun[1]["trial"]]
+    assert [spec.name for spec, _ in ended_trials(study)] == [begun[1]["name"]]
     suggestions = run(searcher)
     # The baseline, the lost one under its name, and two that are left of four.
-    assert [len(suggestions), suggestions[1]["trial"]] == [4, begun[2]["trial"]]
+    assert [len(suggestions), suggestions[1]["name"]] == [4, begun[2]["name"]]
     # Without the setting the sweep goes on with what it knows.
     study, searcher = begin(tmp_path / "second", num_trials=4)
     assert sum(EARLIER in trial.user_attrs for trial in study.trials) == 40

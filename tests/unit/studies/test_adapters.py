@@ -9,13 +9,13 @@ import pytest
 from stores import stored_runs
 
 from irtune.config.load import ConfigError, load, with_overrides
-from irtune.config.sweep import SweepConfig
+from irtune.config.sweep_schema import SweepConfig
 from irtune.studies.adapters import Adapters
-from irtune.studies.trial_table import TrialRecord
+from irtune.studies.trial_record import TrialRecord
 from irtune.tracking.mlflow_tracker import MlflowTracker
-from irtune.tracking.run_record import RunEnd, RunRecord
-from irtune.tracking.spool import SpoolWriter
+from irtune.tracking.run_record import Ended, RunRecord
 from irtune.tracking.uploader import Uploader
+from irtune.training.record import RecordWriter
 
 SPACE = {"selection.policy.k": {"type": "int", "low": 1, "high": 5}}
 
@@ -121,9 +121,9 @@ def test_the_best_go_to_mlflow_and_the_ends_of_their_runs_stay(tmp_path: Path, u
     uploader = Uploader(tracker, interval_s=0.01)
     uploader.start()
     for name, f1 in (("trial_0000", 0.1), ("trial_0001", 0.3), ("trial_0002", 0.2)):
-        spool = trials.folder / "trials" / name / "spool"
-        uploader.add(f"sweep/{name}", spool, name=name, tags={})
-        writer = SpoolWriter(spool, 0)
+        folder = trials.folder / "trials" / name
+        uploader.add(f"sweep/{name}", folder, name=name, tags={})
+        writer = RecordWriter(folder)
         writer.metrics(9, {"eval/f1_macro": f1})
         writer.close()
         uploader.finish(f"sweep/{name}", "FINISHED", {"irtune.pruned": "false"})
@@ -141,17 +141,16 @@ def test_the_best_go_to_mlflow_and_the_ends_of_their_runs_stay(tmp_path: Path, u
     sent = {run.info.run_name: [file.path for file in client.list_artifacts(run.info.run_id)] for run in runs}
     assert sent == {"trial_0000": [], "trial_0001": ["adapter"] if upload == "best" else [], "trial_0002": []}
     for name in after:
-        assert RunRecord(trials.folder / "trials" / name.split("/")[1]).is_shipped()
+        assert RunRecord(trials.folder / "trials" / name.split("/")[1]).is_sent()
 
 
 def test_without_mlflow_they_wait_for_the_next_chance(tmp_path: Path) -> None:
     trials = Trials(tmp_path)
     entry = trials.end("trial_0000", 0.1)
-    run_record = RunRecord(entry.folder)
-    run_record.begin("sweep/trial_0000", "n", {}, "spool")
-    run_record.finish(RunEnd("FINISHED", {}, None, 1_000))
-    SpoolWriter(entry.folder / "spool", 0).close()
-    run_record.mark_shipped("run", "http://host", 0)
-    assert run_record.is_shipped()
+    record = RunRecord(entry.folder)
+    record.begin("sweep/trial_0000", "n", {})
+    record.finish(Ended("FINISHED", {}, None, 1_000))
+    record.mark_sent("run", "http://host", 0, 0)
+    assert record.is_sent()
     trials.adapters.upload(Uploader(MlflowTracker("http://127.0.0.1:9", "irtune", may_be_away=True)))
-    assert not run_record.is_shipped()
+    assert not record.is_sent()

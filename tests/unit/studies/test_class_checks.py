@@ -3,7 +3,7 @@
 import pytest
 
 from irtune.config.load import ConfigError, load
-from irtune.config.sweep import SweepConfig
+from irtune.config.sweep_schema import SweepConfig
 from irtune.studies.preflight import prepare
 
 

@@ -15,7 +15,7 @@ import yaml
 from irtune.cli import main
 from irtune.config.load import build, load, parse_overrides, with_overrides
 from irtune.config.schema import ExperimentConfig
-from irtune.config.sweep import SweepConfig
+from irtune.config.sweep_schema import SweepConfig
 from irtune.importance import SIGNALS
 from irtune.importance.aggregations import OverTime, WithinBlock
 from irtune.methods import METHODS

@@ -6,14 +6,14 @@ from optuna.trial import TrialState, create_trial
 
 from irtune.analysis.trials import TrialRow
 from irtune.config.load import build
-from irtune.config.sweep import SweepConfig
-from irtune.search.list_source import ListSearcher
-from irtune.search.optuna_source import EndedTrial, open_study
+from irtune.config.sweep_schema import SweepConfig
+from irtune.search.optuna_source import open_study
+from irtune.search.source import ListSource, Outcome
 from irtune.search.space_checks import check_space
+from irtune.studies.driver import known_end
 from irtune.studies.finalists import FINALISTS, choose_repeats, num_repeats
-from irtune.studies.sweep import ended
-from irtune.tracking.run_record import RunEnd, RunRecord
-from irtune.training.run import RESULT
+from irtune.tracking.run_record import Ended, RunRecord
+from irtune.training.record import RecordWriter
 from irtune.workers.worker import TrialSetup
 
 K, POLICY = "selection.policy.k", "selection.policy.name"
@@ -103,18 +103,9 @@ def test_the_best_and_the_baseline_are_repeated_on_seeds_that_chose_nothing(sear
         "finalist_trial_0001_seed_6",
         "finalist_trial_0002_seed_6",
     ]
-    assert repeats[0].suggestion() == {
-        "overrides": {"method": None, POLICY: "all", "seed": 5},
-        "trial": "finalist_baseline_seed_5",
-        "is_baseline": True,
-        "repeats": "baseline",
-    }
-    assert repeats[4].suggestion() == {
-        "overrides": {POLICY: "top_k", K: 2, "seed": 6},
-        "trial": "finalist_trial_0001_seed_6",
-        "is_baseline": False,
-        "repeats": "trial_0001",
-    }
+    assert (repeats[0].overrides, repeats[0].repeats) == ({"method": None, POLICY: "all", "seed": 5}, "baseline")
+    assert (repeats[4].overrides, repeats[4].repeats) == ({POLICY: "top_k", K: 2, "seed": 6}, "trial_0001")
+    assert [repeat.is_baseline for repeat in repeats] == [True, False, False, True, False, False]
 
 
 def test_less_may_be_better_and_of_equals_the_cheaper_is(search):
@@ -163,31 +154,18 @@ def test_a_later_driver_finds_what_is_left(search, tmp_path):
     setup = TrialSetup({}, tmp_path, None, 1)
     finished, failed, killed, unheard, _ = repeats[:5]
     for repeat, status in ((finished, "FINISHED"), (failed, "FAILED"), (killed, "KILLED")):
-        run_record = RunRecord(setup.trial_folder(repeat.name))
-        run_record.begin(repeat.name, "name", {}, "spool")
-        run_record.finish(RunEnd(status, {}, "a bug" if status == "FAILED" else None, 1))
+        record = RunRecord(setup.trial_folder(repeat.name))
+        record.begin(repeat.name, "name", {})
+        record.finish(Ended(status, {}, "a bug" if status == "FAILED" else None, 1))
     # The driver died before it heard of this one's end: it is begun again, finds its result, and is over at once.
     for repeat in (finished, unheard):
-        folder = setup.trial_folder(repeat.name)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / RESULT).write_text("{}")
-    assert [ended(repeat, setup) for repeat in repeats[:5]] == [
-        EndedTrial(finished.name, finished.overrides, "finished", None, finished.repeats),
-        EndedTrial(failed.name, failed.overrides, "failed", "a bug", failed.repeats),
-        None,
-        None,
-        None,
-    ]
-
-
-def test_the_searcher_suggests_each_once_and_then_ends(search):
-    repeats = search().add(1, 0.3).repeats()
-    searcher = ListSearcher(repeats)
-    suggested = [searcher.suggest(f"t{number}") for number in range(len(repeats))]
-    assert suggested == [repeat.suggestion() for repeat in repeats]
-    searcher.on_trial_complete("t0", error=True)
-    assert searcher.suggest("t9") == "FINISHED"
-    assert searcher.suggest("t10") == "FINISHED"
+        RecordWriter(setup.trial_folder(repeat.name)).result({"final": True})
+    known = [known_end(repeat, setup) for repeat in repeats[:5]]
+    assert known == [Outcome("finished"), Outcome("failed", reason="a bug"), None, None, None]
+    source = ListSource(repeats, lambda repeat: known_end(repeat, setup))
+    assert source.ended() == [(finished, known[0]), (failed, known[1])]
+    assert [source.ask() for _ in repeats] == [*repeats[2:], None, None]
+    assert source.is_exhausted
 
 
 def test_progress_counts_on_repeats_of_what_there_will_be():

@@ -1,13 +1,16 @@
 """What runs and sweeps take, against counts by hand on a model of two blocks."""
 
 import math
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
+import torch
 
 from irtune.config.load import build
 from irtune.config.schema import ExperimentConfig
-from irtune.config.sweep import AshaConfig
+from irtune.config.sweep_schema import AshaConfig
+from irtune.layers import LayerController
 from irtune.studies.forecast import SweepCost, Trial, expected_stops, mean_step_flops
 from irtune.training.cost import CostModel
 from irtune.training.rehearsal import Pace
@@ -63,6 +66,93 @@ def test_a_growing_policy_is_played_through_to_its_end():
     # Its first choice is all blocks; the first of two freezes sooner or later, and is passed at refreshes only.
     assert step_flops(growing, training={"max_steps": 10}) == 480
     assert 370 < step_flops(growing, training={"max_steps": 1000}) < 400
+
+
+class CountedBlocks:
+    """A trainer of the two blocks that measures nothing, and knows which train."""
+
+    rank, skips_overflow, trains_weights = 0, False, False
+
+    def __init__(self):
+        self.active = (0, 1)
+
+    def set_active(self, active):
+        self.active = tuple(active)
+
+    def probing(self, batch, *, gradients):
+        return nullcontext()
+
+    def gradient_norms(self, tensors, gradient="averaged"):
+        return [np.array([1.0 + block]) for block in range(2)]
+
+    def tensor_sizes(self, tensors):
+        return [np.array([8])] * 2
+
+    def similarities(self):
+        return np.array([0.5, 0.6])
+
+    def weight_matrices(self, block):
+        yield "o_proj", torch.full((2, 2), 1.0 + block)
+
+    def suppressed_losses(self, probes, batch):
+        return np.ones(len(probes))
+
+    def trainable_parameters(self, active):
+        return len(active)
+
+    def discard_gradients(self, blocks):
+        pass
+
+    def broadcast(self, value):
+        return value
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        {"name": "static", "blocks": [1]},
+        {"name": "all"},
+        {"name": "top_k", "k": 2},
+        {"name": "ist", "k": 2, "probe_every": 2, "num_probes": 3},
+    ],
+    ids=lambda policy: policy["name"],
+)
+@pytest.mark.parametrize(
+    "importance",
+    [
+        {},
+        {"probe_fraction": 0.5},
+        {"frozen_blocks": "stale"},
+        {"name": "cosine_similarity"},
+        {"name": "weight_norm", "modules": "o_proj"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("measure", ["when_needed", "always"])
+def test_a_forecast_is_what_the_controller_has_the_trainer_run(policy, importance, measure):
+    config = experiment(
+        selection(policy, 3, measure=measure),
+        importance=importance,
+        training={"max_steps": 10, "gradient_accumulation_steps": 2},
+    )
+    blocks = CountedBlocks()
+    controller = LayerController(
+        blocks,
+        2,
+        config.selection.policy,
+        config.importance,
+        reselect_every=3,
+        total_steps=10,
+        seed=0,
+        always_measure=measure == "always",
+    )
+    spent = []
+    for step in range(10):
+        controller.before_step(step, {"input_ids": np.zeros((2, 5))})
+        through = blocks.active
+        controller.after_backward(step)
+        spent.append(COST.optimizer_step_flops(through, [(2, 5), (2, 5)], controller.passes))
+    assert mean_step_flops(config, COST, length=5.0) == pytest.approx(np.mean(spent), rel=1e-12)
 
 
 def pace(**changes):

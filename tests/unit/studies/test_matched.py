@@ -2,14 +2,14 @@
 
 from typing import Any
 
+import optuna
 import pytest
 
 from irtune.analysis.trials import TrialRow, beside_selection
 from irtune.config.load import build, dotted_keys, with_overrides
-from irtune.config.sweep import SweepConfig
+from irtune.config.sweep_schema import SweepConfig
 from irtune.methods import METHODS
-from irtune.search.list_source import ListedTrial
-from irtune.search.optuna_source import BASELINE_OVERRIDES, is_baseline
+from irtune.search.source import BASELINE_OVERRIDES, BASELINE_SPEC, TrialSpec
 from irtune.studies.matched import matched_baseline, matched_overrides, may_differ
 
 K, RATE, POLICY = "selection.policy.k", "training.learning_rate", "selection.policy.name"
@@ -19,6 +19,16 @@ INTERVAL = {"type": "int", "low": 1, "high": 9}
 def sweep(space: dict[str, Any] | None = None, **tree: Any) -> SweepConfig:
     tree = {"selection": {"policy": {"name": "top_k", "k": 3}}, "space": space or {K: INTERVAL}} | tree
     return build(SweepConfig, tree, "test")
+
+
+def study_of(overrides: dict[str, dict[str, Any]]) -> optuna.Study:
+    """A study in which these trials finished."""
+    study = optuna.create_study()
+    ranges = {K: optuna.distributions.IntDistribution(1, 9), RATE: optuna.distributions.FloatDistribution(1e-5, 1e-2)}
+    for name, params in overrides.items():
+        known = {key: ranges[key] for key in params}
+        study.add_trial(optuna.create_trial(value=0.5, params=params, distributions=known, user_attrs={"trial": name}))
+    return study
 
 
 def row(config: SweepConfig, name: str, score: float | None, **overrides: Any) -> TrialRow:
@@ -81,25 +91,26 @@ def test_the_best_trial_that_selects_blocks_is_matched_once() -> None:
     overrides = {"trial_0000": {RATE: 0.001, K: 2}, "trial_0001": {RATE: 0.002, K: 3}}
     rows = [row(config, "baseline", 0.9, **BASELINE_OVERRIDES)]
     rows += [row(config, name, score, **overrides[name]) for name, score in (("trial_0000", 0.5), ("trial_0001", 0.6))]
-    found = matched_baseline(config, rows, overrides, "max")
-    assert found == ListedTrial("baseline_of_trial_0001", {**BASELINE_OVERRIDES, RATE: 0.002})
-    assert found.suggestion()["is_baseline"]
+    study = study_of(overrides)
+    (found,) = matched_baseline(study, rows, config)
+    assert found == TrialSpec("baseline_of_trial_0001", {**BASELINE_OVERRIDES, RATE: 0.002})
+    assert found.is_baseline
     ran = row(config, found.name, 0.4, **found.overrides)
-    assert matched_baseline(config, [*rows, ran], overrides, "max") is None
+    assert matched_baseline(study, [*rows, ran], config) == []
     failed = row(config, found.name, None, **found.overrides)
     # What to do with one that failed is for whoever runs it; it is named, and named alike.
-    assert matched_baseline(config, [*rows, failed], overrides, "max") == found
+    assert matched_baseline(study, [*rows, failed], config) == [found]
 
 
 def test_where_nothing_that_selects_finished_nothing_is_matched() -> None:
     config = sweep({RATE: {"type": "float", "low": 1e-5, "high": 1e-2}})
     rows = [row(config, "baseline", 0.9, **BASELINE_OVERRIDES), row(config, "trial_0000", None, **{RATE: 1e-3})]
-    assert matched_baseline(config, rows, {"trial_0000": {RATE: 1e-3}}, "max") is None
+    assert matched_baseline(study_of({"trial_0000": {RATE: 1e-3}}), rows, config) == []
 
 
 def test_names_of_baselines() -> None:
-    assert is_baseline("baseline")
-    assert is_baseline("baseline_of_trial_0001")
-    assert is_baseline("finalist_baseline_of_trial_0001_seed_3", "baseline_of_trial_0001")
-    assert not is_baseline("trial_0001")
-    assert not is_baseline("finalist_trial_0001_seed_3", "trial_0001")
+    assert BASELINE_SPEC.is_baseline
+    assert TrialSpec("baseline_of_trial_0001", {}).is_baseline
+    assert TrialSpec("finalist_baseline_of_trial_0001_seed_3", {}, "baseline_of_trial_0001").is_baseline
+    assert not TrialSpec("trial_0001", {}).is_baseline
+    assert not TrialSpec("finalist_trial_0001_seed_3", {}, "trial_0001").is_baseline

@@ -8,11 +8,12 @@ from servers import free_ports
 
 from irtune.cli import main
 from irtune.config.load import ConfigError, build
-from irtune.config.sweep import SweepConfig
+from irtune.config.sweep_schema import SweepConfig
 from irtune.files import read_json
-from irtune.studies.plan import PLAN, Plan, plan_sweep, predict
+from irtune.studies.plan import PLAN, Plan, predict
 from irtune.studies.preflight import Sweep, prepare
 from irtune.studies.resume import write_identity
+from irtune.studies.sweep import plan_sweep
 from irtune.tracking.connection import TrackingAwayError
 from irtune.training import distributed
 from irtune.training import rehearsal as rehearsing
@@ -126,14 +127,20 @@ def test_larger_batches_take_more_memory(tmp_path, console):
     assert plan_of(tmp_path, console, space=space).predicted["memory_bytes"] == 2.5 * GIB
 
 
-def test_isolated_trials_start_a_process_each(tmp_path, console):
-    tune = TREE["tune"] | {"max_concurrent_trials": 1}
-    found = {
-        mode: plan_of(tmp_path, console, engine={"num_workers": 2}, tune=tune | {"execution": mode}).predicted
-        for mode in ("slots", "isolated")
-    }
-    assert found["isolated"]["trial_s"] - found["slots"]["trial_s"] == pytest.approx(3)
-    assert found["isolated"]["baseline_s"] == found["slots"]["baseline_s"]
+@pytest.mark.parametrize(("renew_after", "starts"), [(1, 10), (2, 5), (5, 2), (50, 0)])
+def test_a_worker_group_starts_for_each_so_many_trials(tmp_path, console, renew_after, starts):
+    # Eleven trials, the baseline among them, whose own start is not counted among the others'.
+    found, never = (
+        plan_of(
+            tmp_path,
+            console,
+            engine={"num_workers": 2},
+            tune=TREE["tune"] | {"max_concurrent_trials": 1, "renew_after": trials},
+        ).predicted
+        for trials in (renew_after, 11)
+    )
+    assert found["trial_s"] - never["trial_s"] == pytest.approx(3 * starts / 10)
+    assert found["baseline_s"] == never["baseline_s"]
 
 
 def test_repeats_of_finalists_are_counted(tmp_path, console):

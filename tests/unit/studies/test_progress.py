@@ -8,10 +8,10 @@ import pytest
 from rich.console import Console
 
 from irtune.config.schema import ExperimentConfig
-from irtune.config.sweep import TuneConfig
+from irtune.config.sweep_schema import TuneConfig
 from irtune.studies import progress as progress_module
 from irtune.studies.progress import SweepProgress
-from irtune.studies.trial_table import TrialRecord
+from irtune.studies.trial_record import TrialRecord
 
 STEPS = 100
 

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from irtune.config.load import ConfigError, build
-from irtune.config.sweep import SweepConfig
+from irtune.config.sweep_schema import SweepConfig
 from irtune.studies.resume import IDENTITY, new_folder, resume_command, sweep_to_resume, write_identity
 
 DATA = "5f3c"
@@ -198,3 +198,35 @@ def test_the_command_that_goes_on_is_the_one_that_began(monkeypatch, arguments, 
 def test_more_time_may_be_given(tmp_path, begun):
     begun(tune={"time_budget_s": 60})
     assert choose(sweep(tmp_path, tune={"time_budget_s": 3600}), "always")[0] is not None
+
+
+def as_a_former_version_left_it(folder):
+    """A sweep's folder of before: its identity names no format, and a trial's facts lie in files of other names."""
+    identity = json.loads((folder / IDENTITY).read_text())
+    del identity["format"]
+    (folder / IDENTITY).write_text(json.dumps(identity))
+    trial = folder / "trials" / "baseline"
+    (trial / "spool").mkdir(parents=True)
+    (trial / "spool" / "attempt_0.jsonl").write_text('{"kind":"resumed","time_ms":1,"step":0}\n')
+    (trial / "run.json").write_text('{"key": "k", "name": "n", "tags": {}, "start_time_ms": 1, "spool": "spool"}')
+    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_a_sweep_of_a_former_version_is_refused_in_one_line_and_not_touched(tmp_path, begun):
+    folder = begun()
+    before = as_a_former_version_left_it(folder)
+    with pytest.raises(ConfigError) as caught:
+        choose(sweep(tmp_path), "always")
+    (line,) = str(caught.value).splitlines()
+    assert all(said in line for said in (folder.name, "format 1", "--new"))
+    chosen, said = choose(sweep(tmp_path), "ask")
+    assert chosen is None
+    assert "format 1" in said
+    assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
+
+
+def test_a_sweep_of_a_former_version_stands_in_the_way_of_no_other(tmp_path, begun):
+    as_a_former_version_left_it(begun("tiny-20260102-120000"))
+    ours = begun("tiny-20260101-120000", complete=True)
+    assert choose(sweep(tmp_path), "always")[0] == ours
+    assert choose(sweep(tmp_path), "ask") == (None, "")

@@ -1,265 +1,186 @@
-"""What the driver knows of a trial from its records: progress, score, costs, and what it is called."""
+"""What the driver does as trials start and end, with the objects that Ray Tune hands over."""
 
-import pickle
-import re
-from pathlib import Path
+import threading
+from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
-from irtune.config.load import build
-from irtune.config.schema import ExperimentConfig
-from irtune.config.sweep import TuneConfig
-from irtune.studies.trial_table import TrialRecord, config_hash, trial_name
-from irtune.tracking.spool import SpoolReader, SpoolWriter
-
-TOP_K = {"selection": {"policy": {"name": "top_k", "k": 17}, "reselect_every": 20}}
-
-
-def config_of(tree=TOP_K):
-    return build(ExperimentConfig, tree, "x")
+from irtune.config.load import explicit, load
+from irtune.config.sweep_schema import SweepConfig
+from irtune.search.source import TrialSpec
+from irtune.studies import trial_table
+from irtune.studies.ray_tune import TableCallback
+from irtune.studies.trial_table import TrialTable
+from irtune.training.record import RecordReader, RecordWriter
+from irtune.workers.error_text import NO_ERROR, last_line
+from irtune.workers.worker import TrialSetup
 
 
-def entry_of(folder=Path("/nowhere"), tree=TOP_K, **fields):
-    return TrialRecord("0a1b", "top_k k=17", config_of(tree), folder, is_baseline=False, **fields)
+class Uploader:
+    """Notes what it is told."""
+
+    def __init__(self):
+        self.added, self.finished = {}, []
+
+    def add(self, key, folder, *, name, tags, is_new):
+        self.added[key] = (name, tags, is_new)
+
+    def finish(self, key, status, tags, error_text):
+        self.finished.append((key, status, error_text))
 
 
-def metrics(step, **values):
-    """A record of metrics; in keywords a slash is two underscores."""
-    named = {name.replace("__", "/"): value for name, value in values.items()}
-    return {"kind": "metrics", "time_ms": 0, "attempt": 0, "step": step, "values": named}
+READY = SimpleNamespace(inputs=SimpleNamespace(num_blocks=6))
 
 
-def step(number, seconds, flops, active, lowest, loss=1.0):
-    return metrics(
-        number,
-        train__loss=loss,
-        cost__step_s=seconds,
-        cost__step_flops=flops,
-        cost__active_blocks=active,
-        cost__lowest_active_block=lowest,
-        cost__memory_bytes=1000.0 + number,
-    )
+class Driver:
+    """A callback, and what Tune tells it."""
+
+    def __init__(self, folder):
+        space = {"selection.reselect_every": {"type": "int", "low": 1, "high": 9}}
+        config = load(SweepConfig, None, {"model.name": "tiny-random", "data.name": "synthetic", "space": space})
+        sweep = SimpleNamespace(name="mine", folder=folder, config=config, ready=READY)
+        self.uploader = Uploader()
+        self.setup = TrialSetup(explicit(config.experiment()), folder, dataset=None)
+        self.table = TrialTable(sweep, self.setup, self.uploader)
+        self.ended, self.steps = [], []
+        self.callback = TableCallback(self.table, self.ended.append, lambda: self.steps.append(1))
+
+    def start(self, name, repeats=None):
+        spec = TrialSpec(name, {}, repeats)
+        trial = SimpleNamespace(config=spec.to_json(), last_result={}, error_file=None)
+        self.callback.on_trial_start(0, [], trial)
+        return trial
+
+    def complete(self, trial):
+        trial.last_result = {"final": True}
+        self.callback.on_trial_complete(0, [], trial)
 
 
-STEPS = [step(1, 0.5, 300.0, 30, 0, loss=1.4), step(2, 0.3, 100.0, 17, 4, loss=1.2), step(3, 0.4, 110.0, 17, 6)]
+@pytest.fixture
+def driver(tmp_path):
+    return Driver(tmp_path)
 
 
-def test_a_trial_that_finished(tmp_path):
-    entry = entry_of(tmp_path, num_blocks=30, status="finished")
-    final = {
-        "final__validation_f1_macro": 0.5,
-        "final__validation_loss": 0.9,
-        "final__test_f1_macro": 0.45,
-        "final__train_loss": 0.8,
-        "cost__train_s": 1.25,
-        "cost__total_flops": 512.0,
-        "cost__peak_memory_bytes": 2000.0,
-        "cost__mean_active_blocks": 21.5,
-        "cost__mean_lowest_active_block": 3.5,
-        "cost__trainable_share": 0.7,
-    }
-    entry.take([*STEPS, metrics(3, eval__f1_macro=0.4, eval__loss=1.1), metrics(3, **final)])
-    np.savez(
-        tmp_path / "predictions.npz",
-        validation_labels=np.array([1, 1]),
-        test_labels=np.array([0, 1, 1]),
-        test_probabilities=np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]]),
-    )
-    row = entry.row(TuneConfig())
-    assert (row.trial_id, row.name, row.strategy, row.status) == ("0a1b", "top_k k=17", "top_k", "finished")
-    assert (row.num_blocks, row.k, row.reselect_every, row.seed, row.within_block) == (30, 17, 20, 0, "l2")
-    # The best weights count, not the last ones.
-    assert (row.validation_score, row.test_score, row.train_loss) == (0.5, 0.45, 0.8)
-    assert row.objective is None
-    assert (row.seconds, row.flops, row.peak_memory_bytes) == (1.25, 512.0, 2000.0)
-    assert (row.mean_active, row.mean_lowest_active, row.trainable_share) == (21.5, 3.5, 0.7)
-    assert row.test_labels.tolist() == [0, 1, 1]
-    assert row.classes == {"validation": "1 of 2 classes"}
-    assert row.test_predictions.tolist() == [0, 0, 1]
-    assert row.params["selection.policy.k"] == 17
+def test_the_commit_is_looked_up_once_a_sweep(tmp_path, monkeypatch):
+    lookups = []
+    monkeypatch.setattr(trial_table, "git_commit", lambda: lookups.append(1) or "abc")
+    driver = Driver(tmp_path)
+    for number in range(3):
+        driver.start(f"trial_{number:04d}")
+    assert [tags["irtune.git_commit"] for _, tags, _ in driver.uploader.added.values()] == ["abc"] * 3
+    assert len(lookups) == 1
 
 
-def test_another_metric_becomes_the_objective():
-    entry = entry_of(status="finished")
-    entry.take([metrics(3, eval__loss=1.1, final__validation_loss=0.9, final__validation_f1_macro=0.5)])
-    row = entry.row(TuneConfig(metric="eval/loss", mode="min"))
-    assert (row.objective, row.validation_score) == (0.9, 0.5)
-    assert row.score == 0.9
+def test_a_run_is_new_where_nothing_lies_yet(driver):
+    driver.setup.trial_folder("trial_0001").mkdir(parents=True)
+    driver.start("trial_0000")
+    driver.start("trial_0001")
+    assert [is_new for _, _, is_new in driver.uploader.added.values()] == [True, False]
 
 
-def test_a_trial_that_was_stopped_early_has_its_costs_summed_up_from_its_steps():
-    entry = entry_of(status="pruned", num_blocks=30)
-    entry.take([*STEPS, metrics(3, eval__f1_macro=0.4)])
-    row = entry.row(TuneConfig())
-    assert row.seconds == pytest.approx(1.2)
-    assert row.flops == pytest.approx(510)
-    assert row.mean_active == pytest.approx(64 / 3)
-    assert row.mean_lowest_active == pytest.approx(10 / 3)
-    assert row.peak_memory_bytes == 1003
-    assert (row.validation_score, row.test_score, row.train_loss) == (0.4, None, 1.0)
-    assert row.trainable_share is None
-    assert row.test_predictions is None
+def test_the_end_of_a_trial_waits_for_its_drawing_and_tune_does_not(driver, monkeypatch):
+    drawn = threading.Event()
+    monkeypatch.setattr(trial_table, "keep_trace", lambda entry: drawn.wait(10))
+    trial = driver.start("trial_0000")
+    driver.complete(trial)
+    assert driver.table.records["trial_0000"].status == "finished"
+    assert driver.uploader.finished == []
+    drawn.set()
+    driver.table.wait()
+    assert driver.uploader.finished == [("mine/trial_0000", "FINISHED", None)]
 
 
-def test_steps_between_those_logged_count_like_them():
-    entry = entry_of(status="pruned")
-    entry.take([STEPS[1], step(4, 0.5, 200.0, 17, 4), metrics(5, eval__f1_macro=0.4)])
-    row = entry.row(TuneConfig())
-    assert row.seconds == pytest.approx(5 * 0.4)
-    assert row.flops == pytest.approx(5 * 150)
-    assert row.mean_active == 17
+def test_a_drawing_that_fails_costs_a_trial_nothing(driver, monkeypatch, caplog):
+    monkeypatch.setattr("irtune.studies.artifacts.trace_heat_map", lambda *facts, **more: 1 / 0)
+    trial = driver.start("trial_0000")
+    choice = {"active": [0], "scores": [1.0], "measured_at": [0], "trainable_parameters": 1, "lowest_active": 0}
+    RecordWriter(driver.setup.trial_folder("trial_0000")).selection({"step": 0} | choice)
+    driver.complete(trial)
+    driver.table.wait()
+    assert driver.uploader.finished == [("mine/trial_0000", "FINISHED", None)]
+    assert "no layer trace" in caplog.text
 
 
-def test_steps_that_a_restarted_trial_repeats_count_once():
-    entry = entry_of(status="failed")
-    entry.take(STEPS)
-    again = [step(2, 0.9, 100.0, 17, 4), step(3, 0.6, 110.0, 17, 6), step(4, 0.4, 110.0, 17, 6)]
-    # The uploader reads in pieces.
-    for record in [{"kind": "resumed", "step": 1}, *again]:
-        entry.take([record | {"attempt": 1}])
-    assert entry.step == 4
-    row = entry.row(TuneConfig())
-    assert row.seconds == pytest.approx(0.5 + 0.9 + 0.6 + 0.4)
-    assert row.flops == pytest.approx(300 + 100 + 110 + 110)
-    assert row.mean_active == pytest.approx((30 + 17 * 3) / 4)
+def test_why_a_trial_was_tried_again_is_kept(driver, tmp_path, caplog):
+    trial = driver.start("trial_0000")
+    trial.error_file = tmp_path / "error.txt"
+    trial.error_file.write_text("Failure # 1\nTraceback\nRuntimeError: an injected bug\n")
+    driver.callback.on_trial_recover(0, [], trial)
+    assert driver.table.records["trial_0000"].interruptions == ["RuntimeError: an injected bug"]
+    assert "trial_0000 is tried again: RuntimeError: an injected bug" in caplog.text
+    # The trial is not over.
+    driver.table.wait()
+    assert driver.uploader.finished == []
 
 
-def test_a_trial_is_as_far_as_its_furthest_step():
-    entry = entry_of()
-    entry.take(STEPS)
-    entry.take([step(2, 0.9, 100.0, 17, 4)])
-    assert entry.step == 3
+def test_what_still_runs_is_closed_before_the_driver_goes(driver):
+    driver.start("trial_0000")
+    driver.table.close_open()
+    assert driver.uploader.finished == [("mine/trial_0000", "KILLED", None)]
 
 
-def test_a_trial_that_never_measured_anything():
-    row = entry_of().row(TuneConfig())
-    assert row.status == "killed"
-    assert row.score is None
-    measured = (
-        "seconds",
-        "flops",
-        "mean_active",
-        "mean_lowest_active",
-        "train_loss",
-        "peak_memory_bytes",
-        "test_score",
-    )
-    assert [getattr(row, name) for name in measured] == [None] * len(measured)
+def test_a_trial_is_settled_when_all_that_it_measured_was_read(driver, monkeypatch):
+    trial = driver.start("trial_0000")
+    record = driver.table.records["trial_0000"]
+    polls = []
+    poll = RecordReader.poll
+    monkeypatch.setattr(RecordReader, "poll", lambda reader: polls.append(1) or poll(reader))
+    writer = RecordWriter(driver.setup.trial_folder("trial_0000"))
+    writer.metrics(3, {"eval/f1_macro": 0.5})
+    driver.table.read()
+    assert (record.step, record.is_settled) == (3, False)
+    writer.metrics(4, {"eval/f1_macro": 0.6})
+    driver.complete(trial)
+    driver.table.read()
+    assert (record.step, record.is_settled) == (4, True)
+    # What is over is not looked at again, whether or not MLflow has heard of it.
+    driver.table.read()
+    assert len(polls) == 2
 
 
-def test_predictions_of_a_trial_that_did_not_finish_are_not_looked_at(tmp_path):
-    (tmp_path / "predictions.npz").write_bytes(b"torn")
-    assert entry_of(tmp_path, status="failed").row(TuneConfig()).test_predictions is None
+def test_what_cannot_be_read_now_is_read_later(driver, monkeypatch, caplog):
+    driver.complete(driver.start("trial_0000"))
+    RecordWriter(driver.setup.trial_folder("trial_0000")).metrics(3, {"eval/f1_macro": 0.5})
+    with monkeypatch.context() as stumbling:
+        stumbling.setattr(RecordReader, "poll", lambda reader: 1 / 0)
+        driver.table.read()
+    record = driver.table.records["trial_0000"]
+    assert (record.step, record.is_settled) == (0, False)
+    assert "trial_0000" in caplog.text
+    driver.table.read()
+    assert (record.step, record.is_settled) == (3, True)
 
 
-@pytest.mark.parametrize(
-    ("policy", "k", "within_block"),
-    [
-        ({"name": "top_k", "k": 0.5}, 3, "l2"),
-        ({"name": "random", "k": 2}, 2, None),
-        ({"name": "variance_split"}, None, "l2"),
-        ({"name": "all"}, None, None),
-    ],
-)
-def test_k_is_a_number_of_blocks_and_only_what_has_an_effect_is_shown(policy, k, within_block):
-    entry = entry_of(tree={"selection": {"policy": policy}})
-    entry.take([{"kind": "tags", "values": {"irtune.blocks": "6", "irtune.data": "synthetic"}}])
-    row = entry.row(TuneConfig())
-    assert (row.num_blocks, row.k, row.within_block) == (6, k, within_block)
+@pytest.mark.parametrize("content", ["", "  \n\n"])
+def test_an_empty_error_file_is_said_to_be_one_or_made_up_for_by_the_pickled_error(driver, tmp_path, content):
+    file = tmp_path / "error.txt"
+    file.write_text(content)
+    lost, pickled = driver.start("trial_0000"), driver.start("trial_0001")
+    lost.error_file = pickled.error_file = str(file)
+    lost.get_pickled_error = lambda: None
+    pickled.get_pickled_error = lambda: ValueError("a bug")
+    for trial in (lost, pickled):
+        driver.callback.on_trial_recover(0, [], trial)
+        driver.callback.on_trial_error(0, [], trial)
+    driver.table.wait()
+    entries = driver.table.records
+    assert entries["trial_0000"].interruptions == [NO_ERROR]
+    assert entries["trial_0001"].interruptions == ["ValueError: a bug"]
+    assert [error for _, _, error in driver.uploader.finished] == [NO_ERROR, "ValueError: a bug"]
 
 
-def test_what_a_trial_spools_is_what_the_book_reads(tmp_path):
-    writer = SpoolWriter(tmp_path / "spool", 0)
-    writer.tags({"irtune.blocks": 30})
-    for record in STEPS:
-        writer.metrics(record["step"], record["values"])
-    writer.metrics(3, {"eval/f1_macro": 0.25})
-    writer.selection(
-        {"step": 0, "active": [0], "scores": [1], "measured_at": [0], "trainable_parameters": 1, "lowest_active": 0}
-    )
-    writer.close()
-    entry = entry_of()
-    entry.take(SpoolReader(tmp_path / "spool").poll())
-    assert (entry.step, entry.num_blocks, entry.score("eval/f1_macro")) == (3, 30, 0.25)
-    assert entry.row(TuneConfig()).flops == pytest.approx(510)
+def test_the_last_line_of_an_error_is_one_whatever_the_error():
+    assert last_line("Traceback:\n  File\nKeyError: 'k'\n") == "KeyError: 'k'"
+    assert last_line("") == last_line(" \n") == NO_ERROR
 
 
-@pytest.mark.parametrize(
-    ("tree", "name"),
-    [
-        (TOP_K | {"importance": {"within_block": "max"}}, "top_k k=17 refresh=20 max"),
-        ({"selection": {"policy": {"name": "top_k", "k": 0.25}}}, "top_k k=0.25 refresh=20 l2"),
-        # Without scores there is no aggregation to name.
-        ({"selection": {"policy": {"name": "random", "k": 3}, "reselect_every": 1}}, "random k=3 refresh=1"),
-        ({}, "variance_split refresh=20 l2"),
-        (
-            {"selection": {"policy": {"name": "variance_split", "window": [0.2, 0.8]}}},
-            "variance_split window=[0.2, 0.8] refresh=20 l2",
-        ),
-        (
-            {"selection": {"policy": {"name": "variance_split", "splits": 2}, "reselect_every": 5}},
-            "variance_split splits=2 refresh=5 l2",
-        ),
-        ({"selection": {"policy": {"name": "all"}, "reselect_every": 5}}, "all"),
-        # Of a method what is unusual for it.
-        ({"method": "lisa", "selection": {"reselect_every": 5}}, "lisa k=2 refresh=5"),
-        ({"method": "ir_authors"}, "ir_authors refresh=1 root_of_roots"),
-        (
-            {"method": "ir_authors", "selection": {"policy": {"splits": 2}}},
-            "ir_authors splits=2 refresh=1 root_of_roots",
-        ),
-        ({"method": "spectrum"}, "spectrum k=0.5 once mean"),
-        ({"method": "full"}, "all"),
-    ],
-)
-def test_names_tell_what_is_special(tree, name):
-    assert trial_name(config_of(tree)) == name
+def test_tunes_loop_is_where_a_sweep_may_be_ended(driver):
+    driver.callback.on_step_begin(0, [])
+    assert driver.steps == [1]
 
 
-def test_configurations_are_the_same_wherever_their_results_lie():
-    elsewhere = {"storage": "/elsewhere", "tracking": {"uri": "http://host:5000", "experiment": "other"}}
-    assert config_hash(config_of()) == config_hash(config_of(TOP_K | elsewhere))
-    assert re.fullmatch("[0-9a-f]{12}", config_hash(config_of()))
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"seed": 1},
-        {"name": "other"},
-        {"model": {"max_length": 100}},
-        {"data": {"seed": 1}},
-        {"importance": {"within_block": "max"}},
-        {"selection": TOP_K["selection"] | {"reselect_every": 21}},
-        {"training": {"learning_rate": 3e-4}},
-        {"engine": {"deepspeed": {"wall_clock_breakdown": True}}},
-    ],
-    ids=lambda change: next(iter(change)),
-)
-def test_any_other_setting_makes_another_configuration(change):
-    assert config_hash(config_of(TOP_K | change)) != config_hash(config_of())
-
-
-def test_of_a_trial_that_is_over_the_book_keeps_its_costs_and_not_its_steps():
-    def ended_after(num_steps):
-        entry = entry_of(status="pruned")
-        entry.take(step(number, 0.5, 300.0 + number % 2, 30, 0) for number in range(1, num_steps + 1))
-        before = entry.row(TuneConfig())
-        entry.settle()
-        assert vars(entry.row(TuneConfig())) == vars(before)
-        return entry
-
-    # 1,000 steps of half a second, of 300.5 FLOPs in the mean.
-    row = ended_after(1000).row(TuneConfig())
-    assert (row.seconds, row.flops) == (pytest.approx(500), pytest.approx(300_500))
-    assert len(pickle.dumps(ended_after(1000))) < len(pickle.dumps(ended_after(4))) + 50
-
-
-def test_attempts_are_those_that_trained():
-    entry = entry_of()
-    assert entry.row(TuneConfig()).attempts == 1
-    # The heat map that a driver draws is an attempt of the spool too.
-    drawn = {"kind": "artifact", "attempt": 2}
-    entry.take([*STEPS[:2], step(2, 0.3, 100.0, 17, 4) | {"attempt": 1}, drawn])
-    assert entry.row(TuneConfig()).attempts == 2
+def test_whatever_becomes_of_a_trial_workers_are_told_that_it_is_over(driver):
+    driver.complete(driver.start("trial_0000"))
+    driver.callback.on_trial_error(0, [], driver.start("trial_0001"))
+    assert driver.ended == ["trial_0000", "trial_0001"]
+    assert [record.status for record in driver.table.records.values()] == ["finished", "failed"]

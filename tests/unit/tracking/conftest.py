@@ -35,5 +35,5 @@ def new_key() -> Callable[[], str]:
 
 
 @pytest.fixture
-def spool_directory(tmp_path: Path) -> Path:
-    return tmp_path / "trial" / "spool"
+def trial_folder(tmp_path: Path) -> Path:
+    return tmp_path / "trial"

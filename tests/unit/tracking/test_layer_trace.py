@@ -3,11 +3,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from irtune.tracking.spool import SpoolWriter
 from irtune.tracking.trace import load_trace, read_trace, save_trace
+from irtune.training.record import RecordWriter
 
 
-def choose(writer: SpoolWriter, step: int, active: list[int], scores: list[float | None]) -> None:
+def choose(writer: RecordWriter, step: int, active: list[int], scores: list[float | None]) -> None:
     writer.selection(
         {
             "step": step,
@@ -20,19 +20,19 @@ def choose(writer: SpoolWriter, step: int, active: list[int], scores: list[float
     )
 
 
-def test_a_resumed_attempt_replaces_what_came_after_its_checkpoint(spool_directory: Path) -> None:
-    first = SpoolWriter(spool_directory, 0)
+def test_a_resumed_attempt_replaces_what_came_after_its_checkpoint(trial_folder: Path) -> None:
+    first = RecordWriter(trial_folder)
     choose(first, 0, [0, 1, 2], [None, None, None])
     choose(first, 10, [1, 2], [1.0, 2.0, 3.0])
     choose(first, 20, [0, 2], [4.0, 5.0, 6.0])
-    SpoolWriter(spool_directory, 1).params({"killed": "before it chose"})
-    third = SpoolWriter(spool_directory, 2)
+    RecordWriter(trial_folder).params({"killed": "before it chose"})
+    third = RecordWriter(trial_folder)
     third.resumed(10)
     choose(third, 10, [2], [7.0, None, float("nan")])
     choose(third, 20, [1], [8.0, 9.0, 10.0])
     choose(third, 30, [0], [11.0, 12.0, 13.0])
 
-    trace = read_trace(spool_directory)
+    trace = read_trace(trial_folder)
 
     nan = np.nan
     np.testing.assert_array_equal(trace.step, [0, 10, 20, 30])
@@ -43,40 +43,54 @@ def test_a_resumed_attempt_replaces_what_came_after_its_checkpoint(spool_directo
     np.testing.assert_array_equal(trace.lowest_active, [0, 2, 1, 0])
 
 
-def test_a_checkpoint_between_two_choices_keeps_the_earlier_one(spool_directory: Path) -> None:
-    first = SpoolWriter(spool_directory, 0)
-    for step in (0, 10, 20):
-        choose(first, step, [0], [1.0])
-    SpoolWriter(spool_directory, 1).resumed(15)
-    np.testing.assert_array_equal(read_trace(spool_directory).step, [0, 10])
+def test_what_a_worker_writes_that_was_cut_off_replaces_nothing(trial_folder: Path) -> None:
+    cut_off = RecordWriter(trial_folder)
+    choose(cut_off, 0, [0], [1.0])
+    present = RecordWriter(trial_folder)
+    present.resumed(0)
+    choose(present, 0, [0], [2.0])
+    choose(present, 10, [0], [3.0])
+    choose(cut_off, 10, [0], [9.0])
+    choose(present, 20, [0], [4.0])
+    trace = read_trace(trial_folder)
+    np.testing.assert_array_equal(trace.step, [0, 10, 20])
+    np.testing.assert_array_equal(trace.scores, [[2.0], [3.0], [4.0]])
 
 
-def test_an_attempt_that_starts_over_replaces_everything(spool_directory: Path) -> None:
-    first = SpoolWriter(spool_directory, 0)
+def test_a_checkpoint_between_two_choices_keeps_the_earlier_one(trial_folder: Path) -> None:
+    first = RecordWriter(trial_folder)
     for step in (0, 10, 20):
         choose(first, step, [0], [1.0])
-    choose(SpoolWriter(spool_directory, 1), 0, [0], [2.0])
-    trace = read_trace(spool_directory)
+    RecordWriter(trial_folder).resumed(15)
+    np.testing.assert_array_equal(read_trace(trial_folder).step, [0, 10])
+
+
+def test_an_attempt_that_starts_over_replaces_everything(trial_folder: Path) -> None:
+    first = RecordWriter(trial_folder)
+    for step in (0, 10, 20):
+        choose(first, step, [0], [1.0])
+    choose(RecordWriter(trial_folder), 0, [0], [2.0])
+    trace = read_trace(trial_folder)
     np.testing.assert_array_equal(trace.step, [0])
     np.testing.assert_array_equal(trace.scores, [[2.0]])
 
 
-def test_a_trial_that_never_chose_has_an_empty_trace(spool_directory: Path) -> None:
-    trace = read_trace(spool_directory)
+def test_a_trial_that_never_chose_has_an_empty_trace(trial_folder: Path) -> None:
+    trace = read_trace(trial_folder)
     assert trace.step.shape == (0,)
     assert trace.active.shape == trace.scores.shape == trace.measured_at.shape == (0, 0)
 
 
-def test_attempts_with_different_models_are_refused(spool_directory: Path) -> None:
-    choose(SpoolWriter(spool_directory, 0), 0, [0], [1.0])
-    choose(SpoolWriter(spool_directory, 1), 10, [0], [1.0, 2.0])
+def test_attempts_with_different_models_are_refused(trial_folder: Path) -> None:
+    choose(RecordWriter(trial_folder), 0, [0], [1.0])
+    choose(RecordWriter(trial_folder), 10, [0], [1.0, 2.0])
     with pytest.raises(ValueError, match=r"different numbers of blocks \[1, 2\]"):
-        read_trace(spool_directory)
+        read_trace(trial_folder)
 
 
-def test_a_saved_trace_opens_without_pickle(spool_directory: Path, tmp_path: Path) -> None:
-    choose(SpoolWriter(spool_directory, 0), 5, [1], [None, 2.0])
-    trace = read_trace(spool_directory)
+def test_a_saved_trace_opens_without_pickle(trial_folder: Path, tmp_path: Path) -> None:
+    choose(RecordWriter(trial_folder), 5, [1], [None, 2.0])
+    trace = read_trace(trial_folder)
     save_trace(trace, tmp_path / "trace.npz")
     loaded = load_trace(tmp_path / "trace.npz")
     for name, array in vars(trace).items():

@@ -11,14 +11,15 @@ import pytest
 from servers import ROOT
 from stores import StoredRun, stored_runs
 
+from irtune.cli import main
 from irtune.tracking.heartbeat import is_live
 from irtune.tracking.left_behind import close_dead
 from irtune.tracking.mlflow_tracker import MlflowTracker
 from irtune.tracking.outbox import open_tracker, sync, write_address
-from irtune.tracking.run_record import RunEnd, RunRecord
-from irtune.tracking.spool import SpoolReader
+from irtune.tracking.run_record import Ended, RunRecord
+from irtune.training.record import RecordReader
 
-FINISHED = RunEnd("FINISHED", {}, None, 61_000)
+FINISHED = Ended("FINISHED", {}, None, 61_000)
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def leave(storage: Path, uri: str) -> Path:
     folder = storage / f"sweep-{uuid.uuid4().hex}"
     write_address(folder, uri, "irtune")
     run_record = RunRecord(folder / "trials/a")
-    run_record.begin(f"{folder.name}/a", "n", {}, "spool")
+    run_record.begin(f"{folder.name}/a", "n", {})
     run_record.finish(FINISHED)
     return folder
 
@@ -71,8 +72,8 @@ def test_a_driver_that_is_killed_is_closed_and_one_that_lives_is_not(
     assert runs["b"].tags["irtune.killed_by"] == "hard kill"
     assert "irtune.killed_by" not in runs["a"].tags
     assert runs["b"].end_time_ms == pytest.approx(killed_ms, abs=400)
-    # Shipping was under way when it was killed: every complete line is there, and once.
-    num_steps = len(SpoolReader(folder / "trials/b/spool").poll())
+    # Sending was under way when it was killed: every complete line is there, and once.
+    num_steps = len(RecordReader(folder / "trials/b").poll())
     assert num_steps > 50
     assert runs["b"].steps("loss") == runs["b"].steps("cost/step_s") == list(range(num_steps))
     assert close_dead(storage, store_uri) == []
@@ -83,9 +84,41 @@ def test_what_is_settled_is_not_looked_at_again(storage: Path, store_uri: str, m
     assert close_dead(storage, store_uri) == [folder.name]
     assert stored(store_uri, folder)["a"].status == "FINISHED"
     looked: list[Path] = []
-    monkeypatch.setattr("irtune.tracking.outbox.unshipped", looked.append)
+    monkeypatch.setattr("irtune.tracking.outbox.unsent", looked.append)
     assert close_dead(storage, store_uri) == []
     assert looked == []
+
+
+def leave_formerly(storage: Path, uri: str, *, sent: bool = False) -> Path:
+    """A sweep as an earlier version of irtune left it."""
+    folder = storage / f"sweep-{uuid.uuid4().hex}"
+    write_address(folder, uri, "irtune")
+    for run in (folder / "trials" / "a", folder / "summary"):
+        (run / "spool").mkdir(parents=True)
+        (run / "spool" / "attempt_0.jsonl").write_text('{"kind":"metrics","time_ms":1,"step":0,"values":{"loss":1}}\n')
+        (run / "run.json").write_text('{"key": "k", "name": "n", "tags": {}, "start_time_ms": 1, "spool": "spool"}')
+        (run / "end.json").write_text('{"status": "FINISHED", "tags": {}, "error_text": null, "end_time_ms": 2}')
+        if sent:
+            (run / "shipped.json").write_text('{"run_id": "r", "tracking_uri": "u", "spool_bytes": 9}')
+    return folder
+
+
+def test_what_a_former_version_left_is_passed_over_with_a_note_and_not_touched(
+    storage: Path, store_uri: str, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    former, sent = leave_formerly(storage, store_uri), leave_formerly(storage, store_uri, sent=True)
+    before = {file: file.read_bytes() for file in former.rglob("*") if file.is_file()}
+    ours = leave(storage, store_uri)
+    assert close_dead(storage, store_uri) == [ours.name]
+    notes = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(notes) == 1
+    assert former.name in notes[0]
+    assert "`irtune sync` of that version" in notes[0]
+    assert main(["sync", str(former)]) == 1
+    assert "`irtune sync` of that version" in capsys.readouterr().out
+    # It is not marked as sent, which the former version would believe.
+    assert {file: file.read_bytes() for file in former.rglob("*") if file.is_file()} == before
+    assert stored(store_uri, former) == stored(store_uri, sent) == {}
 
 
 def test_what_goes_wrong_is_logged_and_stops_nothing(
@@ -101,7 +134,7 @@ def test_what_goes_wrong_is_logged_and_stops_nothing(
         leave(storage, "http://127.0.0.1:9")
     good = leave(storage, store_uri)
     damaged = leave(storage, store_uri)
-    (damaged / "trials/a/run.json").write_text("{")
+    (damaged / "trials/a/driver.jsonl").write_text("{\n")
     (leave(storage, store_uri) / "tracking.json").write_text("{")
     (storage / "mlflow.db").touch()
 

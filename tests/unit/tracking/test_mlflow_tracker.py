@@ -13,7 +13,7 @@ from servers import free_ports
 
 from irtune.tracking.connection import TrackingError
 from irtune.tracking.mlflow_tracker import MlflowTracker
-from irtune.tracking.spool import Record, SpoolReader, SpoolWriter
+from irtune.training.record import Record, RecordReader, RecordWriter
 
 NewKey = Callable[[], str]
 
@@ -45,11 +45,11 @@ def run_of(client: MlflowClient, run_id: str) -> Run:
     return client.get_run(run_id)
 
 
-def test_a_spool_arrives_whole(
-    tracker: MlflowTracker, client: MlflowClient, new_key: NewKey, spool_directory: Path
+def test_a_record_arrives_whole(
+    tracker: MlflowTracker, client: MlflowClient, new_key: NewKey, trial_folder: Path
 ) -> None:
-    trial = spool_directory.parent
-    writer = SpoolWriter(spool_directory, 0)
+    trial = trial_folder
+    writer = RecordWriter(trial_folder)
     writer.params({f"group.name_{number}": number for number in range(250)})
     writer.tags({"irtune.strategy": "ir"})
     for step in range(700):
@@ -63,7 +63,7 @@ def test_a_spool_arrives_whole(
     key = new_key()
 
     run_id = tracker.start_run(key, "ir k=17", {"irtune.sweep": "s"}, start_time_ms=123_000)
-    tracker.ship(key, SpoolReader(spool_directory).poll())
+    tracker.send(key, RecordReader(trial_folder).poll())
 
     run = run_of(client, run_id)
     assert (run.info.run_name, run.info.status, run.info.start_time) == ("ir k=17", "RUNNING", 123_000)
@@ -77,18 +77,18 @@ def test_a_spool_arrives_whole(
 
 
 @pytest.mark.parametrize("forgets", [False, True], ids=["same driver", "new driver"])
-def test_shipping_the_same_records_twice_adds_nothing(
+def test_sending_the_same_records_twice_adds_nothing(
     store_uri: str, client: MlflowClient, new_key: NewKey, forgets: bool
 ) -> None:
     key, tracker = new_key(), MlflowTracker(store_uri, "irtune")
     params: Record = {"kind": "params", "values": {"a.b": "1"}}
     records = [params, *(metrics(step, loss=float(step)) for step in range(5)), metrics(5, loss=math.nan)]
     run_id = tracker.start_run(key, "n", {})
-    tracker.ship(key, records)
+    tracker.send(key, records)
     if forgets:
         tracker = MlflowTracker(store_uri, "irtune")
         assert tracker.start_run(key, "n", {}) == run_id
-    tracker.ship(key, records)
+    tracker.send(key, records)
     assert [step for step, _ in history(client, run_id, "loss")] == [0, 1, 2, 3, 4, 5]
 
 
@@ -97,9 +97,9 @@ def test_steps_that_a_resumed_attempt_repeats_are_kept_once(
 ) -> None:
     key = new_key()
     run_id = tracker.start_run(key, "n", {})
-    tracker.ship(key, [metrics(step, loss=1.0) for step in (0, 1, 2)])
+    tracker.send(key, [metrics(step, loss=1.0) for step in (0, 1, 2)])
     resumed: Record = {"kind": "resumed", "step": 1, "time_ms": 5, "attempt": 1}
-    tracker.ship(key, [resumed, *(metrics(step, attempt=1, loss=2.0) for step in (1, 2, 3))])
+    tracker.send(key, [resumed, *(metrics(step, attempt=1, loss=2.0) for step in (1, 2, 3))])
     assert history(client, run_id, "loss") == [(0, 1.0), (1, 1.0), (2, 1.0), (3, 2.0)]
     assert run_of(client, run_id).data.tags["irtune.resumed_at"] == "1"
 
@@ -107,8 +107,8 @@ def test_steps_that_a_resumed_attempt_repeats_are_kept_once(
 def test_the_first_value_of_a_parameter_stands(tracker: MlflowTracker, client: MlflowClient, new_key: NewKey) -> None:
     key = new_key()
     run_id = tracker.start_run(key, "n", {})
-    tracker.ship(key, [{"kind": "params", "values": {"workers": "2"}}])
-    tracker.ship(key, [{"kind": "params", "values": {"workers": "4", "other": "x" * 7000}}])
+    tracker.send(key, [{"kind": "params", "values": {"workers": "2"}}])
+    tracker.send(key, [{"kind": "params", "values": {"workers": "4", "other": "x" * 7000}}])
     params = run_of(client, run_id).data.params
     assert params["workers"] == "2"
     assert len(params["other"]) == 6000
@@ -156,7 +156,7 @@ def test_a_file_that_is_gone_is_reported_and_holds_up_nothing(
         {"kind": "artifact", "time_ms": 1, "folder": str(tmp_path), "path": file, "artifact_folder": ""}
         for file in ("gone.txt", "kept.txt")
     )
-    tracker.ship(key, [gone, kept, metrics(0, loss=1.0)])
+    tracker.send(key, [gone, kept, metrics(0, loss=1.0)])
     assert artifacts(client, run_id) == ["kept.txt"]
     assert history(client, run_id, "loss") == [(0, 1.0)]
     assert "gone.txt" in caplog.text
@@ -190,12 +190,12 @@ def test_an_upload_that_may_work_later_is_not_given_up(
     with monkeypatch.context() as broken:
         broken.setattr(MlflowClient, "log_artifact", refuse)
         with nullcontext() if passes else pytest.raises(requests.HTTPError):
-            tracker.ship(key, [record])
-    tracker.ship(key, [record])
+            tracker.send(key, [record])
+    tracker.send(key, [record])
     assert artifacts(client, run_id) == ([] if passes else ["file"])
 
 
-def test_points_that_did_not_get_through_can_be_shipped_again(
+def test_points_that_did_not_get_through_can_be_sent_again(
     tracker: MlflowTracker, client: MlflowClient, new_key: NewKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any) -> None:
@@ -206,8 +206,8 @@ def test_points_that_did_not_get_through_can_be_shipped_again(
     with monkeypatch.context() as broken:
         broken.setattr(MlflowClient, "log_batch", fail)
         with pytest.raises(MlflowException):
-            tracker.ship(key, [metrics(0, loss=1.0)])
-    tracker.ship(key, [metrics(0, loss=1.0)])
+            tracker.send(key, [metrics(0, loss=1.0)])
+    tracker.send(key, [metrics(0, loss=1.0)])
     assert history(client, run_id, "loss") == [(0, 1.0)]
 
 
@@ -216,11 +216,11 @@ def test_a_run_that_somebody_deleted_is_reported_and_let_go(
 ) -> None:
     key = new_key()
     client.delete_run(tracker.start_run(key, "n", {}))
-    tracker.ship(key, [metrics(0, loss=1.0)])
+    tracker.send(key, [metrics(0, loss=1.0)])
     tracker.finish(key, "FINISHED", {"irtune.pruned": False})
-    assert "stays in the spool only" in caplog.text
+    assert "stays in the run's folder only" in caplog.text
     with pytest.raises(KeyError):
-        tracker.run_id(key)
+        tracker.send(key, [])
 
 
 def test_artifacts_lie_next_to_the_database(

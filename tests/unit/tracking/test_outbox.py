@@ -10,7 +10,6 @@ from mlflow.exceptions import MlflowException
 from stores import StoredRun, stored_runs
 
 from irtune.cli import main
-from irtune.tracking import run_record as ledger_module
 from irtune.tracking.heartbeat import Heartbeat
 from irtune.tracking.mlflow_tracker import MlflowTracker
 from irtune.tracking.outbox import (
@@ -21,14 +20,14 @@ from irtune.tracking.outbox import (
     read_address,
     sync,
     try_sync,
-    unshipped,
+    unsent,
     write_address,
 )
-from irtune.tracking.run_record import RunEnd, RunRecord
-from irtune.tracking.spool import SpoolWriter
+from irtune.tracking.run_record import Ended, RunRecord
 from irtune.tracking.uploader import Uploader
+from irtune.training.record import MEASURED, RecordWriter
 
-FINISHED = RunEnd("FINISHED", {"irtune.pruned": "False"}, None, 61_000)
+FINISHED = Ended("FINISHED", {"irtune.pruned": "False"}, None, 61_000)
 
 
 @pytest.fixture
@@ -39,23 +38,29 @@ def folder(tmp_path: Path, store_uri: str) -> Path:
     return folder
 
 
-def leave(folder: Path, trial: str, steps: Iterable[int], end: RunEnd | None, attempt: int = 0) -> RunRecord:
+def leave(folder: Path, trial: str, steps: Iterable[int], end: Ended | None) -> RunRecord:
     """A run as a driver leaves it that never reached MLflow; ``None``: it died before the run's end."""
     run_record = RunRecord(folder / trial)
-    run_record.begin(f"{folder.name}/{trial}", f"name of {trial}", {"irtune.sweep": folder.name}, "spool")
-    write(folder, trial, steps, attempt)
+    run_record.begin(f"{folder.name}/{trial}", f"name of {trial}", {"irtune.sweep": folder.name})
+    write(folder, trial, steps)
     if end is not None:
         run_record.finish(end)
     return run_record
 
 
-def write(folder: Path, trial: str, steps: Iterable[int], attempt: int) -> SpoolWriter:
-    writer = SpoolWriter(folder / trial / "spool", attempt)
+def write(folder: Path, trial: str, steps: Iterable[int]) -> RecordWriter:
+    writer = RecordWriter(folder / trial)
     writer.params({"training.max_steps": 9})
     for step in steps:
         # What depends on the machine differs between attempts.
-        writer.metrics(step, {"train/loss": 1 / (step + 1), "cost/step_s": attempt + 0.5})
+        writer.metrics(step, {"train/loss": 1 / (step + 1), "cost/step_s": writer.attempt + 0.5})
     return writer
+
+
+def begin_at(record: RunRecord, start_time_ms: int) -> None:
+    """Have a run begun at another time."""
+    first, *others = record.file.read_text().splitlines(keepends=True)
+    record.file.write_text("".join([json.dumps(json.loads(first) | {"start_time_ms": start_time_ms}) + "\n", *others]))
 
 
 def stored(store_uri: str, folder: Path) -> dict[str, StoredRun]:
@@ -68,14 +73,14 @@ def test_everything_that_a_dead_driver_left_arrives_with_its_true_end(
     tracker: MlflowTracker, store_uri: str, folder: Path
 ) -> None:
     leave(folder, "trials/a", range(5), FINISHED)
-    leave(folder, "trials/b", range(3), RunEnd("FAILED", {}, "out of memory", 62_000))
-    leave(folder, "summary", [0], RunEnd("FINISHED", {}, None, 63_000))
+    leave(folder, "trials/b", range(3), Ended("FAILED", {}, "out of memory", 62_000))
+    leave(folder, "summary", [0], Ended("FINISHED", {}, None, 63_000))
     open_one = leave(folder, "trials/c", range(4), None)
-    os.utime(open_one.spool() / "attempt_0.jsonl", (70, 70))
+    os.utime(open_one.folder / MEASURED, (70, 70))
     never_ran = RunRecord(folder / "trials/d")
-    start = never_ran.begin(f"{folder.name}/trials/d", "d", {}, "spool")
+    start = never_ran.begin(f"{folder.name}/trials/d", "d", {})
 
-    # 5, 3, 1 and 4 metrics, and parameters of four spools.
+    # 5, 3, 1 and 4 metrics, and parameters of four runs.
     assert sync(folder, tracker) == SyncResult(num_runs=5, num_records=13 + 4)
 
     runs = stored(store_uri, folder)
@@ -108,14 +113,13 @@ def test_everything_that_a_dead_driver_left_arrives_with_its_true_end(
         "trials/d",
     }
     assert runs["trials/d"].start_time_ms == start.start_time_ms
-    assert unshipped(folder) == []
+    assert unsent(folder) == []
 
 
 def test_runs_are_sent_in_the_order_in_which_they_began(folder: Path) -> None:
     for trial, start_time_ms in (("trials/a", 30), ("summary", 40), ("trials/b", 10), ("trials/c", 20)):
-        file = leave(folder, trial, [], FINISHED).folder / "run.json"
-        file.write_text(json.dumps(json.loads(file.read_text()) | {"start_time_ms": start_time_ms}))
-    assert [run_record.folder.name for run_record in unshipped(folder)] == ["b", "c", "a", "summary"]
+        begin_at(leave(folder, trial, [], FINISHED), start_time_ms)
+    assert [run_record.folder.name for run_record in unsent(folder)] == ["b", "c", "a", "summary"]
 
 
 def test_a_second_time_nothing_is_sent_and_nothing_doubled(
@@ -129,7 +133,9 @@ def test_a_second_time_nothing_is_sent_and_nothing_doubled(
     assert sync(folder, tracker) == SyncResult()
     # Nor if it died before it could note that all was sent.
     for run_record in run_records:
-        (run_record.folder / "shipped.json").unlink()
+        *others, sent = run_record.file.read_text().splitlines(keepends=True)
+        assert json.loads(sent)["kind"] == "sent"
+        run_record.file.write_text("".join(others))
     assert sync(folder, MlflowTracker(store_uri, "irtune")) == SyncResult(num_runs=2, num_records=10)
     assert stored(store_uri, folder) == before
 
@@ -138,38 +144,38 @@ def test_what_was_written_later_is_sent_later(tracker: MlflowTracker, store_uri:
     leave(folder, "trials/a", range(3), None)
     sync(folder, tracker)
     # A worker may outlive its driver for a moment.
-    write(folder, "trials/a", range(3, 5), attempt=1)
+    write(folder, "trials/a", range(3, 5))
     assert sync(folder, tracker).num_runs == 1
     assert stored(store_uri, folder)["trials/a"].steps("train/loss") == [0, 1, 2, 3, 4]
     assert stored(store_uri, folder)["trials/a"].status == "KILLED"
 
 
 def follow(tracker: MlflowTracker, folder: Path, trial: str) -> Uploader:
-    """A driver that has shipped all that is there, and dies when it is closed."""
+    """A driver that has sent all that is there, and dies when it is closed."""
     uploader = Uploader(tracker, interval_s=0.01)
     uploader.start()
-    uploader.add(f"{folder.name}/{trial}", folder / trial / "spool", name=trial)
+    uploader.add(f"{folder.name}/{trial}", folder / trial, name=trial, tags={})
     assert uploader.drain(20) == {}
     return uploader
 
 
 def test_a_driver_that_goes_on_where_another_was_killed_doubles_no_point(store_uri: str, folder: Path) -> None:
     trial = "trials/a"
-    first = write(folder, trial, range(8), attempt=0)
+    first = write(folder, trial, range(8))
     follow(MlflowTracker(store_uri, "irtune"), folder, trial).close()
     started_ms = RunRecord(folder / trial).start().start_time_ms
     # Measured, but its driver was dead by then.
     first.metrics(8, {"train/loss": 1 / 9, "cost/step_s": 0.5})
 
     # The second driver resumes from the checkpoint of step 4.
-    second = write(folder, trial, range(4, 12), attempt=1)
+    second = write(folder, trial, range(4, 12))
     follow(MlflowTracker(store_uri, "irtune"), folder, trial).close()
     # A worker of the first that was cut off, not killed, is seen late: these steps were sent from the second attempt.
     for step in (9, 10):
         first.metrics(step, {"train/loss": 1 / (step + 1), "cost/step_s": 0.5})
 
     # The third reads everything again from the beginning.
-    write(folder, trial, range(10, 14), attempt=2)
+    write(folder, trial, range(10, 14))
     third = follow(MlflowTracker(store_uri, "irtune"), folder, trial)
     second.close()
     third.finish(f"{folder.name}/{trial}", "FINISHED", {})
@@ -179,14 +185,14 @@ def test_a_driver_that_goes_on_where_another_was_killed_doubles_no_point(store_u
     run = stored(store_uri, folder)[trial]
     assert run.steps("train/loss") == run.steps("cost/step_s") == list(range(14))
     assert (run.status, run.start_time_ms) == ("FINISHED", started_ms)
-    assert unshipped(folder) == []
+    assert unsent(folder) == []
 
 
 def test_a_killed_run_can_go_on_and_finish(tracker: MlflowTracker, store_uri: str, folder: Path) -> None:
     leave(folder, "trials/a", range(3), None)
     sync(folder, tracker)
     assert stored(store_uri, folder)["trials/a"].status == "KILLED"
-    write(folder, "trials/a", range(2, 6), attempt=1)
+    write(folder, "trials/a", range(2, 6))
     uploader = follow(tracker, folder, "trials/a")
     assert stored(store_uri, folder)["trials/a"].status == "RUNNING"
     uploader.finish(f"{folder.name}/trials/a", "FINISHED", {})
@@ -203,17 +209,17 @@ def test_an_end_that_only_mlflow_knows_stands(
         raise OSError("No space left on device")
 
     trial = "trials/a"
-    writer = write(folder, trial, range(3), attempt=0)
+    writer = write(folder, trial, range(3))
     uploader = follow(tracker, folder, trial)
     writer.close()
     with monkeypatch.context() as full:
-        full.setattr(ledger_module, "write_json", fail)
+        full.setattr(RunRecord, "_append", fail)
         uploader.finish(f"{folder.name}/{trial}", "FINISHED", {"irtune.pruned": True})
         assert uploader.drain(20) == {}
     uploader.close()
     before = stored(store_uri, folder)[trial]
     assert before.status == "FINISHED"
-    assert not (folder / trial / "end.json").exists()
+    assert RunRecord(folder / trial).end() is None
 
     assert sync(folder, tracker).num_runs == 1
     assert stored(store_uri, folder)[trial] == before
@@ -258,10 +264,10 @@ class Refusing(MlflowTracker):
 def test_a_run_that_cannot_be_sent_is_named_and_holds_up_no_other(store_uri: str, folder: Path) -> None:
     for trial in "abc":
         leave(folder, f"trials/{trial}", range(2), FINISHED)
-    (folder / "trials/a/run.json").write_text("{")
+    (folder / "trials/a/driver.jsonl").write_text("{\n")
     result = sync(folder, Refusing(store_uri, "b"))
     assert (result.num_runs, set(result.left)) == (1, {"a", "b"})
-    assert str(folder / "trials/a/run.json") in result.left["a"]
+    assert str(folder / "trials/a/driver.jsonl") in result.left["a"]
     assert result.left["b"] == "http://***@host is away"
     assert "1 runs sent, 2 left (a: " in str(result)
     assert set(stored(store_uri, folder)) == {"trials/c"}

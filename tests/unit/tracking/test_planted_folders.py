@@ -19,10 +19,11 @@ from irtune.tracking.contained import OutsideError, files_inside
 from irtune.tracking.heartbeat import is_live
 from irtune.tracking.left_behind import close_dead
 from irtune.tracking.mlflow_tracker import MlflowTracker
-from irtune.tracking.outbox import find_sweeps, sync, write_address
-from irtune.tracking.run_record import RunEnd, RunRecord, RunStart
+from irtune.tracking.outbox import StoreAddress, find_sweeps, sync, write_address
+from irtune.tracking.run_record import DRIVER_RECORD, Ended, RunRecord
+from irtune.training.record import MEASURED, RecordReader, RecordWriter, last_written_ms, result_of, size_bytes
 
-FINISHED = RunEnd("FINISHED", {}, None, 61_000)
+FINISHED = Ended("FINISHED", {}, None, 61_000)
 TOKEN = "the token of whoever comes next"
 KEY = "-----the private key of whoever comes next-----"
 
@@ -65,15 +66,18 @@ def secret(tmp_path: Path) -> Path:
     return file
 
 
+def artifact(path: str) -> str:
+    """The line of a record that names a file to upload."""
+    return json.dumps({"kind": "artifact", "attempt": 0, "time_ms": 1, "path": path, "artifact_folder": ""}) + "\n"
+
+
 def plant(folder: Path, uri: str, *artifacts: str) -> Path:
-    """A sweep with a run that MLflow lacks, whose spool names artifacts; returns the run's folder."""
+    """A sweep with a run that MLflow lacks, whose record names artifacts; returns the run's folder."""
     write_address(folder, uri, "irtune")
     run_record = RunRecord(folder / "trials" / "a")
-    run_record.begin(f"{folder.name}/a", "n", {}, "spool")
+    run_record.begin(f"{folder.name}/a", "n", {})
     run_record.finish(FINISHED)
-    records = [{"kind": "artifact", "time_ms": 1, "path": path, "artifact_folder": ""} for path in artifacts]
-    (run_record.folder / "spool").mkdir()
-    (run_record.folder / "spool" / "attempt_0.jsonl").write_text("".join(json.dumps(each) + "\n" for each in records))
+    (run_record.folder / MEASURED).write_text("".join(map(artifact, artifacts)))
     return run_record.folder
 
 
@@ -233,15 +237,22 @@ LURES = [
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.parametrize("by", ["trial", "driver"])
 @pytest.mark.parametrize("lure", LURES, ids=lambda lure: lure.__name__)
 def test_nothing_outside_of_a_runs_folder_is_uploaded(
-    lure: Lure, folder: Path, secret: Path, store_uri: str, tracker: MlflowTracker, caplog: pytest.LogCaptureFixture
+    lure: Lure,
+    by: str,
+    folder: Path,
+    secret: Path,
+    store_uri: str,
+    tracker: MlflowTracker,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     run = plant(folder, store_uri)
     (run / "harmless.txt").write_text(f"harmless {folder.name}")
     named = [lure(run, secret), "harmless.txt"]
-    records = [{"kind": "artifact", "time_ms": 1, "path": path, "artifact_folder": ""} for path in named]
-    (run / "spool" / "attempt_0.jsonl").write_text("".join(json.dumps(each) + "\n" for each in records))
+    with (run / (MEASURED if by == "trial" else DRIVER_RECORD)).open("a") as file:
+        file.write("".join(map(artifact, named)))
     result = sync(folder, tracker)
     assert (result.num_runs, result.left) == (1, {})
     sent = uploads(store_uri)
@@ -273,41 +284,96 @@ def test_all_of_a_folder_is_read_where_it_lies(tmp_path: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) == num_open
 
 
-def test_runs_behind_links_and_spools_elsewhere_are_left_alone(
-    tmp_path: Path, folder: Path, store_uri: str, tracker: MlflowTracker
-) -> None:
+def test_runs_behind_links_are_left_alone(tmp_path: Path, folder: Path, store_uri: str, tracker: MlflowTracker) -> None:
     plant(folder, store_uri)
     theirs = plant(tmp_path / "theirs" / "sweep", store_uri)
     (folder / "trials" / "b").symlink_to(theirs)
-    for number, spool in enumerate(("../../theirs", str(theirs / "spool"), "..")):
-        run_record = RunRecord(folder / "trials" / f"c{number}")
-        run_record.begin(f"{folder.name}/c{number}", "n", {}, spool)
-        run_record.finish(FINISHED)
-    result = sync(folder, tracker)
+    assert sync(folder, tracker).num_runs == 1
     assert names_of(store_uri, folder) == {f"{folder.name}/a"}
-    assert set(result.left) == {"c0", "c1", "c2"}
-    assert "is no folder beside it" in result.left["c0"]
+
+
+def a_link(file: Path, secret: Path) -> None:
+    file.symlink_to(secret)
+
+
+def a_hard_link(file: Path, secret: Path) -> None:
+    file.hardlink_to(secret)
+
+
+def a_pipe(file: Path, secret: Path) -> None:
+    os.mkfifo(file)
+
+
+def a_folder(file: Path, secret: Path) -> None:
+    file.mkdir()
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("name", [MEASURED, DRIVER_RECORD])
+@pytest.mark.parametrize("plant_it", [a_link, a_hard_link, a_pipe, a_folder])
+def test_neither_record_is_read_or_written_through_something_else(
+    plant_it: Callable[[Path, Path], None],
+    name: str,
+    folder: Path,
+    secret: Path,
+    store_uri: str,
+    tracker: MlflowTracker,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    run = plant(folder, store_uri)
+    (run / name).unlink()
+    plant_it(run / name, secret)
+    # A torn last line would be cut off.
+    secret.write_text(f"{KEY}\ntorn")
+    assert sync(folder, tracker).num_runs == 0
+    assert names_of(store_uri, folder) == set()
+    assert "a run is left alone" in caplog.text
+    if name == MEASURED:
+        assert RecordReader(run).poll() == []
+        assert (size_bytes(run), last_written_ms(run), result_of(run)) == (0, None, None)
+        with pytest.raises(ValueError, match=rf"{name}: .*take it away"):
+            RecordWriter(run)
+    else:
+        record = RunRecord(run)
+        for use in (record.start, record.end, record.artifacts, lambda: record.finish(FINISHED)):
+            with pytest.raises(ValueError, match=rf"{name}: .*take it away"):
+                use()
+        assert not record.is_sent()
+        # A driver that goes on with it puts a file of its own there.
+        record.begin("key", "n", {})
+        assert record.start().key == "key"
+    assert secret.read_text() == f"{KEY}\ntorn"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may give files away")
+@pytest.mark.parametrize("name", [MEASURED, DRIVER_RECORD])
+def test_a_record_of_another_user_is_left_alone(
+    name: str, folder: Path, store_uri: str, tracker: MlflowTracker
+) -> None:
+    os.chown(plant(folder, store_uri) / name, 12345, -1)
+    assert sync(folder, tracker).num_runs == 0
+    assert names_of(store_uri, folder) == set()
 
 
 @pytest.mark.timeout(30)
 def test_pipes_in_place_of_small_files_are_not_waited_for(tmp_path: Path, folder: Path, store_uri: str) -> None:
-    run = plant(folder, store_uri)
-    (run / "run.json").unlink()
-    os.mkfifo(run / "run.json")
     other = folder.with_name(f"{folder.name}-b")
-    other.mkdir()
+    other.mkdir(parents=True)
     os.mkfifo(other / "tracking.json")
     os.mkfifo(other / "driver.json")
     assert close_dead(folder.parent, store_uri) == []
-    assert names_of(store_uri, folder) == set()
     assert not is_live(other)
-    with pytest.raises(ValueError, match=r"run\.json: is no file"):
-        read_json(run / "run.json", RunStart)
+    with pytest.raises(ValueError, match=r"tracking\.json: is no file"):
+        read_json(other / "tracking.json", StoreAddress)
     with (tmp_path / "huge.json").open("wb") as huge:
         huge.truncate(2**40)
+    (tmp_path / DRIVER_RECORD).hardlink_to(tmp_path / "huge.json")
+    (tmp_path / "huge.json").unlink()
     started_s = time.monotonic()
     with pytest.raises(ValueError, match="is larger than"):
-        read_json(tmp_path / "huge.json", RunStart)
+        RunRecord(tmp_path).start()
+    with pytest.raises(ValueError, match="is larger than"):
+        read_json((tmp_path / DRIVER_RECORD).rename(tmp_path / "tracking.json"), StoreAddress)
     assert time.monotonic() - started_s < 10
 
 

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from irtune.tracking import uploader as shipper_module
+from irtune.tracking import uploader as uploader_module
 from irtune.tracking.mlflow_tracker import MlflowTracker
-from irtune.tracking.spool import Record, SpoolReader, SpoolWriter
+from irtune.tracking.run_record import DRIVER_RECORD, RunRecord
 from irtune.tracking.uploader import Uploader
+from irtune.training.record import Record, RecordReader, RecordWriter
 
 NewKey = Callable[[], str]
 
@@ -23,7 +24,7 @@ class Outage(MlflowTracker):
         super().__init__(uri, "irtune")
         self.num_failures = 0
         self.keys_that_always_fail: set[str] = set()
-        self.shipped_steps: list[int] = []
+        self.sent_steps: list[int] = []
 
     def _fail_when_told(self, key: str) -> None:
         if self.num_failures > 0 or key in self.keys_that_always_fail:
@@ -34,12 +35,12 @@ class Outage(MlflowTracker):
         self._fail_when_told(key)
         return super().start_run(key, *arguments, **named)
 
-    def ship(self, key: str, records: Sequence[Mapping[str, Any]]) -> None:
+    def send(self, key: str, records: Sequence[Mapping[str, Any]]) -> None:
         if self.num_failures == 1:
-            super().ship(key, records)
+            super().send(key, records)
         self._fail_when_told(key)
-        super().ship(key, records)
-        self.shipped_steps += [record["step"] for record in records if record["kind"] == "metrics"]
+        super().send(key, records)
+        self.sent_steps += [record["step"] for record in records if record["kind"] == "metrics"]
 
     def finish(self, key: str, *arguments: Any, **named: Any) -> None:
         self._fail_when_told(key)
@@ -53,8 +54,8 @@ def tracker_with_outages(store_uri: str, tracker: MlflowTracker) -> Outage:
 
 @pytest.fixture(autouse=True)
 def _short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shipper_module, "_FIRST_DELAY_S", 0.02)
-    monkeypatch.setattr(shipper_module, "_LONGEST_DELAY_S", 0.05)
+    monkeypatch.setattr(uploader_module, "_FIRST_DELAY_S", 0.02)
+    monkeypatch.setattr(uploader_module, "_LONGEST_DELAY_S", 0.05)
 
 
 @pytest.fixture
@@ -75,14 +76,14 @@ def run_ids(client: MlflowClient, tracker: MlflowTracker, key: str) -> list[str]
 
 
 def test_an_outage_loses_nothing_repeats_nothing_and_keeps_the_order(
-    uploader: Uploader, tracker_with_outages: Outage, store_uri: str, new_key: NewKey, spool_directory: Path
+    uploader: Uploader, tracker_with_outages: Outage, store_uri: str, new_key: NewKey, trial_folder: Path
 ) -> None:
     client, key = MlflowClient(store_uri), new_key()
-    writer = SpoolWriter(spool_directory, 0)
+    writer = RecordWriter(trial_folder)
     for step in range(30):
         writer.metrics(step, {"loss": float(step)})
     tracker_with_outages.num_failures = 2
-    uploader.add(key, spool_directory, name="n", tags={"irtune.sweep": "s"})
+    uploader.add(key, trial_folder, name="n", tags={"irtune.sweep": "s"})
     assert uploader.drain(10) == {}
     tracker_with_outages.num_failures = 2
     for step in range(30, 40):
@@ -93,7 +94,7 @@ def test_an_outage_loses_nothing_repeats_nothing_and_keeps_the_order(
 
     (run_id,) = run_ids(client, tracker_with_outages, key)
     assert steps(client, run_id) == list(range(40))
-    assert tracker_with_outages.shipped_steps == list(range(40))
+    assert tracker_with_outages.sent_steps == list(range(40))
     assert client.get_run(run_id).info.status == "FINISHED"
 
 
@@ -103,8 +104,8 @@ def test_a_run_ends_only_after_its_last_record(
     client = MlflowClient(store_uri)
     keys = [new_key() for _ in range(4)]
     for key in keys:
-        uploader.add(key, tmp_path / key / "spool", name="n")
-        writer = SpoolWriter(tmp_path / key / "spool", 0)
+        uploader.add(key, tmp_path / key, name="n", tags={})
+        writer = RecordWriter(tmp_path / key)
         for step in range(5):
             writer.metrics(step, {"loss": 0.0})
         writer.close()
@@ -118,49 +119,29 @@ def test_a_run_ends_only_after_its_last_record(
         uploader.finish(keys[0], "FAILED", {})
 
 
-def test_what_is_left_is_counted_and_the_display_goes_on(
+def test_what_is_left_is_counted(
     tracker_with_outages: Outage,
     new_key: NewKey,
-    spool_directory: Path,
+    trial_folder: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    shown: list[Record] = []
-    uploader = Uploader(tracker_with_outages, on_records=lambda key, new: shown.extend(new), interval_s=0.02)
+    uploader = Uploader(tracker_with_outages, interval_s=0.02)
     uploader.start()
     key = new_key()
     tracker_with_outages.keys_that_always_fail = {key}
-    writer = SpoolWriter(spool_directory, 0)
+    writer = RecordWriter(trial_folder)
     for step in range(3):
         writer.metrics(step, {"loss": 0.0})
-    uploader.add(key, spool_directory, name="n")
+    uploader.add(key, trial_folder, name="n", tags={})
     uploader.finish(key, "FINISHED", {})
 
     started = time.monotonic()
     assert uploader.drain(0.3) == {key: 4}
     assert time.monotonic() - started < 5
     uploader.close()
-    assert [record["step"] for record in shown] == [0, 1, 2]
     warnings = [record for record in caplog.records if record.levelname == "WARNING"]
     assert len(warnings) == 1
     assert "http://***@host is away" in warnings[0].getMessage()
-
-
-def test_a_display_that_fails_does_not_stop_the_shipping(
-    tracker: MlflowTracker, store_uri: str, new_key: NewKey, spool_directory: Path
-) -> None:
-    def fail(key: str, records: list[Record]) -> None:
-        raise RuntimeError("no terminal")
-
-    key = new_key()
-    run_id = tracker.start_run(key, "n", {})
-    uploader = Uploader(tracker, on_records=fail, interval_s=0.02)
-    uploader.start()
-    uploader.add(key, spool_directory)
-    SpoolWriter(spool_directory, 0).metrics(0, {"loss": 1.0})
-    assert uploader.drain(5) == {}
-    uploader.close()
-    assert steps(MlflowClient(store_uri), run_id) == [0]
-    assert not uploader.is_alive()
 
 
 def test_a_run_that_always_fails_holds_up_no_other(
@@ -169,8 +150,8 @@ def test_a_run_that_always_fails_holds_up_no_other(
     bad, good = new_key(), new_key()
     tracker_with_outages.keys_that_always_fail = {bad}
     for key in (bad, good):
-        SpoolWriter(tmp_path / key, 0).metrics(0, {"loss": 1.0})
-        uploader.add(key, tmp_path / key, name="n")
+        RecordWriter(tmp_path / key).metrics(0, {"loss": 1.0})
+        uploader.add(key, tmp_path / key, name="n", tags={})
     deadline = time.monotonic() + 5
     while good in uploader.drain(0.05) and time.monotonic() < deadline:
         pass
@@ -179,18 +160,16 @@ def test_a_run_that_always_fails_holds_up_no_other(
     assert steps(MlflowClient(store_uri), run_id) == [0]
 
 
-def test_a_call_that_hangs_delays_neither_display_nor_drain(
-    tracker: MlflowTracker, new_key: NewKey, spool_directory: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_call_that_hangs_does_not_delay_a_drain(
+    tracker: MlflowTracker, new_key: NewKey, trial_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    release, shown = threading.Event(), threading.Event()
-    monkeypatch.setattr(tracker, "ship", lambda key, records: release.wait(10))
+    release = threading.Event()
+    monkeypatch.setattr(tracker, "send", lambda key, records: release.wait(10))
     key = new_key()
-    tracker.start_run(key, "n", {})
-    uploader = Uploader(tracker, on_records=lambda key, records: shown.set(), interval_s=0.02)
+    uploader = Uploader(tracker, interval_s=0.02)
     uploader.start()
-    SpoolWriter(spool_directory, 0).metrics(0, {"loss": 1.0})
-    uploader.add(key, spool_directory)
-    assert shown.wait(2)
+    RecordWriter(trial_folder).metrics(0, {"loss": 1.0})
+    uploader.add(key, trial_folder, name="n", tags={})
     assert uploader.drain(0.2) == {key: 1}
     release.set()
     assert uploader.drain(5) == {}
@@ -198,29 +177,30 @@ def test_a_call_that_hangs_delays_neither_display_nor_drain(
 
 
 def test_what_the_driver_knows_is_on_disk_before_mlflow_hears_of_it(
-    uploader: Uploader, tracker_with_outages: Outage, store_uri: str, new_key: NewKey, spool_directory: Path
+    uploader: Uploader, tracker_with_outages: Outage, store_uri: str, new_key: NewKey, trial_folder: Path
 ) -> None:
-    def content(file: str) -> dict[str, Any]:
-        return dict(json.loads((spool_directory.parent / file).read_text()))
+    def last() -> dict[str, Any]:
+        return dict(json.loads((trial_folder / DRIVER_RECORD).read_text().splitlines()[-1]))
 
     key = new_key()
     tracker_with_outages.keys_that_always_fail = {key}
-    uploader.add(key, spool_directory, name="n", tags={"irtune.sweep": "s"})
-    start = content("run.json")
+    uploader.add(key, trial_folder, name="n", tags={"irtune.sweep": "s"})
+    start = last()
     assert (start["key"], start["name"], start["tags"]) == (key, "n", {"irtune.sweep": "s"})
     uploader.finish(key, "FAILED", {"irtune.pruned": False}, error_text="no http://me:secret@host")
-    end = content("end.json")
-    assert (end["status"], end["tags"], end["error_text"]) == (
+    end = last()
+    assert (end["kind"], end["status"], end["tags"], end["error_text"]) == (
+        "ended",
         "FAILED",
         {"irtune.pruned": "False"},
         "no http://***@host",
     )
     assert uploader.drain(0.2) == {key: 1}
-    assert not (spool_directory.parent / "shipped.json").exists()
+    assert last() == end
 
     tracker_with_outages.keys_that_always_fail = set()
     assert uploader.drain(10) == {}
-    run = MlflowClient(store_uri).get_run(content("shipped.json")["run_id"])
+    run = MlflowClient(store_uri).get_run(last()["run_id"])
     assert run.data.tags["irtune.key"] == key
     assert (run.info.status, run.info.start_time, run.info.end_time) == (
         "FAILED",
@@ -229,61 +209,101 @@ def test_what_the_driver_knows_is_on_disk_before_mlflow_hears_of_it(
     )
 
 
-def test_a_ledger_that_cannot_be_written_costs_a_run_nothing(
+def test_a_record_that_cannot_be_written_costs_a_run_nothing(
     uploader: Uploader, tracker: MlflowTracker, store_uri: str, new_key: NewKey, tmp_path: Path
 ) -> None:
     # A file where the trial's folder should be: as on a full disk, nothing can be written there.
     (tmp_path / "trial").touch()
     key = new_key()
-    uploader.add(key, tmp_path / "trial" / "spool", name="n")
+    uploader.add(key, tmp_path / "trial", name="n", tags={})
     uploader.finish(key, "FINISHED", {})
     assert uploader.drain(10) == {}
     (run_id,) = run_ids(MlflowClient(store_uri), tracker, key)
     assert MlflowClient(store_uri).get_run(run_id).info.status == "FINISHED"
 
 
-def test_a_run_must_be_open_or_named(uploader: Uploader, spool_directory: Path) -> None:
-    with pytest.raises(KeyError):
-        uploader.add("nobody opened this", spool_directory)
+def test_what_the_driver_made_of_a_trial_is_sent_after_what_it_measured_and_before_the_end(
+    tracker: MlflowTracker, store_uri: str, new_key: NewKey, trial_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Any] = []
+    send, finish = tracker.send, tracker.finish
+
+    def noted(key: str, records: Sequence[Mapping[str, Any]]) -> None:
+        calls.append([record["kind"] for record in records])
+        send(key, records)
+
+    monkeypatch.setattr(tracker, "send", noted)
+    monkeypatch.setattr(tracker, "finish", lambda *end: (calls.append("end"), finish(*end)))
+    key = new_key()
+    uploader = Uploader(tracker, interval_s=0.02)
+    uploader.add(key, trial_folder, name="n", tags={})
+    writer = RecordWriter(trial_folder)
+    writer.metrics(0, {"loss": 1.0})
+    writer.result({"step": 0, "final": True})
+    (trial_folder / "trace.png").write_bytes(b"picture")
+    record = RunRecord(trial_folder)
+    record.add_artifact(trial_folder / "trace.png", "trace")
+    uploader.finish(key, "FINISHED", {})
+    uploader.start()
+    assert uploader.drain(10) == {}
+    assert calls == [["metrics", "result"], ["artifact"], "end"]
+    assert record.is_sent()
+
+    # What it makes of it later is sent later, and does not change the end.
+    end = record.end()
+    (trial_folder / "adapter").mkdir()
+    (trial_folder / "adapter" / "weights").touch()
+    record.add_artifact(trial_folder / "adapter", "adapter")
+    assert not record.is_sent()
+    uploader.resend(record)
+    assert uploader.drain(10) == {}
+    uploader.close()
+    assert record.is_sent()
+    assert record.end() == end
+    client = MlflowClient(store_uri)
+    (run_id,) = run_ids(client, tracker, key)
+    assert {file.path for file in client.list_artifacts(run_id)} == {"trace", "adapter"}
+    assert client.get_run(run_id).info.end_time == end.end_time_ms
+
+
+def test_an_artifact_that_comes_while_the_end_is_sent_is_not_taken_for_sent(
+    tracker: MlflowTracker, new_key: NewKey, trial_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, record, finish = new_key(), RunRecord(trial_folder), tracker.finish
+    monkeypatch.setattr(
+        tracker, "finish", lambda *end: (record.add_artifact(trial_folder / "late.png", ""), finish(*end))
+    )
+    uploader = Uploader(tracker, interval_s=0.02)
+    uploader.add(key, trial_folder, name="n", tags={})
+    uploader.finish(key, "FINISHED", {})
+    uploader.start()
+    assert uploader.drain(10) == {}
+    uploader.close()
+    assert not record.is_sent()
 
 
 @pytest.fixture
 def polls(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The spool folder of every look at one."""
+    """The folder of every look at what a trial measured."""
     looks: list[Path] = []
-    poll = SpoolReader.poll
+    poll = RecordReader.poll
 
-    def counted(reader: SpoolReader, limit: int | None = None) -> list[Record]:
-        looks.append(reader._directory)
+    def counted(reader: RecordReader, limit: int | None = None) -> list[Record]:
+        looks.append(reader._folder)
         return poll(reader, limit)
 
-    monkeypatch.setattr(SpoolReader, "poll", counted)
+    monkeypatch.setattr(RecordReader, "poll", counted)
     return looks
 
 
 def end_trials(uploader: Uploader, folder: Path, keys: Sequence[str]) -> None:
     for key in keys:
-        uploader.add(key, folder / key / "spool", name="n", is_new=True)
-        SpoolWriter(folder / key / "spool", 0).metrics(0, {"loss": 1.0})
+        uploader.add(key, folder / key, name="n", tags={}, is_new=True)
+        RecordWriter(folder / key).metrics(0, {"loss": 1.0})
         uploader.finish(key, "FINISHED", {})
 
 
-def test_while_mlflow_is_away_what_ended_is_shown_once_and_not_looked_at_again(
-    tracker_with_outages: Outage, new_key: NewKey, tmp_path: Path, polls: list[Path]
-) -> None:
-    # Nothing is shipped, for its thread is never started.
-    said: list[str] = []
-    uploader = Uploader(tracker_with_outages, lambda key, new: said.append(f"{key}: {len(new)}"), said.append)
-    running, *over = [new_key() for _ in range(4)]
-    uploader.add(running, tmp_path / running / "spool", name="n")
-    end_trials(uploader, tmp_path, over)
-    for _ in range(5):
-        assert uploader.drain(0) == dict.fromkeys(over, 2)
-    assert said == [said_of for key in over for said_of in (f"{key}: 1", key)]
-    assert len(polls) == 5 + len(over)
-
-
-def test_to_ship_a_run_takes_as_many_looks_however_many_wait(
+def test_to_send_a_run_takes_as_many_looks_however_many_wait(
     tracker_with_outages: Outage, new_key: NewKey, tmp_path: Path, polls: list[Path]
 ) -> None:
     uploader = Uploader(tracker_with_outages, interval_s=60)
@@ -292,8 +312,8 @@ def test_to_ship_a_run_takes_as_many_looks_however_many_wait(
     uploader.start()
     assert uploader.drain(30) == {}
     uploader.close()
-    # Shown once, shipped once, and once more to see that there is nothing left to ship.
-    assert max(polls.count(tmp_path / key / "spool") for key in keys) == 3
+    # Sent once, and once more to see that there is nothing left to send.
+    assert max(polls.count(tmp_path / key) for key in keys) == 2
 
 
 def test_a_new_run_is_not_searched_for_among_all_others_unless_a_call_failed(
@@ -316,7 +336,7 @@ def test_a_new_run_is_not_searched_for_among_all_others_unless_a_call_failed(
     tracker_with_outages._find = counted  # type: ignore[method-assign]
     tracker_with_outages.start_run = answer_lost  # type: ignore[method-assign]
     end_trials(uploader, tmp_path, [new, lost])
-    uploader.add(old, tmp_path / old / "spool", name="n")
+    uploader.add(old, tmp_path / old, name="n", tags={})
     assert uploader.drain(10) == {}
     assert sorted(searched) == sorted([lost, old])
     for key in (new, lost, old):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from irtune.config.load import ConfigError, build
 from irtune.config.schema import EngineConfig, ExperimentConfig
-from irtune.config.sweep import SweepConfig
+from irtune.config.sweep_schema import SweepConfig
 from irtune.workers.cluster import (
     LONGEST_TEMP,
     Node,

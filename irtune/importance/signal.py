@@ -22,6 +22,11 @@ class Importance:
         scores: ``(L,)`` float; larger is more important; NaN = never seen.
         measured_at: ``(L,)`` int; the optimizer step of each score's latest measurement, -1 = never.
         num_probes: ``(L,)`` int; how many measurements each score folds together.
+
+    Example:
+        >>> from irtune import Importance
+        >>> Importance.unseen(3).scores
+        array([nan, nan, nan])
     """
 
     scores: np.ndarray
@@ -102,7 +107,19 @@ class MeasuredBlocks(Protocol):
 
 
 class ImportanceSignal(BaseModel):
-    """Base of every signal: its options are its fields, ``measure`` gives the scores of one probe."""
+    """Base of every signal: its options are its fields, ``measure`` gives the scores of one probe.
+
+    Example:
+        >>> from irtune import ImportanceSignal
+        >>> from irtune.importance.signal_contract import FakeBlocks
+        >>> class LargestNorm(ImportanceSignal):
+        ...     name: str = "largest_norm"
+        ...
+        ...     def measure(self, blocks):
+        ...         return np.array([norms.max() for norms in blocks.gradient_norms("lora_B")])
+        >>> LargestNorm().measure(FakeBlocks.ordinary(3)).shape
+        (3,)
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 

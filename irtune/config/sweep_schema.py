@@ -1,10 +1,11 @@
 """A sweep as one tree: an experiment, the space that it is searched in, and how."""
 
+import math
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from irtune.analysis.metrics import Mode, better
 from irtune.config.schema import EngineConfig, ExperimentConfig, Section, mistakes
@@ -131,8 +132,10 @@ class TuneConfig(Section):
         description="several objectives instead of metric and mode; best is by the first: [{eval/f1_macro: max}, …]",
     )
     constraints: dict[str, Constraint] = Field({}, description="bounds by metric: {cost/peak_memory_bytes: {max: 8e9}}")
-    sampler: Literal["tpe", "gp", "nsga2", "random", "grid"] = Field(
-        "tpe", description="grid tries every configuration once, in random order"
+    sampler: str = Field(
+        "tpe",
+        description="tpe, gp, nsga2, random, grid (every configuration once, in random order), or your own as "
+        "package.module:Attr, which is called with seed=… and gives an Optuna sampler",
     )
     num_startup_trials: int = Field(5, ge=0, description="random trials before tpe or gp models the space")
     seed: int = Field(0, ge=0, description="of the sampler; trials train with the top-level seed")
@@ -145,17 +148,33 @@ class TuneConfig(Section):
         None, gt=0, description="end the sweep in order after so long, finalists included; --resume goes on with it"
     )
     max_failures: int = Field(1, ge=0, description="how often a trial is retried from its last checkpoint")
-    execution: Literal["in_process", "slots", "isolated"] | None = Field(
+    execution: Literal["in_process", "pool"] | None = Field(
         None,
-        description="where trials run: in Tune's process (one worker only), in worker groups that take trial after "
-        "trial, or each in a worker group of its own; default: in_process for one worker, slots for more",
+        description="where trials run: in Tune's process (one worker only), or in a pool of worker groups that take "
+        "trial after trial; default: in_process for one worker, pool for more",
     )
-    renew_slots_after: int = Field(50, gt=0, description="trials after which a slot's processes are started anew")
+    renew_after: int = Field(
+        50, gt=0, description="trials after which a worker group of the pool is replaced; 1: each has a fresh one"
+    )
     finalists: FinalistsConfig | None = Field(None, description="repeat the best over seeds; null does not")
 
     def execution_of(self, engine: EngineConfig) -> str:
         """Where trials with these workers run."""
-        return self.execution or ("in_process" if engine.num_workers == 1 else "slots")
+        return self.execution or ("in_process" if engine.num_workers == 1 else "pool")
+
+    def trials_per_process(self, engine: EngineConfig) -> float:
+        """Trials that a process takes before another takes its place."""
+        return self.renew_after if self.execution_of(engine) == "pool" else math.inf
+
+    @field_validator("execution", mode="before")
+    @classmethod
+    def _not_renamed(cls, execution: Any) -> Any:
+        """Name the present words for those of earlier versions."""
+        if execution == "slots":
+            raise ValueError("slots is called pool now; set tune.execution=pool")
+        if execution == "isolated":
+            raise ValueError("isolated is a pool without reuse now; set tune.execution=pool and tune.renew_after=1")
+        return execution
 
     @model_validator(mode="after")
     def _one_way_to_say_it(self) -> "TuneConfig":
@@ -189,7 +208,18 @@ class TuneConfig(Section):
 
 
 class SweepConfig(ExperimentConfig):
-    """A search: an experiment, the dimensions along which it varies, and how they are searched."""
+    """A search: an experiment, the dimensions along which it varies, and how they are searched.
+
+    Example:
+        >>> from irtune import SweepConfig
+        >>> config = SweepConfig(
+        ...     selection={"policy": {"name": "top_k", "k": 4}},
+        ...     space={"selection.policy.k": {"type": "int", "low": 2, "high": 8}},
+        ...     tune={"num_trials": 5},
+        ... )
+        >>> config.tune.first_objective
+        ('eval/f1_macro', 'max')
+    """
 
     space: dict[str, Dimension] = Field(min_length=1, description="the dimensions by dotted key: {key: {type: …}, …}")
     tune: TuneConfig = TuneConfig()
@@ -221,8 +251,12 @@ class SweepConfig(ExperimentConfig):
     def _in_process_is_one_worker(self) -> "SweepConfig":
         workers = self.engine.num_workers
         if self.tune.execution == "in_process" and workers > 1:
-            message = f"in_process is for one worker, and engine.num_workers is {workers}; use slots or isolated"
+            message = f"in_process is for one worker, and engine.num_workers is {workers}; use pool"
             raise mistakes({"tune.execution": message})
+        renews = self.tune.renew_after != TuneConfig.model_fields["renew_after"].default
+        if renews and self.tune.trials_per_process(self.engine) == math.inf:
+            message = "is for the pool, and trials run in_process; set tune.execution=pool, or leave it out"
+            raise mistakes({"tune.renew_after": message})
         return self
 
     @property

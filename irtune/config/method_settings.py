@@ -3,12 +3,12 @@
 ``method: lisa`` in a file, ``method=lisa`` on the command line, or ``method`` as a dimension of a search space.
 """
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel
 
+from irtune.config.tree import at, put, section_of
 from irtune.methods import METHODS, Method
 
 
@@ -20,10 +20,14 @@ def with_method(tree: Mapping[str, Any]) -> dict[str, Any]:
     method = method_of(tree)
     if method is None:
         return dict(tree)
-    other = {
-        section for section, variant in method.identity.items() if _said(tree, f"{section}.name") not in (None, variant)
-    }
-    return _filled(tree, {key: value for key, value in method.settings.items() if key.rpartition(".")[0] not in other})
+    said = {section: at(tree, [*section.split("."), "name"]) for section in method.identity}
+    other = {section for section, variant in method.identity.items() if said[section] not in (None, variant)}
+    result = dict(tree)
+    for key, value in method.settings.items():
+        if key.rpartition(".")[0] not in other:
+            # What is no section is left to the schema.
+            put(result, key.split("."), value, replaces=False)
+    return result
 
 
 def method_of(tree: Mapping[str, Any]) -> Method | None:
@@ -48,36 +52,4 @@ def forget_method(config: BaseModel, tree: Mapping[str, Any]) -> None:
             if part not in words:
                 node.model_fields_set.discard(part)
                 break
-            node, words = getattr(node, part), _mapping(words[part]) or {}
-
-
-def _filled(tree: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of ``tree`` with dotted ``settings`` where it says nothing; what is no section is left to the schema."""
-    result = dict(tree)
-    for key, value in settings.items():
-        *parents, last = key.split(".")
-        node = result
-        for parent in parents:
-            section = _mapping(node.get(parent, {}))
-            if section is None:
-                break
-            node[parent] = dict(section)
-            node = node[parent]
-        else:
-            node.setdefault(last, copy.deepcopy(value))
-    return result
-
-
-def _said(tree: Mapping[str, Any], key: str) -> Any:
-    node: Any = tree
-    for part in key.split("."):
-        node = (_mapping(node) or {}).get(part)
-    return node
-
-
-def _mapping(node: Any) -> Mapping[str, Any] | None:
-    """A section as a mapping of what was said in it; None if it is no section."""
-    if isinstance(node, BaseModel):
-        # Whoever makes a policy by its class has named it.
-        return node.model_dump(include={"name"}) | node.model_dump(mode="json", exclude_unset=True)
-    return node if isinstance(node, Mapping) else None
+            node, words = getattr(node, part), section_of(words[part]) or {}

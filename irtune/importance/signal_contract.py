@@ -2,7 +2,7 @@
 
 In a test of your own::
 
-    from irtune.importance.testing import check_signal
+    from irtune.importance.signal_contract import check_signal
 
     def test_my_signal():
         check_signal(MySignal(name="my_package.my_module:MySignal"))
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from irtune.importance.base import Gradient, Importance, ImportanceSignal, Source
+from irtune.importance.signal import Gradient, Importance, ImportanceSignal, Source
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """What every selection policy must keep to, as checks that you can run on a policy of your own.
 
-    from irtune.selection.testing import check_policy
+    from irtune.selection.policy_contract import check_policy
 
     def test_my_policy():
         check_policy(MyPolicy(name="my_pkg.mod:MyPolicy", k=3))
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from irtune.importance import Importance
-from irtune.selection.base import PolicyState, SelectionContext, SelectionPolicy, StepCost, Suppression
+from irtune.selection.policy import PolicyState, SelectionContext, SelectionPolicy, StepCost, Suppression
 
 SIZES = range(1, 81)
 """Numbers of blocks that policies are tried on."""

@@ -45,6 +45,15 @@ class LabelledDataset:
         prompt: What the model reads of an example; the same for every split.
         skipped: Rows left out because ``skip_bad_rows`` was set: how many, by label (empty where there was none).
         notes: What was guessed in reading, and what looks doubtful; one sentence each.
+
+    Example:
+        >>> from irtune.data import Example, LabelledDataset
+        >>> from irtune.data.prompt import Prompt
+        >>> example = Example("1", ("It are good.", "It is good."), "fluency")
+        >>> splits = {"train": (example,), "validation": (), "test": ()}
+        >>> data = LabelledDataset("mine", ("fluency", "style"), splits, Prompt("revisions", "Which"))
+        >>> len(data.fingerprint())
+        16
     """
 
     name: str

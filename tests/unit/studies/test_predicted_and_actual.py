@@ -7,11 +7,9 @@ from rich.console import Console
 
 from irtune.config.load import build
 from irtune.config.schema import ExperimentConfig
-from irtune.files import write_json
-from irtune.studies.comparison import actual, side_by_side, table
-from irtune.studies.plan import Plan
-from irtune.studies.trial_table import TrialRecord
-from irtune.tracking.run_record import RunEnd, RunRecord, RunStart
+from irtune.studies.plan import Plan, actual, side_by_side, table
+from irtune.studies.trial_record import TrialRecord
+from irtune.tracking.run_record import DRIVER_RECORD, Ended, RunRecord
 
 PREDICTED = {
     "step_s": 4.0,
@@ -26,14 +24,16 @@ PLAN = Plan({}, PREDICTED, "measured steps")
 
 
 @pytest.fixture
-def entry(tmp_path):
+def entry(tmp_path, monkeypatch):
     def entry(status, start_s, end_s, *, baseline=False, **latest):
         values = {f"cost/{name}": value for name, value in latest.items()}
         config = build(ExperimentConfig, {}, "x")
         folder = tmp_path / f"{start_s}"
         folder.mkdir()
-        write_json(folder / "run.json", RunStart("key", "t", {}, round(1000 * start_s), "spool"))
-        RunRecord(folder).finish(RunEnd("FINISHED", {}, None, round(1000 * end_s)))
+        record = RunRecord(folder)
+        monkeypatch.setattr("irtune.tracking.run_record.time.time_ns", lambda: round(start_s * 10**9))
+        record.begin("key", "t", {})
+        record.finish(Ended("FINISHED", {}, None, round(1000 * end_s)))
         return TrialRecord(
             "baseline" if baseline else f"{start_s}",
             "t",
@@ -79,9 +79,9 @@ def test_predicted_and_actual_side_by_side(entry):
     assert "from measured steps" in console.file.getvalue()
 
 
-def test_a_trial_without_a_ledger_costs_no_more_than_its_own_times(entry):
+def test_a_trial_without_a_record_costs_no_more_than_its_own_times(entry):
     lost = entry("finished", 2000, 2010, train_s=1.0, total_flops=1.0, peak_memory_bytes=1.0)
-    (lost.folder / "run.json").unlink()
+    (lost.folder / DRIVER_RECORD).unlink()
     assert actual([entry("failed", 1000, 1001), lost])["trials_s"] == 1.0
 
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from irtune.data.base import SPLITS, DataError, DatasetConfig, LabelledDataset, Split
 from irtune.data.cells import LabelReader
+from irtune.data.dataset import SPLITS, DataError, DatasetConfig, LabelledDataset, Split
 from irtune.data.prompt import Kind
 from irtune.data.reading.splits import CALLED, split_called
 from irtune.data.reading.table import Columns, Table

@@ -30,7 +30,7 @@ class Toy(DatasetConfig):
 
 
 def test_the_registry_knows_every_dataset_by_the_name_it_gives_itself():
-    assert list(DATASETS) == ["synthetic", "argrewrite", "iterater", "file", "hub"]
+    assert {"synthetic", "argrewrite", "iterater", "file", "hub"} <= set(DATASETS)
     for name, cls in DATASETS.items():
         assert cls.model_fields["name"].default == name
 

@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from irtune.analysis.answer import answer_sweep
-from irtune.analysis.finalists import Finalist, compare_finalists, winner
 from irtune.analysis.finalists_view import (
     finalist_columns,
     finalist_markdown,
@@ -19,6 +18,7 @@ from irtune.analysis.finalists_view import (
     finalist_rows,
     finalist_table,
 )
+from irtune.analysis.over_seeds import Finalist, compare_finalists, winner
 from irtune.analysis.report import render_report
 from irtune.analysis.trials import TrialRow
 

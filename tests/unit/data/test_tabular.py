@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 from table_files import HEADER, PAIRS, delimited, frame, json_lines, records, with_classes, write_text
 
-from irtune.data.base import DataError
+from irtune.data.dataset import DataError
 from irtune.data.file import FileConfig
 
 

@@ -52,7 +52,15 @@ class TraceSink(Protocol):
 
 
 class MemoryTrace:
-    """Keeps the records, and gives them as arrays."""
+    """Keeps the records, and gives them as arrays.
+
+    Example:
+        >>> from irtune import Importance, MemoryTrace
+        >>> trace = MemoryTrace()
+        >>> trace.write(SelectionRecord(0, (1, 2), Importance.unseen(3), 1000))
+        >>> trace.active()
+        array([[False,  True,  True]])
+    """
 
     def __init__(self) -> None:
         self.records: list[SelectionRecord] = []

@@ -75,6 +75,14 @@ class SelectionContext:
         cost: What a step costs with which blocks active; None where the trainer does not know.
         probes: The forward passes that the policy asked for at this refresh.
         probe_losses: ``(len(probes),)`` loss of each, averaged over ranks.
+
+    Example:
+        >>> from irtune import Importance, SelectionContext
+        >>> from irtune.selection import TopK
+        >>> importance = Importance(np.array([3.0, 1.0, 2.0]), np.array([0, 0, 0]), np.array([1, 1, 1]))
+        >>> context = SelectionContext(3, 0, 100, importance, np.random.default_rng(0))
+        >>> TopK(k=2).select(context)
+        ((0, 2), {})
     """
 
     num_blocks: int
@@ -89,7 +97,20 @@ class SelectionContext:
 
 
 class SelectionPolicy(BaseModel):
-    """Base of every policy: its options are its fields, ``select`` decides."""
+    """Base of every policy: its options are its fields, ``select`` decides.
+
+    Example:
+        >>> from irtune import Importance, SelectionContext, SelectionPolicy
+        >>> class EveryOther(SelectionPolicy):
+        ...     name: str = "every_other"
+        ...     uses_importance: ClassVar[bool] = False
+        ...
+        ...     def select(self, context):
+        ...         return tuple(range(0, context.num_blocks, 2)), {}
+        >>> context = SelectionContext(5, 0, 100, Importance.unseen(5), np.random.default_rng(0))
+        >>> EveryOther().select(context)
+        ((0, 2, 4), {})
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 

@@ -1,0 +1,80 @@
+"""When blocks are chosen anew, and which passes that costs: the one rule of training and of forecasts."""
+
+import math
+from dataclasses import dataclass
+
+from irtune.importance import ImportanceSignal
+from irtune.selection import SelectionPolicy
+
+
+@dataclass(frozen=True)
+class ProbePasses:
+    """Passes over ``rows`` examples that a refresh runs apart from the training step."""
+
+    forward: int = 0
+    backward: int = 0
+    rows: int = 0
+
+
+@dataclass(frozen=True)
+class RefreshRule:
+    """What a refresh reads, from what policy and signal ask for.
+
+    Args:
+        policy: Decides.
+        signal: Measures.
+        reselect_every: Refresh interval in optimizer steps; 0 chooses once.
+        total_steps: Optimizer steps of the run.
+        always_measure: Probe also for a policy that does not look at scores.
+    """
+
+    policy: SelectionPolicy
+    signal: ImportanceSignal
+    reselect_every: int
+    total_steps: int
+    always_measure: bool = False
+
+    @property
+    def interval(self) -> int:
+        """Optimizer steps from a refresh to the next."""
+        return self.reselect_every or self.total_steps
+
+    @property
+    def steps(self) -> range:
+        """The optimizer steps of all refreshes, as long as no score overflows."""
+        return range(0, self.total_steps, self.interval)
+
+    @property
+    def wants_scores(self) -> bool:
+        """Whether anybody looks at scores."""
+        return self.policy.uses_importance or self.always_measure
+
+    @property
+    def step_has_scores(self) -> bool:
+        """Whether a training step in which all blocks are trainable gives every score by itself."""
+        return self.signal.source == "gradients" and not self.signal.stale and self.signal.probe_fraction == 1
+
+    @property
+    def probes_in_step(self) -> bool:
+        """Whether a refresh makes all blocks trainable for its step's backward pass, to read their scores from it."""
+        return self.wants_scores and self.step_has_scores
+
+    @property
+    def probes_apart(self) -> bool:
+        """Whether a refresh measures before its step: in a pass of its own, or by reading weights, in none."""
+        return self.wants_scores and not self.step_has_scores and not self.signal.stale
+
+    def rows(self, micro_batch_size: int) -> int:
+        """Examples of a micro-batch that a pass apart takes."""
+        return max(1, math.ceil(self.signal.probe_fraction * micro_batch_size))
+
+    def passes(self, micro_batch_size: int, num_suppressed: int = 0) -> ProbePasses:
+        """Passes apart of one refresh.
+
+        Args:
+            micro_batch_size: Examples of a rank's micro-batch.
+            num_suppressed: Forward passes with suppressed blocks that the policy asks for.
+        """
+        measured = self.probes_apart and self.signal.source != "weights"
+        through_all = measured and self.signal.source == "gradients"
+        return ProbePasses(measured + num_suppressed, int(through_all), self.rows(micro_batch_size))

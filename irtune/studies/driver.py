@@ -1,0 +1,237 @@
+"""The driver of a study: it asks what is to be tried, has workers train it, and tells how it went."""
+
+import math
+import shlex
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType, TracebackType
+from typing import Self
+
+import ray
+from ray import tune
+from rich.console import Console
+
+from irtune.analysis.trials import TrialRow
+from irtune.config.load import explicit
+from irtune.config.sweep_schema import SweepConfig
+from irtune.search.source import BASELINE_SPEC, Outcome, TrialSource, TrialSpec
+from irtune.search.stopping import Asha, build_scheduler
+from irtune.studies.artifacts import keep_trace
+from irtune.studies.preflight import Sweep
+from irtune.studies.progress import SweepProgress, Ticker
+from irtune.studies.ray_tune import TableCallback, tuner
+from irtune.studies.resume import resume_command
+from irtune.studies.trial_record import TrialRecord
+from irtune.studies.trial_table import TrialTable
+from irtune.tracking.mlflow_tracker import MlflowTracker
+from irtune.tracking.outbox import sync
+from irtune.tracking.run_record import RunRecord
+from irtune.tracking.uploader import Uploader
+from irtune.training.record import result_of
+from irtune.workers import cluster
+from irtune.workers.execution import Execution
+from irtune.workers.node_watch import LOST, NodeWatch
+from irtune.workers.worker import TrialSetup
+
+DRAIN_S = 120.0
+SYNC_S = 30.0
+DRAIN_KILLED_S = 8.0
+
+
+class Killed(SystemExit):
+    """SIGTERM, as ``ray job stop`` sends it."""
+
+
+class TimeIsUp(SystemExit):
+    """``tune.time_budget_s`` is over."""
+
+
+@contextmanager
+def on_ray(sweep: Sweep, console: Console) -> Iterator[NodeWatch]:
+    """Connect to Ray for the time of the block, and end it with one line where Ray's node dies, or with ``Killed``."""
+    cluster.connect()
+    # Ray has put a handler of its own in place, which may print a stack and go on.
+    before = signal.signal(signal.SIGTERM, _raise_killed)
+    watch = NodeWatch(lambda what: _say_lost(what, sweep, console))
+    try:
+        with watch:
+            yield watch
+    except BaseException as error:
+        # Whatever fails after Ray's node has died fails for that.
+        if watch.lost():
+            raise SystemExit(LOST) from None
+        if isinstance(error, SystemExit):
+            # Where the signal found Ray waiting, Ray has put an exit of its own in place of ours.
+            raise Killed(128 + signal.SIGTERM) from None
+        raise
+    finally:
+        ray.shutdown()
+        signal.signal(signal.SIGTERM, before)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Trials that run side by side, once those of all phases before are over.
+
+    Args:
+        source: From all trials so far to the source of these.
+        most: How many there are at most.
+        may_stop: Whether ``tune.scheduler`` may stop them early; a repeat that is stopped says nothing.
+    """
+
+    source: Callable[[Sequence[TrialRow]], TrialSource]
+    most: int
+    may_stop: bool = False
+
+
+class Driver:
+    """Runs the trials of a study, and owns what MLflow says of them; a context manager.
+
+    Args:
+        sweep: What is to be done.
+        at_once: Trials at a time.
+        watch: Notices the death of Ray's node.
+        console: Where progress is shown.
+    """
+
+    def __init__(self, sweep: Sweep, at_once: int, watch: NodeWatch, console: Console) -> None:
+        config, ready = sweep.config, sweep.ready
+        self._sweep, self._watch, self._console = sweep, watch, console
+        self._setup = TrialSetup(explicit(config.experiment()), sweep.folder, ray.put(ready.dataset))
+        self._execution = Execution(config, self._setup, at_once)
+        self.tracker = MlflowTracker(ready.tracking_uri, config.tracking.experiment, may_be_away=ready.away is not None)
+        self.uploader = Uploader(self.tracker)
+        self.table = TrialTable(sweep, self._setup, self.uploader)
+        self._callback = TableCallback(self.table, self._execution.forget, _raise_at(config.tune.time_budget_s))
+
+    def __enter__(self) -> Self:
+        sync(self._sweep.folder, self.tracker, close_open=False, timeout_s=SYNC_S)
+        self.uploader.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        killed = self.table.close_open()
+        unsent = self.uploader.drain(DRAIN_KILLED_S)
+        self.uploader.close()
+        for record in killed:
+            # MLflow has the trial's end; its drawing is sent at the next chance.
+            keep_trace(record)
+        if unsent:
+            self._say(
+                f"{sum(unsent.values())} records did not reach MLflow; they are in the trials' folders, and "
+                f"`irtune sync {shlex.quote(str(self._sweep.folder))}` sends them"
+            )
+
+    def run(self, phases: Sequence[Phase]) -> bool:
+        """Run one phase after the other, as far as an earlier driver has not; returns whether all came to their end."""
+        try:
+            is_complete = all(self._run(phase, phases[index + 1 :]) for index, phase in enumerate(phases))
+            self._execution.close()
+        except TimeIsUp:
+            is_complete = False
+            stopped = self.table.close_open()
+            self._say_time_is_up(stopped)
+            # What still trains ends with Ray.
+            self._watch.stop()
+            ray.shutdown()
+            for record in stopped:
+                keep_trace(record)
+        self.table.wait()
+        self.table.read()
+        self.uploader.drain(DRAIN_S)
+        return is_complete
+
+    def known_end(self, spec: TrialSpec) -> Outcome | None:
+        """How a trial ended under an earlier driver; None if there is work left."""
+        return known_end(spec, self._setup)
+
+    def _run(self, phase: Phase, later: Sequence[Phase]) -> bool:
+        self.table.read()
+        config, before = self._sweep.config, len(self.table.records)
+        source = phase.source(self.table.rows())
+        metric, mode = config.stops_by
+        asha = config.tune.scheduler if phase.may_stop else None
+        scheduler = build_scheduler(asha, max_steps=most_steps(config), metric=metric, mode=mode)
+        for name, scores in self.table.restore(source.ended()).items():
+            if isinstance(scheduler, Asha):
+                scheduler.remember(name, scores)
+        if not source.is_exhausted:
+            planned = before + source.num_trials + sum(each.most for each in later)
+            self._fit(tuner(config, self._sweep.folder, self._execution, source, scheduler, self._callback), planned)
+        return source.is_exhausted and all(record.status for record in self.table.records.values())
+
+    def _fit(self, tuner: tune.Tuner, planned: int) -> None:
+        """Run trials under a progress display that counts to ``planned``."""
+        config, records = self._sweep.config, self.table.records
+        steps_before = sum(record.step for record in records.values())
+        with SweepProgress(self._console, planned, most_steps(config), config.tune, steps_before) as progress:
+
+            def look() -> None:
+                self.table.read()
+                progress.update(records.values())
+
+            ticker = Ticker(look)
+            try:
+                tuner.fit()
+            finally:
+                ticker.stop()
+
+    def _say_time_is_up(self, stopped: Sequence[TrialRecord]) -> None:
+        running = ", ".join(f"{one.trial_id} ({one.name}) at step {one.step}" for one in stopped) or "none"
+        budget_s = self._sweep.config.tune.time_budget_s
+        self._say(
+            f"\nThe sweep has had its tune.time_budget_s={budget_s:g} and ends here. Trials stopped on their way, "
+            f"KILLED until they go on: {running}. To go on, for as long again: {resume_command()}"
+        )
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
+def known_end(spec: TrialSpec, setup: TrialSetup) -> Outcome | None:
+    """How a trial ended, by its records; None if there is work left, as with a baseline that failed."""
+    folder = setup.trial_folder(spec.name)
+    end = RunRecord(folder).end()
+    if end is not None and end.status == "FAILED" and spec != BASELINE_SPEC:
+        return Outcome("failed", reason=end.error_text)
+    if end is not None and end.status == "FINISHED" and result_of(folder) is not None:
+        return Outcome("finished")
+    return None
+
+
+def most_steps(config: SweepConfig) -> int:
+    """Optimizer steps of a trial; where they are searched, of the longest."""
+    dimension = config.space.get("training.max_steps")
+    if dimension is None:
+        return config.training.max_steps
+    return int(max(float(value) for value in (dimension.high, *(dimension.choices or ())) if value is not None))
+
+
+def _raise_killed(number: int, frame: FrameType | None) -> None:
+    raise Killed(128 + number)
+
+
+def _say_lost(what: str, sweep: Sweep, console: Console) -> None:
+    console.print(
+        f"error: {what}: it was killed (look whether memory ran out), or has crashed, and the sweep ends. What was "
+        f"measured is in {sweep.folder}; the trials in flight go on from their checkpoints with: {resume_command()}",
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
+    )
+
+
+def _raise_at(budget_s: float | None) -> Callable[[], None]:
+    """What raises once a sweep that begins now has had its time."""
+    ends_at = math.inf if budget_s is None else time.monotonic() + budget_s
+
+    def look() -> None:
+        if time.monotonic() >= ends_at:
+            raise TimeIsUp
+
+    return look
