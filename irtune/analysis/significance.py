@@ -19,8 +19,8 @@ LEVEL = 0.05
 POWER = 0.8
 """How often a difference that is there is to be found by as many seeds as ``seeds_needed`` says."""
 
-NUM_DRAWN = 100_000
-"""Changes of sign that are drawn; where there are fewer, up to 16 seeds, all are counted, and the test is exact."""
+NUM_DRAWN = 40_000
+"""Changes of sign that are drawn; where there are fewer, up to 15 seeds, all are counted, and the test is exact."""
 
 MOST_SEEDS = 1000
 
