@@ -9,7 +9,7 @@ import shutil
 import stat
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cache
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeVar, cast
 from pydantic import TypeAdapter, ValidationError
 
 if TYPE_CHECKING:
+    import numpy as np
     from _typeshed import DataclassInstance
 
 _Content = TypeVar("_Content")
@@ -79,6 +80,14 @@ def write_whole(file: Path, text: str, *, durable: bool = True) -> None:
         partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_arrays(file: Path, arrays: "Mapping[str, np.ndarray]") -> None:
+    """Put a compressed ``.npz`` file in place of what was there, whole or not at all, to open without pickle."""
+    import numpy as np
+
+    with appearing(file) as partial, partial.open("wb") as opened:
+        np.savez_compressed(opened, allow_pickle=False, **arrays)
 
 
 def make_durable(path: Path) -> None:

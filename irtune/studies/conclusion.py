@@ -21,7 +21,7 @@ from irtune.analysis.report import render_report
 from irtune.analysis.tables import markdown_table, trial_table
 from irtune.analysis.trials import TrialRow
 from irtune.config.load import concise, dotted_keys
-from irtune.files import once_there_is_room, read_json
+from irtune.files import once_there_is_room, read_json, write_whole
 from irtune.redaction import public_address, redact, redacted
 from irtune.search.optuna_source import STUDY
 from irtune.studies.artifacts import HEAT_MAP
@@ -166,12 +166,12 @@ def _write_files(
     if answer.finalists:
         tables.append(finalist_markdown(answer.finalists))
         finalists = _drawn(finalist_plot(answer.finalists), sweep.folder / FINALISTS_FIGURE)
-    (sweep.folder / TABLE).write_text("\n\n".join(tables) + "\n", encoding="utf-8")
+    write_whole(sweep.folder / TABLE, "\n\n".join(tables) + "\n")
     best_yaml = ""
     if answer.best is not None:
         best = by_id[answer.best.trial_id].config.model_dump(mode="json")
         best_yaml = yaml.safe_dump(redacted(best), sort_keys=False)
-        (sweep.folder / BEST).write_text(best_yaml, encoding="utf-8")
+        write_whole(sweep.folder / BEST, best_yaml)
     shown = {row.name: by_id[row.trial_id].folder / HEAT_MAP for row in (answer.selective, answer.baseline) if row}
     report = render_report(
         title=f"Sweep {sweep.name}",
@@ -197,7 +197,7 @@ def _write_files(
         | {f"predicted: {name}": f"{predicted}, actually {took}" for name, predicted, took, _ in compared[0]},
         mode=mode,
     )
-    (sweep.folder / REPORT).write_text(report, encoding="utf-8")
+    write_whole(sweep.folder / REPORT, report)
 
 
 def _front(sweep: Sweep, rows: Sequence[TrialRow]) -> list[TrialRow]:

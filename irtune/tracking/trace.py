@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from irtune.files import write_arrays
 from irtune.importance.signal import NEVER
 from irtune.training.record import Record, RecordReader
 
@@ -55,7 +56,7 @@ def read_trace(folder: Path) -> Trace:
 
 def save_trace(trace: Trace, path: Path) -> None:
     """Write the arrays to a compressed ``.npz`` file, which opens without pickle."""
-    np.savez_compressed(path, allow_pickle=False, **asdict(trace))
+    write_arrays(path, asdict(trace))
 
 
 def load_trace(path: Path) -> Trace:

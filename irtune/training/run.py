@@ -18,7 +18,7 @@ from irtune.config.schema import ExperimentConfig
 from irtune.data.batches import share_hash
 from irtune.data.dataset import LabelledDataset, Split
 from irtune.data.encode import encode_once
-from irtune.files import once_there_is_room
+from irtune.files import once_there_is_room, write_arrays
 from irtune.layers import LayerController, SelectionRecord, map_parameters
 from irtune.layers.collectives import gather
 from irtune.layers.self_check import check_at_start
@@ -344,7 +344,7 @@ def _keep(loop: Loop, dataset: LabelledDataset, weights: Path, probabilities: Ma
         arrays[f"{split}_labels"] = np.asarray(loop.data.splits[split].labels)
         arrays[f"{split}_probabilities"] = values
     predictions = loop.folder / PREDICTIONS
-    once_there_is_room(lambda: np.savez_compressed(predictions, **arrays), predictions)
+    once_there_is_room(lambda: write_arrays(predictions, arrays), predictions)
     if tracking.upload_adapters == "all":
         loop.recorder.artifact(loop.folder / ADAPTER, ADAPTER)
     loop.recorder.artifact(loop.folder / PREDICTIONS, "")
