@@ -2,21 +2,40 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import astuple, dataclass, field, replace
-from typing import Literal, Self, get_args
+from typing import Annotated, Literal, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from irtune.data.prompt import Kind, Prompt, check_template, has_instruction
 from irtune.data.sampling import stratified_sample
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+Item = TypeVar("Item")
+Read = TypeVar("Read")
 
 
 class DataError(ValueError):
     """Rows that cannot be used; the message names file, rows, what was found and what is allowed."""
+
+
+def of_each(read: Callable[[Item], Read], items: Iterable[Item]) -> list[Read]:
+    """What ``read`` gives for each of ``items``.
+
+    Raises:
+        DataError: After all were tried, with the message of every one that raised it.
+    """
+    found, mistakes = list[Read](), list[str]()
+    for item in items:
+        try:
+            found.append(read(item))
+        except DataError as error:
+            mistakes.append(str(error))
+    if mistakes:
+        raise DataError("\n".join(mistakes))
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +113,8 @@ class DatasetConfig(BaseModel):
         description="what the model is asked before each example; null asks nothing; auto asks for the label and lists "
         "the labels where they leave room for texts",
     )
-    template: str | None = Field(
+    template: Annotated[str, Field(min_length=1), AfterValidator(check_template)] | None = Field(
         None,
-        min_length=1,
         description="the text that the model reads, with {instruction}, and {before} and {after}, or {text}; default: "
         "these in lines of their own",
     )
@@ -104,13 +122,6 @@ class DatasetConfig(BaseModel):
     max_validation: int | None = Field(None, gt=0, description="use at most this many validation examples")
     max_test: int | None = Field(None, gt=0, description="use at most this many test examples")
     seed: int = Field(0, ge=0, description="seeds the split, the choice under max_*, and generated text")
-
-    @field_validator("template")
-    @classmethod
-    def _template_is_sound(cls, template: str | None) -> str | None:
-        if template is not None:
-            check_template(template)
-        return template
 
     @model_validator(mode="after")
     def _instruction_has_a_place(self) -> Self:
@@ -159,8 +170,7 @@ class DatasetConfig(BaseModel):
         from irtune.data.audit import audit
 
         data = self.read()
-        limits = {"train": self.max_train, "validation": self.max_validation, "test": self.max_test}
-        capped = {split: _at_most(limits[split], data.splits[split], self.seed) for split in SPLITS}
+        capped = {split: _at_most(getattr(self, f"max_{split}"), data.splits[split], self.seed) for split in SPLITS}
         empty = [split for split in SPLITS if not capped[split]]
         if empty:
             sizes = ", ".join(f"{split} {len(capped[split])}" for split in SPLITS)

@@ -1,12 +1,14 @@
 """Labelled texts and revisions from the user's own files, of any kind that ``reading/kinds.py`` lists."""
 
-from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from irtune.data.dataset import DataError, Split
+from irtune.data.dataset import Split, of_each
 from irtune.data.reading.delimited import check_delimiter
 from irtune.data.reading.encoding import check_encoding
 from irtune.data.reading.kinds import read_tables
@@ -68,27 +70,20 @@ class FileConfig(TableConfig):
 
     def tables(self, columns: Columns) -> tuple[list[Table], list[str]]:
         """The tables of every file."""
-        places, mistakes = {}, []
-        for option, paths in self._paths().items():
-            try:
-                places[option] = find_places(paths, option)
-            except DataError as error:
-                mistakes.append(str(error))
-        if mistakes:
-            raise DataError("\n".join(mistakes))
+        given = self._paths()
+        places = dict(zip(given, of_each(lambda option: find_places(given[option], option), given), strict=True))
         refuse_twice(places)
         options = Options(self.delimiter, self.encoding, self.header, self.quoting, self.sheet)
-        found = {option: _read(one, columns, options, mistakes) for option, one in places.items()}
-        if mistakes:
-            raise DataError("\n".join(mistakes))
-        tables, notes = self._with_splits_of_options(found)
+        read = partial(_read, columns=columns, options=options)
+        groups = of_each(lambda option: list(chain.from_iterable(of_each(read, places[option]))), given)
+        tables, notes = self._with_splits_of_options(dict(zip(given, groups, strict=True)))
         return tables, [*(place.note for one in places.values() for place in one if place.note), *notes]
 
     def _with_splits_of_options(self, found: dict[str, list[Table]]) -> tuple[list[Table], list[str]]:
         if len(found) == 1 and self.split_column is None:
             return as_splits(found["path"], f"data.path={_shown(self.path)}", REMEDY)
         if len(found) == 1:
-            return [table.with_split("") for table in found["path"]], []
+            return [replace(table, split="") for table in found["path"]], []
         tables, notes = list[Table](), list[str]()
         for option, group in found.items():
             part, said = only_part(group, SPLIT_OF[option], f"data.{option}={_shown(self._paths()[option])}", REMEDY)
@@ -101,17 +96,9 @@ class FileConfig(TableConfig):
         return {option: paths for option, paths in options.items() if paths is not None}
 
 
-def _read(places: Sequence[Place], columns: Columns, options: Options, mistakes: list[str]) -> list[Table]:
-    """Tables of all places; what is wrong with a file is added to ``mistakes``."""
-    tables: list[Table] = []
-    for place in places:
-        try:
-            found = read_tables(place.path, columns, options)
-        except DataError as error:
-            mistakes.append(str(error))
-            continue
-        tables += [table.with_split(place.split) for table in found] if place.split else found
-    return tables
+def _read(place: Place, columns: Columns, options: Options) -> list[Table]:
+    tables = read_tables(place.path, columns, options)
+    return [replace(table, split=place.split) for table in tables] if place.split else tables
 
 
 def _shown(paths: Paths) -> str:

@@ -1,12 +1,13 @@
 """Labelled texts and revisions from the Hugging Face hub."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
-from irtune.data.dataset import DataError, Split
+from irtune.data.dataset import SPLITS, DataError, Split
 from irtune.data.reading.columnar import of_datasets
 from irtune.data.reading.splits import as_splits, split_called
 from irtune.data.reading.table import Columns, Table
@@ -49,23 +50,18 @@ class HubConfig(TableConfig):
             )
         tables = of_datasets(found, self.repo, columns)
         if self.split_column is not None:
-            return [table.with_split("") for table in tables], []
+            return [replace(table, split="") for table in tables], []
         return self._as_chosen(tables, chosen)
 
     def _chosen(self) -> dict[Split, str]:
-        named: dict[Split, str | None] = {
-            "train": self.train_split,
-            "validation": self.validation_split,
-            "test": self.test_split,
-        }
-        return {split: name for split, name in named.items() if name is not None}
+        return {split: name for split in SPLITS if (name := getattr(self, f"{split}_split")) is not None}
 
     def _as_chosen(self, tables: list[Table], chosen: dict[Split, str]) -> tuple[list[Table], list[str]]:
         """Tables with the splits that the user chose, the others with those that their names mean."""
         called = {name: split for split, name in chosen.items()}
         # A split chosen for one purpose is not found by its name for another, nor one beside it for the same.
         others = [table for table in tables if table.split not in called and split_called(table.split) in chosen]
-        kept = [table.with_split(called.get(table.split, table.split)) for table in tables if table not in others]
+        kept = [replace(table, split=called.get(table.split, table.split)) for table in tables if table not in others]
         left_out = ", ".join(repr(table.split) for table in others)
         notes = [f"{self.repo}: its parts {left_out} are left out"] if others else []
         parts, said = as_splits(kept, self.repo, SPLIT_REMEDY)

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from irtune.data.cells import LabelReader
-from irtune.data.dataset import DataError, DatasetConfig, Example, LabelledDataset, Split
+from irtune.data.dataset import DataError, DatasetConfig, Example, LabelledDataset, Split, of_each
 from irtune.data.hub import load_from_hub
 from irtune.data.reading.columnar import of_datasets
 from irtune.data.reading.kinds import read_tables
@@ -64,18 +64,15 @@ def tables_from_folder(folder: Path) -> list[Table]:
     Raises:
         DataError: With every file that is absent.
     """
-    tables: list[Table] = []
-    mistakes = []
-    for split, stem in FILE_STEMS.items():
-        candidates = [folder / f"{stem}{suffix}" for suffix in (".json", ".jsonl")]
+
+    def read(split: Split) -> list[Table]:
+        candidates = [folder / f"{FILE_STEMS[split]}{suffix}" for suffix in (".json", ".jsonl")]
         path = next((candidate for candidate in candidates if candidate.is_file()), None)
         if path is None:
-            mistakes.append(f"data.path={folder}: holds neither {candidates[0].name} nor {candidates[1].name}")
-        else:
-            tables += [replace(table, split=split) for table in read_tables(path, COLUMNS, Options())]
-    if mistakes:
-        raise DataError("\n".join(mistakes))
-    return tables
+            raise DataError(f"data.path={folder}: holds neither {candidates[0].name} nor {candidates[1].name}")
+        return [replace(table, split=split) for table in read_tables(path, COLUMNS, Options())]
+
+    return [table for tables in of_each(read, FILE_STEMS) for table in tables]
 
 
 def tables_from_hub() -> list[Table]:

@@ -99,8 +99,8 @@ class Prompt:
             )
 
 
-def check_template(template: str) -> None:
-    """Refuse a template that cannot be filled in.
+def check_template(template: str) -> str:
+    """``template`` if it can be filled in.
 
     Raises:
         ValueError: With the placeholders that are allowed.
@@ -112,6 +112,7 @@ def check_template(template: str) -> None:
             f"unknown placeholder {_braces(sorted(unknown))}; allowed: {_braces(sorted(allowed))}; "
             "a brace that is meant as one is written twice"
         )
+    return template
 
 
 def has_instruction(template: str) -> bool:

@@ -1,7 +1,6 @@
 """From the records of a table to rows: the cells of the columns that are looked for, as texts and labels."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 
 from irtune.data.cells import NO_LABEL, LabelReader, text_of
 from irtune.data.dataset import DataError
@@ -11,16 +10,6 @@ from irtune.data.rows import Problem, Row
 TEXT_COLUMNS = ("before_column", "after_column", "text_column")
 _ABSENT = object()
 _NO_COLUMN = "missing column"
-
-
-@dataclass(frozen=True)
-class _Reading:
-    """How the records of one table are read."""
-
-    paths: Mapping[str, tuple[str, ...]]
-    columns: Columns
-    label_of: Callable[[object], tuple[str, str]]
-    prefix: str
 
 
 def rows_of(table: Table, columns: Columns, labels: LabelReader, prefix: str, problems: list[Problem]) -> list[Row]:
@@ -38,11 +27,11 @@ def rows_of(table: Table, columns: Columns, labels: LabelReader, prefix: str, pr
     """
     paths = columns.paths(table.columns, table.source, table.hint) if table.columns else {}
     names = table.class_names.get(".".join(paths.get("label_column", ())))
-    reading = _Reading(paths, columns, labels.of(names), prefix)
+    label_of = labels.of(names)
     rows: list[Row] = []
     num_before, absent = len(problems), 0
     for record in table.records:
-        read = _row(record, reading) if isinstance(record, Record) else record
+        read = _row(record, paths, columns, label_of, prefix) if isinstance(record, Record) else record
         if isinstance(read, Row):
             rows.append(read)
         else:
@@ -58,28 +47,34 @@ def rows_of(table: Table, columns: Columns, labels: LabelReader, prefix: str, pr
     return rows
 
 
-def _row(record: Record, reading: _Reading) -> Row | Problem:
-    cells = {option: _cell(record.cells, path) for option, path in reading.paths.items()}
+def _row(
+    record: Record,
+    paths: Mapping[str, tuple[str, ...]],
+    columns: Columns,
+    label_of: Callable[[object], tuple[str, str]],
+    prefix: str,
+) -> Row | Problem:
+    cells = {option: _cell(record.cells, path) for option, path in paths.items()}
     label, wrong = "", NO_LABEL
     if cells["label_column"] is not _ABSENT:
-        label, wrong = reading.label_of(cells["label_column"])
+        label, wrong = label_of(cells["label_column"])
     texts: dict[str, str] = {}
     for option, cell in cells.items():
         if cell is _ABSENT:
-            name, found = reading.columns.names[option], _instead(record.cells, reading.paths[option])
+            name, found = columns.names[option], _instead(record.cells, paths[option])
             return Problem(
                 f"{_NO_COLUMN} {name!r} (data.{option})", record.place, found, "every named column in every row", label
             )
         if option != "label_column":
             text = text_of(cell)
             if text is None:
-                kind = f"column {reading.columns.names[option]!r} holds no text"
+                kind = f"column {columns.names[option]!r} holds no text"
                 return Problem(kind, record.place, repr(cell)[:40], "text, a number, or nothing", label)
             texts[option] = text
     if wrong and wrong != NO_LABEL:
         return Problem(wrong, record.place, repr(cells["label_column"])[:40], "one label in a row")
     return Row(
-        id=f"{reading.prefix}:{record.number}",
+        id=f"{prefix}:{record.number}",
         place=record.place,
         texts=tuple(texts[option] for option in TEXT_COLUMNS if option in texts),
         label=label,

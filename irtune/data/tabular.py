@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from irtune.data.cells import LabelReader
-from irtune.data.dataset import SPLITS, DataError, DatasetConfig, LabelledDataset, Split
+from irtune.data.dataset import SPLITS, DataError, DatasetConfig, LabelledDataset, Split, of_each
 from irtune.data.prompt import Kind
 from irtune.data.reading.splits import CALLED, split_called
 from irtune.data.reading.table import Columns, Table
@@ -214,24 +214,18 @@ def read_all(tables: Sequence[Table], columns: Columns, reader: LabelReader, pro
     Raises:
         DataError: With every table that lacks a column or has no rows.
     """
-    rows: list[Row] = []
-    mistakes = []
     counts = Counter(table.split for table in tables)
     seen: Counter[str] = Counter()
-    for table in tables:
+
+    def read(table: Table) -> list[Row]:
         seen[table.split] += 1
         prefix = table.split or "row"
         if counts[table.split] > 1:
             prefix += f".{seen[table.split]}"
-        try:
-            found = rows_of(table, columns, reader, prefix, problems)
-        except DataError as error:
-            mistakes.append(str(error))
-            continue
-        rows += [replace(row, split=table.split) for row in found] if table.split else found
-    if mistakes:
-        raise DataError("\n".join(mistakes))
-    return rows
+        found = rows_of(table, columns, reader, prefix, problems)
+        return [replace(row, split=table.split) for row in found] if table.split else found
+
+    return [row for rows in of_each(read, tables) for row in rows]
 
 
 def _without_unlabelled(

@@ -87,20 +87,19 @@ def of_datasets(splits: Mapping[str, Any], source: str, columns: Columns) -> lis
         # As Arrow, so that nothing is decoded that is not text.
         batches = dataset.select_columns(names).with_format("arrow").iter(_BATCH_ROWS)
         records = _records(batches, place)
-        class_names = {
-            name: feature["names"]
-            for name, feature in _flat_features(dataset.features.to_dict())
-            if feature.get("_type") == "ClassLabel"
-        }
+        class_names = dict(_class_names(dataset.features.to_dict()))
         tables.append(Table(place, tuple(names), records, split=split, class_names=class_names))
     return tables
 
 
 def _of_arrow(table: Any, schema: Any, source: str) -> Table:
-    class_names = _class_names(schema.metadata or {})
-    return Table(
-        source, tuple(table.column_names), _records(table.to_batches(_BATCH_ROWS), source), class_names=class_names
-    )
+    try:
+        # Files that ``datasets`` writes have the names of classes in their metadata.
+        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+    except (ValueError, KeyError, TypeError):
+        features = {}
+    records = _records(table.to_batches(_BATCH_ROWS), source)
+    return Table(source, tuple(table.column_names), records, class_names=dict(_class_names(features)))
 
 
 def _records(batches: Iterable[Any], source: str) -> Iterator[Record]:
@@ -116,21 +115,8 @@ def _needed(names: Sequence[str], columns: Columns, source: str) -> list[str]:
     return list(dict.fromkeys(path[0] for path in columns.paths(names, source).values()))
 
 
-def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:
-    """Names of classes that ``datasets`` keeps in the metadata of files it writes."""
-    try:
-        features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
-    except (ValueError, KeyError, TypeError):
-        return {}
-    return {
-        name: list(feature["names"])
-        for name, feature in _flat_features(features)
-        if feature.get("_type") == "ClassLabel"
-    }
-
-
-def _flat_features(features: Any, prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every feature by dotted name; those of a list's elements under the list's name."""
+def _class_names(features: Any, prefix: str = "") -> Iterator[tuple[str, list[str]]]:
+    """The names of classes by dotted name of the feature that has them; of a list's elements under the list's name."""
     if not isinstance(features, dict):
         return
     for name, feature in features.items():
@@ -139,9 +125,9 @@ def _flat_features(features: Any, prefix: str = "") -> Iterator[tuple[str, dict[
         if not isinstance(feature, dict):
             continue
         kind = feature.get("_type")
-        if isinstance(kind, str):
-            inner = feature.get("feature") if kind in ("List", "LargeList", "Sequence") else feature
-            if isinstance(inner, dict):
-                yield prefix + name, inner
-        else:
-            yield from _flat_features(feature, f"{prefix}{name}.")
+        if not isinstance(kind, str):
+            yield from _class_names(feature, f"{prefix}{name}.")
+            continue
+        inner = feature.get("feature") if kind in ("List", "LargeList", "Sequence") else feature
+        if isinstance(inner, dict) and inner.get("_type") == "ClassLabel":
+            yield prefix + name, list(inner["names"])

@@ -1,5 +1,6 @@
 """Which reader reads a file, by its suffix."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from irtune.data.dataset import DataError
@@ -49,5 +50,5 @@ def read_tables(path: Path, columns: Columns, options: Options) -> list[Table]:
         read_json(text, source, columns) if suffix in JSON else [read_delimited(text, suffix, source, columns, options)]
     )
     if note:
-        tables[0] = tables[0].with_notes([note])
+        tables[0] = replace(tables[0], notes=(note, *tables[0].notes))
     return tables

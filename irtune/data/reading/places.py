@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
-from irtune.data.dataset import DataError
+from irtune.data.dataset import DataError, of_each
 from irtune.data.reading.columnar import is_saved
 from irtune.data.reading.contents import kind_of
 from irtune.data.reading.kinds import SUFFIXES
@@ -45,16 +45,8 @@ def find_places(paths: Path | Sequence[Path], key: str) -> list[Place]:
     Raises:
         DataError: With everything that is not there.
     """
-    places: list[Place] = []
-    mistakes = []
-    for path in [paths] if isinstance(paths, Path) else paths:
-        try:
-            places += _places(path.expanduser(), key)
-        except DataError as error:
-            mistakes.append(str(error))
-    if mistakes:
-        raise DataError("\n".join(mistakes))
-    return places
+    found = of_each(lambda path: _places(path.expanduser(), key), [paths] if isinstance(paths, Path) else paths)
+    return [place for places in found for place in places]
 
 
 def refuse_twice(places: Mapping[str, Sequence[Place]]) -> None:

@@ -30,14 +30,12 @@ class Parsed:
     """The rows of a delimited text under one rule of quoting.
 
     Args:
-        quoting: That rule.
         starts: Line of each row, counted from 1.
         ends: Its last line.
         rows: Its cells.
         fault: What is wrong with the text as a whole, and in which line; empty where nothing is.
     """
 
-    quoting: str
     starts: list[int] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
     rows: list[list[str]] = field(default_factory=list)
@@ -57,7 +55,7 @@ class Parsed:
 
 def parse(text: str, delimiter: str, quoting: str) -> Parsed:
     """The rows of ``text``; where it cannot be read to its end, those before the fault."""
-    parsed = Parsed(quoting)
+    parsed = Parsed()
     with _long_cells():
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, **_FORMATS[quoting])
         start = 1

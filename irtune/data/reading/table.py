@@ -1,7 +1,7 @@
 """Tables as containers give them, the columns that are looked for in them, and how their names are matched."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from irtune.data.dataset import DataError
@@ -40,14 +40,6 @@ class Table:
     class_names: Mapping[str, Sequence[str]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     hint: str = ""
-
-    def with_notes(self, notes: Sequence[str]) -> "Table":
-        """The same with notes before its own."""
-        return replace(self, notes=(*notes, *self.notes))
-
-    def with_split(self, split: str) -> "Table":
-        """The same as part ``split`` of the data."""
-        return replace(self, split=split)
 
 
 @dataclass(frozen=True)
