@@ -3,7 +3,7 @@
 import hashlib
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 from filelock import FileLock
 
 from irtune.data.dataset import SPLITS, LabelledDataset, Split
-from irtune.data.prompt import AUTO
+from irtune.data.prompt import AUTO, Prompt
 from irtune.data.shorten import Shortened
 from irtune.files import appearing
 from irtune.redaction import redacted
@@ -81,11 +81,6 @@ class Cuts:
     cut: int
     without_change: int
 
-    def in_words(self, *, of_revisions: bool) -> str:
-        """Say it."""
-        said = f"{self.cut} of {self.examples} examples cut"
-        return f"{said}, {self.without_change} without their change" if of_revisions else said
-
 
 @dataclass(frozen=True)
 class EncodedDataset:
@@ -116,13 +111,38 @@ class EncodedDataset:
 
     def in_words(self) -> str:
         """Length, and what was cut for it."""
-        said = f"at most {self.max_length} tokens; {self.all_cuts.in_words(of_revisions=self.of_revisions)}"
-        without = "; the instruction does not list the labels, which would take more than a third of them"
-        return said + without if self.leaves_out_labels else said
+        cuts = self.all_cuts
+        said = f"at most {self.max_length} tokens; {cuts.cut} of {cuts.examples} examples cut"
+        if self.of_revisions:
+            said += f", {cuts.without_change} without their change"
+        if self.leaves_out_labels:
+            said += "; the instruction does not list the labels, which would take more than a third of them"
+        return said
 
 
-class Encoder:
-    """Puts examples of one dataset into token ids.
+@dataclass(frozen=True)
+class _Reader:
+    """Puts texts into token ids, under one instruction."""
+
+    prompt: Prompt
+    instruction: str | None
+    tokenizer: Any
+
+    def tokens(self, texts: Iterable[tuple[str, ...]]) -> list[list[int]]:
+        """The token ids of examples."""
+        return self.tokens_of([self.prompt.render(self.instruction, each) for each in texts])
+
+    def tokens_of(self, prompts: list[str]) -> list[list[int]]:
+        """The token ids of what the model reads."""
+        # Without `verbose` it warns of every text that is longer than the model reads.
+        rows: list[list[int]] = self.tokenizer(prompts, add_special_tokens=True, verbose=False)["input_ids"]
+        return rows
+
+
+def encode(
+    dataset: LabelledDataset, tokenizer: Any, max_length: int | str = AUTO, positions: int | None = None
+) -> EncodedDataset:
+    """Tokenise every split with the dataset's one prompt.
 
     Args:
         dataset: The data and its prompt.
@@ -134,118 +154,81 @@ class Encoder:
     Raises:
         LengthError: If instruction and template leave too little room for texts that have to be cut.
     """
-
-    def __init__(self, dataset: LabelledDataset, tokenizer: Any, max_length: int | str, positions: int | None) -> None:
-        self.dataset, self.prompt, self._tokenizer = dataset, dataset.prompt, tokenizer
-        examples = [example for split in SPLITS for example in dataset.splits[split]]
-        self.instruction = self.prompt.asked(dataset.labels)
-        texts = [example.texts for example in examples]
-        rows = self._tokens(texts)
-        self.max_length = self._length(rows, max_length, positions)
-        self._leaves_out_labels = not self._labels_fit()
-        if self._leaves_out_labels:
-            self.instruction = self.prompt.asked(dataset.labels, lists_labels=False)
-            rows = self._tokens(texts)
-            self.max_length = self._length(rows, max_length, positions)
-        too_long = [index for index, row in enumerate(rows) if len(row) > self.max_length]
-        self._without_change = dict.fromkeys(too_long, False)
-        if too_long:
-            self._check_room()
-            for index, row in zip(too_long, self._fitted(too_long, texts), strict=True):
-                rows[index] = row
-        self._rows = rows
-
-    def encoded(self) -> EncodedDataset:
-        """The whole dataset."""
-        class_index = {label: index for index, label in enumerate(self.dataset.labels)}
-        splits: dict[Split, EncodedSplit] = {}
-        cuts: dict[Split, Cuts] = {}
-        start = 0
-        for split in SPLITS:
-            examples = self.dataset.splits[split]
-            rows = self._rows[start : start + len(examples)]
-            cut = [self._without_change[i] for i in range(start, start + len(rows)) if i in self._without_change]
-            start += len(rows)
-            splits[split] = EncodedSplit(
-                np.concatenate([np.zeros(0, np.int32), *(np.asarray(row, dtype=np.int32) for row in rows)]),
-                np.cumsum([0, *map(len, rows)]),
-                np.array([class_index[example.label] for example in examples]),
-            )
-            cuts[split] = Cuts(len(rows), len(cut), sum(cut))
-        of_revisions = self.prompt.kind == "revisions"
-        return EncodedDataset(splits, self.max_length, self.instruction, cuts, of_revisions, self._leaves_out_labels)
-
-    def _tokens(self, texts: Sequence[tuple[str, ...]]) -> list[list[int]]:
-        return self._tokens_of([self.prompt.render(self.instruction, each) for each in texts])
-
-    def _tokens_of(self, prompts: list[str]) -> list[list[int]]:
-        # Without `verbose` it warns of every text that is longer than the model reads.
-        rows: list[list[int]] = self._tokenizer(prompts, add_special_tokens=True, verbose=False)["input_ids"]
-        return rows
-
-    def _length(self, rows: Sequence[Sequence[int]], max_length: int | str, positions: int | None) -> int:
-        if isinstance(max_length, int):
-            return max_length
-        return min(max(map(len, rows)), LENGTH_CAP, positions or LENGTH_CAP)
-
-    def _labels_fit(self) -> bool:
-        """Return whether irtune's own instruction may list the labels."""
-        if self.prompt.instruction != AUTO:
-            return True
-        bare = self.prompt.asked(self.dataset.labels, lists_labels=False)
-        with_labels, without = self._tokens_of([self.instruction or "", bare or ""])
-        return LABELS_SHARE * (len(with_labels) - len(without)) <= self.max_length
-
-    def _check_room(self) -> None:
-        taken = len(self._tokens_of([self.prompt.frame(self.instruction)])[0])
-        room, needed = self.max_length - taken, LEAST_ROOM * self.prompt.num_texts
-        if room < needed:
-            raise LengthError(
-                f"model.max_length: of {self.max_length} tokens instruction and template take {taken} and leave "
-                f"{max(room, 0)} for texts, which need {needed} at least. Set model.max_length={taken + needed} or "
-                "more, or shorten data.instruction or data.template (data.instruction=null asks nothing)"
-            )
-
-    def _fitted(self, too_long: Sequence[int], texts: Sequence[tuple[str, ...]]) -> list[list[int]]:
-        """Tokens of the examples that are too long, with as much of their texts as fits.
-
-        How much that is, is searched for by bisection over all of them at once.
-        """
-        shortened = [Shortened(texts[index], self.prompt.kind) for index in too_long]
-        shown, rows = self._searched(shortened)
-        # Where not even a word fits, characters do.
-        empty = np.flatnonzero(shown == 0).tolist()
-        pieces = [Shortened(texts[too_long[i]], self.prompt.kind, longest=1) for i in empty]
-        for i, each, num_ranks, row in zip(empty, pieces, *self._searched(pieces), strict=True):
-            shortened[i], shown[i], rows[i] = each, num_ranks, row
-        for index, each, num_ranks in zip(too_long, shortened, shown, strict=True):
-            self._without_change[index] = bool(num_ranks < each.num_changed)
-        return rows
-
-    def _searched(self, shortened: Sequence[Shortened]) -> tuple[np.ndarray, list[list[int]]]:
-        """The most ranks of each that fit, and their tokens."""
-        if not shortened:
-            return np.zeros(0, dtype=int), []
-        fits = np.zeros(len(shortened), dtype=int)
-        fails = np.array([each.num_ranks for each in shortened])
-        rows = self._tokens([each.show(0) for each in shortened])
-        while (open_ := np.flatnonzero(fails - fits > 1)).size:
-            tried = (fits[open_] + fails[open_]) // 2
-            wanted = list(zip(open_.tolist(), tried.tolist(), strict=True))
-            found = self._tokens([shortened[i].show(n) for i, n in wanted])
-            for (i, n), row in zip(wanted, found, strict=True):
-                if len(row) <= self.max_length:
-                    fits[i], rows[i] = n, row
-                else:
-                    fails[i] = n
-        return fits, rows
+    prompt, labels = dataset.prompt, dataset.labels
+    texts = {split: [example.texts for example in dataset.splits[split]] for split in SPLITS}
+    reader, bare = (_Reader(prompt, prompt.asked(labels, lists_labels=lists), tokenizer) for lists in (True, False))
+    rows, most = _whole(reader, texts, max_length, positions)
+    with_labels, without = reader.tokens_of([reader.instruction or "", bare.instruction or ""])
+    leaves_out_labels = LABELS_SHARE * (len(with_labels) - len(without)) > most
+    if leaves_out_labels:
+        reader = bare
+        rows, most = _whole(reader, texts, max_length, positions)
+    cuts = {split: _cut(reader, texts[split], rows[split], most) for split in SPLITS}
+    class_index = {label: index for index, label in enumerate(labels)}
+    splits = {
+        split: EncodedSplit(
+            np.concatenate([np.zeros(0, np.int32), *(np.asarray(row, dtype=np.int32) for row in rows[split])]),
+            np.cumsum([0, *map(len, rows[split])]),
+            np.array([class_index[example.label] for example in dataset.splits[split]]),
+        )
+        for split in SPLITS
+    }
+    return EncodedDataset(splits, most, reader.instruction, cuts, prompt.kind == "revisions", leaves_out_labels)
 
 
-def encode(
-    dataset: LabelledDataset, tokenizer: Any, max_length: int | str = AUTO, positions: int | None = None
-) -> EncodedDataset:
-    """Tokenise every split with the dataset's one prompt; see ``Encoder``."""
-    return Encoder(dataset, tokenizer, max_length, positions).encoded()
+def _whole(
+    reader: _Reader, texts: Mapping[Split, list[tuple[str, ...]]], max_length: int | str, positions: int | None
+) -> tuple[dict[Split, list[list[int]]], int]:
+    """The token ids of all examples in full, and the most tokens that one may have."""
+    rows = {split: reader.tokens(of_split) for split, of_split in texts.items()}
+    if isinstance(max_length, int):
+        return rows, max_length
+    longest = max(len(row) for of_split in rows.values() for row in of_split)
+    return rows, min(longest, LENGTH_CAP, positions or LENGTH_CAP)
+
+
+def _cut(reader: _Reader, texts: Sequence[tuple[str, ...]], rows: list[list[int]], max_length: int) -> Cuts:
+    """Replace the rows that are too long by as much of their texts as fits, and count them."""
+    kind = reader.prompt.kind
+    too_long = [index for index, row in enumerate(rows) if len(row) > max_length]
+    if too_long:
+        _check_room(reader, max_length)
+    words = [Shortened(texts[index], kind) for index in too_long]
+    found = list(zip(words, *_most_shown(reader, words, max_length), strict=True))
+    # Where not even a word fits, characters do.
+    empty = [i for i, (_, num_ranks, _) in enumerate(found) if num_ranks == 0]
+    pieces = [Shortened(texts[too_long[i]], kind, longest=1) for i in empty]
+    for i, again in zip(empty, zip(pieces, *_most_shown(reader, pieces, max_length), strict=True), strict=True):
+        found[i] = again
+    for index, (_, _, row) in zip(too_long, found, strict=True):
+        rows[index] = row
+    return Cuts(len(rows), len(too_long), sum(num_ranks < shown.num_changed for shown, num_ranks, _ in found))
+
+
+def _check_room(reader: _Reader, max_length: int) -> None:
+    taken = len(reader.tokens_of([reader.prompt.frame(reader.instruction)])[0])
+    room, needed = max_length - taken, LEAST_ROOM * reader.prompt.num_texts
+    if room < needed:
+        raise LengthError(
+            f"model.max_length: of {max_length} tokens instruction and template take {taken} and leave "
+            f"{max(room, 0)} for texts, which need {needed} at least. Set model.max_length={taken + needed} or "
+            "more, or shorten data.instruction or data.template (data.instruction=null asks nothing)"
+        )
+
+
+def _most_shown(reader: _Reader, shortened: Sequence[Shortened], max_length: int) -> tuple[list[int], list[list[int]]]:
+    """The most ranks of each that fit, and their tokens: by bisection, over all of them at once."""
+    if not shortened:
+        return [], []
+    fits, fails = [0] * len(shortened), [each.num_ranks for each in shortened]
+    rows = reader.tokens(each.show(0) for each in shortened)
+    while wanted := [(i, (fits[i] + fails[i]) // 2) for i in range(len(shortened)) if fails[i] - fits[i] > 1]:
+        for (i, num_ranks), row in zip(wanted, reader.tokens(shortened[i].show(n) for i, n in wanted), strict=True):
+            if len(row) <= max_length:
+                fits[i], rows[i] = num_ranks, row
+            else:
+                fails[i] = num_ranks
+    return fits, rows
 
 
 def encode_once(
