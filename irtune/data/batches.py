@@ -1,6 +1,7 @@
 """Token ids to batches of like length, the same on every machine."""
 
 import hashlib
+import itertools
 import math
 from collections.abc import Iterator
 
@@ -28,21 +29,24 @@ def training_batches(
             f"training.micro_batch_size: {batch_size} on {world_size} ranks needs at least {global_size} training "
             f"examples, there are {len(lengths)}"
         )
-    epoch = 0
-    while True:
-        generator = np.random.default_rng([seed, epoch])
-        order = generator.permutation(len(lengths))
-        batches = []
-        for start in range(0, len(order), global_size * BUCKETS_PER_POOL):
-            pool = order[start : start + global_size * BUCKETS_PER_POOL]
-            pool = pool[np.argsort(lengths[pool], kind="stable")]
-            spare = len(pool) % global_size
-            if spare:
-                pool = np.delete(pool, generator.choice(len(pool), spare, replace=False))
-            batches += np.split(pool, len(pool) // global_size) if len(pool) else []
-        for index in generator.permutation(len(batches)):
-            yield batches[index][rank::world_size]
-        epoch += 1
+    for epoch in itertools.count():
+        for batch in _epoch(lengths, global_size, seed, epoch):
+            yield batch[rank::world_size]
+
+
+def _epoch(lengths: np.ndarray, global_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """The batches of indices ``(global_size,)`` of an epoch, for all ranks together."""
+    generator = np.random.default_rng([seed, epoch])
+    order = generator.permutation(len(lengths))
+    batches = []
+    for start in range(0, len(order), global_size * BUCKETS_PER_POOL):
+        pool = order[start : start + global_size * BUCKETS_PER_POOL]
+        pool = pool[np.argsort(lengths[pool], kind="stable")]
+        spare = len(pool) % global_size
+        if spare:
+            pool = np.delete(pool, generator.choice(len(pool), spare, replace=False))
+        batches += np.split(pool, len(pool) // global_size) if len(pool) else []
+    return [batches[index] for index in generator.permutation(len(batches))]
 
 
 def evaluation_batches(lengths: np.ndarray, batch_size: int, *, rank: int = 0, world_size: int = 1) -> list[np.ndarray]:
@@ -60,10 +64,6 @@ def evaluation_batches(lengths: np.ndarray, batch_size: int, *, rank: int = 0, w
 
 def share_hash(lengths: np.ndarray, batch_size: int, *, seed: int, rank: int, world_size: int) -> str:
     """SHA-256 of the examples that a rank sees in the first epoch, 16 hexadecimal digits; it shows disjoint shares."""
-    num_batches = sum(
-        (min(start + batch_size * world_size * BUCKETS_PER_POOL, len(lengths)) - start) // (batch_size * world_size)
-        for start in range(0, len(lengths), batch_size * world_size * BUCKETS_PER_POOL)
-    )
-    stream = training_batches(lengths, batch_size, seed=seed, rank=rank, world_size=world_size)
-    share = np.sort(np.concatenate([next(stream) for _ in range(num_batches)]))
+    first = _epoch(lengths, batch_size * world_size, seed, epoch=0)
+    share = np.sort(np.concatenate([batch[rank::world_size] for batch in first]))
     return hashlib.sha256(share.astype(np.int64).tobytes()).hexdigest()[:16]

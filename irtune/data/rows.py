@@ -85,21 +85,16 @@ def text_problem(row: Row) -> Problem | None:
     return None
 
 
-def missing_label_problem(spellings: Collection[str]) -> Check:
-    """A check that there is a label; ``spellings`` is how missing ones are written."""
-    found = " or ".join(repr(spelling) if spelling else "nothing" for spelling in sorted(spellings)) or "nothing"
-    return lambda row: None if row.label else Problem("missing label", row.place, found, LABEL_EVERYWHERE)
-
-
-def label_problem(labels: Sequence[str]) -> Check:
-    """A check that there is a label, and that it is one of ``labels``."""
+def label_problem(labels: Sequence[str], missing: Collection[str] = ()) -> Check:
+    """A check that there is a label, and that it is one of ``labels``; ``missing`` is how missing ones are written."""
     allowed = frozenset(labels)
+    written = " or ".join(repr(spelling) if spelling else "nothing" for spelling in sorted(missing)) or "nothing"
 
     def check(row: Row) -> Problem | None:
+        if not row.label:
+            return Problem("missing label", row.place, written, LABEL_EVERYWHERE)
         if row.label in allowed:
             return None
-        if not row.label:
-            return Problem("missing label", row.place, "nothing", LABEL_EVERYWHERE)
         return Problem("unknown label", row.place, repr(row.label), ", ".join(labels) or "none found", row.label)
 
     return check

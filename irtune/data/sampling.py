@@ -3,7 +3,6 @@
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import Field
@@ -95,7 +94,7 @@ def split_three_ways(
     if len(sets) < 3:
         raise ValueError(_cannot_be_split(labels, keys, len(sets)))
     shares = (1 - validation_fraction - test_fraction, validation_fraction, test_fraction)
-    place_of = _nearest_draw(_rows_as_items(labels, sets), shares, seed)
+    place_of = _nearest_draw(_counted_labels(labels, sets), shares, seed)
     parts = [
         sorted(row for rows, at in zip(sets, place_of, strict=True) if at == place for row in rows) for place in SPLITS
     ]
@@ -132,50 +131,42 @@ def _cannot_be_split(labels: Sequence[str], keys: Sequence[tuple[str, ...]] | No
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Item:
-    """A set of rows that stay together: how many, and how many of each label by its number."""
-
-    size: int
-    counts: tuple[tuple[int, int], ...]
-
-
-def _rows_as_items(labels: Sequence[str], sets: Sequence[Sequence[int]]) -> list[_Item]:
+def _counted_labels(labels: Sequence[str], sets: Sequence[Sequence[int]]) -> list[Counter[int]]:
+    """How many rows of each label, by its number, are in each of the sets of rows that stay together."""
     number = {label: index for index, label in enumerate(sorted(set(labels)))}
-    held = (Counter(number[labels[row]] for row in rows) for rows in sets)
-    return [_Item(counts.total(), tuple(sorted(counts.items()))) for counts in held]
+    return [Counter(sorted(number[labels[row]] for row in rows)) for rows in sets]
 
 
-def _nearest_draw(items: Sequence[_Item], shares: Sequence[float], seed: int) -> list[int]:
+def _nearest_draw(items: Sequence[Counter[int]], shares: Sequence[float], seed: int) -> list[int]:
     """The split of each item, in the best of several draws."""
     generator = random.Random(seed)
     num_draws = max(1, min(SPLIT_DRAWS, PLACEMENTS // len(items)))
     draw = _Draw(items, shares)
     draws = [draw.places(generator) for _ in range(num_draws)]
-    return min(draws, key=draw.distance)
+    return min(draws, key=lambda drawn: drawn[1])[0]
 
 
 class _Draw:
     """Puts items into splits, one after the other in random order, each into the split that is furthest behind."""
 
-    def __init__(self, items: Sequence[_Item], shares: Sequence[float]) -> None:
+    def __init__(self, items: Sequence[Counter[int]], shares: Sequence[float]) -> None:
         self.items, self.shares = items, shares
         self.totals: Counter[int] = Counter()
         self.num_items: Counter[int] = Counter()
         for item in items:
-            self.totals.update(dict(item.counts))
-            self.num_items.update(label for label, _ in item.counts)
-        self.num_rows = sum(item.size for item in items)
-        self.room = [share * self.num_rows for share in shares]
-        self.required = [[label for label, _ in item.counts] for item in items]
+            self.totals.update(item)
+            self.num_items.update(list(item))
+        self.sizes = [item.total() for item in items]
+        self.room = [share * sum(self.sizes) for share in shares]
+        self.required = [list(item) for item in items]
         # Every class may be had in as many ways whichever place one item has, so the largest may choose.
-        largest = max(range(len(items)), key=lambda index: items[index].size)
+        largest = max(range(len(items)), key=lambda index: self.sizes[index])
         self.first = (
             {largest: self.room.index(max(self.room))} if not any(self._fits(largest, p) for p in SPLITS) else {}
         )
 
-    def places(self, generator: random.Random) -> list[int]:
-        """The split of each item."""
+    def places(self, generator: random.Random) -> tuple[list[int], float]:
+        """The split of each item, and how far labels and splits are from their shares."""
         covered, given_up = cover(self.required, len(self.shares), generator, self._fits, self.first)
         # What cannot be had once cannot be had in another draw either.
         self.required = [[label for label in labels if label not in given_up] for labels in self.required]
@@ -189,29 +180,26 @@ class _Draw:
         for index in rest:
             item = self.items[index]
             lacks = any(not filling.held[TRAIN][label] for label in self._rare(index))
-            has_room = filling.sizes[TRAIN] + item.size <= self.room[TRAIN]
+            has_room = filling.sizes[TRAIN] + self.sizes[index] <= self.room[TRAIN]
             covered[index] = TRAIN if lacks and has_room else filling.furthest_behind(item)
             filling.put(item, covered[index])
-        return [covered[index] for index in range(len(self.items))]
+        return [covered[index] for index in range(len(self.items))], self._distance(filling)
 
     def _fits(self, index: int, place: int) -> bool:
-        return self.items[index].size <= self.room[place]
+        return self.sizes[index] <= self.room[place]
 
     def _rare(self, index: int) -> list[int]:
         """The labels of an item that cannot be in every split."""
-        return [label for label, _ in self.items[index].counts if self.num_items[label] < len(self.shares)]
+        return [label for label in self.items[index] if self.num_items[label] < len(self.shares)]
 
-    def distance(self, places: Sequence[int]) -> float:
+    def _distance(self, filling: "_Filling") -> float:
         """By how many rows labels and splits miss their shares, those that are absent where they need not be first."""
-        filling = _Filling(self.shares)
-        for item, place in zip(self.items, places, strict=True):
-            filling.put(item, place)
         common = [label for label, num in self.num_items.items() if num >= len(self.shares)]
         absent = sum(not counts[label] for counts in filling.held for label in common)
         missed = sum(abs(size - room) for size, room in zip(filling.sizes, self.room, strict=True))
         for counts, share in zip(filling.held, self.shares, strict=True):
             missed += sum(abs(counts[label] - share * total) for label, total in self.totals.items())
-        return absent * 3.0 * self.num_rows + missed
+        return absent * 3.0 * sum(self.sizes) + missed
 
 
 class _Filling:
@@ -222,18 +210,18 @@ class _Filling:
         self.sizes = [0] * len(shares)
         self.held = [Counter[int]() for _ in shares]
 
-    def put(self, item: _Item, place: int) -> None:
+    def put(self, item: Counter[int], place: int) -> None:
         """Add an item to a split."""
-        self.sizes[place] += item.size
-        for label, count in item.counts:
-            self.held[place][label] += count
+        self.sizes[place] += item.total()
+        self.held[place].update(item)
 
-    def furthest_behind(self, item: _Item) -> int:
+    def furthest_behind(self, item: Counter[int]) -> int:
         """The split in which the item leaves the smallest squared distance from what is placed by then, in shares."""
-        placed = sum(self.sizes) + item.size
+        num_rows = item.total()
+        placed = sum(self.sizes) + num_rows
         # Of the squares only the part that depends on the split counts.
-        behind = [item.size * (share * placed - size) for share, size in zip(self.shares, self.sizes, strict=True)]
-        for label, count in item.counts:
+        behind = [num_rows * (share * placed - size) for share, size in zip(self.shares, self.sizes, strict=True)]
+        for label, count in item.items():
             so_far = sum(counts[label] for counts in self.held) + count
             for place, share in enumerate(self.shares):
                 behind[place] += count * (share * so_far - self.held[place][label])

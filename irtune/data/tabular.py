@@ -19,7 +19,6 @@ from irtune.data.rows import (
     SkipBadRows,
     group_problem,
     label_problem,
-    missing_label_problem,
     partition,
     skip_notes,
     skip_or_stop,
@@ -146,9 +145,9 @@ class TableConfig(DatasetConfig):
         rows, given = self._with_splits(rows, tables, problems, notes)
         if self.group_column is not None:
             rows = partition(rows, group_problem, problems)
-        rows = partition(partition(rows, text_problem, problems), missing_label_problem(reader.missing), problems)
-        labels = self.labels or tuple(sorted({row.label for row in rows if row.split in ("", "train")}))
-        rows = partition(rows, label_problem(labels), problems)
+        rows = partition(rows, text_problem, problems)
+        labels = self.labels or tuple(sorted({row.label for row in rows if row.label and row.split in ("", "train")}))
+        rows = partition(rows, label_problem(labels, reader.missing), problems)
         skipped = skip_or_stop(problems, num_rows, self.skip_bad_rows)
         parts = self._split(rows, given, notes)
         notes += [*reader.notes(), *skip_notes(problems, rows, self.labels), *note_on_replaced(rows)]

@@ -3,25 +3,20 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from irtune.data.dataset import DataError
 from irtune.data.reading.table import Columns, Record, Table
 from irtune.data.rows import Problem
+
+Item = tuple[int, Any]
+"""A value of a JSON text, and the line in which it begins."""
 
 _SPACE = " \t\r\n"
 
 
 class _TwiceError(ValueError):
     """A key stands twice in one object."""
-
-
-class Item(NamedTuple):
-    """A value of a JSON text, counted from 1, with the line in which it begins."""
-
-    number: int
-    line: int
-    value: Any
 
 
 def read_json(text: str, source: str, columns: Columns) -> list[Table]:
@@ -34,15 +29,12 @@ def read_json(text: str, source: str, columns: Columns) -> list[Table]:
     if start == len(text):
         raise DataError(f"{source}: is empty. Give a file with a JSON object per row.")
     if text[start] == "[":
-        whole = _elements(text, start, source)
-        return [_table(source, _in_array(whole, source))]
+        return [_table(source, _in_array(_elements(text, start, source), source))]
     if text[start] == "{" and not _is_lines(text, start):
         items = _values(text, start, source)
-        return (
-            _of_object(items[0].value, source, columns)
-            if len(items) == 1
-            else [_table(source, _in_array(items, source))]
-        )
+        if len(items) == 1:
+            return _of_object(items[0][1], source, columns)
+        return [_table(source, _in_array(items, source))]
     return [_table(source, _lines(text, source))]
 
 
@@ -74,7 +66,7 @@ def _lines(text: str, source: str) -> Iterator[Record | Problem]:
 
 
 def _in_array(items: Iterable[Item], source: str) -> Iterator[Record | Problem]:
-    for number, line, value in items:
+    for number, (line, value) in enumerate(items, 1):
         yield _record(number, f"{source}:{line} (item {number})", value, None)
 
 
@@ -99,7 +91,7 @@ def _elements(text: str, start: int, source: str) -> list[Item]:
     while at < len(text) and text[at] != "]":
         line, counted = line + text.count("\n", counted, at), at
         value, at = _decode(text, at, source)
-        items.append(Item(len(items) + 1, line, value))
+        items.append((line, value))
         at = _after_space(text, at)
         if text[at : at + 1] == ",":
             at = _after_space(text, at + 1)
@@ -118,7 +110,7 @@ def _values(text: str, at: int, source: str) -> list[Item]:
     while at < len(text):
         line, counted = line + text.count("\n", counted, at), at
         value, at = _decode(text, at, source)
-        items.append(Item(len(items) + 1, line, value))
+        items.append((line, value))
         at = _after_space(text, at)
     return items
 

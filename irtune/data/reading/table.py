@@ -99,20 +99,20 @@ class Options:
 
 def _path(name: str, columns: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
     """The columns that ``name`` fits, and the keys after it where it leads into nested values."""
-    heads = _fitting(name, columns)
+    heads = fitting(name, columns)
     if heads:
         return heads, ()
     parts = name.split(".")
     for depth in range(len(parts) - 1, 0, -1):
-        heads = _fitting(".".join(parts[:depth]), columns)
+        heads = fitting(".".join(parts[:depth]), columns)
         if heads:
             return heads, tuple(parts[depth:])
     return [], ()
 
 
-def _fitting(name: str, columns: Sequence[str]) -> list[str]:
-    exact = [column for column in columns if column == name]
-    return exact or [column for column in columns if plain(column) == plain(name)]
+def fitting(name: str, names: Sequence[str]) -> list[str]:
+    """Those of ``names`` that are ``name``; else those that differ from it in what is easily overlooked."""
+    return [one for one in names if one == name] or [one for one in names if plain(one) == plain(name)]
 
 
 def plain(name: str) -> str:

@@ -11,7 +11,7 @@ from zipfile import BadZipFile
 
 from irtune.data.dataset import DataError
 from irtune.data.reading.header import Header, recognise
-from irtune.data.reading.table import Columns, Options, Record, Table, plain
+from irtune.data.reading.table import Columns, Options, Record, Table, fitting
 
 _SAMPLE_ROWS = 200
 
@@ -65,9 +65,7 @@ def rows_of(sheet: Any) -> Iterator[tuple[Any, ...]]:
 
 def _chosen(sheets: dict[str, Any], source: str, columns: Columns, options: Options) -> str:
     if options.sheet is not None:
-        meant = [title for title in sheets if options.sheet == title] or [
-            title for title in sheets if plain(title) == plain(options.sheet)
-        ]
+        meant = fitting(options.sheet, list(sheets))
         if len(meant) != 1:
             titles = ", ".join(map(repr, sheets))
             raise DataError(f"{source}: has no sheet {options.sheet!r}. Set data.sheet to one of {titles}.")
