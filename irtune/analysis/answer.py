@@ -8,7 +8,7 @@ import numpy as np
 
 from irtune.analysis.guessing import AgainstGuessing, against_guessing
 from irtune.analysis.metrics import Mode
-from irtune.analysis.over_seeds import Finalist, as_given, compare_finalists, interval_between, winner
+from irtune.analysis.outcome import Outcome, outcome_of
 from irtune.analysis.sentence import (
     caveat_classes,
     caveat_final,
@@ -18,8 +18,7 @@ from irtune.analysis.sentence import (
     nothing_learnt,
     sentence_of,
 )
-from irtune.analysis.statistics import Interval
-from irtune.analysis.trials import TrialRow, baseline_for, chosen, metric_of, over_classes
+from irtune.analysis.trials import TrialRow, metric_of, over_classes
 
 __all__ = ["Answer", "TrialRow", "answer_sweep"]
 
@@ -27,39 +26,16 @@ _SMALL_TEST_SET = 200
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Answer:
+class Answer(Outcome):
     """The outcome of a sweep in words and numbers.
-
-    Where finalists were repeated over seeds, ``best``, ``selective`` and ``baseline`` are means over common seeds.
 
     Args:
         sentence: The answer, for who decides how many blocks to train.
-        best: The finished trial that is best on validation; it may be the baseline. None if none finished within the
-            constraints.
-        selective: The best finished trial that selects blocks: the one compared with the baseline.
-        baseline: The finished trial that trains all blocks and differs from ``selective`` in nothing else: what it is
-            compared with. Without ``selective`` the best that trains all blocks.
-        given: The best finished trial that trains all blocks at other settings, such as the file's own; None if there
-            is none.
-        interval: Test score of ``selective`` minus that of ``baseline``; None without predictions of both.
-        saving_seconds: Share of the baseline's training time that ``selective`` saves; negative if it costs more.
-        saving_flops: Likewise for FLOPs.
-        saving_trainable: Likewise for the mean number of trainable parameters.
         caveats: What to know before relying on the sentence.
-        finalists: What was repeated over seeds, the baseline among it, best on validation first.
     """
 
     sentence: str
-    best: TrialRow | None
-    selective: TrialRow | None
-    baseline: TrialRow | None
-    given: TrialRow | None
-    interval: Interval | None
-    saving_seconds: float | None
-    saving_flops: float | None
-    saving_trainable: float | None
     caveats: tuple[str, ...]
-    finalists: tuple[Finalist, ...] = ()
 
 
 def answer_sweep(
@@ -69,8 +45,6 @@ def answer_sweep(
     mode: Mode = "max",
     num_classes: int | None = None,
     num_validation: int | None = None,
-    num_resamples: int = 2000,
-    seed: int = 0,
 ) -> Answer:
     """Choose on validation, compare with the baseline on test, and say what it is worth.
 
@@ -84,100 +58,52 @@ def answer_sweep(
         mode: Whether more (``max``) or less (``min``) of it is better.
         num_classes: Classes of the task; None: the highest class index met, plus one.
         num_validation: Examples in the validation set, if known.
-        num_resamples: Resamples of the bootstrap.
-        seed: Seed of the bootstrap.
 
     Raises:
         ValueError: If ``mode`` does not fit the rows (see ``ranked``), or predictions are not class indices.
     """
-    metric = metric_of(rows).words if metric is None else metric
+    scored = metric_of(rows).words
+    metric = scored if metric is None else metric
     trials = [row for row in rows if row.repeats is None]
-    finalists = compare_finalists(rows, mode, num_classes, num_resamples, seed)
-    final = winner(finalists)
-    interval = None
-    if final is None:
-        selective = chosen(trials, mode, baseline=False)
-        baseline = chosen(trials, mode, baseline=True) if selective is None else baseline_for(selective, trials, mode)
-        given = chosen([row for row in trials if row is not baseline], mode, baseline=True)
-        if selective is not None and baseline is not None:
-            interval = interval_between([selective], [baseline], num_classes, num_resamples, seed)
-    else:
-        selective, baseline, interval = final.mean, final.baseline_mean, final.interval
-        given = as_given(finalists, final, mode)
-    best = chosen([row for row in (selective, baseline, given) if row is not None], mode)
-    savings = {
-        "seconds": _saving(selective, baseline, "seconds"),
-        "flops": _saving(selective, baseline, "flops"),
-        "trainable": _saving(selective, baseline, "trainable_share"),
-    }
-    guesses = _against_guessing(selective, baseline, final, num_classes, num_resamples, seed)
-    sentence = sentence_of(trials, best, selective, baseline, given, interval, savings, metric, final)
+    outcome = outcome_of(rows, mode, num_classes)
+    guesses = _against_guessing(outcome, num_classes)
     return Answer(
-        sentence=nothing_learnt(guesses) + sentence,
-        best=best,
-        selective=selective,
-        baseline=baseline,
-        given=given,
-        interval=interval,
-        saving_seconds=savings["seconds"],
-        saving_flops=savings["flops"],
-        saving_trainable=savings["trainable"],
+        **vars(outcome),
+        sentence=nothing_learnt(guesses) + sentence_of(trials, outcome, metric),
         caveats=(
-            *_caveats(rows, selective, baseline, interval, metric, num_validation, final),
+            *_caveats(rows, outcome, metric, num_validation),
             *caveat_guessing(guesses),
-            *caveat_classes(metric_of(rows).words, over_classes(rows)),
+            *caveat_classes(scored, over_classes(rows)),
         ),
-        finalists=finalists,
     )
 
 
-def _against_guessing(
-    selective: TrialRow | None,
-    baseline: TrialRow | None,
-    final: Finalist | None,
-    num_classes: int | None,
-    num_resamples: int,
-    seed: int,
-) -> dict[str, AgainstGuessing]:
+def _against_guessing(outcome: Outcome, num_classes: int | None) -> dict[str, AgainstGuessing]:
     """What the trials compared have over guessing, by what they are called; the same trials over seeds if repeated."""
+    final = outcome.final
     compared = {
-        "the selective trial": (selective, () if final is None else final.repeats),
-        "the baseline": (baseline, () if final is None else final.baseline_repeats),
+        "the selective trial": (outcome.selective, () if final is None else final.repeats),
+        "the baseline": (outcome.baseline, () if final is None else final.baseline_repeats),
     }
     found = {
-        name: against_guessing(row, repeats, num_classes, num_resamples, seed)
+        name: against_guessing(row, repeats, num_classes)
         for name, (row, repeats) in compared.items()
         if row is not None
     }
     return {name: guess for name, guess in found.items() if guess is not None}
 
 
-def _saving(selective: TrialRow | None, baseline: TrialRow | None, measure: str) -> float | None:
-    ours, theirs = getattr(selective, measure, None), getattr(baseline, measure, None)
-    return None if ours is None or not theirs else 1.0 - ours / theirs
-
-
-def _caveats(
-    rows: Sequence[TrialRow],
-    selective: TrialRow | None,
-    baseline: TrialRow | None,
-    interval: Interval | None,
-    metric: str,
-    num_validation: int | None,
-    final: Finalist | None,
-) -> tuple[str, ...]:
+def _caveats(rows: Sequence[TrialRow], outcome: Outcome, metric: str, num_validation: int | None) -> list[str]:
     caveats = []
-    compared = [row for row in (selective, baseline) if row is not None]
-    trials = [row for row in rows if row.repeats is None]
-    if compared:
-        caveats.append(caveat_seeds(trials, selective, baseline) if final is None else caveat_final(final))
-        caveats.extend(_test_set(compared))
+    final, trials = outcome.final, [row for row in rows if row.repeats is None]
+    if outcome.compared:
+        caveats.append(caveat_seeds(trials, outcome) if final is None else caveat_final(final))
+        caveats.extend(_test_set(outcome.compared))
         caveats.append(
             _choice(trials, metric, num_validation, "best of each kind was" if final is None else "finalists were")
         )
     caveats.extend(caveat_lost(rows))
-    if selective is not None and baseline is not None:
-        caveats.extend(_disagreement(selective, baseline, interval))
+    caveats.extend(_disagreement(outcome))
     caveats.extend(_trade_off(trials, metric))
     lost = Counter(row.status for row in trials if row.status != "finished")
     if lost:
@@ -187,9 +113,9 @@ def _caveats(
     interrupted = sum(row.attempts > 1 for row in rows)
     if interrupted:
         caveats.append(f"Trials that were interrupted, and went on from their last checkpoint: {interrupted}.")
-    if len(compared) == 2:
+    if len(outcome.compared) == 2:
         caveats.append("Time on a shared machine is noisy; FLOPs are the dependable figure for cost.")
-    return tuple(caveats)
+    return caveats
 
 
 def _trade_off(rows: Sequence[TrialRow], metric: str) -> list[str]:
@@ -236,11 +162,12 @@ def _choice(rows: Sequence[TrialRow], metric: str, num_validation: int | None, p
     )
 
 
-def _disagreement(selective: TrialRow, baseline: TrialRow, interval: Interval | None) -> list[str]:
+def _disagreement(outcome: Outcome) -> list[str]:
     """The scores the trials reported and those of their kept predictions must be the same thing."""
-    if interval is None or selective.test_score is None or baseline.test_score is None:
+    interval, scores = outcome.interval, [row.test_score for row in outcome.compared if row.test_score is not None]
+    if interval is None or len(scores) < 2:
         return []
-    reported = selective.test_score - baseline.test_score
+    reported = scores[0] - scores[1]
     if abs(reported - interval.difference) < 0.0015:
         return []
     return [

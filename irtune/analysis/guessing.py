@@ -86,17 +86,13 @@ class AgainstGuessing:
         return f"test {self.metric.words} {self.score:.3f}{low_high}"
 
 
-def against_guessing(
-    row: TrialRow, repeats: Sequence[TrialRow], num_classes: int | None, num_resamples: int, seed: int
-) -> AgainstGuessing | None:
+def against_guessing(row: TrialRow, repeats: Sequence[TrialRow], num_classes: int | None) -> AgainstGuessing | None:
     """Return what a trial has over guessing; None where its score or its test set is not known.
 
     Args:
         row: The trial, or its means over seeds.
         repeats: The trials of each seed that ``row`` is the mean of; empty where it is one trial.
         num_classes: Classes of the task; None: the highest class index met, plus one.
-        num_resamples: Resamples of the bootstrap.
-        seed: Seed of the bootstrap.
     """
     if row.test_score is None or row.test_labels is None or len(row.test_labels) == 0:
         return None
@@ -106,5 +102,5 @@ def against_guessing(
     guess = best_guess(row.test_labels, num_classes, row.metric)
     if len(predictions) < max(1, len(repeats)):
         return AgainstGuessing(guess, row.test_score, None, row.metric)
-    interval = score_interval(row.test_labels, predictions, num_classes, num_resamples, seed, row.metric)
+    interval = score_interval(row.test_labels, predictions, num_classes, metric=row.metric)
     return AgainstGuessing(guess, interval.difference, interval, row.metric)

@@ -46,11 +46,7 @@ class Finalist:
 
 
 def compare_finalists(
-    rows: Sequence[TrialRow],
-    mode: Mode = "max",
-    num_classes: int | None = None,
-    num_resamples: int = 2000,
-    seed: int = 0,
+    rows: Sequence[TrialRow], mode: Mode = "max", num_classes: int | None = None
 ) -> tuple[Finalist, ...]:
     """Every finalist beside the baseline at its settings on common seeds, by mean validation score, best first.
 
@@ -60,8 +56,6 @@ def compare_finalists(
         rows: All rows of a sweep: the trials of the search, and their repeats, in any state.
         mode: Whether more or less of the validation score is better.
         num_classes: Classes of the task; None: the highest class index met, plus one.
-        num_resamples: Resamples of the bootstrap.
-        seed: Seed of the bootstrap.
     """
     trials = {row.trial_id: row for row in rows if row.repeats is None}
     finished: dict[str, dict[int, TrialRow]] = {}
@@ -80,7 +74,7 @@ def compare_finalists(
                 finalist,
                 baseline_mean=_mean(str(theirs[0].repeats), trials, theirs),
                 baseline_repeats=theirs,
-                interval=interval_between(ours, theirs, num_classes, num_resamples, seed) if len(seeds) > 1 else None,
+                interval=interval_between(ours, theirs, num_classes) if len(seeds) > 1 else None,
             )
         finalists[finalist.mean] = finalist
     return tuple(finalists[mean] for mean in ranked(finalists, mode))
@@ -95,9 +89,7 @@ def winner(finalists: Sequence[Finalist]) -> Finalist | None:
     return next((one for one in finalists if len(one.baseline_repeats) > 1), None)
 
 
-def interval_between(
-    ours: Sequence[TrialRow], theirs: Sequence[TrialRow], num_classes: int | None, num_resamples: int, seed: int
-) -> Interval | None:
+def interval_between(ours: Sequence[TrialRow], theirs: Sequence[TrialRow], num_classes: int | None) -> Interval | None:
     """Test score of ``ours`` minus that of ``theirs``: a trial each, or one for each of the same seeds.
 
     Returns:
@@ -114,8 +106,8 @@ def interval_between(
         num_classes = 1 + max(int(np.max(found)) for found in classes)
     metric = ours[0].metric
     if len(ours) == 1:
-        return paired_bootstrap(labels, kept[0], kept[1], num_classes, num_resamples, seed, metric)
-    return paired_over_seeds(labels, kept[: len(ours)], kept[len(ours) :], num_classes, num_resamples, seed, metric)
+        return paired_bootstrap(labels, kept[0], kept[1], num_classes, metric=metric)
+    return paired_over_seeds(labels, kept[: len(ours)], kept[len(ours) :], num_classes, metric=metric)
 
 
 def as_given(finalists: Sequence[Finalist], final: Finalist, mode: Mode = "max") -> TrialRow | None:

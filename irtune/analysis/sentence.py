@@ -7,6 +7,7 @@ import numpy as np
 
 from irtune.analysis.guessing import AgainstGuessing
 from irtune.analysis.metrics import Metric
+from irtune.analysis.outcome import Outcome
 from irtune.analysis.over_seeds import Finalist
 from irtune.analysis.statistics import Interval
 from irtune.analysis.trials import TrialRow, metric_of, other_differences, same_configuration
@@ -15,30 +16,15 @@ _SETTINGS = 4
 """Settings that a sentence names."""
 
 
-def sentence_of(
-    rows: Sequence[TrialRow],
-    best: TrialRow | None,
-    selective: TrialRow | None,
-    baseline: TrialRow | None,
-    given: TrialRow | None,
-    interval: Interval | None,
-    savings: Mapping[str, float | None],
-    metric: str,
-    final: Finalist | None = None,
-) -> str:
+def sentence_of(rows: Sequence[TrialRow], outcome: Outcome, metric: str) -> str:
     """The answer in a few sentences, whatever became of the sweep.
 
     Args:
         rows: All trials of the search.
-        best: The best finished trial on validation.
-        selective: The best finished trial that selects blocks.
-        baseline: The finished trial that trains all blocks and differs from ``selective`` in nothing else.
-        given: The best finished trial that trains all blocks at other settings.
-        interval: Test score of ``selective`` minus that of ``baseline``.
-        savings: Share saved of ``seconds``, ``flops`` and ``trainable`` parameters; None where not measured.
+        outcome: What they came to.
         metric: What was compared on validation.
-        final: The finalist whose means over seeds ``selective`` holds, if they are means.
     """
+    best, selective, baseline, given = outcome.best, outcome.selective, outcome.baseline, outcome.given
     if selective is None:
         return _nothing_selective(rows, baseline)
     if baseline is None:
@@ -46,8 +32,8 @@ def sentence_of(
     differences = {} if given is None else other_differences(selective, given)
     same = "" if given is None else f" at the same settings ({_settings(differences, 0)})"
     comparison = (
-        f"{_what(selective)} {_verdict(interval, selective.metric)} training all {baseline.num_blocks}{same}: "
-        f"{_scores(selective, baseline, interval, final)}. {_cost(savings)}"
+        f"{_what(selective)} {_verdict(outcome.interval, selective.metric)} training all {baseline.num_blocks}{same}: "
+        f"{_scores(selective, baseline, outcome)}. {_cost(outcome)}"
     ).strip()
     if given is not None:
         comparison += (
@@ -106,9 +92,9 @@ def caveat_classes(words: str, classes: Mapping[str, str]) -> list[str]:
     ]
 
 
-def caveat_seeds(rows: Sequence[TrialRow], selective: TrialRow | None, baseline: TrialRow | None) -> str:
+def caveat_seeds(rows: Sequence[TrialRow], outcome: Outcome) -> str:
     """How many seeds stand behind the trials compared, with mean and spread where there are several."""
-    compared = {"selective": selective, "baseline": baseline}
+    compared = {"selective": outcome.selective, "baseline": outcome.baseline}
     groups = {name: same_configuration(row, rows) for name, row in compared.items() if row is not None}
     if all(len(group) == 1 for group in groups.values()):
         return (
@@ -157,23 +143,22 @@ def _nothing_selective(rows: Sequence[TrialRow], baseline: TrialRow | None) -> s
 
 def _no_baseline(rows: Sequence[TrialRow], selective: TrialRow, given: TrialRow | None) -> str:
     """Without all blocks at the same settings nothing is known of selecting them."""
-    words = selective.metric.words
-    best = f"{_what(selective)} is the best of this sweep on validation, with a test {words} of "
+    tried = [row for row in rows if row.is_baseline]
+    why, same, elsewhere = "is not part of this sweep", "", ""
     if given is not None:
         differences = other_differences(selective, given)
-        alike = [row for row in rows if row.is_baseline and not other_differences(row, selective)]
-        why = f"did not finish ({_endings(alike)})" if alike else "has not run yet"
-        return (
-            f"{best}{_score(selective.test_score)}. The baseline, all {selective.num_blocks} blocks, {why} at the same "
-            f"settings ({_settings(differences, 0)}), so whether selecting blocks loses or saves anything is not "
-            f"known. At other settings ({_settings(differences, 1)}) it reaches {_score(given.test_score)}, which may "
-            "be for these as well."
+        tried = [row for row in tried if not other_differences(row, selective)]
+        why, same = "has not run yet", f" at the same settings ({_settings(differences, 0)})"
+        elsewhere = (
+            f" At other settings ({_settings(differences, 1)}) it reaches {_score(given.test_score)}, which may be for "
+            "these as well."
         )
-    tried = [row for row in rows if row.is_baseline]
-    why = f"did not finish ({_endings(tried)})" if tried else "is not part of this sweep"
+    if tried:
+        why = f"did not finish ({_endings(tried)})"
     return (
-        f"{best}{_score(selective.test_score)}. The baseline, all {selective.num_blocks} blocks, {why}, "
-        "so whether selecting blocks loses or saves anything is not known."
+        f"{_what(selective)} is the best of this sweep on validation, with a test {selective.metric.words} of "
+        f"{_score(selective.test_score)}. The baseline, all {selective.num_blocks} blocks, {why}{same}, so whether "
+        f"selecting blocks loses or saves anything is not known.{elsewhere}"
     )
 
 
@@ -204,7 +189,8 @@ def _verdict(interval: Interval | None, metric: Metric) -> str:
     return "is better than" if interval.favours_first(metric.mode) else "is worse than"
 
 
-def _scores(selective: TrialRow, baseline: TrialRow, interval: Interval | None, final: Finalist | None) -> str:
+def _scores(selective: TrialRow, baseline: TrialRow, outcome: Outcome) -> str:
+    interval, final = outcome.interval, outcome.final
     over = "" if final is None else f", each the mean of {len(final.repeats)} seeds"
     scores = f"test {selective.metric.words} {_score(selective.test_score)} against {_score(baseline.test_score)}{over}"
     if interval is not None:
@@ -215,10 +201,14 @@ def _scores(selective: TrialRow, baseline: TrialRow, interval: Interval | None, 
     return f"{scores} (no interval: predictions of both on one test set are missing)"
 
 
-def _cost(savings: Mapping[str, float | None]) -> str:
+def _cost(outcome: Outcome) -> str:
     """What it saves and what it costs more; a change of less than half a per cent is neither."""
-    nouns = {"seconds": "training time", "flops": "FLOPs", "trainable": "trainable parameters"}
-    measured = {nouns[name]: share for name, share in savings.items() if share is not None}
+    savings = {
+        "training time": outcome.saving_seconds,
+        "FLOPs": outcome.saving_flops,
+        "trainable parameters": outcome.saving_trainable,
+    }
+    measured = {noun: share for noun, share in savings.items() if share is not None}
     saved = [f"{share:.0%} of the {noun}" for noun, share in measured.items() if share >= 0.005]
     more = [f"{-share:.0%} more {noun}" for noun, share in measured.items() if share <= -0.005]
     same = [noun for noun, share in measured.items() if abs(share) < 0.005]

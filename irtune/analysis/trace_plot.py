@@ -1,27 +1,11 @@
 """The picture of a trace that is still in memory."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from irtune.analysis.figures import save_png, trace_heat_map
-
-
-class Trace(Protocol):
-    """What was recorded at each refresh, as ``irtune.MemoryTrace`` keeps it."""
-
-    records: Sequence[Any]
-
-    def scores(self) -> np.ndarray:
-        """Scores ``(refreshes, L)``, NaN where never measured."""
-        ...
-
-    def active(self) -> np.ndarray:
-        """Active sets ``(refreshes, L)`` as booleans."""
-        ...
 
 
 def plot_trace(
@@ -41,7 +25,7 @@ def plot_trace(
     Raises:
         ValueError: If nothing was recorded, as on a rank other than 0.
     """
-    kept: Trace = getattr(trace, "trace", trace)
+    kept = getattr(trace, "trace", trace)
     if not kept.records:
         raise ValueError("the trace is empty: records are kept on rank 0, from the first optimizer step on")
     active = kept.active()

@@ -1,0 +1,92 @@
+"""What a sweep comes to in numbers: the trial that is best at selecting blocks, and what it is held against."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from irtune.analysis.metrics import Mode
+from irtune.analysis.over_seeds import Finalist, as_given, compare_finalists, interval_between, winner
+from irtune.analysis.statistics import Interval
+from irtune.analysis.trials import TrialRow, baseline_for, chosen
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Outcome:
+    """The trials that count, and the difference between them.
+
+    Where finalists were repeated over seeds, ``best``, ``selective`` and ``baseline`` are means over common seeds.
+
+    Args:
+        best: The finished trial that is best on validation; it may be the baseline. None if none finished within the
+            constraints.
+        selective: The best finished trial that selects blocks: the one compared with the baseline.
+        baseline: The finished trial that trains all blocks and differs from ``selective`` in nothing else: what it is
+            compared with. Without ``selective`` the best that trains all blocks.
+        given: The best finished trial that trains all blocks at other settings, such as the file's own; None if there
+            is none.
+        interval: Test score of ``selective`` minus that of ``baseline``; None without predictions of both.
+        finalists: What was repeated over seeds, the baseline among it, best on validation first.
+        final: The finalist whose means ``selective`` and ``baseline`` are, if they are means.
+    """
+
+    best: TrialRow | None
+    selective: TrialRow | None
+    baseline: TrialRow | None
+    given: TrialRow | None
+    interval: Interval | None
+    finalists: tuple[Finalist, ...]
+    final: Finalist | None
+
+    @property
+    def compared(self) -> list[TrialRow]:
+        """``selective`` and ``baseline``, as far as there are any."""
+        return [row for row in (self.selective, self.baseline) if row is not None]
+
+    @property
+    def saving_seconds(self) -> float | None:
+        """Share of the baseline's training time that ``selective`` saves; negative if it costs more."""
+        return self._saving("seconds")
+
+    @property
+    def saving_flops(self) -> float | None:
+        """Likewise for FLOPs."""
+        return self._saving("flops")
+
+    @property
+    def saving_trainable(self) -> float | None:
+        """Likewise for the mean number of trainable parameters."""
+        return self._saving("trainable_share")
+
+    def _saving(self, measure: str) -> float | None:
+        ours, theirs = getattr(self.selective, measure, None), getattr(self.baseline, measure, None)
+        return None if ours is None or not theirs else 1.0 - ours / theirs
+
+
+def outcome_of(rows: Sequence[TrialRow], mode: Mode = "max", num_classes: int | None = None) -> Outcome:
+    """Choose on validation, and compare with the baseline on test.
+
+    Args:
+        rows: All trials of the sweep, and the repeats of its finalists, in any state.
+        mode: Whether more or less of the validation score is better.
+        num_classes: Classes of the task; None: the highest class index met, plus one.
+    """
+    trials = [row for row in rows if row.repeats is None]
+    finalists = compare_finalists(rows, mode, num_classes)
+    final, interval = winner(finalists), None
+    if final is None:
+        selective = chosen(trials, mode, baseline=False)
+        baseline = chosen(trials, mode, baseline=True) if selective is None else baseline_for(selective, trials, mode)
+        given = chosen([row for row in trials if row is not baseline], mode, baseline=True)
+        if selective is not None and baseline is not None:
+            interval = interval_between([selective], [baseline], num_classes)
+    else:
+        selective, baseline, interval = final.mean, final.baseline_mean, final.interval
+        given = as_given(finalists, final, mode)
+    return Outcome(
+        best=chosen([row for row in (selective, baseline, given) if row is not None], mode),
+        selective=selective,
+        baseline=baseline,
+        given=given,
+        interval=interval,
+        finalists=finalists,
+        final=final,
+    )
