@@ -17,7 +17,6 @@ from irtune.analysis.tables import (
     VALIDATION,
     Column,
     TableRow,
-    classes_note,
     markdown,
     of_metric,
     rich_table,
@@ -95,16 +94,13 @@ def finalist_rows(finalists: Sequence[Finalist]) -> list[TableRow]:
 
 def finalist_table(finalists: Sequence[Finalist], width: int = 100) -> Table:
     """The finalists as a rich table for a terminal of ``width`` characters."""
-    note = classes_note([one.mean for one in finalists])
-    caption = ", ".join(filter(None, ["* best on validation", "= baseline", note]))
-    return rich_table(finalist_columns(finalists), finalist_rows(finalists), width, caption)
+    means = [one.mean for one in finalists]
+    return rich_table(finalist_columns(finalists), finalist_rows(finalists), means, width)
 
 
 def finalist_markdown(finalists: Sequence[Finalist]) -> str:
     """The finalists as a Markdown table with every column."""
-    note = classes_note([one.mean for one in finalists])
-    table = markdown(finalist_columns(finalists), finalist_rows(finalists))
-    return f"{table}\n\n{note}" if note else table
+    return markdown(finalist_columns(finalists), finalist_rows(finalists), [one.mean for one in finalists])
 
 
 def finalist_plot(finalists: Sequence[Finalist]) -> Figure:

@@ -65,18 +65,18 @@ def compare_finalists(
     finalists = {}
     for key, by_seed in finished.items():
         baseline = _baseline_of(next(iter(by_seed.values())), finished)
-        seeds = sorted(by_seed.keys() & baseline.keys()) or sorted(by_seed)
-        ours = tuple(by_seed[number] for number in seeds)
-        finalist = Finalist(mean=_mean(key, trials, ours), deviation=_deviation(ours), repeats=ours)
-        if not finalist.mean.is_baseline and by_seed.keys() & baseline.keys():
-            theirs = tuple(baseline[number] for number in seeds)
-            finalist = replace(
-                finalist,
-                baseline_mean=_mean(str(theirs[0].repeats), trials, theirs),
-                baseline_repeats=theirs,
-                interval=interval_between(ours, theirs, num_classes) if len(seeds) > 1 else None,
-            )
-        finalists[finalist.mean] = finalist
+        common = sorted(by_seed.keys() & baseline.keys())
+        ours = tuple(by_seed[number] for number in common or sorted(by_seed))
+        mean = _mean(key, trials, ours)
+        theirs = () if mean.is_baseline else tuple(baseline[number] for number in common)
+        finalists[mean] = Finalist(
+            mean=mean,
+            deviation=_deviation(ours),
+            repeats=ours,
+            baseline_mean=_mean(str(theirs[0].repeats), trials, theirs) if theirs else None,
+            baseline_repeats=theirs,
+            interval=interval_between(ours, theirs, num_classes) if len(theirs) > 1 else None,
+        )
     return tuple(finalists[mean] for mean in ranked(finalists, mode))
 
 

@@ -52,6 +52,7 @@ def render_report(
     environment = Environment(
         loader=PackageLoader("irtune", "analysis"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
+    environment.filters["embedded"] = _embedded
     return environment.get_template("report.html").render(
         title=title,
         answer=answer,
@@ -61,18 +62,18 @@ def render_report(
         score=metric_of(rows).words,
         finalist_columns=finalist_columns(answer.finalists),
         finalists=finalist_rows(answer.finalists),
-        finalists_figure=None if finalists_png is None else _embedded(finalists_png),
-        response=None if response_png is None else _embedded(response_png),
-        pareto=None if pareto_png is None else _embedded(pareto_png),
-        data=data or {},
+        finalists_png=finalists_png,
+        response_png=response_png,
+        pareto_png=pareto_png,
+        data=data,
         data_notes=data_notes,
         best_yaml=best_yaml,
-        heat_maps={caption: _embedded(png) for caption, png in (heat_maps or {}).items()},
+        heat_maps=heat_maps,
         tracking_command=tracking_command,
         tracking_url=tracking_url,
         # Escaping does not disarm an address such as javascript:…, so only a web address becomes a link.
         is_link=tracking_url.startswith(("http://", "https://")),
-        provenance=provenance or {},
+        provenance=provenance,
     )
 
 

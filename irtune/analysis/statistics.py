@@ -63,10 +63,8 @@ def paired_bootstrap(
         They derive a p-value from the same resamples; we report the interval.
     """
     named = {"predictions_a": predictions_a, "predictions_b": predictions_b}
-    true, first, second = _checked(num_classes, metric, labels, named)
-    resampled = _resampled_scores(metric, true, [first, second], num_resamples, seed)
-    low, high = np.percentile(resampled[:, 0] - resampled[:, 1], [2.5, 97.5])
-    return Interval(metric.score(true, first) - metric.score(true, second), float(low), float(high))
+    scores, again = _scores(labels, named, num_classes, num_resamples, seed, metric)
+    return _interval(scores[:1] - scores[1:], again[:, :1] - again[:, 1:], -metric.measure.most, metric.measure.most)
 
 
 def paired_over_seeds(
@@ -119,12 +117,10 @@ def paired_over_seeds(
     num_seeds = len(predictions_a)
     if num_seeds < 2 or len(predictions_b) != num_seeds:
         raise ValueError(f"needs the same two or more seeds of both models, found {num_seeds} and {len(predictions_b)}")
-    both = [*predictions_a, *predictions_b]
-    true, *checked = _checked(num_classes, metric, labels, {f"predictions {i}": p for i, p in enumerate(both)})
-    scores = np.array([metric.score(true, predicted) for predicted in checked])
-    resampled = _resampled_scores(metric, true, checked, num_resamples, seed)
+    both = {f"predictions {i}": predicted for i, predicted in enumerate([*predictions_a, *predictions_b])}
+    scores, resampled = _scores(labels, both, num_classes, num_resamples, seed, metric)
     found, again = scores[:num_seeds] - scores[num_seeds:], resampled[:, :num_seeds] - resampled[:, num_seeds:]
-    return _over_seeds(found, again, -metric.measure.most, metric.measure.most)
+    return _interval(found, again, -metric.measure.most, metric.measure.most)
 
 
 def score_interval(
@@ -153,17 +149,13 @@ def score_interval(
     """
     if not predictions:
         raise ValueError("needs the predictions of one seed or more, found none")
-    true, *checked = _checked(num_classes, metric, labels, {f"predictions {i}": p for i, p in enumerate(predictions)})
-    scores = np.array([metric.score(true, predicted) for predicted in checked])
-    resampled = _resampled_scores(metric, true, checked, num_resamples, seed)
-    if len(scores) > 1:
-        return _over_seeds(scores, resampled, 0.0, metric.measure.most)
-    low, high = np.percentile(resampled[:, 0], [2.5, 97.5])
-    return Interval(float(scores[0]), float(low), float(high))
+    named = {f"predictions {i}": predicted for i, predicted in enumerate(predictions)}
+    scores, resampled = _scores(labels, named, num_classes, num_resamples, seed, metric)
+    return _interval(scores, resampled, 0.0, metric.measure.most)
 
 
-def _over_seeds(found: NDArray[np.float64], resampled: NDArray[np.float64], least: float, most: float) -> Interval:
-    """The mean over S seeds with its interval, as ``paired_over_seeds`` describes it.
+def _interval(found: NDArray[np.float64], resampled: NDArray[np.float64], least: float, most: float) -> Interval:
+    """The mean over S seeds with its interval, as ``paired_over_seeds`` describes it; of one seed, over examples alone.
 
     Args:
         found: What was found for each seed ``(S,)``.
@@ -172,35 +164,43 @@ def _over_seeds(found: NDArray[np.float64], resampled: NDArray[np.float64], leas
         most: Upper bound.
     """
     num_seeds, mean = len(found), float(found.mean())
+    low, high = (float(bound) for bound in np.percentile(resampled.mean(axis=1), [2.5, 97.5]))
+    if num_seeds == 1:
+        return Interval(mean, low, high)
     covariances = np.cov(resampled, rowvar=False, bias=True)
     own = np.trace(covariances) / num_seeds
     shared = (covariances.sum() - np.trace(covariances)) / (num_seeds * (num_seeds - 1))
     normal, student = stdtrit(np.inf, 0.975), stdtrit(num_seeds - 1, 0.99)
     of_seeds = max(student**2 * found.var(ddof=1), normal**2 * (own - shared)) / num_seeds
     margin = float(np.sqrt(of_seeds + normal**2 * max(shared, 0.0)))
-    low, high = np.percentile(resampled.mean(axis=1), [2.5, 97.5])
-    return Interval(mean, max(min(mean - margin, float(low)), least), min(max(mean + margin, float(high)), most))
+    return Interval(mean, max(min(mean - margin, low), least), min(max(mean + margin, high), most))
 
 
-def _resampled_scores(
-    metric: Metric, labels: NDArray[np.int64], predictions: Sequence[NDArray[Any]], num_resamples: int, seed: int
-) -> NDArray[np.float64]:
-    """The metric ``(R, models)``; each resample scores all of ``predictions`` on the same examples."""
+def _scores(
+    labels: ArrayLike,
+    predictions: Mapping[str, ArrayLike],
+    num_classes: int,
+    num_resamples: int,
+    seed: int,
+    metric: Metric,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The metric of all ``predictions`` ``(models,)``, and of resamples ``(R, models)``, each of the same examples."""
+    true, *checked = _checked(num_classes, metric, labels, predictions)
     if num_resamples < 1:
         raise ValueError(f"num_resamples must be at least 1, found {num_resamples}")
-    num_examples = len(labels)
+    num_examples = len(true)
     generator = np.random.default_rng(seed)
     batch = max(1, min(num_resamples, _BATCH_CELLS // num_examples))
-    scores = np.empty((num_resamples, len(predictions)))
+    scores = np.empty((num_resamples, len(checked)))
     for start in range(0, num_resamples, batch):
         size = min(batch, num_resamples - start)
         drawn = generator.integers(num_examples, size=(size, num_examples))
         drawn += np.arange(size)[:, None] * num_examples
         times_drawn = np.bincount(drawn.ravel(), minlength=size * num_examples).reshape(size, num_examples)
         weights = times_drawn.astype(np.float64)
-        for index, predicted in enumerate(predictions):
-            scores[start : start + size, index] = metric.scores(weights, labels, predicted)
-    return scores
+        for index, predicted in enumerate(checked):
+            scores[start : start + size, index] = metric.scores(weights, true, predicted)
+    return np.array([metric.score(true, predicted) for predicted in checked]), scores
 
 
 def _checked(

@@ -210,17 +210,14 @@ def trial_table(
         front: The trials on the Pareto front, of a sweep that has one.
     """
     by = f" by {next(iter(rows[0].objectives))}, + on the Pareto front" if front else ""
-    caption = ", ".join(filter(None, [f"* best on validation{by}", "= baseline", classes_note(rows)]))
-    return rich_table(columns_of(rows), table_rows(rows, mode, front), width, caption)
+    return rich_table(columns_of(rows), table_rows(rows, mode, front), rows, width, by)
 
 
 def rich_table(
-    columns: Sequence[Column[Any]],
-    texts: Sequence[TableRow],
-    width: int,
-    caption: str = "* best on validation, = baseline",
+    columns: Sequence[Column[Any]], texts: Sequence[TableRow], rows: Sequence[TrialRow], width: int, by: str = ""
 ) -> Table:
-    """Lines of text under those of ``columns`` that a terminal of ``width`` characters has room for."""
+    """Lines of text about ``rows`` under those of ``columns`` that a terminal of ``width`` characters has room for."""
+    caption = ", ".join(filter(None, [f"* best on validation{by}", "= baseline", classes_note(rows)]))
     shown = [index for index, column in enumerate(columns) if column.from_width <= width]
     table = Table(box=SIMPLE_HEAD, padding=0, caption=caption)
     table.add_column("", width=max([2, *(len(text.mark) for text in texts)]))
@@ -240,15 +237,14 @@ def rich_table(
 
 def markdown_table(rows: Sequence[TrialRow], mode: Mode = "max", front: Sequence[TrialRow] = ()) -> str:
     """The trials as a Markdown table with every column."""
-    table, note = markdown(columns_of(rows), table_rows(rows, mode, front)), classes_note(rows)
-    return f"{table}\n\n{note}" if note else table
+    return markdown(columns_of(rows), table_rows(rows, mode, front), rows)
 
 
-def markdown(columns: Sequence[Column[Any]], texts: Sequence[TableRow]) -> str:
-    """Lines of text under ``columns`` as a Markdown table."""
+def markdown(columns: Sequence[Column[Any]], texts: Sequence[TableRow], rows: Sequence[TrialRow]) -> str:
+    """Lines of text about ``rows`` under ``columns`` as a Markdown table, and the classes that scores are over."""
     lines = [
         ["", *(column.heading for column in columns)],
         ["---", *("---:" if column.justify == "right" else ":---" for column in columns)],
-        *([row.mark, *(cell.replace("|", "\\|") for cell in row.cells)] for row in texts),
+        *([text.mark, *(cell.replace("|", "\\|") for cell in text.cells)] for text in texts),
     ]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n\n".join(filter(None, ["\n".join(f"| {' | '.join(line)} |" for line in lines), classes_note(rows)]))

@@ -3,6 +3,10 @@
 import unicodedata
 from collections.abc import Hashable, Sequence
 
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
 
 def text_key(texts: Sequence[str]) -> tuple[str, ...]:
     """Return what equal texts of an example have in common, whatever their white space, case and Unicode form.
@@ -31,20 +35,15 @@ def connected(*kinds: Sequence[Hashable] | None) -> list[list[int]]:
         Positions of each set's rows, in order; sets in the order of their first rows.
     """
     given = [kind for kind in kinds if kind is not None]
-    parent = list(range(len(given[0]))) if given else []
-
-    def root(row: int) -> int:
-        while parent[row] != row:
-            parent[row] = parent[parent[row]]
-            row = parent[row]
-        return row
-
+    links: list[tuple[int, int]] = []
     for kind in given:
         first: dict[Hashable, int] = {}
-        for row, value in enumerate(kind):
-            one, other = root(first.setdefault(value, row)), root(row)
-            parent[max(one, other)] = min(one, other)
+        links += [(first.setdefault(value, row), row) for row, value in enumerate(kind)]
+    if not links:
+        return []
+    size = len(given[0])
+    graph = coo_array((np.ones(len(links)), np.transpose(links)), shape=(size, size))
     sets: dict[int, list[int]] = {}
-    for row in range(len(parent)):
-        sets.setdefault(root(row), []).append(row)
+    for row, number in enumerate(connected_components(graph, directed=False)[1]):
+        sets.setdefault(number, []).append(row)
     return list(sets.values())
