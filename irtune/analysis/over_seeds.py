@@ -101,9 +101,6 @@ def interval_between(ours: Sequence[TrialRow], theirs: Sequence[TrialRow], num_c
         return None
     if not all(np.array_equal(labels, np.asarray(row.test_labels)) for row in (*ours, *theirs)):
         return None
-    if num_classes is None:
-        classes = (labels, *kept) if ours[0].metric.reads_classes else (labels,)
-        num_classes = 1 + max(int(np.max(found)) for found in classes)
     metric = ours[0].metric
     if len(ours) == 1:
         return paired_bootstrap(labels, kept[0], kept[1], num_classes, metric=metric)

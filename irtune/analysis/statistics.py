@@ -36,7 +36,7 @@ def paired_bootstrap(
     labels: ArrayLike,
     predictions_a: ArrayLike,
     predictions_b: ArrayLike,
-    num_classes: int,
+    num_classes: int | None,
     num_resamples: int = 2000,
     seed: int = 0,
     metric: Metric = MACRO_F1,
@@ -51,7 +51,7 @@ def paired_bootstrap(
         labels: Class indices ``(N,)`` in 0..num_classes-1.
         predictions_a: Predictions of the first model on the same examples, as ``metric`` reads them.
         predictions_b: Likewise of the second model.
-        num_classes: Number of classes of the task, including those absent from ``labels``.
+        num_classes: Number of classes of the task, including those absent from ``labels``; None if it is not known.
         num_resamples: Resamples of N examples with replacement.
         seed: Seed of the resampling; the same seed gives the same interval.
         metric: What is compared.
@@ -71,7 +71,7 @@ def paired_over_seeds(
     labels: ArrayLike,
     predictions_a: Sequence[ArrayLike],
     predictions_b: Sequence[ArrayLike],
-    num_classes: int,
+    num_classes: int | None,
     num_resamples: int = 2000,
     seed: int = 0,
     metric: Metric = MACRO_F1,
@@ -98,7 +98,7 @@ def paired_over_seeds(
         labels: Class indices ``(N,)``.
         predictions_a: Predictions of the first model for each seed, as ``metric`` reads them, S of them.
         predictions_b: Likewise of the second model, for the same seeds in the same order.
-        num_classes: Number of classes of the task.
+        num_classes: Number of classes of the task; None if it is not known.
         num_resamples: Resamples of N examples with replacement.
         seed: Seed of the resampling; the same seed gives the same interval.
         metric: What is compared.
@@ -126,7 +126,7 @@ def paired_over_seeds(
 def score_interval(
     labels: ArrayLike,
     predictions: Sequence[ArrayLike],
-    num_classes: int,
+    num_classes: int | None,
     num_resamples: int = 2000,
     seed: int = 0,
     metric: Metric = MACRO_F1,
@@ -138,7 +138,7 @@ def score_interval(
     Args:
         labels: Class indices ``(N,)``.
         predictions: As ``metric`` reads them, for each seed.
-        num_classes: Number of classes of the task.
+        num_classes: Number of classes of the task; None if it is not known.
         num_resamples: Resamples of N examples with replacement.
         seed: Seed of the resampling.
         metric: What is measured.
@@ -179,7 +179,7 @@ def _interval(found: NDArray[np.float64], resampled: NDArray[np.float64], least:
 def _scores(
     labels: ArrayLike,
     predictions: Mapping[str, ArrayLike],
-    num_classes: int,
+    num_classes: int | None,
     num_resamples: int,
     seed: int,
     metric: Metric,
@@ -204,11 +204,11 @@ def _scores(
 
 
 def _checked(
-    num_classes: int, metric: Metric, labels: ArrayLike, predictions: Mapping[str, ArrayLike]
+    num_classes: int | None, metric: Metric, labels: ArrayLike, predictions: Mapping[str, ArrayLike]
 ) -> list[NDArray[Any]]:
     """Labels and predictions, of one common length: class indices, or what else the metric reads of predictions."""
     found = {"labels": np.asarray(labels)} | {name: np.asarray(values) for name, values in predictions.items()}
-    mistakes = []
+    mistakes, most = [], np.inf if num_classes is None else num_classes
     for name, values in found.items():
         if values.size == 0 or values.ndim not in ((1,) if name == "labels" or metric.reads_classes else (1, 2)):
             mistakes.append(f"{name} must be a non-empty array (N,), found shape {values.shape}")
@@ -216,8 +216,8 @@ def _checked(
             continue
         elif not np.issubdtype(values.dtype, np.integer):
             mistakes.append(f"{name} must hold integer class indices, found {values.dtype}")
-        elif values.min() < 0 or values.max() >= num_classes:
-            mistakes.append(f"{name} must lie in 0..{num_classes - 1}, found {values.min()}..{values.max()}")
+        elif values.min() < 0 or values.max() >= most:
+            mistakes.append(f"{name} must lie in 0..{most - 1}, found {values.min()}..{values.max()}")
     if len({values.shape[:1] for values in found.values()}) > 1:
         mistakes.append("lengths differ: " + ", ".join(f"{name} {values.shape}" for name, values in found.items()))
     if mistakes:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from datetime import date, time
 from decimal import Decimal
+from functools import lru_cache, partial
 
 MISSING = frozenset(
     {"", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA"}
@@ -25,11 +26,15 @@ def text_of(cell: object) -> str | None:
     """A cell as text; None if it holds something else."""
     if isinstance(cell, str):
         return _HALF_CHARACTER.sub("\ufffd", cell) if not cell.isascii() else cell
-    if cell is None or _is_nan(cell):
-        return ""
     if isinstance(cell, bytes):
         return cell.decode("utf-8", errors="replace")
-    return _number_or_date(cell)
+    if isinstance(cell, bool):
+        return str(cell).lower()
+    if cell is None or (isinstance(cell, float | Decimal) and math.isnan(cell)):
+        return ""
+    if isinstance(cell, float | Decimal) and math.isfinite(cell) and cell == int(cell):
+        return str(int(cell))
+    return str(cell) if isinstance(cell, int | float | Decimal | date | time) else None
 
 
 class LabelReader:
@@ -48,7 +53,7 @@ class LabelReader:
     def __init__(self, allowed: Collection[str] = (), label_map: Mapping[str, str] | None = None) -> None:
         self._map = dict(label_map or {})
         self._known = {*allowed, *self._map}
-        self._read: list[dict[tuple[type, object], tuple[str, str]]] = []
+        self._found: set[str] = set()
         self._mapped: set[str] = set()
         self._has_lists = self._has_whole = False
         self.missing: set[str] = set()
@@ -59,18 +64,8 @@ class LabelReader:
         Args:
             names: Names of the classes where a cell may hold a class index.
         """
-        read: dict[tuple[type, object], tuple[str, str]] = {}
-        self._read.append(read)
-
-        def once(cell: object) -> tuple[str, str]:
-            if not isinstance(cell, Hashable):
-                return self._label(cell, names)
-            key = (type(cell), cell)
-            if key not in read:
-                read[key] = self._label(cell, names)
-            return read[key]
-
-        return once
+        once = lru_cache(maxsize=None, typed=True)(partial(self._label, names=names))
+        return lambda cell: once(cell) if isinstance(cell, Hashable) else self._label(cell, names)
 
     def notes(self) -> list[str]:
         """Return what was guessed, and entries of the map that no row has; one sentence each."""
@@ -80,8 +75,7 @@ class LabelReader:
             notes.append("labels that stand in a list of one are read as that one")
         if self._has_whole:
             notes.append("labels such as '1.0' are read as '1' (data.labels may name them otherwise)")
-        found = {label for read in self._read for label, wrong in read.values() if not wrong}
-        like = [label for label in found if label.casefold() in _LIKE_MISSING]
+        like = [label for label in self._found if label.casefold() in _LIKE_MISSING]
         doubtful = sorted({label for label in like if label and label not in self._known and label not in MISSING})
         if doubtful:
             shown = ", ".join(map(repr, doubtful))
@@ -133,25 +127,12 @@ class LabelReader:
         """A label after the user's map, or the complaint that there is none."""
         if label in self._map:
             self._mapped.add(label)
-            return self._map[label], ""
-        if not is_certain and label not in self._known and label in MISSING:
+            label = self._map[label]
+        elif not is_certain and label not in self._known and label in MISSING:
             self.missing.add(label)
             return "", NO_LABEL
+        self._found.add(label)
         return label, ""
-
-
-def _number_or_date(cell: object) -> str | None:
-    if isinstance(cell, bool):
-        return str(cell).lower()
-    if isinstance(cell, int):
-        return str(cell)
-    if isinstance(cell, float | Decimal):
-        return str(int(cell)) if math.isfinite(cell) and cell == int(cell) else str(cell)
-    return str(cell) if isinstance(cell, date | time) else None
-
-
-def _is_nan(cell: object) -> bool:
-    return isinstance(cell, float | Decimal) and math.isnan(cell)
 
 
 def _written_list(text: str) -> list[object] | None:

@@ -28,21 +28,20 @@ def rows_of(table: Table, columns: Columns, labels: LabelReader, prefix: str, pr
     paths = columns.paths(table.columns, table.source, table.hint) if table.columns else {}
     names = table.class_names.get(".".join(paths.get("label_column", ())))
     label_of = labels.of(names)
-    rows: list[Row] = []
-    num_before, absent = len(problems), 0
+    rows, wrong = list[Row](), list[Problem]()
     for record in table.records:
         read = _row(record, paths, columns, label_of, prefix) if isinstance(record, Record) else record
         if isinstance(read, Row):
             rows.append(read)
         else:
-            problems.append(read)
-            absent += read.kind.startswith(_NO_COLUMN)
-    if not rows and absent:
-        first = next(problem for problem in problems[num_before:] if problem.kind.startswith(_NO_COLUMN))
+            wrong.append(read)
+    problems += wrong
+    first = next((problem for problem in wrong if problem.kind.startswith(_NO_COLUMN)), None)
+    if not rows and first is not None:
         raise DataError(
             f"{first.place}: {first.kind}, as in every row: {first.found}. Correct the option that names it."
         )
-    if not rows and len(problems) == num_before:
+    if not rows and not wrong:
         raise DataError(f"{table.source}: holds no rows. Give a file with a row per example.")
     return rows
 

@@ -4,7 +4,7 @@ import io
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any, BinaryIO
 from zipfile import BadZipFile
@@ -89,10 +89,9 @@ def _table(rows: Iterator[tuple[Any, ...]], source: str, columns: Columns, optio
 
 
 def _records(rows: list[tuple[int, tuple[Any, ...]]], header: Header, source: str) -> Iterator[Record]:
-    width = len(header.names)
     for number, row in rows:
-        cells = (*row[:width], *[None] * (width - len(row)))
-        yield Record(number, f"{source}:{number}", dict(zip(header.names, cells, strict=True)))
+        cells = dict(zip_longest(header.names, row[: len(header.names)]))
+        yield Record(number, f"{source}:{number}", cells)
 
 
 def _names(row: Sequence[Any]) -> tuple[str, ...]:
