@@ -1,9 +1,8 @@
 """Every setting with its type, default and meaning, as the schema says them, in tables on a terminal."""
 
 import difflib
-import types
 from collections.abc import Iterator, Mapping
-from typing import Any, Union, get_args, get_origin
+from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -14,6 +13,7 @@ from rich.text import Text
 from irtune.config.catalogue import as_yaml
 from irtune.config.schema import VARIANTS
 from irtune.config.sweep_schema import Dimension, SweepConfig
+from irtune.config.tree import section_class
 
 _WORDS = {
     "string": "text",
@@ -72,17 +72,8 @@ def _sections(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, type[B
         key = _dotted(prefix, name)
         if key in VARIANTS:
             yield key, VARIANTS[key].registered[VARIANTS[key].default]
-        elif (inner := _section_of(field.annotation)) is not None:
+        elif (inner := section_class(field.annotation)) is not None:
             yield from _sections(inner, key)
-
-
-def _section_of(annotation: Any) -> type[BaseModel] | None:
-    """The section that a field holds, be it ``null`` by default or not."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    if get_origin(annotation) in (Union, types.UnionType):
-        return next(filter(None, map(_section_of, get_args(annotation))), None)
-    return None
 
 
 def _table(key: str, model: type[BaseModel], only: str | None = None) -> Table:
@@ -101,7 +92,7 @@ def _table(key: str, model: type[BaseModel], only: str | None = None) -> Table:
     schema = model.model_json_schema()["properties"]
     for name, field in model.model_fields.items():
         full = _dotted(section, field.alias or name)
-        is_section = full in VARIANTS or _section_of(field.annotation) is not None
+        is_section = full in VARIANTS or section_class(field.annotation) is not None
         if (only is None and is_section and not _is_optional(field)) or only not in (None, name):
             continue
         if name == "name" and section in VARIANTS:
