@@ -127,7 +127,17 @@ def prepared(
     loop = _prepare(config, dataset, folder, recorder, report, device, encoded_folder)
     try:
         if config.selection.self_check:
-            _check(loop)
+            blocks = loop.blocks
+            check_at_start(
+                blocks,
+                blocks.model,
+                blocks.blocks,
+                config.selection.policy,
+                loop.first_batch(),
+                weights=blocks.local_state,
+                gradients=blocks.local_gradients,
+                gather=gather,
+            )
         yield loop
     finally:
         loop.blocks.destroy()
@@ -213,21 +223,6 @@ def check_tensors(config: ExperimentConfig, sizes: list[np.ndarray]) -> None:
             f"importance.tensors: no parameter of adapter {config.adapter.type!r} is called "
             f"{getattr(config.importance, 'tensors', 'all')!r} in every block; set importance.tensors=all"
         )
-
-
-def _check(loop: Loop) -> None:
-    """Let blocks, freezing and probing show on one example that they work."""
-    blocks = loop.blocks
-    check_at_start(
-        blocks,
-        blocks.model,
-        blocks.blocks,
-        loop.config.selection.policy,
-        loop.first_batch(),
-        weights=blocks.local_state,
-        gradients=blocks.local_gradients,
-        gather=gather,
-    )
 
 
 def _describe(loop: Loop, dataset: LabelledDataset) -> None:
