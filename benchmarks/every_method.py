@@ -36,7 +36,7 @@ from irtune.data.dataset import LabelledDataset
 from irtune.methods import METHODS
 from irtune.studies.provenance import environment
 from irtune.training.engine import DeepSpeedBlocks
-from irtune.training.recorder import NoRecorder
+from irtune.training.record import NoRecorder
 from irtune.training.run import run
 
 SETTINGS = {

@@ -28,7 +28,7 @@ from irtune.config.schema import ExperimentConfig
 from irtune.config.sweep_schema import SweepConfig
 from irtune.data.dataset import LabelledDataset
 from irtune.studies.provenance import environment
-from irtune.training.recorder import NoRecorder
+from irtune.training.record import NoRecorder
 from irtune.training.run import run
 
 ROOT = Path(__file__).parents[1]

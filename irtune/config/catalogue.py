@@ -11,11 +11,10 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from irtune.config.schema import VARIANTS, ExperimentConfig
-from irtune.importance import SIGNALS, ImportanceSignal
+from irtune.importance import ImportanceSignal
 from irtune.importance.aggregations import OVER_TIME_DESCRIPTIONS, WITHIN_BLOCK_DESCRIPTIONS, rank_alike
 from irtune.methods import METHODS, Method
 from irtune.plugins import nearest
-from irtune.selection import POLICIES
 
 EQUAL_BLOCKS = [np.array([64, 64, 128])] * 2
 """Tensor sizes of two blocks of equal shape, several tensors each."""
@@ -42,35 +41,37 @@ class Option:
 
 @dataclass(frozen=True)
 class Entry:
-    """A policy or a signal, as its class describes itself.
+    """A policy or a signal, as its class describes itself, or an aggregation.
 
     Args:
         name: What a configuration calls it.
-        section: Where: ``selection.policy`` or ``importance``.
+        key: The setting that has this name as its value, such as ``selection.policy.name``.
         summary: One sentence.
         details: What else the docstring says, in paragraphs.
-        source: Where it comes from.
+        source: Where it comes from; empty for an aggregation.
         deviations: How it differs from that; empty if it does not.
         options: What can be set.
+        ranks_like: Other aggregations that rank blocks of equal shape identically.
     """
 
     name: str
-    section: str
+    key: str
     summary: str
-    details: tuple[str, ...]
-    source: str
-    deviations: str
-    options: tuple[Option, ...]
+    details: tuple[str, ...] = ()
+    source: str = ""
+    deviations: str = ""
+    options: tuple[Option, ...] = ()
+    ranks_like: tuple[str, ...] = ()
+
+    @property
+    def section(self) -> str:
+        """Where its options are."""
+        return self.key.removesuffix(".name")
 
 
-def policies() -> list[Entry]:
-    """Every policy."""
-    return [entry("selection.policy", name) for name in POLICIES]
-
-
-def signals() -> list[Entry]:
-    """Every signal."""
-    return [entry("importance", name) for name in SIGNALS]
+def variants(section: str) -> list[Entry]:
+    """Every policy (``selection.policy``) or signal (``importance``)."""
+    return [entry(section, name) for name in VARIANTS[section].registered]
 
 
 def entry(section: str, name: str) -> Entry:
@@ -88,7 +89,7 @@ def entry(section: str, name: str) -> Entry:
     summary, *details = re.split(r"(?<=\.)\s", paragraphs[0], maxsplit=1)
     return Entry(
         name=name,
-        section=section,
+        key=f"{section}.name",
         summary=summary,
         details=(*details, *(part for part in paragraphs[1:] if part != source)),
         source=source[: deviation.start() if deviation else None].removeprefix("Source: ").strip(),
@@ -104,11 +105,6 @@ def options(variant: type[BaseModel]) -> tuple[Option, ...]:
     return tuple(_option(name, variant.model_fields[name]) for name in names)
 
 
-def common_options() -> tuple[Option, ...]:
-    """The options that every signal has."""
-    return options(ImportanceSignal)
-
-
 def _option(name: str, field: FieldInfo) -> Option:
     choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
     listed = f"{' | '.join(map(str, choices))}" if choices else ""
@@ -121,38 +117,19 @@ def as_yaml(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-@dataclass(frozen=True)
-class Aggregation:
-    """A way to make one score of several.
-
-    Args:
-        name: What a configuration calls it.
-        key: Where: ``importance.within_block`` or ``importance.over_time``.
-        summary: One line.
-        ranks_like: Others that rank blocks of equal shape identically.
-    """
-
-    name: str
-    key: str
-    summary: str
-    ranks_like: tuple[str, ...] = ()
-
-
-def aggregations() -> list[Aggregation]:
-    """Every aggregation, within a block and over time."""
+def aggregations() -> list[Entry]:
+    """Every way to make one score of several, within a block and over time."""
     groups = rank_alike(EQUAL_BLOCKS)
     within = [
-        Aggregation(
+        Entry(
             name,
             "importance.within_block",
             summary,
-            tuple(sorted(other for group in groups if name in group for other in group if other != name)),
+            ranks_like=tuple(sorted(other for group in groups if name in group for other in group if other != name)),
         )
         for name, summary in WITHIN_BLOCK_DESCRIPTIONS.items()
     ]
-    return within + [
-        Aggregation(name, "importance.over_time", summary) for name, summary in OVER_TIME_DESCRIPTIONS.items()
-    ]
+    return within + [Entry(name, "importance.over_time", summary) for name, summary in OVER_TIME_DESCRIPTIONS.items()]
 
 
 def variants_of(method: Method) -> dict[str, str]:
@@ -163,17 +140,17 @@ def variants_of(method: Method) -> dict[str, str]:
 
 
 def methods_of(entry: Entry) -> list[Method]:
-    """The methods that run with this policy or signal."""
+    """The methods that run with this policy or signal; none is made of an aggregation."""
     return [method for method in METHODS.values() if variants_of(method).get(entry.section) == entry.name]
 
 
 def example(entry: Entry) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Settings with which a policy or signal can run, as in the first method made of it, if any, and how to say so.
+    """Settings with which an entry can run, as in the first method made of it, if any, and how to say so.
 
     A signal is said by the name of that method, since not every policy makes sense of every signal.
     """
     user = next(iter(methods_of(entry)), None)
-    settings: dict[str, Any] = {f"{entry.section}.name": entry.name}
+    settings: dict[str, Any] = {entry.key: entry.name}
     if user is None:
         settings |= {
             f"{entry.section}.k": K for option in entry.options if (option.name, option.default) == ("k", None)
@@ -183,17 +160,17 @@ def example(entry: Entry) -> tuple[dict[str, Any], dict[str, Any]]:
     return settings, {"method": user.name} if user is not None and entry.section == "importance" else settings
 
 
-def find(name: str) -> list[Method | Entry | Aggregation]:
+def find(name: str) -> list[Method | Entry]:
     """What is called ``name``; the policy of a method of that name is left out, since the method explains it.
 
     Raises:
         ValueError: If there is nothing; the message says what is near, and lists all.
     """
-    others: list[Entry | Aggregation] = [*policies(), *signals(), *aggregations()]
+    others = [*variants("selection.policy"), *variants("importance"), *aggregations()]
     method = METHODS.get(name)
-    parts = variants_of(method).values() if method else ()
-    found: list[Method | Entry | Aggregation] = [method] if method else []
-    found += [other for other in others if other.name == name and not (isinstance(other, Entry) and name in parts)]
+    parts = variants_of(method) if method else {}
+    found: list[Method | Entry] = [method] if method else []
+    found += [other for other in others if other.name == name and parts.get(other.section) != name]
     if not found:
         known = {*METHODS, *(other.name for other in others)}
         raise ValueError(f"no method, policy, signal or aggregation is called {name!r}: {nearest(name, known)}")

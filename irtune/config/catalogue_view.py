@@ -12,17 +12,24 @@ from rich.table import Table
 from rich.text import Text
 
 from irtune.config import catalogue
-from irtune.config.catalogue import Aggregation, Entry
+from irtune.config.catalogue import Entry
 from irtune.config.load import apply_overrides
 from irtune.config.schema import ExperimentConfig
+from irtune.importance import ImportanceSignal
 from irtune.methods import METHODS, Method
 
 INDENT = (0, 0, 0, 2)
+_KINDS = {"selection.policy.name": "Policy", "importance.name": "Signal"}
 
 
 def overview() -> list[RenderableType]:
     """Tables of all methods, policies, signals and aggregations."""
-    return [_method_table(), _policy_table(), _signal_table(), _aggregation_table()]
+    return [
+        _method_table(),
+        _variant_table("selection.policy", "Policies", "what it does"),
+        _variant_table("importance", "Signals", "what it measures"),
+        _aggregation_table(),
+    ]
 
 
 def explain(name: str, run: str) -> list[RenderableType]:
@@ -39,12 +46,8 @@ def explain(name: str, run: str) -> list[RenderableType]:
     for found in catalogue.find(name):
         if isinstance(found, Method):
             explained += [*_explain_method(found), *_ways_to_use(found.settings, {"method": found.name}, run)]
-        elif isinstance(found, Entry):
-            explained += _explain_entry(found)
-            explained += _ways_to_use(*catalogue.example(found), run)
         else:
-            setting = {found.key: found.name}
-            explained += [*_explain_aggregation(found), *_ways_to_use(setting, setting, run)]
+            explained += [*_explain_entry(found), *_ways_to_use(*catalogue.example(found), run)]
     return explained
 
 
@@ -68,30 +71,18 @@ def _method_table() -> Table:
     )
 
 
-def _policy_table() -> Table:
-    rows = [
-        (entry.name, _cited(entry.summary, entry.source), _assignments((o.name, o.default) for o in entry.options))
-        for entry in catalogue.policies()
-    ]
-    return _table("Policies: selection.policy.name=NAME", ("name", "what it does", "options and defaults"), rows)
-
-
-def _signal_table() -> Table:
-    common = catalogue.common_options()
+def _variant_table(section: str, title: str, what: str) -> Table:
+    common = catalogue.options(ImportanceSignal) if section == "importance" else ()
     rows = [
         (
             entry.name,
             _cited(entry.summary, entry.source),
             _assignments((o.name, o.default) for o in entry.options if o not in common),
         )
-        for entry in catalogue.signals()
+        for entry in catalogue.variants(section)
     ]
-    return _table(
-        "Signals: importance.name=NAME",
-        ("name", "what it measures", "options and defaults"),
-        rows,
-        caption=f"Options of all: {_assignments((o.name, o.default) for o in common)}",
-    )
+    caption = f"Options of all: {_assignments((o.name, o.default) for o in common)}" if common else None
+    return _table(f"{title}: {section}.name=NAME", ("name", what, "options and defaults"), rows, caption)
 
 
 def _aggregation_table() -> Table:
@@ -117,24 +108,17 @@ def _explain_method(method: Method) -> list[RenderableType]:
 def _explain_entry(entry: Entry) -> list[RenderableType]:
     users = ", ".join(method.name for method in catalogue.methods_of(entry))
     used = [_paragraph(f"Methods made of it: {users}")] if users else []
-    return [*_described(entry), _option_table(entry), *used]
-
-
-def _explain_aggregation(aggregation: Aggregation) -> list[RenderableType]:
-    parts: list[RenderableType] = [
-        _heading(f"Aggregation {aggregation.name}", f"{aggregation.key}={aggregation.name}"),
-        _paragraph(aggregation.summary),
-    ]
-    if aggregation.ranks_like:
-        parts.append(_paragraph(f"Ranks blocks of equal shape like {', '.join(aggregation.ranks_like)}"))
-    return parts
+    options = [_option_table(entry)] if entry.key in _KINDS else []
+    return [*_described(entry), *options, *used]
 
 
 def _described(entry: Entry) -> list[RenderableType]:
-    kind = "Signal" if entry.section == "importance" else "Policy"
-    paragraphs = (entry.summary, *entry.details, f"Source: {entry.source}", entry.deviations)
-    heading = _heading(f"{kind} {entry.name}", f"{entry.section}.name={entry.name}")
-    return [heading, *(_paragraph(text) for text in paragraphs if text)]
+    paragraphs = [entry.summary, *entry.details]
+    paragraphs += [f"Source: {entry.source}"] if entry.source else []
+    paragraphs += [entry.deviations] if entry.deviations else []
+    paragraphs += [f"Ranks blocks of equal shape like {', '.join(entry.ranks_like)}"] if entry.ranks_like else []
+    heading = _heading(f"{_KINDS.get(entry.key, 'Aggregation')} {entry.name}", f"{entry.key}={entry.name}")
+    return [heading, *map(_paragraph, paragraphs)]
 
 
 def _option_table(entry: Entry, values: Mapping[str, Any] | None = None) -> RenderableType:

@@ -218,17 +218,13 @@ def relative_paths(config: ExperimentConfig) -> dict[str, str | list[str]]:
     return {
         key: value
         for key, value in candidates.items()
-        if not all(map(_is_absolute, value if isinstance(value, list) else [value]))
+        if not all(os.path.isabs(os.path.expanduser(path)) for path in (value if isinstance(value, list) else [value]))
     }
 
 
 def is_sweep(tree: Mapping[str, Any]) -> bool:
     """Whether a file describes a sweep rather than a single run."""
     return "space" in tree or "tune" in tree
-
-
-def _is_absolute(path: str) -> bool:
-    return os.path.isabs(os.path.expanduser(path))
 
 
 def _parse(text: str) -> Any:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ValidationError
 
 from irtune.config.schema import MISTAKE, VARIANTS, ExperimentConfig
 from irtune.config.sweep_schema import SweepConfig
-from irtune.config.tree import at, section_of
+from irtune.config.tree import at, section_class, section_of
 from irtune.plugins import nearest
 
 PHRASES = {
@@ -73,8 +73,8 @@ def known_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
         if key in VARIANTS:
             options = {option for variant in VARIANTS[key].registered.values() for option in variant.model_fields}
             yield from (f"{key}.{option}" for option in sorted(options))
-        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from known_keys(field.annotation, f"{key}.")
+        elif (section := section_class(field.annotation)) is not None:
+            yield from known_keys(section, f"{key}.")
         else:
             yield key
 
@@ -178,19 +178,15 @@ def _node(tree: Mapping[str, Any], parents: Iterable[str]) -> Mapping[str, Any]:
 
 def _model_at(config_type: type[BaseModel], tree: Mapping[str, Any], parents: list[str]) -> type[BaseModel] | None:
     """The class that describes the section at ``parents``; its fields are the keys known there."""
-    annotation: Any = config_type
+    found: Any = config_type
     for depth, part in enumerate(parents):
         section = ".".join(parents[: depth + 1])
         if section in VARIANTS:
-            annotation = VARIANTS[section].chosen(_node(tree, parents[: depth + 1]))
-        elif get_origin(annotation) is dict:
-            annotation = get_args(annotation)[1]
+            found = VARIANTS[section].chosen(_node(tree, parents[: depth + 1]))
+        elif get_origin(found) is dict:
+            found = get_args(found)[1]
         else:
-            field = annotation.model_fields.get(part) if hasattr(annotation, "model_fields") else None
-            annotation = _without_none(field.annotation) if field else None
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
-
-
-def _without_none(annotation: Any) -> Any:
-    members = [member for member in get_args(annotation) if member is not type(None)]
-    return members[0] if type(None) in get_args(annotation) and len(members) == 1 else annotation
+            model = section_class(found)
+            field = model.model_fields.get(part) if model else None
+            found = field.annotation if field else None
+    return section_class(found)

@@ -1,12 +1,9 @@
 """Every setting with its type, default and meaning, as the schema says them, in tables on a terminal."""
 
 import difflib
-import types
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any, get_args
 
-import annotated_types
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from rich.console import RenderableType
@@ -16,21 +13,18 @@ from rich.text import Text
 from irtune.config.catalogue import as_yaml
 from irtune.config.schema import VARIANTS
 from irtune.config.sweep_schema import Dimension, SweepConfig
+from irtune.config.tree import section_class
 
-_WORDS: Mapping[Any, str] = {
-    str: "text",
-    Path: "path",
-    int: "whole number",
-    float: "number",
-    bool: "true or false",
-    type(None): "null",
+_WORDS = {
+    "string": "text",
+    "path": "path",
+    "integer": "whole number",
+    "number": "number",
+    "boolean": "true or false",
+    "null": "null",
+    "object": "mapping",
 }
-_BOUNDS = {
-    annotated_types.Ge: ("ge", "at least"),
-    annotated_types.Gt: ("gt", "above"),
-    annotated_types.Le: ("le", "at most"),
-    annotated_types.Lt: ("lt", "below"),
-}
+_BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
 TOP = "top level"
 
 
@@ -78,17 +72,8 @@ def _sections(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, type[B
         key = _dotted(prefix, name)
         if key in VARIANTS:
             yield key, VARIANTS[key].registered[VARIANTS[key].default]
-        elif (inner := _section_of(field.annotation)) is not None:
+        elif (inner := section_class(field.annotation)) is not None:
             yield from _sections(inner, key)
-
-
-def _section_of(annotation: Any) -> type[BaseModel] | None:
-    """The section that a field holds, be it ``null`` by default or not."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    if get_origin(annotation) in (Union, types.UnionType):
-        return next(filter(None, map(_section_of, get_args(annotation))), None)
-    return None
 
 
 def _table(key: str, model: type[BaseModel], only: str | None = None) -> Table:
@@ -104,16 +89,17 @@ def _table(key: str, model: type[BaseModel], only: str | None = None) -> Table:
         table.add_column(heading, no_wrap=index == 0, overflow="fold", max_width=28 if index in (1, 2) else None)
     # Of a variant the settings have the section's key, not its own name.
     section = next((one for one in VARIANTS if key.startswith(f"{one}.")), key)
+    schema = model.model_json_schema()["properties"]
     for name, field in model.model_fields.items():
         full = _dotted(section, field.alias or name)
-        is_section = full in VARIANTS or _section_of(field.annotation) is not None
+        is_section = full in VARIANTS or section_class(field.annotation) is not None
         if (only is None and is_section and not _is_optional(field)) or only not in (None, name):
             continue
         if name == "name" and section in VARIANTS:
             variant = "" if key == section else key.removeprefix(f"{section}.")
             row = (full, "text", variant or VARIANTS[section].default, _variants(section))
         else:
-            row = (full, _type(field), _default(field), field.description or "")
+            row = (full, _words(schema[field.alias or name]), _default(field), field.description or "")
         # As text: brackets are no markup here.
         table.add_row(*map(Text, row))
     return table
@@ -125,32 +111,19 @@ def _variants(section: str) -> str:
     return f"{names}, or your own as package.module:Attr; irtune settings {section} lists their settings"
 
 
-def _type(field: FieldInfo) -> str:
-    bounds = [_bound(one) for one in field.metadata]
-    return ", ".join(filter(None, [_words(field.annotation), *bounds]))
-
-
-def _words(annotation: Any) -> str:
-    """A type in words."""
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        return ", ".join(filter(None, [_words(arguments[0]), *map(_bound, arguments[1:])]))
-    if origin is Literal:
-        return " | ".join(map(str, arguments))
-    if origin in (Union, types.UnionType):
-        return " or ".join(dict.fromkeys(word for one in arguments for word in _words(one).split(" or ")))
-    if origin in (tuple, list):
-        return f"list of {_words(arguments[0])}"
-    if origin in (dict, Mapping) or annotation is dict:
-        return "mapping"
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+def _words(schema: Mapping[str, Any]) -> str:
+    """What a JSON schema allows, in words."""
+    if "anyOf" in schema:
+        members = dict.fromkeys(word for one in schema["anyOf"] for word in _words(one).split(" or "))
+        return (", or " if any("," in word for word in members) else " or ").join(members)
+    if "$ref" in schema:
         return "section"
-    return _WORDS.get(annotation, "value")
-
-
-def _bound(constraint: Any) -> str:
-    name, words = _BOUNDS.get(type(constraint), ("", ""))
-    return f"{words} {getattr(constraint, name):g}" if name else ""
+    if choices := schema.get("enum", [schema[key] for key in ("const",) if key in schema]):
+        return " | ".join(map(str, choices))
+    if schema.get("type") == "array":
+        return f"list of {_words(schema.get('items') or schema['prefixItems'][0])}"
+    word = _WORDS.get(schema.get("format", schema.get("type", "")), "value")
+    return ", ".join([word, *(f"{said} {schema[key]:g}" for key, said in _BOUNDS.items() if key in schema)])
 
 
 def _default(field: FieldInfo) -> str:

@@ -1,8 +1,9 @@
 """Settings as a tree: what stands at a dotted key, and how it gets there."""
 
 import copy
+import types
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -16,6 +17,15 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = value
     return flat
+
+
+def section_class(annotation: Any) -> type[BaseModel] | None:
+    """The class of the section that a field of this type holds, be it null by default or not; None if it holds none."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if get_origin(annotation) in (Union, types.UnionType):
+        return next(filter(None, map(section_class, get_args(annotation))), None)
+    return None
 
 
 def section_of(node: Any) -> Mapping[str, Any] | None:

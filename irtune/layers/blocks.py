@@ -113,7 +113,8 @@ def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
             "(ALBERT, for one, shares one block among all layers), so there is nothing to select"
         )
     found = max(lists, key=lambda name: (named_whole(lists[name]), sum(size_of(p) for p in lists[name].parameters())))
-    parts = [name for name in lists if _has_linear_layers(lists[name]) and not name.startswith(f"{found}.")]
+    beside = {name: module for name, module in lists.items() if not name.startswith(f"{found}.")}
+    parts = [name for name, module in beside.items() if any(isinstance(part, nn.Linear) for part in module.modules())]
     if len(parts) > 1 and not named_whole(lists[found]):
         raise BlockError(
             f"model.name: {kind} has no list of whole blocks: their parts are in {', '.join(parts)}, so no block can "
@@ -133,10 +134,6 @@ def _two_lists(kind: str, model: nn.Module) -> str:
         "more parameters, and its scores cannot be compared with an encoder block's; use a model that is an encoder "
         "only (as BERT) or a decoder only (as Llama)"
     )
-
-
-def _has_linear_layers(module: nn.Module) -> bool:
-    return any(isinstance(part, nn.Linear) for part in module.modules())
 
 
 def map_parameters(model: nn.Module, *, leave_out_frozen: bool = False) -> Blocks:

@@ -29,7 +29,7 @@ from irtune.layers.hf_checks import (
 )
 from irtune.layers.hf_release import at_end_of_training, watch_training
 from irtune.layers.measured_model import innermost_optimizer
-from irtune.layers.presets import chosen, preset_of, to_json
+from irtune.layers.presets import POLICY, arguments_of, chosen, method_named, options_of, signal_of, to_json
 from irtune.layers.selection_record import MemoryTrace, SelectionRecord
 from irtune.layers.torch_blocks import FrozenState, TorchBlocks
 from irtune.plugins import one_of
@@ -116,19 +116,19 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         seed: int | None = None,
         **options: Any,
     ) -> None:
-        preset = preset_of(policy)
+        method = method_named(policy)
         given = {"reselect_every": reselect_every, "on_thaw": on_thaw, "train_head": train_head}
         said = {name: value for name, value in given.items() if value is not None}
-        arguments: dict[str, Any] = {**_DEFAULTS, **preset.arguments, **said}
+        arguments: dict[str, Any] = {**_DEFAULTS, **arguments_of(method), **said}
         one_of("measure", measure, Measure)
         one_of("on_thaw", arguments["on_thaw"], OnThaw)
         one_of("frozen_state", frozen_state, FrozenState)
         self.reselect_every: int = _interval(arguments["reselect_every"])
         own = ("importance", *given, "measure", "frozen_state", "train_embeddings", "seed")
         self.policy: SelectionPolicy = chosen(
-            "policy", preset.policy or policy, POLICIES, SelectionPolicy, options, own
+            "policy", options_of(method, POLICY) or policy, POLICIES, SelectionPolicy, options, own
         )
-        self.signal = preset.signal(importance)
+        self.signal = signal_of(method, importance)
         # An object is what it is; a name may leave open which tensors are read.
         self._finds_tensors = leaves_tensors_open(self.signal) and self.signal is not importance
         self.measure = measure

@@ -1,15 +1,17 @@
 """What the plug-in's arguments name: a method with explicit arguments above its settings, a policy, a signal."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from irtune.importance import SIGNALS, ImportanceSignal
-from irtune.methods import METHODS
+from irtune.methods import METHODS, Method
 from irtune.plugins import nearest, resolve
 from irtune.selection import POLICIES
+
+POLICY, IMPORTANCE = "selection.policy.", "importance."
+"""How the dotted keys of a method's policy and signal begin."""
 
 _ARGUMENTS = {
     "selection.reselect_every": "reselect_every",
@@ -19,44 +21,8 @@ _ARGUMENTS = {
 """Dotted key of a method -> argument of ``IRTuningCallback``; options of policy and signal go by their own names."""
 
 
-@dataclass(frozen=True)
-class Preset:
-    """Defaults for the arguments of ``IRTuningCallback``.
-
-    Args:
-        name: Of the method; empty where none was named.
-        policy: Name and options of the policy.
-        importance: Name and options of the signal, if it is part of the method.
-        arguments: The others.
-    """
-
-    name: str = ""
-    policy: Mapping[str, Any] = field(default_factory=dict)
-    importance: Mapping[str, Any] = field(default_factory=dict)
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-
-    def signal(self, given: str | Mapping[str, Any] | ImportanceSignal | None) -> ImportanceSignal | None:
-        """The signal that is ``given``, above that of the method; None if neither says one.
-
-        Raises:
-            ValueError: If it is unknown, or another than the method's.
-        """
-        if not self.importance:
-            return None if given is None else chosen("importance", given, SIGNALS, ImportanceSignal)
-        section = _section(given)
-        own = self.importance["name"]
-        if section.get("name", own) != own:
-            # As in a configuration: the policy is made for the scores of this signal.
-            raise ValueError(
-                f"importance: {section['name']!r} contradicts the method {self.name!r}, which is {own!r}; leave it "
-                f"out, or name the policy: policy={dict(self.policy)!r}"
-            )
-        signal: ImportanceSignal = chosen("importance", {**self.importance, **section}, SIGNALS, ImportanceSignal)
-        return signal
-
-
-def preset_of(policy: Any) -> Preset:
-    """The preset that ``policy`` names, or one without settings.
+def method_named(policy: Any) -> Method | None:
+    """The method that ``policy`` names, if it names one.
 
     A name that is a method's and a policy's (``ist``) is the method's, as on the command line; the policy alone is
     ``{"name": "ist"}``.
@@ -70,19 +36,43 @@ def preset_of(policy: Any) -> Preset:
             "options as further arguments"
         )
     if not isinstance(policy, str) or ":" in policy:
-        return Preset()
-    if resolve(policy, {**POLICIES, **METHODS}, key="policy") is not METHODS.get(policy):
-        return Preset()
-    settings = METHODS[policy].settings
-    arguments = {
-        key: value for key, value in settings.items() if not key.startswith(("selection.policy.", "importance."))
-    }
-    return Preset(
-        policy,
-        _under("selection.policy.", settings),
-        _under("importance.", settings),
-        {_ARGUMENTS[key]: value for key, value in arguments.items()},
-    )
+        return None
+    found = resolve(policy, {**POLICIES, **METHODS}, key="policy")
+    return found if isinstance(found, Method) else None
+
+
+def arguments_of(method: Method | None) -> dict[str, Any]:
+    """What a method says of the arguments of ``IRTuningCallback`` beside policy and signal."""
+    settings = method.settings if method else {}
+    return {_ARGUMENTS[key]: settings[key] for key in settings if not key.startswith((POLICY, IMPORTANCE))}
+
+
+def options_of(method: Method | None, section: str) -> dict[str, Any]:
+    """Name and options of a method's ``POLICY`` or ``IMPORTANCE``; empty where it says nothing of it."""
+    settings = method.settings if method else {}
+    return {key.removeprefix(section): value for key, value in settings.items() if key.startswith(section)}
+
+
+def signal_of(
+    method: Method | None, given: str | Mapping[str, Any] | ImportanceSignal | None
+) -> ImportanceSignal | None:
+    """The signal that is ``given``, above that of the method; None if neither says one.
+
+    Raises:
+        ValueError: If it is unknown, or another than the method's.
+    """
+    own = options_of(method, IMPORTANCE)
+    if method is None or not own:
+        return None if given is None else chosen("importance", given, SIGNALS, ImportanceSignal)
+    section = _section(given)
+    if section.get("name", own["name"]) != own["name"]:
+        # As in a configuration: the policy is made for the scores of this signal.
+        raise ValueError(
+            f"importance: {section['name']!r} contradicts the method {method.name!r}, which is {own['name']!r}; leave "
+            f"it out, or name the policy: policy={options_of(method, POLICY)!r}"
+        )
+    signal: ImportanceSignal = chosen("importance", {**own, **section}, SIGNALS, ImportanceSignal)
+    return signal
 
 
 def chosen(
@@ -135,10 +125,6 @@ def to_json(variant: BaseModel, registered: Mapping[str, type[Any]]) -> dict[str
     names = [name for name, known in registered.items() if known is cls]
     options = variant.model_dump(mode="json", exclude={"name"})
     return {"name": names[0] if names else f"{cls.__module__}:{cls.__qualname__}", **options}
-
-
-def _under(prefix: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {key.removeprefix(prefix): value for key, value in settings.items() if key.startswith(prefix)}
 
 
 def _section(given: str | Mapping[str, Any] | ImportanceSignal | None) -> dict[str, Any]:

@@ -172,20 +172,14 @@ def _nsga2(tune: TuneConfig, seed: int) -> BaseSampler:
     return NSGAIISampler(population_size=min(MAX_POPULATION, max(2, tune.num_trials // 4)), seed=seed)
 
 
-def _random(tune: TuneConfig, seed: int) -> BaseSampler:
-    return RandomSampler(seed=seed)
-
-
-def _grid(tune: TuneConfig, seed: int) -> BaseSampler:
-    return _Grid(seed=seed)
-
-
 SAMPLERS: Mapping[str, Sampler] = {
     "tpe": Sampler(_tpe),
     "gp": Sampler(_gp, models_conditions=False),
     # It breeds from generations that it suggested itself.
     "nsga2": Sampler(_nsga2, learns_from_others=False, models_conditions=False),
-    "random": Sampler(_random, learns_from_others=False, heeds_constraints=False),
-    "grid": Sampler(_grid, learns_from_others=False, heeds_constraints=False, tries_all=True),
+    "random": Sampler(lambda tune, seed: RandomSampler(seed=seed), learns_from_others=False, heeds_constraints=False),
+    "grid": Sampler(
+        lambda tune, seed: _Grid(seed=seed), learns_from_others=False, heeds_constraints=False, tries_all=True
+    ),
 }
 """Name in ``tune.sampler`` -> sampler."""

@@ -96,7 +96,7 @@ def doubtful(config: SweepConfig) -> list[str]:
     doubts += doubts_of_sampler(config)
     tree = explicit(config.experiment())
     without_effect: dict[str, set[str]] = {}
-    for _, _, values in _cases(space):
+    for values in _cases(space):
         varied = build(ExperimentConfig, apply_overrides(tree, values), "space")
         for key in values:
             if key.startswith("importance.") and not varied.selection.policy.uses_importance:
@@ -227,17 +227,17 @@ def _complete(partial: Values, space: Space) -> Values:
     return values
 
 
-def _cases(space: Space) -> Iterator[tuple[str, Choice, Values]]:
+def _cases(space: Space) -> Iterator[Values]:
     """Every probe of every dimension under every condition, alone and with every probe of each other dimension."""
     for key, dimension in space.items():
         for _, value in _probes(dimension):
             for activation in _activations(key, space):
                 partial = {**activation, key: value}
                 values = _complete(partial, space)
-                yield key, value, values
+                yield values
                 for other in (other for other in values if other not in partial):
                     for _, other_value in _probes(space[other])[1:]:
-                        yield key, value, _complete({**partial, other: other_value}, space)
+                        yield _complete({**partial, other: other_value}, space)
 
 
 def _misfits(config: SweepConfig, num_blocks: int | None) -> list[str]:
@@ -245,7 +245,7 @@ def _misfits(config: SweepConfig, num_blocks: int | None) -> list[str]:
     tree = explicit(config.experiment())
     wrong: dict[tuple[str, str], set[str]] = {}
     right: set[tuple[str, str]] = set()
-    for _, _, values in _cases(config.space):
+    for values in _cases(config.space):
         blames = [_blame(mistake, values) for mistake in _mistakes_of(tree, values, num_blocks)]
         for key, message in blames:
             wrong.setdefault((key, message), set()).add(repr(values.get(key)))

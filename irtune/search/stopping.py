@@ -30,21 +30,9 @@ class InOrder(FIFOScheduler):  # type: ignore[misc]
         self._place: dict[str, int] = {}
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """Note a trial's place in the order."""
+        """Note a trial's place in the order; one that failed and is tried again is added anew."""
         self._place[trial.trial_id] = self._num_added
         self._num_added += 1
-
-    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """Forget a trial that is over."""
-        self._place.pop(trial.trial_id, None)
-
-    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """Forget a trial that failed; one that is tried again is added anew."""
-        self._place.pop(trial.trial_id, None)
-
-    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
-        """Forget a trial that was taken out before it ran."""
-        self._place.pop(trial.trial_id, None)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
         """The earliest trial that waits, a new one before one that was paused; None if none waits."""
@@ -119,7 +107,6 @@ class Asha(InOrder):
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """Count the last result of a trial, which is not judged any more."""
         self._goes_on(trial.trial_id, result)
-        super().on_trial_complete(tune_controller, trial, result)
 
     def remember(self, name: str, scores: Mapping[int, float]) -> None:
         """Count a trial of an earlier driver at the rungs that it reached.

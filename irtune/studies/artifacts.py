@@ -1,12 +1,13 @@
 """What the driver makes of a trial's record when the trial is over: its trace as arrays and as a picture."""
 
 import logging
+from dataclasses import asdict
 
 from irtune.analysis.figures import save_png, trace_heat_map
-from irtune.files import once_there_is_room
+from irtune.files import once_there_is_room, write_arrays
 from irtune.studies.trial_record import TrialRecord
 from irtune.tracking.run_record import RunRecord
-from irtune.tracking.trace import read_trace, save_trace
+from irtune.tracking.trace import read_trace
 
 TRACE = "layer_importance.npz"
 HEAT_MAP = "layer_importance.png"
@@ -29,7 +30,7 @@ def _keep_trace(entry: TrialRecord) -> None:
     trace = read_trace(entry.folder)
     if not len(trace.step):
         return
-    save_trace(trace, entry.folder / TRACE)
+    write_arrays(entry.folder / TRACE, asdict(trace))
     label = f"importance ({entry.config.importance.name.replace('_', ' ')})"
     figure = trace_heat_map(trace.scores, trace.active, trace.step, title=entry.name, score_label=label)
     save_png(figure, entry.folder / HEAT_MAP)

@@ -263,7 +263,7 @@ def _show(
         if entry.error is not None:
             happened.append(f"failed: {entry.trial_id}, {entry.name}: {last_line(entry.error)}")
         for line in happened:
-            console.print(line, highlight=False, soft_wrap=True, markup=False)
+            console.out(line, highlight=False)
     if answer.best is not None:
         where = f"what differs from the defaults; all of it: {sweep.folder / BEST}"
         by = f" by {metric}, the first objective" if front else ""
@@ -281,7 +281,7 @@ def _show(
         "MLflow": commands[0],
         "": f"then open {commands[1]}",
     }.items():
-        console.print(f"  {label:8} {what}", highlight=False, soft_wrap=True, markup=False)
+        console.out(f"  {label:8} {what}", highlight=False)
     console.print(f"\n[bold green]Answer[/] {escape(answer.sentence)}", highlight=False, soft_wrap=True)
     for caveat in answer.caveats:
-        console.print(f"  - {caveat}", highlight=False, soft_wrap=True, markup=False)
+        console.out(f"  - {caveat}", highlight=False)

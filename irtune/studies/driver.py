@@ -122,9 +122,10 @@ class Driver:
             # MLflow has the trial's end; its drawing is sent at the next chance.
             keep_trace(record)
         if unsent:
-            self._say(
+            self._console.out(
                 f"{sum(unsent.values())} records did not reach MLflow; they are in the trials' folders, and "
-                f"`irtune sync {shlex.quote(str(self._sweep.folder))}` sends them"
+                f"`irtune sync {shlex.quote(str(self._sweep.folder))}` sends them",
+                highlight=False,
             )
 
     def run(self, phases: Sequence[Phase]) -> bool:
@@ -184,13 +185,11 @@ class Driver:
     def _say_time_is_up(self, stopped: Sequence[TrialRecord]) -> None:
         running = ", ".join(f"{one.trial_id} ({one.name}) at step {one.step}" for one in stopped) or "none"
         budget_s = self._sweep.config.tune.time_budget_s
-        self._say(
+        self._console.out(
             f"\nThe sweep has had its tune.time_budget_s={budget_s:g} and ends here. Trials stopped on their way, "
-            f"KILLED until they go on: {running}. To go on, for as long again: {resume_command()}"
+            f"KILLED until they go on: {running}. To go on, for as long again: {resume_command()}",
+            highlight=False,
         )
-
-    def _say(self, text: str) -> None:
-        self._console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
 def known_end(spec: TrialSpec, setup: TrialSetup) -> Outcome | None:
@@ -217,12 +216,10 @@ def _raise_killed(number: int, frame: FrameType | None) -> None:
 
 
 def _say_lost(what: str, sweep: Sweep, console: Console) -> None:
-    console.print(
+    console.out(
         f"error: {what}: it was killed (look whether memory ran out), or has crashed, and the sweep ends. What was "
         f"measured is in {sweep.folder}; the trials in flight go on from their checkpoints with: {resume_command()}",
         highlight=False,
-        soft_wrap=True,
-        markup=False,
     )
 
 

@@ -73,7 +73,7 @@ class Plan:
     def show(self, console: Console) -> None:
         """Print it."""
         for name, fact in self.facts.items():
-            console.print(f"{name:10} {fact}", highlight=False, soft_wrap=True, markup=False)
+            console.out(f"{name:10} {fact}", highlight=False)
 
 
 def predict(
@@ -92,7 +92,7 @@ def predict(
         logging.getLogger(__name__).warning("there is no prediction: %s", error, exc_info=True)
         return
     text = f"{plan.facts['in all']} (from {plan.source})"
-    console.print(f"{'time':8} {text}", highlight=False, soft_wrap=True, markup=False)
+    console.out(f"{'time':8} {text}", highlight=False)
 
 
 def num_beside(config: SweepConfig) -> int:

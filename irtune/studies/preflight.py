@@ -108,10 +108,6 @@ class Ready:
         """The data, read and checked."""
         return self.inputs.dataset
 
-    def metric(self, name: str) -> Metric:
-        """What trials are scored by, of a name that was checked."""
-        return Metric.named(name, metric_labels(self.dataset.labels))
-
     def check_away(self, tracking: TrackingConfig, *, is_new: bool) -> None:
         """Refuse to begin a sweep whose MLflow is away, but not to go on with one that has reached it before.
 
@@ -143,7 +139,7 @@ class Sweep:
     @property
     def metric(self) -> Metric:
         """What its trials are scored by."""
-        return self.ready.metric(self.config.metric)
+        return Metric.named(self.config.metric, metric_labels(self.ready.dataset.labels))
 
 
 def check_inputs(config: ExperimentConfig, source: str) -> Inputs:

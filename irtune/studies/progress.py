@@ -113,7 +113,7 @@ class SweepProgress:
             if not self.console.is_terminal and now - self.last_line_at >= LINE_EVERY_S:
                 self.last_line_at = now
                 line = f"[{duration(now - self.started)}] {status}"
-                self.console.print(line, highlight=False, soft_wrap=True, markup=False)
+                self.console.out(line, highlight=False)
 
     def _count(self, entries: list[TrialRecord]) -> tuple[_Tally, list[str]]:
         """All trials together, and the names of those that run."""

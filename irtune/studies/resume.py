@@ -127,12 +127,15 @@ def sweep_to_resume(
         return None
     different = _differences(folder, config, fingerprint)
     if different:
-        _say(console, f"note: {folder.name} did not come to its end, but is another sweep: {'; '.join(different)}")
+        console.out(
+            f"note: {folder.name} did not come to its end, but is another sweep: {'; '.join(different)}",
+            highlight=False,
+        )
         return None
     question = f"{folder.name} did not come to its end. Go on with it? [Y/n] "
     if console.is_terminal and console.input(question) not in ("", "y", "Y", "yes"):
         return None
-    _say(console, f"note: going on with {folder.name}; --new begins a new sweep")
+    console.out(f"note: going on with {folder.name}; --new begins a new sweep", highlight=False)
     return folder
 
 
@@ -163,7 +166,9 @@ def _earlier_sweeps(config: SweepConfig) -> list[Path]:
 def _is_own(folder: Path, console: Console) -> bool:
     foreign = why_not_own(folder)
     if foreign is not None:
-        _say(console, f"note: {folder.name} is left alone: it {foreign}; --resume goes on with it all the same")
+        console.out(
+            f"note: {folder.name} is left alone: it {foreign}; --resume goes on with it all the same", highlight=False
+        )
     return foreign is None
 
 
@@ -171,7 +176,7 @@ def _is_readable(folder: Path, console: Console) -> bool:
     try:
         _identity(folder)
     except ValueError as error:
-        _say(console, f"note: {folder.name} is left alone: {error}")
+        console.out(f"note: {folder.name} is left alone: {error}", highlight=False)
         return False
     return True
 
@@ -210,7 +215,3 @@ def _public(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _said(settings: dict[str, Any], key: str) -> str:
     return repr(settings[key]) if key in settings else "absent"
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, highlight=False, soft_wrap=True, markup=False)

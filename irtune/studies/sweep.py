@@ -72,7 +72,7 @@ def run_sweep(config: SweepConfig, source: str, console: Console, resume: Resume
                 # Before Ray's processes start, which would slow them down.
                 refuse_what_fails(rehearsal, source)
         with on_ray(sweep, console) as watch:
-            console.print(f"Ray      {cluster.describe()}", highlight=False, soft_wrap=True, markup=False)
+            console.out(f"Ray      {cluster.describe()}", highlight=False)
             at_once = _checked_trials_at_once(sweep)
             predict(sweep, lengths, rehearsal, at_once, console)
             return _search(sweep, at_once, watch, console)
@@ -100,7 +100,7 @@ def plan_sweep(config: SweepConfig, source: str, console: Console, resume: Resum
     ready = prepare(config, source, makes_store=False)
     config = without_login(config)
     for doubt in ready.doubts:
-        console.print(f"note: {source}: {doubt}", highlight=False, soft_wrap=True, markup=False)
+        console.out(f"note: {source}: {doubt}", highlight=False)
     # Without a terminal nobody is asked; what would be gone on with is only said.
     told = Console(file=console.file, width=console.width, force_terminal=False)
     fingerprint = ready.dataset.fingerprint()
@@ -142,10 +142,6 @@ def _phases(sweep: Sweep, known_end: Callable[[TrialSpec], Outcome | None]) -> l
 
 def _status(console: Console, text: str) -> contextlib.AbstractContextManager[Any]:
     return console.status(text) if console.is_terminal else contextlib.nullcontext()
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
 def trials_at_once(sweep: Sweep, nodes: Sequence[cluster.Node]) -> int:
@@ -192,7 +188,7 @@ def refuse_what_fails(rehearsal: Rehearsal, source: str) -> None:
 
 def _announce(sweep: Sweep, console: Console) -> None:
     for doubt in sweep.ready.doubts:
-        console.print(f"note: {sweep.source}: {doubt}", highlight=False, soft_wrap=True, markup=False)
+        console.out(f"note: {sweep.source}: {doubt}", highlight=False)
     config, inputs = sweep.config, sweep.ready.inputs
     finalists = config.tune.finalists
     repeated = f"; the best {finalists.top} and it again on {finalists.seeds} seeds" if finalists else ""
@@ -208,4 +204,4 @@ def _announce(sweep: Sweep, console: Console) -> None:
         "MLflow": public_address(sweep.ready.tracking_uri) + ("" if sweep.ready.away is None else AWAY),
     }
     for label, fact in facts.items():
-        console.print(f"{label:8} {fact}", highlight=False, soft_wrap=True, markup=False)
+        console.out(f"{label:8} {fact}", highlight=False)

@@ -166,12 +166,15 @@ class TrialRecord:
 def trial_name(config: ExperimentConfig) -> str:
     """A telling name, such as ``top_k k=17 refresh=20 max``."""
     policy = config.selection.policy
-    knobs = {key: value for key, value in policy.model_dump(mode="json").items() if key != "name"}
     fields = type(policy).model_fields
-    usual = {key: _default(fields[key]) for key in knobs}
-    if config.method is not None:
-        usual = ExperimentConfig(method=config.method).selection.policy.model_dump(mode="json")
-    shown = [f"{key}={value}" for key, value in knobs.items() if fields[key].is_required() or value != usual[key]]
+    # Without a method its own defaults are what is usual.
+    knobs = policy.model_dump(mode="json", exclude={"name"}, exclude_defaults=config.method is None)
+    usual = ExperimentConfig(method=config.method).selection.policy.model_dump(mode="json") if config.method else {}
+    shown = [
+        f"{key}={value}"
+        for key, value in knobs.items()
+        if fields[key].is_required() or key not in usual or value != usual[key]
+    ]
     interval = config.selection.reselect_every
     parts = [config.strategy, *shown, f"refresh={interval}" if interval else "once"]
     if policy.uses_importance:
@@ -185,8 +188,3 @@ def config_hash(config: ExperimentConfig) -> str:
         key: value for key, value in dotted_keys(config).items() if key.split(".")[0] not in ("storage", "tracking")
     }
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _default(field_info: Any) -> Any:
-    default = field_info.get_default(call_default_factory=True)
-    return list(default) if isinstance(default, tuple) else default

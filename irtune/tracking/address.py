@@ -4,7 +4,6 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
@@ -71,31 +70,20 @@ def ui_command(uri: str, python: str = sys.executable, port: int = 5000) -> str:
     return "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false " + shlex.join(server)
 
 
-def comparison_url(
-    base: str, experiment_id: str, sweep: str, run_ids: Sequence[str] | None = None, view_id: str | None = None
-) -> str:
+def comparison_url(base: str, experiment_id: str, sweep: str, view_id: str | None = None) -> str:
     """The page that lists the runs of a sweep side by side.
 
     Args:
         base: The server's address, such as ``http://127.0.0.1:5000``.
         experiment_id: MLflow's id of the experiment.
         sweep: The value of the runs' tag ``irtune.sweep``.
-        run_ids: Show these runs only; not together with a view.
         view_id: Show them as this saved view does, from ``MlflowTracker.save_view``; without it the table has no
             columns but name, age and duration.
     """
-    search = sweep_filter(sweep)
-    if run_ids:
-        search += " AND attributes.run_id IN ({})".format(", ".join(f"'{run_id}'" for run_id in run_ids))
-    shown = {"viewStateShareKey": view_id} if view_id else {"searchFilter": search, "startTime": "ALL"}
+    shown = {"viewStateShareKey": view_id} if view_id else {"searchFilter": sweep_filter(sweep), "startTime": "ALL"}
     # Without the workflow type the page opens for language model applications, without run tables.
     query = {"workflowType": "machine_learning", **shown}
     return f"{_page(base)}/experiments/{experiment_id}/runs?{urlencode(query, quote_via=quote)}"
-
-
-def run_url(base: str, experiment_id: str, run_id: str) -> str:
-    """The page of one run."""
-    return f"{_page(base)}/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
 
 
 def sweep_filter(sweep: str) -> str:

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 DRIVER = "driver.json"
 SYNCED = "synced.json"
-"""A mark: when it was last looked at, nothing of the sweep was left to send."""
+"""A mark: when it was written, nothing of the sweep was left to send."""
 
 INTERVAL_S = 5.0
 STALE_AFTER_S = 60.0
@@ -52,16 +52,9 @@ class Driver:
     ray_job_id: str | None
     time_ms: int
 
-    def is_same(self, other: "Driver") -> bool:
-        """Whether both are the same process."""
-        return self._identity() == other._identity()
-
     def is_here(self) -> bool:
         """Whether its pid can be looked up from this process."""
         return (self.host, self.pid_space) == (socket.gethostname(), _pid_space())
-
-    def _identity(self) -> tuple[object, ...]:
-        return self.host, self.pid_space, self.pid, self.process_start_s
 
 
 class Heartbeat:
@@ -102,7 +95,7 @@ class Heartbeat:
         self._over.set()
         self._thread.join(self._interval_s)
         with contextlib.suppress(OSError, ValueError):
-            if read_json(self._file, Driver).is_same(self._driver):
+            if replace(read_json(self._file, Driver), time_ms=self._driver.time_ms) == self._driver:
                 self._file.unlink()
 
     def _beat(self) -> None:

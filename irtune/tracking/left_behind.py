@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from irtune.redaction import public_address
-from irtune.tracking.heartbeat import SYNCED, is_live
+from irtune.tracking.heartbeat import SYNCED
 from irtune.tracking.mlflow_tracker import MlflowTracker
-from irtune.tracking.outbox import ADDRESS, belongs_to, open_tracker, read_address, try_sync, unsent
+from irtune.tracking.outbox import ADDRESS, belongs_to, open_tracker, read_address, try_sync
 from irtune.tracking.ownership import why_not_own
 
 logger = logging.getLogger(__name__)
@@ -67,10 +67,6 @@ def _close_dead(storage: Path, uri: str, open_tracker: OpenTracker, deadline_s: 
             if foreign is not None:
                 logger.info("%s %s, and is left alone", folder, foreign)
                 continue
-            other = _why_elsewhere(folder, uri)
-            if other is not None:
-                left |= {folder.name: other} if unsent(folder) and not is_live(folder) else {}
-                continue
             result = try_sync(folder, open_once, left_s)
             if result.left:
                 left[folder.name] = str(result)
@@ -92,21 +88,14 @@ def _close_dead(storage: Path, uri: str, open_tracker: OpenTracker, deadline_s: 
         )
 
 
-def _why_elsewhere(folder: Path, uri: str) -> str | None:
-    """Why a sweep's runs are not for this driver to send, in words; None if they are."""
-    try:
-        if belongs_to(folder, uri):
-            return None
-        return f"its runs belong to {public_address(read_address(folder).uri)}, and not to this sweep's MLflow"
-    except ValueError as error:
-        return str(error)
-
-
 def _without_second_try(uri: str, open_tracker: OpenTracker) -> Callable[[Path], MlflowTracker]:
-    """An opener that waits for the address only once, however many sweeps belong there."""
+    """An opener for sweeps of this address that waits for it only once, however many belong there."""
     failures: list[Exception] = []
 
     def open_once(folder: Path) -> MlflowTracker:
+        if not belongs_to(folder, uri):
+            own = public_address(read_address(folder).uri)
+            raise ValueError(f"its runs belong to {own}, and not to this sweep's MLflow")
         if failures:
             raise failures[0]
         try:

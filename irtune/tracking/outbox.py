@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from irtune.files import read_json, write_json
+from irtune.files import read_json, write_json, write_whole
 from irtune.redaction import public_address, redact
 from irtune.tracking.address import local_database
 from irtune.tracking.connection import check_tracking
@@ -62,11 +62,6 @@ class SyncResult:
             return sent
         reasons = "; ".join(f"{what}: {why}" for what, why in list(self.left.items())[:3])
         return f"{self.num_runs} runs sent, {len(self.left)} left ({reasons}{'; …' if len(self.left) > 3 else ''})"
-
-
-@dataclass(frozen=True)
-class _Synced:
-    time_ms: int
 
 
 def write_address(folder: Path, uri: str, experiment: str) -> None:
@@ -224,7 +219,7 @@ def _sync(
             records = unsent(folder)
             result = _send(records, open_tracker(), close_open, timeout_s) if records else SyncResult()
             if close_open and not result.left:
-                write_json(folder / SYNCED, _Synced(time.time_ns() // 1_000_000))
+                write_whole(folder / SYNCED, "")
             return result
     except DriverAliveError:
         return SyncResult(is_live=True)

@@ -1,12 +1,11 @@
 """A trial's layer trace as arrays: which blocks trained when, and how every block scored."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from irtune.files import write_arrays
 from irtune.importance.signal import NEVER
 from irtune.training.record import Record, RecordReader
 
@@ -52,17 +51,6 @@ def read_trace(folder: Path) -> Trace:
         if record["kind"] == "selection":
             kept.append(record)
     return _to_arrays(kept, folder)
-
-
-def save_trace(trace: Trace, path: Path) -> None:
-    """Write the arrays to a compressed ``.npz`` file, which opens without pickle."""
-    write_arrays(path, asdict(trace))
-
-
-def load_trace(path: Path) -> Trace:
-    """Read what ``save_trace`` wrote."""
-    with np.load(path, allow_pickle=False) as arrays:
-        return Trace(**arrays)
 
 
 def _to_arrays(records: Sequence[Record], folder: Path) -> Trace:

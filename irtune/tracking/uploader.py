@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from irtune.files import once_there_is_room
+from irtune.files import ROOM_S, once_there_is_room
 from irtune.redaction import redact
 from irtune.tracking.mlflow_tracker import MlflowTracker
 from irtune.tracking.run_record import Ended, Opened, RunRecord, RunStatus
@@ -20,6 +20,8 @@ _RECORDS_PER_CALL = 2000
 _FIRST_DELAY_S = 0.5
 _LONGEST_DELAY_S = 5.0
 _ROOM_S = 30.0
+
+_Found = TypeVar("_Found")
 
 
 @dataclass
@@ -89,7 +91,9 @@ class Uploader(threading.Thread):
             is_new: Nobody can have told MLflow of this run before, so it need not be looked for.
         """
         record = RunRecord(folder)
-        run = _Run(record, _begin(record, key, name, tags), is_new=is_new)
+        unnoted = Opened(key, name, dict(tags), time.time_ns() // 1_000_000)
+        start = _tolerant(record, lambda: record.begin(key, name, tags), unnoted, ROOM_S)
+        run = _Run(record, start, is_new=is_new)
         with self._changed:
             self._runs[key] = run
 
@@ -108,7 +112,7 @@ class Uploader(threading.Thread):
         run = self._runs[key]
         texts = {tag: str(value) for tag, value in tags.items()}
         end = Ended(status, texts, None if error_text is None else redact(error_text), time.time_ns() // 1_000_000)
-        _note(run.record, lambda record: record.finish(end))
+        _tolerant(run.record, lambda: run.record.finish(end), None)
         run.end = end
         self._wake.set()
 
@@ -221,11 +225,11 @@ class Uploader(threading.Thread):
             run.num_sent += len(records)
             run.in_hand = []
         if end is not None:
-            artifacts = _artifacts(run.record)
+            artifacts: list[Record] = _tolerant(run.record, run.record.artifacts, [])
             self._tracker.send(key, artifacts)
             self._tracker.finish(key, end.status, end.tags, end.error_text, end.end_time_ms)
             sent = (run.run_id, self._tracker.uri, num_bytes, len(artifacts))
-            _note(run.record, lambda record: record.mark_sent(*sent))
+            _tolerant(run.record, lambda: run.record.mark_sent(*sent), None)
             with self._changed:
                 if self._runs.get(key) is run:
                     del self._runs[key]
@@ -241,29 +245,10 @@ class Uploader(threading.Thread):
             self._runs[key] = self._runs.pop(key)
 
 
-def _begin(record: RunRecord, key: str, name: str, tags: Mapping[str, str]) -> Opened:
+def _tolerant(record: RunRecord, use: Callable[[], _Found], otherwise: _Found, room_s: float = _ROOM_S) -> _Found:
+    """What ``use`` of a record returns; where it cannot be used, that must not end the sweep."""
     try:
-        return once_there_is_room(lambda: record.begin(key, name, tags), record.folder)
+        return once_there_is_room(use, record.folder, room_s)
     except (OSError, ValueError) as error:
-        _warn(record, error)
-        return Opened(key, name, dict(tags), time.time_ns() // 1_000_000)
-
-
-def _note(record: RunRecord, write: Callable[[RunRecord], None]) -> None:
-    """Write to a record; where it cannot be written, that must not end the sweep."""
-    try:
-        once_there_is_room(lambda: write(record), record.folder, _ROOM_S)
-    except (OSError, ValueError) as error:
-        _warn(record, error)
-
-
-def _artifacts(record: RunRecord) -> list[Record]:
-    try:
-        return record.artifacts()
-    except (OSError, ValueError) as error:
-        _warn(record, error)
-        return []
-
-
-def _warn(record: RunRecord, error: Exception) -> None:
-    logger.warning("%s: the run's record cannot be used, its tracking goes on: %s", record.folder, error)
+        logger.warning("%s: the run's record cannot be used, its tracking goes on: %s", record.folder, error)
+        return otherwise

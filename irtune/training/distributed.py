@@ -18,7 +18,7 @@ import torch.distributed as dist
 from irtune.config.schema import EngineConfig
 
 LEAVE_S = 10.0
-"""How long a process waits at its end for the threads of its group, seconds."""
+"""How long a process waits at its end for a collective that another rank does not finish; its thread is then left."""
 
 
 def select_accelerator(config: EngineConfig) -> torch.device:
@@ -118,7 +118,7 @@ def left_at_end() -> Iterator[None]:
         leave_process_group()
 
 
-def leave_process_group(wait_s: float = LEAVE_S) -> None:
+def leave_process_group() -> None:
     """Destroy the process group and end the threads of its backend; harmless where there is none.
 
     gloo ends its threads once nothing refers to a group any more, which is later than ``destroy_process_group``:
@@ -128,17 +128,14 @@ def leave_process_group(wait_s: float = LEAVE_S) -> None:
     ("terminate called without an active exception").
 
     Source: https://github.com/pytorch/pytorch/pull/179291.
-
-    Args:
-        wait_s: Seconds to wait for a collective that another rank does not finish, after which its thread is left.
     """
     # The last reference to a group waits for what is under way in it.
     leaving = threading.Thread(target=_destroy_process_groups, daemon=True, name="leave_process_group")
     leaving.start()
-    leaving.join(wait_s)
+    leaving.join(LEAVE_S)
     if leaving.is_alive():
         logging.getLogger(__name__).warning(
-            "the process group has not ended within %s s: a collective waits for a rank that is gone or stuck", wait_s
+            "the process group has not ended within %s s: a collective waits for a rank that is gone or stuck", LEAVE_S
         )
 
 

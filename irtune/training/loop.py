@@ -16,7 +16,7 @@ from irtune.data.batches import evaluation_batches, training_batches
 from irtune.data.dataset import Split
 from irtune.data.encode import EncodedDataset
 from irtune.layers import LayerController
-from irtune.layers.collectives import gather
+from irtune.layers.collectives import gather, sum_over_ranks
 from irtune.training.checkpoint import (
     checkpoints,
     latest_checkpoint,
@@ -28,7 +28,7 @@ from irtune.training.checkpoint import (
 from irtune.training.cost import CostModel, PeakMemory
 from irtune.training.engine import DeepSpeedBlocks
 from irtune.training.evaluation import classification_metrics
-from irtune.training.recorder import Recorder, Report
+from irtune.training.record import Recorder, Report
 
 BEST_WEIGHTS = "best"
 """The folder of the best weights, a file for the step that they are of."""
@@ -192,7 +192,7 @@ class Loop:
         totals, settings = self.totals, self.config.training
         if totals.step % settings.log_every != 0 and totals.step != settings.max_steps:
             return
-        mean_loss = self._mean_over_ranks(loss)
+        mean_loss = float(sum_over_ranks(loss.clone()) / dist.get_world_size())
         totals.recent_losses = [*totals.recent_losses[-9:], mean_loss]
         if self.blocks.rank == 0:
             values = {
@@ -273,13 +273,6 @@ class Loop:
     def _tensors(self, split: Split, indices: np.ndarray) -> dict[str, torch.Tensor]:
         arrays = self.data.splits[split].collate(indices, self.pad_token_id)
         return {name: torch.from_numpy(array).to(self.blocks.engine.device) for name, array in arrays.items()}
-
-    def _mean_over_ranks(self, loss: torch.Tensor) -> float:
-        if dist.get_world_size() > 1:
-            loss = loss.clone()
-            dist.all_reduce(loss)
-            loss /= dist.get_world_size()
-        return float(loss)
 
 
 def _diverged(what: str, totals: Totals) -> FloatingPointError:

@@ -214,21 +214,16 @@ def _fetch_from_hub(config: ModelConfig) -> Path:
         raise ModelError(f"model.name: the hub has no model {config.name!r}; use {elsewhere}") from error
     except RevisionNotFoundError as error:
         raise ModelError(f"model.revision: the hub has no revision {config.revision!r} of {config.name!r}") from error
-    except (HfHubHTTPError, OSError, RuntimeError) as error:
-        raise ModelError(_unreachable(config, elsewhere, error)) from error
     except Exception as error:
         # httpx raises its own family of errors, and which HTTP library hub clients use has changed before.
-        if type(error).__module__.split(".")[0] not in {"httpx", "httpcore", "httpx2", "httpcore2", "requests"}:
+        of_http = type(error).__module__.split(".")[0] in {"httpx", "httpcore", "httpx2", "httpcore2", "requests"}
+        if not of_http and not isinstance(error, HfHubHTTPError | OSError | RuntimeError):
             raise
-        raise ModelError(_unreachable(config, elsewhere, error)) from error
+        raise ModelError(
+            f"model.name: {config.name!r} is not in the local hub cache and the hub cannot be reached "
+            f"({type(error).__name__}); use {elsewhere}"
+        ) from error
     return _checked_folder(Path(huggingface_hub.snapshot_download(config.name, **wanted)))
-
-
-def _unreachable(config: ModelConfig, elsewhere: str, error: Exception) -> str:
-    return (
-        f"model.name: {config.name!r} is not in the local hub cache and the hub cannot be reached "
-        f"({type(error).__name__}); use {elsewhere}"
-    )
 
 
 def num_blocks(folder: Path) -> int:

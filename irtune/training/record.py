@@ -9,8 +9,9 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,6 +24,9 @@ MEASURED = "measured.jsonl"
 
 Record = dict[str, Any]
 """One line: ``kind``, ``attempt``, ``time_ms``, and what the kind holds."""
+
+Report = Callable[[Mapping[str, Any]], None]
+"""Tells whoever started a run the metrics of each evaluation; every rank calls it, and it may raise to end the run."""
 
 _RESULT = b'{"kind":"result",'
 _TAIL_BYTES = 2**18
@@ -106,6 +110,17 @@ class RecordWriter:
             unwritten = unwritten[once_there_is_room(partial(self._file.write, unwritten), self._path) :]
 
 
+class NoRecorder:
+    """Takes every measurement and keeps none; what ranks above 0 record to."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *arguments: None
+
+
+Recorder = RecordWriter | NoRecorder
+"""Where a run's measurements go as they are made."""
+
+
 class RecordReader:
     """Reads what a trial measured while it measures, each record once, and remembers how far it got.
 
@@ -123,12 +138,7 @@ class RecordReader:
         A last line without its end is left until it is complete; where its writer is dead, it never is, and the next
         attempt cuts it off. A complete line that is not a record is skipped with a warning.
         """
-        records: list[Record] = []
-        for record in self:
-            records.append(record)
-            if len(records) == limit:
-                break
-        return records
+        return list(islice(self, limit))
 
     def num_left(self) -> int:
         """How many complete lines are new."""

@@ -105,19 +105,13 @@ class Rehearsal:
         self._process.join()
         self._folder.cleanup()
 
-    def measure(self) -> None:
-        """Have the steps taken, and wait until they are; nothing else should load the machine meanwhile."""
-        if self._outcome is None:
-            self._outcome = self._measured()
-
     def pace(self) -> Pace:
-        """What was measured.
+        """Have the steps taken if they were not yet; nothing else should load the machine meanwhile.
 
         Raises:
             RehearsalError: If that failed or took too long.
         """
-        self.measure()
-        assert self._outcome is not None
+        self._outcome = self._outcome or self._measured()
         if isinstance(self._outcome, RehearsalError):
             raise self._outcome
         return self._outcome
@@ -184,7 +178,7 @@ def measure(config: ExperimentConfig, folder: Path, started_at: float, wait: Cal
     select_accelerator(config.engine)
     import deepspeed  # noqa: F401
 
-    from irtune.training.recorder import NoRecorder
+    from irtune.training.record import NoRecorder
     from irtune.training.run import prepared
 
     process_s = time.time() - started_at

@@ -37,8 +37,7 @@ from irtune.training.model import (
     materialize,
 )
 from irtune.training.out_of_memory import out_of_memory, remembered, smaller_micro_batches
-from irtune.training.record import result_of
-from irtune.training.recorder import NoRecorder, Recorder, Report
+from irtune.training.record import NoRecorder, Recorder, Report, result_of
 from irtune.training.tokenizer import load_tokenizer, max_positions
 
 ADAPTER = "adapter"
@@ -95,33 +94,21 @@ def run(
         report(finished)
         return TrialResult({name: value for name, value in finished.items() if name not in ("step", "final")})
     with remembered(folder, config):
+        started = time.perf_counter()
         config = smaller_micro_batches(folder, config)
-        metrics = _run(config, folder, recorder, report, encoded_folder or folder / "encoded", dataset)
+        dataset = dataset or config.data.load()
+        with prepared(config, folder, recorder, report, encoded_folder or folder / "encoded", dataset) as loop:
+            _describe(loop, dataset)
+            setup_s = time.perf_counter() - started
+            totals = loop.run()
+            metrics = _finish(loop, dataset, totals, setup_s)
+            if loop.blocks.rank == 0:
+                loop.recorder.result({"step": totals.step, "final": True, **metrics})
+                # A run that is over is never gone on with, and moments take twice the room of weights.
+                shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+                loop.forget_weights()
     report({"step": config.training.max_steps, "final": True, **metrics})
     return TrialResult(metrics)
-
-
-def _run(
-    config: ExperimentConfig,
-    folder: Path,
-    recorder: Recorder,
-    report: Report,
-    encoded_folder: Path,
-    dataset: LabelledDataset | None,
-) -> dict[str, float]:
-    started = time.perf_counter()
-    dataset = dataset or config.data.load()
-    with prepared(config, folder, recorder, report, encoded_folder, dataset) as loop:
-        _describe(loop, dataset)
-        setup_s = time.perf_counter() - started
-        totals = loop.run()
-        metrics = _finish(loop, dataset, totals, setup_s)
-        if loop.blocks.rank == 0:
-            loop.recorder.result({"step": totals.step, "final": True, **metrics})
-            # A run that is over is never gone on with, and moments take twice the room of weights.
-            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-            loop.forget_weights()
-    return metrics
 
 
 @contextmanager
@@ -140,7 +127,17 @@ def prepared(
     loop = _prepare(config, dataset, folder, recorder, report, device, encoded_folder)
     try:
         if config.selection.self_check:
-            _check(loop)
+            blocks = loop.blocks
+            check_at_start(
+                blocks,
+                blocks.model,
+                blocks.blocks,
+                config.selection.policy,
+                loop.first_batch(),
+                weights=blocks.local_state,
+                gradients=blocks.local_gradients,
+                gather=gather,
+            )
         yield loop
     finally:
         loop.blocks.destroy()
@@ -226,21 +223,6 @@ def check_tensors(config: ExperimentConfig, sizes: list[np.ndarray]) -> None:
             f"importance.tensors: no parameter of adapter {config.adapter.type!r} is called "
             f"{getattr(config.importance, 'tensors', 'all')!r} in every block; set importance.tensors=all"
         )
-
-
-def _check(loop: Loop) -> None:
-    """Let blocks, freezing and probing show on one example that they work."""
-    blocks = loop.blocks
-    check_at_start(
-        blocks,
-        blocks.model,
-        blocks.blocks,
-        loop.config.selection.policy,
-        loop.first_batch(),
-        weights=blocks.local_state,
-        gradients=blocks.local_gradients,
-        gather=gather,
-    )
 
 
 def _describe(loop: Loop, dataset: LabelledDataset) -> None:

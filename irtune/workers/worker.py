@@ -13,8 +13,7 @@ from irtune.config.load import build, with_overrides
 from irtune.config.schema import ExperimentConfig
 from irtune.data.dataset import LabelledDataset
 from irtune.redaction import raised_publicly
-from irtune.training.record import RecordWriter
-from irtune.training.recorder import NoRecorder, Recorder, Report
+from irtune.training.record import NoRecorder, Recorder, RecordWriter, Report
 
 if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer

@@ -16,7 +16,7 @@ from irtune.data.encode import encode
 from irtune.studies.forecast import Trial
 from irtune.training.cost import CostModel
 from irtune.training.model import materialize, shapes_only
-from irtune.training.recorder import NoRecorder
+from irtune.training.record import NoRecorder
 from irtune.training.run import run
 from irtune.training.tokenizer import load_tokenizer
 

@@ -1,9 +1,11 @@
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from irtune.tracking.trace import load_trace, read_trace, save_trace
+from irtune.files import write_arrays
+from irtune.tracking.trace import read_trace
 from irtune.training.record import RecordWriter
 
 
@@ -91,8 +93,9 @@ def test_attempts_with_different_models_are_refused(trial_folder: Path) -> None:
 def test_a_saved_trace_opens_without_pickle(trial_folder: Path, tmp_path: Path) -> None:
     choose(RecordWriter(trial_folder), 5, [1], [None, 2.0])
     trace = read_trace(trial_folder)
-    save_trace(trace, tmp_path / "trace.npz")
-    loaded = load_trace(tmp_path / "trace.npz")
-    for name, array in vars(trace).items():
-        np.testing.assert_array_equal(getattr(loaded, name), array)
-        assert getattr(loaded, name).dtype == array.dtype
+    write_arrays(tmp_path / "trace.npz", asdict(trace))
+    with np.load(tmp_path / "trace.npz", allow_pickle=False) as loaded:
+        assert set(loaded) == set(vars(trace))
+        for name, array in vars(trace).items():
+            np.testing.assert_array_equal(loaded[name], array)
+            assert loaded[name].dtype == array.dtype
