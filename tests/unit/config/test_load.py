@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+from saying import refused
 
 from irtune.analysis.trials import BASELINE
 from irtune.config.load import (
@@ -213,7 +214,7 @@ def test_counts_stay_int_and_fractions_float():
 
 
 def test_overrides_of_a_configuration_are_checked():
-    with pytest.raises(ConfigError, match=r"overrides: selection\.policy\.k: 0 is not a number of blocks"):
+    with refused(ConfigError, "selection.policy.k: 0"):
         with_overrides(ExperimentConfig(), {"selection.policy.name": "top_k", "selection.policy.k": 0})
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import datasets
 import pytest
 from pydantic import ValidationError
+from saying import says
 from table_files import HEADER, PAIRS, delimited, frame, json_lines, records, with_classes, write_text
 
 from irtune.data.dataset import DataError
@@ -148,7 +149,7 @@ def test_several_labels_in_a_row_are_refused_and_one_in_a_list_is_taken(tmp_path
     several = [{**record, "label": [record["label"], "d"]} for record in records()]
     path = write_text(tmp_path / "data.jsonl", json_lines(several))
     text = refusal(path)
-    assert f"several labels in one row, 60 rows: {path}:1: ['a', 'd']" in text
+    assert says(text, f"several labels … 60 rows: {path}:1: ['a', 'd']")
     assert "skip_bad_rows" not in text
     as_text = write_text(tmp_path / "data.csv", delimited([(b, a, f"['{c}', 'd']") for b, a, c in PAIRS]))
     assert f"several labels in one row, 60 rows: {as_text}:2" in refusal(as_text)
@@ -188,7 +189,7 @@ def test_a_split_that_is_missing_is_drawn_from_train_and_said(tmp_path):
     assert 6 <= num_drawn <= 9
     assert sizes(data) == {"train": 50 - num_drawn, "validation": num_drawn, "test": 10}
     assert {example.id for example in data.splits["test"]} == {f"test:{i}" for i in range(1, 11)}
-    assert f"no validation split: validation ({num_drawn} of 50 rows) drawn from train" in "".join(data.notes)
+    assert says("".join(data.notes), f"validation … {num_drawn} of 50 rows … train")
     ids = [example.id for split in data.splits.values() for example in split]
     assert len(set(ids)) == 60
     rows = [(*row, "test" if i % 6 == 0 else "train") for i, row in enumerate(PAIRS)]

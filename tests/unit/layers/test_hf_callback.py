@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from hf_training import NUM_BLOCKS, SCHEDULE, Scheduled
+from saying import refused
 from transformers import (
     BertConfig,
     BertForMaskedLM,
@@ -347,7 +348,7 @@ def test_seq2seq_trainers_take_models_of_one_stack(tmp_path):
     two_stacks = T5ForConditionalGeneration(
         T5Config(vocab_size=32, d_model=16, d_kv=8, d_ff=16, num_layers=2, num_heads=2, decoder_start_token_id=0)
     )
-    with pytest.raises(ValueError, match="T5ForConditionalGeneration has two stacks of blocks"):
+    with refused(ValueError, "T5ForConditionalGeneration", "two stacks"):
         Seq2SeqTrainer(two_stacks, arguments, train_dataset=data, callbacks=[IRTuningCallback("top_k", k=1)])
 
 
@@ -438,7 +439,7 @@ def test_mistakes_that_only_a_model_shows_are_named(tmp_path):
     with pytest.raises(ValueError, match="9 blocks asked for, the model has 4"):
         hf_training.train(hf_training.make_model(), tmp_path, [IRTuningCallback("top_k", k=9)])
     by_lora = IRTuningCallback("top_k", k=1, importance=GradientNorm())
-    with pytest.raises(ValueError, match=r"^importance\.tensors: not every block has a trainable lora_B"):
+    with refused(ValueError, "importance.tensors:", "lora_B"):
         hf_training.train(hf_training.make_model("full"), tmp_path, [by_lora])
     with pytest.raises(ValueError, match="no controller before training has started"):
         _ = IRTuningCallback("all").trace

@@ -4,6 +4,7 @@ import hf_training
 import peft
 import pytest
 import torch
+from saying import refused
 from transformers import LlamaConfig, LlamaForSequenceClassification, Trainer
 
 from irtune import IRTuningCallback
@@ -54,9 +55,7 @@ def test_explicit_arguments_lie_above_the_method():
     assert (authors.policy.cut, authors.signal.within_block, authors.signal.stale) == ("authors", "max", True)
     assert IRTuningCallback("ir", importance=GradientNorm(within_block="max")).signal.within_block == "max"
     assert IRTuningCallback("lisa", importance="weight_norm").signal == WeightNorm()
-    with pytest.raises(
-        ValueError, match=r"^importance: 'weight_norm' contradicts the method 'ir_cosine', which is 'cos"
-    ):
+    with refused(ValueError, "importance: 'weight_norm' … 'ir_cosine' … 'cosine_similarity'"):
         IRTuningCallback("ir_cosine", importance="weight_norm")
 
 
@@ -116,7 +115,7 @@ def test_which_tensors_are_read_is_found_unless_said(tmp_path):
     hf_training.train(hf_training.make_model(), tmp_path, [callback], **ONE_STEP)
     assert callback.controller.signal.tensors == "effective_update"
     said = IRTuningCallback("ir", importance={"tensors": "lora_B"})
-    with pytest.raises(ValueError, match=r"^importance\.tensors: not every block has a trainable lora_B"):
+    with refused(ValueError, "importance.tensors:", "lora_B"):
         hf_training.train(hf_training.make_model("full"), tmp_path, [said], **ONE_STEP)
 
 

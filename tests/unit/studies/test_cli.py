@@ -11,6 +11,7 @@ from typing import get_args
 
 import pytest
 import yaml
+from saying import says
 
 from irtune.cli import main
 from irtune.config.load import build, load, parse_overrides, with_overrides
@@ -76,8 +77,8 @@ def test_a_good_file(write, capsys, tree):
     assert main(["validate", file]) == 0
     out, err = capsys.readouterr()
     assert out.splitlines()[-1] == f"{file}: ok"
-    assert f"{file}: data: synthetic: 1000 train, 200 validation, 500 test; 5 labels" in out
-    assert "0 of 1700 examples cut, 0 without their change" in out
+    assert says(out, f"{file}: … synthetic: 1000 train, 200 validation, 500 test; 5 labels")
+    assert says(out, "0 of 1700 examples cut", "0 without their change")
     assert not err
 
 
@@ -86,7 +87,7 @@ def test_what_is_allowed_but_hardly_meant_is_noted(write, capsys):
     assert main(["validate", file]) == 0
     out, err = capsys.readouterr()
     note, *_, verdict = out.splitlines()
-    assert note.startswith(f"{file}: note: tune.num_trials: 9 trials, but the space has 5 configurations; ")
+    assert says(note, f"{file}: note: tune.num_trials: 9 trials … 5 configurations")
     assert verdict == f"{file}: ok"
     assert not err
 
@@ -120,10 +121,10 @@ def test_mistakes_that_only_the_model_shows_are_all_said_at_once(write, capsys):
     )
     assert main(["validate", file]) == 2
     lines = [line.removeprefix(f"{file}: ") for line in capsys.readouterr().err.splitlines()]
-    assert lines[0] == "selection.policy.k: 7 blocks asked for, the model has 6"
+    assert says(lines[0], "selection.policy.k: 7 … 6")
     assert lines[1].startswith("engine.deepspeed.train_batch_size: set training.micro_batch_size")
     assert lines[2].startswith("engine.deepspeed.optimizer: set training.learning_rate")
-    assert lines[3].startswith("adapter.type: unknown tuner 'lorra': did you mean 'lora'?")
+    assert says(lines[3], "adapter.type: … 'lorra' … 'lora'?")
     assert len(lines) == 4
 
 
@@ -182,9 +183,7 @@ def test_a_batch_that_only_some_trials_fill_is_refused(write, capsys):
     space["data.max_train"] = {"type": "int", "low": 50, "high": 500}
     file = write("space.yaml", GOOD | {"space": space, "tune": {"num_trials": 5}})
     assert main(["validate", file]) == 2
-    assert "training.micro_batch_size: 64 on engine.num_workers=1 takes 64 examples at a time, and there are 50" in (
-        capsys.readouterr().err
-    )
+    assert says(capsys.readouterr().err, "training.micro_batch_size: 64 … engine.num_workers=1 … 64 … 50")
 
 
 def test_mistakes_in_settings_and_data_are_said_at_once(write, capsys):
@@ -226,7 +225,7 @@ def test_everything_there_is_to_choose_from_is_listed(capsys, monkeypatch):
     rows = {line.split()[0]: line for line in text.splitlines() if line.strip()}
     assert {*METHODS, *POLICIES, *SIGNALS, *get_args(WithinBlock), *get_args(OverTime)} <= rows.keys()
     # In the words of the docstring, with defaults from the fields and a source.
-    assert "Draws k blocks uniformly without replacement at each refresh." in rows["random"]
+    assert says(rows["random"], "k blocks uniformly")
     assert "percentile=50.0" in text
     assert "arXiv 2405.18380" in text
     assert rows["lisa"].rstrip().endswith("  k=2, reselect_every=20")
@@ -271,7 +270,7 @@ def test_an_explanation_has_source_deviations_and_options(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     text = explained(capsys, "random")
     assert "\n  Source: Pan et al., LISA (arXiv 2403.17919).  " in text
-    assert "\n  Deviation: the blocks' adapters train instead of their weights, so of embeddings and head" in text
+    assert says(text, "Deviation: … embeddings and head")
     assert "Methods made of it: lisa, rst" in text
     (option,) = (line.split("  ") for line in text.splitlines() if "selection.policy.k " in line)
     assert [cell.strip() for cell in option if cell.strip()] == [
@@ -296,7 +295,7 @@ def test_an_unknown_name(capsys):
     assert main(["methods", "lsia"]) == 2
     out, err = capsys.readouterr()
     assert not out
-    assert err.startswith("error: no method, policy, signal or aggregation is called 'lsia': did you mean 'lisa'? ")
+    assert says(err, "error: … 'lsia' … 'lisa'?")
 
 
 @pytest.mark.parametrize("arguments", [[], ["ir"]])
@@ -407,7 +406,7 @@ def test_overrides_that_mean_nothing(sweeps, write, capsys, arguments, message):
 def test_a_single_run_is_no_sweep(sweeps, write, capsys):
     file = write("experiment.yaml", GOOD)
     assert main(["sweep", file]) == 2
-    assert capsys.readouterr().err.startswith(f"error: {file}: space: is required (the dimensions by dotted key")
+    assert says(capsys.readouterr().err, f"error: {file}: space: is required")
 
 
 def test_a_sweep_in_which_no_trial_finished(sweeps, write):
