@@ -177,7 +177,7 @@ def test_splits_are_known_by_what_people_call_them(tmp_path, name):
     rows = [(*row, ("Training", name, "TEST")[(i % 10 == 8) + 2 * (i % 10 == 9)]) for i, row in enumerate(PAIRS)]
     data = read(write_text(tmp_path / "data.csv", delimited(rows, header=[*HEADER, "split"])), split_column="split")
     assert sizes(data) == {"train": 48, "validation": 6, "test": 6}
-    assert f"'{name.strip()}' in the column 'split' is read as validation (6 rows)" in data.notes
+    assert says("\n".join(data.notes), f"'{name.strip()}' … 'split' … validation … 6 rows")
     folder = tmp_path / "saved"
     data = read(saved(folder, **{"Training": (0, 40), name.strip(): (40, 50), "TEST": (50, 60)}))
     assert sizes(data) == {"train": 40, "validation": 10, "test": 10}

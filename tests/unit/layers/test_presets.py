@@ -69,9 +69,9 @@ def test_a_name_that_is_a_policy_too_is_the_method():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("lsia", {}, r"^policy: unknown name 'lsia': did you mean 'lisa'\? available: .*ir_authors.*top_k"),
-        ({"name": "lisa", "k": 4}, {}, "^policy: 'lisa' is a method, .* give its name alone"),
-        ("lisa", {"kk": 1}, r"^policy: random has no option 'kk': did you mean 'k'"),
+        ("lsia", {}, r"^policy: .*'lsia'.*'lisa'\? available: .*ir_authors.*top_k"),
+        ({"name": "lisa", "k": 4}, {}, "^policy: 'lisa' is a method.* name alone"),
+        ("lisa", {"kk": 1}, r"^policy: random .*'kk'.*'k'\?"),
         ("lisa", {"reselct_every": 1}, "did you mean 'reselect_every'"),
         ("lisa", {"k": 0}, r"^policy\.k: 0 is not"),
         ("ir", {"importance": {"withn_block": "max"}}, r"^importance: .*did you mean 'within_block'"),

@@ -137,18 +137,18 @@ class FreezesBlocks(Probing):
 @pytest.mark.parametrize(
     ("trainer", "message"),
     [
-        (StepsWeights, "a probe moves weights or optimizer state, of head.bias; it must put back what it touches"),
-        (StepsOptimizer, "a probe moves weights or optimizer state, of head.bias.exp_avg, head.weight.exp_avg; it"),
-        (MovesFrozenWeights, "a probe moves weights or optimizer state, of blocks.1.linear.weight; it must put back"),
-        (DrawsFromTorch, "a probe draws from random generators, of torch; it must put back what it touches"),
-        (DrawsFromNumpy, "a probe draws from random generators, of numpy; it must put back what it touches"),
-        (DrawsFromPython, "a probe draws from random generators, of python; it must put back what it touches"),
-        (LeavesGradients, "a probe leaves gradients behind, of head.bias; it must put back what it touches"),
-        (FreezesBlocks, "a probe changes which parameters train, of blocks.2.lora_A.weight; it must put back"),
+        (StepsWeights, "probe moves … of head.bias;"),
+        (StepsOptimizer, "probe moves … optimizer … of head.bias.exp_avg, head.weight.exp_avg;"),
+        (MovesFrozenWeights, "probe moves … of blocks.1.linear.weight;"),
+        (DrawsFromTorch, "probe draws … of torch;"),
+        (DrawsFromNumpy, "probe draws … of numpy;"),
+        (DrawsFromPython, "probe draws … of python;"),
+        (LeavesGradients, "probe leaves gradients … of head.bias;"),
+        (FreezesBlocks, "probe changes which … train … of blocks.2.lora_A.weight;"),
     ],
 )
 def test_a_probe_that_leaves_a_trace(trainer, message):
-    assert message in complaint(build(trainer))
+    assert says(complaint(build(trainer)), message, "put back")
 
 
 def test_a_probe_that_draws_on_the_gpu(monkeypatch):
@@ -227,15 +227,15 @@ class NeverTheSameAgain(PlainBlocks):
 @pytest.mark.parametrize(
     ("trainer", "message"),
     [
-        (ForgetsToThaw, "set_active([0, 1, 2, 3]) leaves frozen blocks.2.lora_B.weight; exactly the parameters of"),
-        (ForgetsToFreeze, "set_active([0]) lets train blocks.3.lora_A.weight; exactly the parameters of active blocks"),
-        (FreezesShared, "set_active([0]) leaves frozen head.weight, head.bias; exactly the parameters of active"),
-        (MovesWeightsAsItFreezes, "freezing and thawing moves weights or optimizer state, of head.bias; it must put"),
-        (NeverTheSameAgain, "freezing and thawing blocks changes the gradients of blocks.1.lora_A.weight, so training"),
+        (ForgetsToThaw, "set_active([0, 1, 2, 3]) leaves frozen blocks.2.lora_B.weight;"),
+        (ForgetsToFreeze, "set_active([0]) lets train blocks.3.lora_A.weight;"),
+        (FreezesShared, "set_active([0]) leaves frozen head.weight, head.bias;"),
+        (MovesWeightsAsItFreezes, "freezing and thawing moves … of head.bias;"),
+        (NeverTheSameAgain, "freezing and thawing … changes … gradients … blocks.1.lora_A.weight"),
     ],
 )
 def test_freezing_that_is_not_undone_or_not_exact(trainer, message):
-    assert message in complaint(build(trainer))
+    assert says(complaint(build(trainer)), message)
 
 
 class Noisy(PlainBlocks):

@@ -198,9 +198,7 @@ def test_checkpointing_recomputes_only_from_the_lowest_active_block_up(built):
 def test_a_model_that_cannot_be_checkpointed():
     settings = {"vocab_size": 64, "n_embd": HIDDEN, "n_layer": NUM_BLOCKS, "n_head": 4, "n_positions": 64}
     model = add_adapter(classifier("openai-gpt", settings), SMALL, train_head=True, seed=0)
-    with pytest.raises(
-        ModelError, match=r"^model\.gradient_checkpointing: OpenAIGPT\w+ does not support .* to false\.$"
-    ):
+    with pytest.raises(ModelError, match=r"^model\.gradient_checkpointing: OpenAIGPT.* to false"):
         enable_gradient_checkpointing(model)
 
 
@@ -320,13 +318,13 @@ def test_parameters_that_blocks_share_keep_the_backward_pass_going_and_count():
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("albert", r"has no list of 4 separate blocks \(ALBERT, for one, shares one block among all layers\)"),
+        ("albert", r"no list of 4 separate blocks .*ALBERT"),
         (
             "bart",
-            r"has two lists of blocks, model\.encoder\.layers and model\.decoder\.layers\. A decoder block attends",
+            r"has two lists of blocks, model\.encoder\.layers and model\.decoder\.layers\. .*decoder",
         ),
         ("t5", r"two lists of blocks, transformer\.encoder\.block and transformer\.decoder\.block\. .* \(as Llama\)$"),
-        ("xlm", r"no list of whole blocks: their parts are in transformer\.attentions, transformer\.ffns, so no block"),
+        ("xlm", r"whole blocks: .*transformer\.attentions, transformer\.ffns"),
     ],
 )
 def test_models_without_one_list_of_blocks_are_refused_before_weights_are_loaded(name, reason, tmp_path):
@@ -341,19 +339,18 @@ def test_models_without_one_list_of_blocks_are_refused_before_weights_are_loaded
 @pytest.mark.parametrize(
     ("tuner", "reason"),
     [
-        ("prefix_tuning", "trains virtual tokens that belong to no single block"),
-        ("prompt_tuning", "trains virtual tokens that belong to no single block"),
-        ("p_tuning", "trains virtual tokens that belong to no single block"),
-        ("multitask_prompt_tuning", "trains virtual tokens that belong to no single block"),
-        ("adalora", "prunes by reading gradients that ZeRO partitions"),
-        ("trainable_tokens", "can neither train nor save a classification head"),
-        ("adaption_prompt", "can neither train nor save a classification head"),
+        ("prefix_tuning", "virtual tokens"),
+        ("prompt_tuning", "virtual tokens"),
+        ("p_tuning", "virtual tokens"),
+        ("multitask_prompt_tuning", "virtual tokens"),
+        ("adalora", "gradients … ZeRO"),
+        ("trainable_tokens", "classification head"),
+        ("adaption_prompt", "classification head"),
     ],
 )
 def test_tuners_that_cannot_serve_are_refused_with_the_reason(tuner, reason):
     message = refused("llama", type=tuner)
-    assert message.startswith(f"adapter.type: {tuner} {reason}")
-    assert "use " in message
+    assert says(message, f"adapter.type: {tuner} … {reason}", "use")
 
 
 @pytest.mark.parametrize("tuner", ["unilora", "tinylora"])

@@ -214,12 +214,12 @@ def test_tuners_with_parameters_in_every_block(tiny, tuner):
 @pytest.mark.parametrize(
     ("adapter", "message"),
     [
-        ({"type": "lorra"}, r"^adapter\.type: unknown tuner 'lorra': did you mean 'lora'\? available: .*dora, "),
-        ({"type": "adalora"}, r"^adapter\.type: adalora prunes .*; use lora or dora$"),
-        ({"options": {"rr": 8}}, r"^adapter: PEFT cannot put 'lora' on LlamaForSequenceClassification: .*'rr'"),
+        ({"type": "lorra"}, r"^adapter\.type: .*'lorra'.*'lora'\? available: .*dora, "),
+        ({"type": "adalora"}, r"^adapter\.type: adalora .* use lora or dora$"),
+        ({"options": {"rr": 8}}, r"^adapter: .*'lora' .*LlamaForSequenceClassification: .*'rr'"),
         (
             {"target_modules": ("q_prj",)},
-            r"^adapter\.target_modules: q_prj names no module in .*; name some of these, or",
+            r"^adapter\.target_modules: q_prj .* name some of these",
         ),
     ],
 )
