@@ -126,7 +126,7 @@ def test_cells_and_marks_keep_a_visible_size(num_refreshes: int, num_blocks: int
 
 
 def test_mistakes_are_named(scores: np.ndarray, active: np.ndarray) -> None:
-    with pytest.raises(ValueError, match=r"at least one of each, found \(0, 5\)"):
+    with refused(ValueError, "at least one", "(0, 5)"):
         trace_heat_map(np.zeros((0, 5)), np.zeros((0, 5)), [], "")
     with refused(ValueError, "(4, 5)", "(4, 4)", "(4,)"):
         trace_heat_map(scores, active[:, :4], STEPS, "")

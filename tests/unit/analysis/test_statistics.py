@@ -113,7 +113,7 @@ def test_all_mistakes_are_told_together() -> None:
         paired_bootstrap([0, 1, 2], [0.5, 1.0], [0, 1, 3], 3)
     with refused(ValueError, "labels", "non-empty", "(N,)", "(0,)"):
         paired_bootstrap([], [], [], 3)
-    with pytest.raises(ValueError, match="num_resamples must be at least 1, found 0"):
+    with refused(ValueError, "num_resamples … at least 1 … 0"):
         paired_bootstrap([0], [0], [0], 1, num_resamples=0)
 
 
@@ -257,7 +257,7 @@ def test_a_comparison_over_seeds_needs_the_same_two_or_more() -> None:
         paired_over_seeds([0], [[0]], [[0]], 1)
     with pytest.raises(ValueError, match="found 2 and 3"):
         paired_over_seeds([0], [[0], [0]], [[0], [0], [0]], 1)
-    with pytest.raises(ValueError, match=r"predictions 3 must lie in 0\.\.0"):
+    with refused(ValueError, "predictions 3 … 0..0"):
         paired_over_seeds([0], [[0], [0]], [[0], [1]], 1)
 
 
@@ -274,5 +274,5 @@ def test_the_interval_of_a_score_is_that_of_its_difference_to_a_model_without_an
 
 
 def test_a_score_without_predictions_has_no_interval() -> None:
-    with pytest.raises(ValueError, match="predictions of one seed or more"):
+    with refused(ValueError, "one seed or more"):
         score_interval([0, 1], [], 2)

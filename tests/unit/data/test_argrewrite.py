@@ -152,10 +152,10 @@ def test_files_that_are_no_such_workbooks_are_named(tmp_path):
     with refused(DataError, "Old Draft: … Aligned Index", re.compile("found Sentence Index, .*Aligned, ")):
         ArgRewriteConfig(path=tmp_path).load()
     write_workbook(tmp_path, 1, sheets=("Old Draft", "Newer Draft"))
-    with pytest.raises(DataError, match="no sheet New Draft; found Old Draft, Newer Draft"):
+    with refused(DataError, "New Draft … Old Draft, Newer Draft"):
         ArgRewriteConfig(path=tmp_path).load()
     path.write_bytes(b"no workbook")
-    with pytest.raises(DataError, match="cannot be read as an Excel workbook"):
+    with refused(DataError, "cannot be read"):
         ArgRewriteConfig(path=tmp_path).load()
     path.rename(path.with_name("essay.xlsx"))
     with pytest.raises(DataError, match="holds no essay number"):

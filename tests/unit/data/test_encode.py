@@ -100,7 +100,7 @@ def test_a_change_that_does_not_fit_is_counted():
 def test_single_texts_are_cut_at_their_end():
     encoded = encode(revisions(("one two three four five six",), instruction=None), letters(), max_length=13)
     assert text(encoded.splits["train"], 0) == "one two three"
-    assert encoded.in_words() == "at most 13 tokens; 3 of 3 examples cut"
+    assert says(encoded.in_words(), "13 tokens", "3 of 3 examples cut")
 
 
 def test_auto_takes_the_longest_example_up_to_a_cap_and_to_what_the_model_reads():

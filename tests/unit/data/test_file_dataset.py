@@ -176,9 +176,9 @@ def test_every_kind_of_bad_row_is_named_with_its_line(tmp_path):
     assert f"- NUL character, 1 rows: {path}:7:" in text
     assert says(text, f"too few cells, 1 rows: {path}:8: 3 … 4 cells")
     assert says(text, f"too many cells, 1 rows: {path}:9: 5 … 4 cells … quote … ','")
-    assert f"- missing label, 1 rows: {path}:10: nothing." in text
+    assert says(text, f"missing label, 1 rows: {path}:10:")
     assert says(text, f"unknown split, 1 rows: {path}:11: 'later' … train, training, validation")
-    assert text.endswith("or set data.skip_bad_rows=true to leave them out.")
+    assert says(text, "data.skip_bad_rows=true")
 
 
 def test_bad_rows_are_skipped_and_counted_on_request(tmp_path):
@@ -227,9 +227,9 @@ def test_files_that_cannot_be_read_at_all_stop_even_when_rows_are_skipped(tmp_pa
     assert says(missing, f"{path}: … 'old' (data.before_column), 'intent' (data.label_column)", "found the columns")
     assert "data.path: no such file" in message(path=tmp_path / "none.csv", **skip)
     (tmp_path / "x.docx").write_text("x")
-    assert "unknown kind of file '.docx'; known: .csv, .tsv" in message(path=tmp_path / "x.docx", **skip)
+    assert says(message(path=tmp_path / "x.docx", **skip), "'.docx'", ".csv, .tsv")
     path.write_text('before,after,label\na,"b, c",x\n"never closed,b,c\n')
-    assert f"{path}:3: a quote is opened and never closed" in message(path=path, **skip)
+    assert says(message(path=path, **skip), f"{path}:3: … quote … never closed")
     path.write_bytes(b"before,after,label\na,caf\xe9,c\n")
     text = message(path=path, **skip)
     assert f"{path}:2: is not UTF-8" in text

@@ -137,7 +137,7 @@ def test_a_name_that_stands_twice_in_the_header_is_refused(tmp_path):
     assert "'Label', 'LABEL'" in refusal(similar)
     assert rows(read(similar, label_column="Label")) == PLAIN
     same_key = write_text(tmp_path / "data.jsonl", '{"before": "x", "after": "y", "label": "a", "label": "b"}\n' * 9)
-    assert f"key 'label' stands twice, 9 rows: {same_key}:1" in refusal(same_key)
+    assert says(refusal(same_key), f"'label' … twice, 9 rows: {same_key}:1")
 
 
 # Quotes
@@ -169,11 +169,11 @@ def test_no_row_is_swallowed_by_a_quote(tmp_path):
     unquoted_once = unquoted(swallowing(), delimiter=",").replace("the cat number 3 sat,", '"the cat, number 3",')
     path.write_text(unquoted_once)
     text = refusal(path, skip_bad_rows=True)
-    assert f"{path}:12: a quote encloses the lines 12 to 33" in text
+    assert says(text, f"{path}:12: … quote … lines 12 to 33")
     assert "data.quoting=none" in text
     assert says(notes(path, quoting="csv"), "1 row spans several lines", "lines 12 to 33")
     path.write_text(unquoted_once.replace('end"', "end"))
-    assert f"{path}:12: a quote is opened and never closed" in refusal(path)
+    assert says(refusal(path), f"{path}:12: … quote … never closed")
 
 
 def test_cells_that_span_lines_are_read_and_said(tmp_path):
@@ -243,7 +243,7 @@ def test_the_sheet_of_a_workbook_is_found_said_and_settable(tmp_path):
     assert says(notes(path), "'Data' is read", "not 'About', 'Old'", "data.sheet")
     assert rows(read(path, sheet="data")) == PLAIN
     assert "sheet Old: holds no rows" in refusal(path, sheet="Old")
-    assert "Set data.sheet to one of 'About', 'Data', 'Old'" in refusal(path, sheet="New")
+    assert says(refusal(path, sheet="New"), "data.sheet … 'About', 'Data', 'Old'")
 
 
 def test_names_of_classes_are_read_where_the_library_datasets_keeps_them(tmp_path):

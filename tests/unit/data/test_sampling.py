@@ -234,5 +234,5 @@ def test_fractions_that_leave_nothing_to_train_are_refused():
 
 
 def test_too_few_groups_are_refused():
-    with pytest.raises(ValueError, match=r"at least 3 groups, found 2: \['x', 'y'\]"):
+    with refused(ValueError, "3 groups … 2: ['x', 'y']"):
         split_three_ways(["a"] * 4, ["x", "x", "y", "y"], 0.2, 0.2, seed=0)

@@ -323,9 +323,9 @@ class Twice(Trainer):
 
 def test_steps_that_cannot_be_followed_are_refused(tmp_path):
     callback = IRTuningCallback("top_k", k=1)
-    with pytest.raises(ValueError, match="nothing in optimizer step 0 calls the model itself"):
+    with refused(ValueError, "optimizer step 0 … calls the model"):
         hf_training.train(hf_training.make_model(), tmp_path, [callback], Bypass, max_steps=1)
-    with pytest.raises(ValueError, match="second backward pass in optimizer step 0"):
+    with refused(ValueError, "second backward … optimizer step 0"):
         hf_training.train(hf_training.make_model(), tmp_path, [callback], Twice, max_steps=1)
     # Harmless where no gradient is read.
     hf_training.train(hf_training.make_model(), tmp_path, [IRTuningCallback("random", k=1)], Twice, max_steps=1)
@@ -406,7 +406,7 @@ def test_reentrant_checkpointing_is_refused(tmp_path):
 
 
 def test_two_callbacks_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="a Trainer takes one, and this one has 2"):
+    with refused(ValueError, "takes one … has 2"):
         hf_training.train(hf_training.make_model(), tmp_path, [IRTuningCallback("all"), IRTuningCallback("all")])
 
 
@@ -436,12 +436,12 @@ def test_mistakes_are_named(settings, message):
 
 
 def test_mistakes_that_only_a_model_shows_are_named(tmp_path):
-    with pytest.raises(ValueError, match="9 blocks asked for, the model has 4"):
+    with refused(ValueError, "9 … 4"):
         hf_training.train(hf_training.make_model(), tmp_path, [IRTuningCallback("top_k", k=9)])
     by_lora = IRTuningCallback("top_k", k=1, importance=GradientNorm())
     with refused(ValueError, "importance.tensors:", "lora_B"):
         hf_training.train(hf_training.make_model("full"), tmp_path, [by_lora])
-    with pytest.raises(ValueError, match="no controller before training has started"):
+    with refused(ValueError, "no controller before"):
         _ = IRTuningCallback("all").trace
 
 

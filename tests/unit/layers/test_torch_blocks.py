@@ -234,7 +234,7 @@ def test_an_optimizer_that_moves_frozen_weights_is_refused(settings, trained_fir
         blocks.set_active(EVERY)
         train(blocks, 1, 2)
     blocks.set_active([0, 2])
-    with pytest.raises(ValueError, match=r"^optimizer: ZeroForNone moved frozen weights"):
+    with refused(ValueError, "optimizer: ZeroForNone … frozen"):
         train(blocks, 2, 3)
 
 

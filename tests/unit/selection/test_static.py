@@ -33,15 +33,15 @@ def test_strided_blocks_end_equal_parts_of_the_model(num_blocks, k, expected):
     [
         ({}, "found neither"),
         ({"k": 3, "blocks": [1]}, "found both"),
-        ({"blocks": []}, "must be distinct indices of blocks, counted from 0, at least one, not"),
-        ({"blocks": [1, 1]}, r"not \[1, 1\]"),
-        ({"blocks": [-1]}, r"not \[-1\]"),
-        ({"k": 0}, "0 is not a number of blocks"),
+        ({"blocks": []}, "distinct … from 0 … at least one … []"),
+        ({"blocks": [1, 1]}, "distinct … [1, 1]"),
+        ({"blocks": [-1]}, "from 0 … [-1]"),
+        ({"k": 0}, "0 is not … count from 1 … (0, 1]"),
         ({"which": "middle", "k": 3}, "'first', 'last' or 'strided'"),
     ],
 )
 def test_what_is_no_choice_is_refused(options, message):
-    with pytest.raises(ValidationError, match=message):
+    with refused(ValidationError, message):
         Static(**options)
 
 

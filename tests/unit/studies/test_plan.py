@@ -193,7 +193,7 @@ def test_a_cluster_is_asked(tmp_path, console, monkeypatch):
     nodes = [cluster.Node(name, name, {"CPU": 32.0, "GPU": gpus}) for name, gpus in (("a", 3.0), ("b", 4.0))]
     monkeypatch.setattr(cluster, "alive_nodes", lambda: nodes)
     monkeypatch.setattr(cluster.ray, "shutdown", lambda: calls.append("shutdown"))
-    with pytest.raises(ConfigError, match="is a file, and the cluster has 2 nodes"):
+    with refused(ConfigError, "is a file", "2 nodes"):
         plan_of(tmp_path, console, engine={"gpus_per_worker": 2})
     nodes.pop(0)
     plan = plan_of(tmp_path, console, engine={"gpus_per_worker": 2})

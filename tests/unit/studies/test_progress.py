@@ -99,7 +99,7 @@ def test_silence_is_said_along_with_who_is_waited_for(screen):
     screen.trial("second", step=10)
     screen.lines_at(0)
     assert "no step" not in screen.lines_at(55)[0]
-    assert "no step for 1m20s, waiting for second" in screen.lines_at(80)[0]
+    assert says(screen.lines_at(80)[0], "no step … 1m20s … second")
     screen.entries[1].step = 11
     assert "no step" not in screen.lines_at(100)[0]
 

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
+from saying import refused
 
 from irtune.tracking.trace import load_trace, read_trace, save_trace
 from irtune.training.record import RecordWriter
@@ -84,7 +84,7 @@ def test_a_trial_that_never_chose_has_an_empty_trace(trial_folder: Path) -> None
 def test_attempts_with_different_models_are_refused(trial_folder: Path) -> None:
     choose(RecordWriter(trial_folder), 0, [0], [1.0])
     choose(RecordWriter(trial_folder), 10, [0], [1.0, 2.0])
-    with pytest.raises(ValueError, match=r"different numbers of blocks \[1, 2\]"):
+    with refused(ValueError, "[1, 2]"):
         read_trace(trial_folder)
 
 
