@@ -38,7 +38,7 @@ def each_says(texts: Iterable[object], *facts_of_each: tuple[Fact, ...]) -> bool
 
 
 @contextmanager
-def refused(kind: type[BaseException] | tuple[type[BaseException], ...], *facts: Fact) -> Iterator[pytest.ExceptionInfo[BaseException]]:
+def refused(kind: type[Exception], *facts: Fact) -> Iterator[pytest.ExceptionInfo[Exception]]:
     """Check that an error is raised inside and tells every fact; see ``says``."""
     with pytest.raises(kind) as caught:
         yield caught
