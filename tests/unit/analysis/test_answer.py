@@ -3,6 +3,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from saying import says
 
 from irtune.analysis.answer import Answer, answer_sweep
 from irtune.analysis.metrics import Metric
@@ -18,12 +19,16 @@ def caveats(answer: Answer) -> str:
 def test_better_than_the_baseline_names_all_that_a_user_decides_on(trial: Trial) -> None:
     selective, baseline = trial(num_wrong=80), trial("all", num_wrong=160)
     answer = answer_sweep([baseline, selective])
-    assert answer.sentence.startswith(
-        "Training 3 of 12 blocks at a time (strategy top_k, chosen anew every 20 steps, scores aggregated by l2) "
-        "is better than training all 12: test macro-F1 0.800 against 0.600, a difference of +0.200 (95% interval +0.1"
+    assert says(
+        answer.sentence,
+        "better than … 12",
+        "3 of 12 … top_k … every 20 steps … l2",
+        "macro-F1 0.800 … 0.600",
+        "+0.200",
+        re.compile(r"95%[^\d+-]*\+0\.1"),
     )
-    assert answer.sentence.endswith(
-        "It saves 30% of the training time, 38% of the FLOPs and 75% of the trainable parameters."
+    assert says(
+        answer.sentence, "30% … time", "38% … FLOPs", "75% … trainable parameters", re.compile("saves.*30%.*38%.*75%")
     )
     assert answer.best is answer.selective is selective
     assert answer.baseline is baseline
@@ -38,7 +43,7 @@ def test_indistinguishable_when_the_interval_contains_zero(trial: Trial) -> None
     assert answer.interval is not None
     # They differ in a single example, which a third of the resamples lack: the interval reaches 0 and not below.
     assert answer.interval.low == 0.0 < answer.interval.high
-    assert "is indistinguishable in a sweep of this size from training all 12" in answer.sentence
+    assert says(answer.sentence, "indistinguishable … 12")
 
 
 def test_worse_than_the_baseline_which_was_itself_chosen(trial: Trial) -> None:
@@ -46,31 +51,28 @@ def test_worse_than_the_baseline_which_was_itself_chosen(trial: Trial) -> None:
     answer = answer_sweep([selective, trial(num_wrong=300), baseline])
     assert answer.best is baseline
     assert answer.selective is selective
-    assert answer.sentence.startswith(
-        "No trial that selects blocks beat the baseline, all 12 blocks, on validation (macro-F1 0.750 against 0.500 "
-        "for the best of them). That one all the same: training 3 of 12 blocks at a time"
-    )
-    assert "is worse than training all 12: test macro-F1 0.500 against 0.750, a difference of -0.250" in answer.sentence
+    assert says(answer.sentence, "No trial … beat the baseline", "macro-F1 0.750 … 0.500", "3 of 12 blocks", "all 12")
+    assert says(answer.sentence, "worse than … 12", "macro-F1 0.500 … 0.750", "-0.250")
 
 
 def test_trials_no_better_than_guessing_are_not_praised(trial: Trial) -> None:
-    warning = "Nothing was learnt yet: neither trial beats guessing (macro-F1 0.250"
-    assert answer_sweep([trial("all", num_wrong=380), trial(num_wrong=330)]).sentence.startswith(warning)
+    neither = answer_sweep([trial("all", num_wrong=380), trial(num_wrong=330)])
+    assert says(neither.sentence, "Nothing … learnt", "neither trial beats guessing", "macro-F1 0.250")
     assert "learnt" not in answer_sweep([trial("all", num_wrong=380), trial(num_wrong=100)]).sentence
 
 
 def test_a_score_above_guessing_by_luck_beats_nothing(trial: Trial) -> None:
     answer = answer_sweep([trial("all", num_wrong=300), trial(num_wrong=296)])
-    assert answer.sentence.startswith("Nothing is shown to be learnt: neither trial beats guessing (macro-F1 0.250")
-    assert "test macro-F1 0.260, 95% interval 0.2" in answer.sentence
+    assert says(answer.sentence, "shown … learnt", "neither trial beats guessing", "macro-F1 0.250")
+    assert says(answer.sentence, "macro-F1 0.260", re.compile(r"95%[^\d+-]*0\.2"))
     assert "beats it" not in caveats(answer)
 
 
 def test_a_trial_that_beats_guessing_is_told_from_one_that_does_not(trial: Trial) -> None:
     answer = answer_sweep([trial("all", num_wrong=100), trial(num_wrong=300)])
-    assert "Guessing reaches a test macro-F1 of 0.250 at best" in caveats(answer)
-    assert "the selective trial does not beat it: test macro-F1 0.250, 95% interval 0.2" in caveats(answer)
-    assert "the baseline beats it: test macro-F1 0.750, 95% interval 0.7" in caveats(answer)
+    assert says(caveats(answer), "Guessing … macro-F1 … 0.250")
+    assert says(caveats(answer), re.compile(r"selective trial does not beat [^;]*macro-F1 0\.250[^;]*95%[^\d+-]*0\.2"))
+    assert says(caveats(answer), re.compile(r"the baseline beats [^;]*macro-F1 0\.750[^;]*95%[^\d+-]*0\.7"))
 
 
 def test_the_largest_class_of_an_uneven_test_set_is_no_learning(trial: Trial) -> None:
@@ -79,13 +81,13 @@ def test_the_largest_class_of_an_uneven_test_set_is_no_learning(trial: Trial) ->
     # Above a uniform guess over four classes, 1/4, and below a third.
     assert constant["test_score"] > 0.25
     answer = answer_sweep([trial("all", **constant), trial(**constant)], num_classes=4)
-    assert answer.sentence.startswith("Nothing was learnt yet: neither trial beats guessing (macro-F1 0.333")
+    assert says(answer.sentence, "Nothing … learnt", "neither trial beats guessing", "macro-F1 0.333")
 
 
 def test_a_single_trial_is_held_against_guessing_too(trial: Trial) -> None:
-    assert answer_sweep([trial("all", num_wrong=300)]).sentence.startswith("Nothing was learnt yet: the baseline does")
+    assert says(answer_sweep([trial("all", num_wrong=300)]).sentence, "Nothing … learnt", "the baseline does not")
     without = {"test_predictions": None, "test_score": 0.2}
-    assert answer_sweep([trial(**without)]).sentence.startswith("Nothing was learnt yet: the selective trial does not")
+    assert says(answer_sweep([trial(**without)]).sentence, "Nothing … learnt", "the selective trial does not")
 
 
 def test_a_tie_on_validation_goes_to_fewer_flops(trial: Trial) -> None:
@@ -95,8 +97,11 @@ def test_a_tie_on_validation_goes_to_fewer_flops(trial: Trial) -> None:
 
 def test_what_costs_more_is_not_called_a_saving(trial: Trial) -> None:
     dear = trial(seconds=1250.0, flops=4.0e15)
-    assert answer_sweep([trial("all"), dear]).sentence.endswith(
-        "It saves 75% of the trainable parameters, but costs 25% more training time, takes the same FLOPs."
+    assert says(
+        answer_sweep([trial("all"), dear]).sentence,
+        "saves 75% … trainable parameters",
+        "costs 25% … time",
+        "the same FLOPs",
     )
     unmeasured = trial(seconds=None, flops=None, trainable_share=None)
     assert not re.search(r"saves|costs|takes", answer_sweep([trial("all"), unmeasured]).sentence)
@@ -105,36 +110,33 @@ def test_what_costs_more_is_not_called_a_saving(trial: Trial) -> None:
 def test_no_selective_trial_finished(trial: Trial) -> None:
     rows = [trial("all"), trial(status="pruned", test_score=None), trial(status="failed", validation_score=None)]
     answer = answer_sweep(rows)
-    assert answer.sentence == (
-        "No trial that selects blocks finished (1 failed, 1 pruned), so this sweep cannot say how many blocks are "
-        "worth training. The baseline, all 12 blocks, reaches a test macro-F1 of 0.750."
-    )
+    assert says(answer.sentence, "No trial … 1 failed, 1 pruned", "cannot say", "baseline … 12 … macro-F1 … 0.750")
     assert answer.interval is answer.selective is answer.saving_flops is None
-    assert answer_sweep(rows[:1]).sentence.startswith("No trial selects blocks, so")
+    assert says(answer_sweep(rows[:1]).sentence, "No trial selects blocks", "cannot say")
 
 
 def test_the_baseline_did_not_finish_or_was_not_run(trial: Trial) -> None:
     selective = trial(num_wrong=100)
     failed = answer_sweep([selective, trial("all", status="failed", validation_score=None)])
     assert failed.best is selective
-    assert "with a test macro-F1 of 0.750. The baseline, all 12 blocks, did not finish (1 failed)" in failed.sentence
+    assert says(failed.sentence, "0.750", "baseline … 12 … did not finish … 1 failed", "is not known")
     assert "is not known" in failed.sentence
-    assert "The baseline, all 12 blocks, is not part of this sweep" in answer_sweep([selective]).sentence
+    assert says(answer_sweep([selective]).sentence, "baseline … 12 … not part of")
 
 
 def test_nothing_finished(trial: Trial) -> None:
     answer = answer_sweep([trial(status="killed", validation_score=None)])
     assert answer.best is None
-    assert answer.sentence.endswith("No baseline (strategy all) finished either.")
-    assert "Trials that did not finish: 1 killed, of 1." in caveats(answer)
+    assert says(answer.sentence, "No baseline … strategy all")
+    assert says(caveats(answer), "not finish … 1 killed … of 1")
     assert answer_sweep([]).best is None
 
 
 def test_without_predictions_there_is_a_difference_but_no_verdict(trial: Trial) -> None:
     answer = answer_sweep([trial("all", test_score=0.5), trial(test_predictions=None, test_score=0.625)])
     assert answer.interval is None
-    assert "cannot be compared statistically with training all 12" in answer.sentence
-    assert "a difference of +0.125 (no interval: predictions of both on one test set are missing)" in answer.sentence
+    assert says(answer.sentence, "cannot be compared")
+    assert says(answer.sentence, "+0.125", "no interval", "predictions")
 
 
 def test_predictions_on_another_test_set_are_not_compared(trial: Trial) -> None:
@@ -145,27 +147,25 @@ def test_predictions_on_another_test_set_are_not_compared(trial: Trial) -> None:
 
 def test_a_policy_that_chooses_its_own_number_and_one_that_chooses_once(trial: Trial) -> None:
     own = trial("variance_split", mean_active=4.26, k=None, reselect_every=1)
-    assert "Training on average 4.3 of 12 blocks at a time (strategy variance_split, chosen anew every step" in (
-        answer_sweep([trial("all"), own]).sentence
-    )
+    assert says(answer_sweep([trial("all"), own]).sentence, "on average 4.3 of 12 … variance_split … every step")
     once = trial("last", reselect_every=0, within_block=None)
-    assert "(strategy last, chosen once) is" in answer_sweep([trial("all"), once]).sentence
+    assert says(answer_sweep([trial("all"), once]).sentence, "strategy last … chosen once")
 
 
 def test_caveats_of_an_ordinary_sweep(trial: Trial) -> None:
     rows = [trial("all"), trial(), trial(k=5, num_wrong=200), trial(status="pruned"), trial(status="pruned")]
     text = caveats(answer_sweep(rows, num_validation=300, metric="macro-F1"))
-    assert "differences between seeds are not measured by the interval" in text
+    assert says(text, "between seeds … not measured")
     assert "The test set has 400 examples" in text
-    assert "Finished: 2 selective, 1 baseline. The best of each kind was picked by macro-F1 on 300 validation" in text
-    assert "Trials that did not finish: 2 pruned, of 5." in text
+    assert says(text, "2 selective", "1 baseline", "picked … macro-F1 … 300 validation")
+    assert says(text, "not finish … 2 pruned … of 5")
     assert "interrupted" not in text
 
 
 def test_interrupted_trials_are_said(trial: Trial) -> None:
     text = caveats(answer_sweep([trial("all"), trial(attempts=3), trial(k=5)]))
-    assert "Trials that were interrupted, and went on from their last checkpoint: 1." in text
-    assert "Time on a shared machine is noisy; FLOPs are the dependable figure" in text
+    assert says(text, "interrupted … checkpoint … 1")
+    assert says(text, "Time … noisy", "FLOPs")
     assert "noise" not in text
     assert "differ" not in text.replace("differences", "")
 
@@ -173,14 +173,14 @@ def test_interrupted_trials_are_said(trial: Trial) -> None:
 def test_a_small_test_set_is_called_noise(trial: Trial) -> None:
     small = {"test_labels": np.zeros(199, dtype=int), "test_predictions": np.zeros(199, dtype=int)}
     text = caveats(answer_sweep([trial("all", **small), trial(**small)]))
-    assert "only 199 examples, fewer than 200: on so few, differences of a few hundredths are noise" in text
+    assert says(text, "199 examples", "fewer than 200", "noise")
 
 
 def test_several_seeds_are_told_with_their_spread(trial: Trial) -> None:
     rows = [trial(seed=seed, test_score=score) for seed, score in enumerate((0.70, 0.74, 0.78))]
     text = caveats(answer_sweep([trial("all"), *rows]))
-    assert "0.740 with standard deviation 0.040 (3 seeds) for the selective configuration" in text
-    assert "0.750 (1 seed) for the baseline configuration" in text
+    assert says(text, "0.740 … standard deviation 0.040 … 3 seeds … selective")
+    assert says(text, "0.750 … 1 seed … baseline")
 
 
 RATE = "training.learning_rate"
@@ -192,9 +192,9 @@ def test_a_baseline_at_other_settings_allows_no_verdict(trial: Trial) -> None:
     rows = [trial("all", num_wrong=200, params=theirs), trial(num_wrong=20, params=ours)]
     answer = answer_sweep(rows)
     assert "better" not in answer.sentence
-    assert "test macro-F1 of 0.950. The baseline, all 12 blocks, has not run yet at the same" in answer.sentence
-    assert f"({RATE} 0.001), so whether selecting blocks loses or saves anything is not known" in answer.sentence
-    assert f"At other settings ({RATE} 0.0002) it reaches 0.500" in answer.sentence
+    assert says(answer.sentence, "macro-F1 … 0.950", "baseline … 12 … has not run … same")
+    assert says(answer.sentence, f"({RATE} 0.001)", "is not known")
+    assert says(answer.sentence, f"other settings … {RATE} 0.0002 … 0.500")
     assert (answer.baseline, answer.given, answer.interval, answer.saving_flops) == (None, rows[0], None, None)
 
 
@@ -206,14 +206,14 @@ def test_the_baseline_at_the_settings_of_the_best_decides(trial: Trial, num_wron
     answer = answer_sweep(rows)
     assert answer.baseline is matched
     assert verdict in answer.sentence
-    assert f"training all 12 at the same settings ({RATE} 0.001): test macro-F1 0.950 against" in answer.sentence
-    assert f"The baseline at other settings ({RATE} 0.0002) reaches a test macro-F1 of 0.400." in answer.sentence
+    assert says(answer.sentence, f"training all 12 … same settings … {RATE} 0.001", "macro-F1 0.950 … against")
+    assert says(answer.sentence, f"baseline … other settings … {RATE} 0.0002 … macro-F1 … 0.400")
     assert answer.saving_flops == pytest.approx(1 - 2.5 / 4)
 
 
 def test_a_baseline_that_failed_at_the_settings_of_the_best_is_said(trial: Trial) -> None:
     rows = [trial("all", params={RATE: 1}), trial(params={RATE: 2}), trial("all", params={RATE: 2}, status="failed")]
-    assert "did not finish (1 failed) at the same settings" in answer_sweep(rows).sentence
+    assert says(answer_sweep(rows).sentence, "did not finish … 1 failed … same settings")
 
 
 def test_the_best_may_be_the_baseline_as_given(trial: Trial) -> None:
@@ -224,7 +224,7 @@ def test_the_best_may_be_the_baseline_as_given(trial: Trial) -> None:
     ]
     answer = answer_sweep(rows)
     assert answer.best is rows[0]
-    assert "No trial that selects blocks beat the baseline" in answer.sentence
+    assert says(answer.sentence, "No trial … beat the baseline")
 
 
 def test_less_of_the_loss_is_better(trial: Trial) -> None:
@@ -233,8 +233,8 @@ def test_less_of_the_loss_is_better(trial: Trial) -> None:
     ours = trial(**scored, test_score=0.2, test_predictions=np.full(400, 0.2))
     theirs = trial("all", **scored, test_score=0.9, test_predictions=np.full(400, 0.9))
     answer = answer_sweep([theirs, ours], mode="min")
-    assert "is better than training all 12: test loss 0.200 against 0.900, a difference of -0.700" in answer.sentence
-    assert "Guessing reaches a test loss of 1.386 at best, by the shares of the classes" in caveats(answer)
+    assert says(answer.sentence, "better than … 12", "loss 0.200 … 0.900", "-0.700")
+    assert says(caveats(answer), "Guessing … loss … 1.386", "shares of the classes")
     assert "macro-F1" not in answer.sentence + caveats(answer)
     worse = answer_sweep([trial("all", **scored, test_score=2.0, test_predictions=np.full(400, 2.0))], mode="min")
     assert "Nothing was learnt yet" in worse.sentence
@@ -246,13 +246,13 @@ def test_the_f1_of_a_class_decides(trial: Trial) -> None:
         for name, wrong, score in (("all", 300, 0.25), ("top_k", 0, 1.0))
     ]
     answer = answer_sweep(rows)
-    assert "is better than training all 12: test F1 of rare 1.000 against 0.250" in answer.sentence
+    assert says(answer.sentence, "better than … 12", "F1 of rare 1.000 … 0.250")
     assert "macro" not in answer.sentence + caveats(answer)
 
 
 def test_reported_scores_that_are_not_those_of_the_predictions_are_told(trial: Trial) -> None:
     text = caveats(answer_sweep([trial("all"), trial(test_score=0.9)]))
-    assert "The reported test scores differ by +0.150, those of the kept predictions by +0.000" in text
+    assert says(text, "reported … +0.150 … predictions … +0.000")
 
 
 def test_classes_that_the_test_set_lacks_count_for_nothing_and_are_said(trial: Trial) -> None:
@@ -261,6 +261,6 @@ def test_classes_that_the_test_set_lacks_count_for_nothing_and_are_said(trial: T
     known, inferred = answer_sweep(rows, num_classes=8), answer_sweep(rows)
     assert known.interval is not None
     assert known.interval == inferred.interval
-    assert "Macro-F1 on test is over 4 of 8 classes" in caveats(known)
-    assert "Macro-F1 on validation is over 7 of 8 classes" in caveats(known)
+    assert says(caveats(known), "Macro-F1 … test … 4 of 8 classes")
+    assert says(caveats(known), "Macro-F1 … validation … 7 of 8 classes")
     assert "classes" not in caveats(answer_sweep([trial("all"), trial()]))

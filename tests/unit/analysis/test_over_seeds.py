@@ -1,6 +1,7 @@
 """Finalists over seeds: numbers, answer, table and picture."""
 
 import io
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from rich.console import Console
+from saying import says
 
 from irtune.analysis.answer import answer_sweep
 from irtune.analysis.finalists_view import (
@@ -151,9 +153,13 @@ def test_the_order_of_the_rows_is_irrelevant(rows: list[TrialRow]) -> None:
 def test_the_answer_rests_on_the_finalists(rows: list[TrialRow]) -> None:
     answer = answer_sweep(rows, num_validation=300)
     # The search's own scores, 0.90 of the best trial, are not in it.
-    assert (
-        "is worse than training all 12: test macro-F1 0.650 against 0.700, each the mean of 3 seeds, "
-        "a difference of -0.050 (95% interval -0." in answer.sentence
+    assert says(
+        answer.sentence,
+        "worse than … 12",
+        "macro-F1 0.650 … 0.700",
+        "mean of 3 seeds",
+        "-0.050",
+        re.compile(r"95%[^\d+-]*-0\."),
     )
     assert answer.best is answer.selective
     assert answer.best is not None
@@ -161,30 +167,28 @@ def test_the_answer_rests_on_the_finalists(rows: list[TrialRow]) -> None:
     # Seconds of the seeds: 600, 700, 800 against 1100, 1200, 1300.
     assert answer.saving_seconds == pytest.approx(1 - 700 / 1200)
     text = "\n".join(answer.caveats)
-    assert "Means over the seeds 1, 2 and 3, none of them the search's" in text
+    assert says(text, "seeds 1, 2 and 3", "none … search")
     assert "test examples chose nothing" in text
     assert "One seed per configuration" not in text
-    assert "Finished: 2 selective, 1 baseline. The finalists were picked by macro-F1 on 300 validation examples" in text
+    assert says(text, "2 selective", "1 baseline", "finalists … picked … macro-F1 … 300 validation")
     assert "did not finish" not in text
     assert len(answer.finalists) == 3
 
 
 def test_repeats_that_failed_are_told(rows: list[TrialRow]) -> None:
     text = "\n".join(answer_sweep(lose(rows, "finalist_first_seed_3")).caveats)
-    assert "Repeats that did not finish: first with seed 3 failed." in text
-    assert "on the seeds that both it and the baseline finished" in text
+    assert says(text, "first … seed 3 failed")
+    assert says(text, "seeds … both … baseline finished")
     assert "Trials that did not finish" not in text
 
 
 def test_without_a_baseline_over_seeds_the_answer_rests_on_the_search(rows: list[TrialRow]) -> None:
     lost = lose(rows, *(f"finalist_baseline_seed_{seed}" for seed in SEEDS))
     answer = answer_sweep(lost)
-    assert "test macro-F1 0.950 against 0.850, a difference of +0.100" in answer.sentence
+    assert says(answer.sentence, "macro-F1 0.950 … 0.850", "+0.100")
     assert "One seed per configuration" in answer.caveats[0]
     assert [one.mean.trial_id for one in answer.finalists] == ["second", "first"]
-    assert "baseline with seed 1 failed, baseline with seed 2 failed, baseline with seed 3 failed" in "".join(
-        answer.caveats
-    )
+    assert says("".join(answer.caveats), *(f"baseline … seed {seed} failed" for seed in SEEDS))
 
 
 def test_the_table_says_it_in_numbers(rows: list[TrialRow]) -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
+from saying import says
 
 from irtune.analysis.answer import answer_sweep
 from irtune.analysis.figures import pareto_plot, save_png
@@ -98,7 +99,7 @@ def test_the_table_marks_the_front_and_says_who_is_infeasible(rows: list[TrialRo
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(trial_table(rows, width=80, front=pareto_front(rows, MODES)))
     shown = console.export_text()
-    assert "* best on validation by eval/f1_macro, + on the Pareto front, = baseline" in " ".join(shown.split())
+    assert says(" ".join(shown.split()), "* best … eval/f1_macro", "+ … Pareto front", "= baseline")
     assert "…" not in shown
     assert "| + | good |" in markdown_table(rows, front=pareto_front(rows, MODES))
 
@@ -114,22 +115,20 @@ def test_an_infeasible_trial_is_never_the_best_and_an_infeasible_baseline_is_one
     answer = answer_sweep(rows)
     assert (answer.best, answer.selective, answer.baseline) == (good, good, baseline)
     (caveat,) = [caveat for caveat in answer.caveats if "infeasible" in caveat]
-    assert caveat == (
-        "Finished, but infeasible, and therefore never the best: "
-        "trial-top_k (cost/peak_memory_bytes 9e+09 above 8e+09); trial-all (cost/peak_memory_bytes 9e+09 above 8e+09)."
+    assert says(
+        caveat,
+        "infeasible",
+        "never the best",
+        *(f"trial-{name} … cost/peak_memory_bytes 9e+09 … 8e+09" for name in ("top_k", "all")),
     )
     nothing = answer_sweep([best, baseline])
     assert nothing.best is None
-    assert nothing.sentence.startswith(
-        "No trial that selects blocks finished within the constraints (1 infeasible), so"
-    )
+    assert says(nothing.sentence, "No trial … constraints … 1 infeasible")
 
 
 def test_the_answer_says_that_best_means_by_the_first_objective(rows: list[TrialRow]) -> None:
     (caveat,) = [caveat for caveat in answer_sweep(rows).caveats if "objectives" in caveat]
-    assert caveat.startswith(
-        "There are several objectives, and best means by the first of them, macro-F1. What it costs"
-    )
+    assert says(caveat, "objectives", "the first … macro-F1", "cost/step_flops")
     assert "cost/step_flops is for you to weigh" in caveat
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from saying import refused
 from sklearn.metrics import f1_score
 
 from irtune.analysis import statistics
@@ -108,11 +109,11 @@ def test_a_sweep_s_worth_of_resamples_takes_well_under_a_second() -> None:
 
 
 def test_all_mistakes_are_told_together() -> None:
-    with pytest.raises(ValueError, match=r"predictions_a must hold integer.*predictions_b must lie in 0\.\.2.*lengths"):
+    with refused(ValueError, "predictions_a … integer", "predictions_b … 0..2", "lengths"):
         paired_bootstrap([0, 1, 2], [0.5, 1.0], [0, 1, 3], 3)
-    with pytest.raises(ValueError, match=r"labels must be a non-empty array \(N,\), found shape \(0,\)"):
+    with refused(ValueError, "labels", "non-empty", "(N,)", "(0,)"):
         paired_bootstrap([], [], [], 3)
-    with pytest.raises(ValueError, match="num_resamples must be at least 1, found 0"):
+    with refused(ValueError, "num_resamples … at least 1 … 0"):
         paired_bootstrap([0], [0], [0], 1, num_resamples=0)
 
 
@@ -252,11 +253,11 @@ def test_the_interval_holds_what_it_promises_where_seeds_and_examples_are_luck(n
 
 
 def test_a_comparison_over_seeds_needs_the_same_two_or_more() -> None:
-    with pytest.raises(ValueError, match="needs the same two or more seeds of both models, found 1 and 1"):
+    with refused(ValueError, "same … two … seeds … both", "1 and 1"):
         paired_over_seeds([0], [[0]], [[0]], 1)
     with pytest.raises(ValueError, match="found 2 and 3"):
         paired_over_seeds([0], [[0], [0]], [[0], [0], [0]], 1)
-    with pytest.raises(ValueError, match=r"predictions 3 must lie in 0\.\.0"):
+    with refused(ValueError, "predictions 3 … 0..0"):
         paired_over_seeds([0], [[0], [0]], [[0], [1]], 1)
 
 
@@ -273,5 +274,5 @@ def test_the_interval_of_a_score_is_that_of_its_difference_to_a_model_without_an
 
 
 def test_a_score_without_predictions_has_no_interval() -> None:
-    with pytest.raises(ValueError, match="predictions of one seed or more"):
+    with refused(ValueError, "one seed or more"):
         score_interval([0, 1], [], 2)

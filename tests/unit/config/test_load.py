@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+from saying import each_says, refused, says
 
 from irtune.analysis.trials import BASELINE
 from irtune.config.load import (
@@ -85,12 +86,9 @@ def test_values_are_yaml_in_which_powers_of_ten_are_numbers(text, value):
 def test_all_arguments_that_are_no_overrides_are_named():
     with pytest.raises(ConfigError) as caught:
         parse_overrides(["a.b=1", "seed", "=3", "c=[1", "d={a: 1, a: 2}"])
-    assert [mistake.split(":")[0] for mistake in caught.value.mistakes] == [
-        "'seed' is not of the form dotted.key=value",
-        "'=3' is not of the form dotted.key=value",
-        "c",
-        "d",
-    ]
+    assert each_says(
+        caught.value.mistakes, ("'seed' … dotted.key=value",), ("'=3' … dotted.key=value",), ("c:",), ("d:",)
+    )
 
 
 @pytest.mark.parametrize(
@@ -117,7 +115,7 @@ def test_a_key_may_stand_in_several_sections_and_merges_may_overrule(write):
 
 
 def test_a_missing_file(tmp_path):
-    with pytest.raises(ConfigError, match=r"none\.yaml: cannot be read: No such file"):
+    with refused(ConfigError, "none.yaml: cannot be read"):
         read_yaml(tmp_path / "none.yaml")
 
 
@@ -125,7 +123,7 @@ def test_mistakes_name_the_file(write):
     path = write("sed: 1\n")
     with pytest.raises(ConfigError) as caught:
         load(ExperimentConfig, path)
-    assert str(caught.value).startswith(f"{path}: sed: unknown key: did you mean 'seed'?")
+    assert says(str(caught.value), f"{path}: sed: … unknown … 'seed'?")
 
 
 def test_overrides_make_sections_and_leave_the_tree_alone():
@@ -170,10 +168,7 @@ def test_an_unnamed_default_variant_gives_way_too():
 def test_all_overrides_that_lead_through_a_setting_are_named():
     with pytest.raises(ConfigError) as caught:
         apply_overrides({"seed": 1, "name": "x"}, {"seed.x": 1, "name.y.z": 2, "training.max_steps": 3})
-    assert caught.value.mistakes == (
-        "seed.x: seed is a setting, not a section",
-        "name.y.z: name is a setting, not a section",
-    )
+    assert each_says(caught.value.mistakes, ("seed.x: seed … not a section",), ("name.y.z: name … not a section",))
 
 
 def test_dimensions_are_overridden_by_their_dotted_key():
@@ -213,7 +208,7 @@ def test_counts_stay_int_and_fractions_float():
 
 
 def test_overrides_of_a_configuration_are_checked():
-    with pytest.raises(ConfigError, match=r"overrides: selection\.policy\.k: 0 is not a number of blocks"):
+    with refused(ConfigError, "selection.policy.k: 0"):
         with_overrides(ExperimentConfig(), {"selection.policy.name": "top_k", "selection.policy.k": 0})
 
 

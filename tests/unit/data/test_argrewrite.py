@@ -7,6 +7,7 @@ from pathlib import Path
 
 import openpyxl
 import pytest
+from saying import refused, says
 
 from irtune.data.argrewrite import CONTENT, SURFACE, ArgRewriteConfig
 from irtune.data.dataset import DataError
@@ -116,9 +117,7 @@ def test_surface_and_content_stand_for_the_nine_purposes(small):
 
 
 def test_a_path_without_workbooks_is_refused(tmp_path):
-    with pytest.raises(
-        DataError, match=r"holds no workbooks; it must be a clone of github\.com/omidkashefi/ArgRewrite"
-    ):
+    with refused(DataError, "no workbooks", "github.com/omidkashefi/ArgRewrite"):
         ArgRewriteConfig(path=tmp_path).load()
     with pytest.raises(DataError, match="is no folder"):
         ArgRewriteConfig(path=tmp_path / "none").load()
@@ -139,12 +138,10 @@ def test_bad_rows_are_named_by_sheet_and_row_or_skipped(tmp_path):
         ArgRewriteConfig(path=tmp_path).load()
     text = str(error.value)
     assert text.startswith("4 of 22 rows")
-    assert (
-        f"unknown aligned sentence, 1 rows: {path}, Old Draft, row 6: sentence 9. Allowed: sentences of the new" in text
-    )
-    assert f"unknown label, 1 rows: {path}, Old Draft, row 7: 'Beauty'. Allowed: Word-Usage/Clarity," in text
-    assert f"before and after both empty, 1 rows: {path}, Old Draft, row 8: no text" in text
-    assert f"unknown operation, 1 rows: {path}, Old Draft, row 9: 'move'. Allowed: modify, delete." in text
+    assert says(text, f"1 rows: {path}, Old Draft, row 6 … sentence 9", "aligned sentence")
+    assert says(text, f"unknown label, 1 rows: {path}, Old Draft, row 7 … 'Beauty' … Word-Usage/Clarity")
+    assert says(text, f"before and after … empty, 1 rows: {path}, Old Draft, row 8")
+    assert says(text, f"unknown operation, 1 rows: {path}, Old Draft, row 9 … 'move' … modify, delete")
     data = ArgRewriteConfig(path=tmp_path, skip_bad_rows=True).load()
     assert data.num_skipped == 4
     assert len(everything(data)) == 18
@@ -152,13 +149,13 @@ def test_bad_rows_are_named_by_sheet_and_row_or_skipped(tmp_path):
 
 def test_files_that_are_no_such_workbooks_are_named(tmp_path):
     path = write_workbook(tmp_path, 1, header=[*HEADER[:2], "Aligned", *HEADER[3:]])
-    with pytest.raises(DataError, match=r"Old Draft: no column Aligned Index; found Sentence Index, .*Aligned, "):
+    with refused(DataError, "Old Draft: … Aligned Index", re.compile("found Sentence Index, .*Aligned, ")):
         ArgRewriteConfig(path=tmp_path).load()
     write_workbook(tmp_path, 1, sheets=("Old Draft", "Newer Draft"))
-    with pytest.raises(DataError, match="no sheet New Draft; found Old Draft, Newer Draft"):
+    with refused(DataError, "New Draft … Old Draft, Newer Draft"):
         ArgRewriteConfig(path=tmp_path).load()
     path.write_bytes(b"no workbook")
-    with pytest.raises(DataError, match="cannot be read as an Excel workbook"):
+    with refused(DataError, "cannot be read"):
         ArgRewriteConfig(path=tmp_path).load()
     path.rename(path.with_name("essay.xlsx"))
     with pytest.raises(DataError, match="holds no essay number"):

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from saying import each_says, says
 
 from irtune.data.audit import audit
 from irtune.data.dataset import Example, LabelledDataset
@@ -43,23 +44,23 @@ def test_clean_data_is_not_remarked_on():
 def test_texts_that_splits_share_are_counted():
     test = [(text.upper(), label) for text, label in rows(0, 37)] + rows(90, 100)
     found = notes(train=rows(0, 60), validation=rows(60, 70), test=test)
-    assert "37 of 47 test texts are also in train (79%)" in found
+    assert says(found, "37 of 47 test … in train … 79%")
     assert "validation texts" not in found
     both = notes(train=rows(0, 60), validation=[*rows(60, 64), *rows(0, 2)], test=rows(61, 70))
-    assert "2 of 6 validation texts are also in train (33%)" in both
-    assert "3 of 9 test texts are also in validation (33%)" in both
+    assert says(both, "2 of 6 validation … in train … 33%")
+    assert says(both, "3 of 9 test … in validation … 33%")
 
 
 def test_repeated_and_contradictory_texts_are_counted():
     found = notes(train=[*rows(0, 40), *rows(0, 10)], validation=rows(40, 50), test=rows(50, 60))
-    assert "10 of 70 rows repeat the text of another: there are 60 texts" in found
+    assert says(found, "10 of 70 rows repeat … 60 texts")
     assert "carry" not in found
     torn = notes(train=[(" Secret", "a"), ("secret", "b"), ("secret x", "b"), ("secret x", "c"), *rows(0, 9)] * 2,
                  validation=rows(40, 50), test=rows(50, 60))  # fmt: skip
-    assert "8 rows share 2 texts and carry 3 labels (a, b and c), each text at least two of them" in torn
+    assert says(torn, "8 rows … 2 texts … 3 labels … a, b and c", "at least two")
     one = notes(train=[("secret", "abc"[i % 3]) for i in range(60)], validation=[], test=[])
-    assert "60 rows share 1 text and carry 3 labels (a, b and c)" in one
-    assert "one text is in 60 of 60 rows, in train; " in one
+    assert says(one, "60 rows … 1 text … 3 labels … a, b and c")
+    assert says(one, "60 of 60 rows … train")
 
 
 def test_edits_of_case_or_white_space_do_not_contradict_each_other():
@@ -67,7 +68,7 @@ def test_edits_of_case_or_white_space_do_not_contradict_each_other():
     data = dataset(train=edits, validation=edits[:2], test=edits[:2])
     assert "carry" not in "\n".join(audit(data))
     same = [(("a b", "A b"), "case"), (("a b", "A b"), "space")]
-    assert "2 rows share 1 text and carry 2 labels" in "\n".join(audit(dataset(train=same, validation=[], test=[])))
+    assert says("\n".join(audit(dataset(train=same, validation=[], test=[]))), "2 rows … 1 text … 2 labels")
 
 
 def test_an_edit_of_form_alone_stays_an_example_with_both_texts(tmp_path):
@@ -87,17 +88,17 @@ def test_absent_classes_are_named_with_their_split():
         test=[*rows(50, 60), ("secret y", "rare")],
         labels=("a", "b", "never", "rare"),
     )
-    assert "train has 3 of 4 classes and lacks never (0 rows in all)" in found
-    assert "validation has 2 of 4 classes and lacks never (0 rows in all) and rare (2 rows in all)" in found
-    assert "macro scores on validation are over the 2 classes" in found
+    assert says(found, "train has 3 of 4 classes … never … 0 rows")
+    assert says(found, "validation has 2 of 4 classes … never … 0 rows … rare … 2 rows")
+    assert says(found, "macro scores … validation … 2 classes")
     assert "test has 3 of 4 classes" in found
-    assert "classes with fewer than 3 rows, too few for three splits: rare (1 of 4 classes); data.label_map" in found
+    assert says(found, "fewer than 3 rows … rare … 1 of 4 classes", "data.label_map")
 
 
 def test_many_absent_classes_are_counted_rather_than_listed():
     labels = [f"class {i:02}" for i in range(30)]
     found = notes(train=rows(0, 300, labels), validation=rows(300, 315, labels), test=rows(330, 360, labels))
-    assert "validation has 15 of 30 classes and lacks class 15 (11 rows in all), class 16 (11 rows in all)" in found
+    assert says(found, "validation has 15 of 30 classes … class 15 … 11 rows … class 16 … 11 rows")
     assert "and 12 more" in found
     assert some(["a", "b", "c", "d", "e"]) == "a, b, c and 2 more"
     assert some(["a"]) == "a"
@@ -143,7 +144,7 @@ def test_labels_that_would_share_a_metric_are_numbered_there_and_said():
     data = {split: rows(0, 9, ("fluency", "style!", "style?")) for split in ("train", "validation", "test")}
     found = notes(**data)
     assert "share a name in metrics" in found
-    assert "'style!' as '1 style_' and 'style?' as '2 style_'; data.label_map" in found
+    assert says(found, "'style!' … '1 style_' … 'style?' … '2 style_'", "data.label_map")
     assert "share a name" not in notes(**{split: rows(0, 9, ("a&b", "c")) for split in data})
 
 
@@ -158,14 +159,14 @@ def test_no_two_labels_ever_share_a_name_in_mlflow(labels):
 
 def test_a_training_split_smaller_than_another_is_said():
     found = notes(train=rows(0, 10), validation=rows(40, 50), test=rows(50, 90))
-    assert "train is smaller than another split: train 10, validation 10, test 40" in found
+    assert says(found, "train is smaller … train 10, validation 10, test 40")
 
 
 def test_loading_adds_what_looks_doubtful_to_the_notes(tmp_path):
     lines = ["before,after,label", *(f"old {i % 20},new {i % 20},{'ab'[i % 2]}" for i in range(60))]
     (tmp_path / "repeated.csv").write_text("\n".join(lines))
     data = FileConfig(path=tmp_path / "repeated.csv").load()
-    assert data.notes == ("40 of 60 rows repeat the text of another: there are 20 texts",)
+    assert each_says(data.notes, ("40 of 60 rows repeat … 20 texts",))
     texts = {split: {example.texts for example in part} for split, part in data.splits.items()}
     assert not texts["train"] & (texts["validation"] | texts["test"])
     assert not texts["validation"] & texts["test"]

@@ -8,6 +8,7 @@ from typing import Literal
 
 import pytest
 from pydantic import ValidationError
+from saying import refused
 
 from irtune.data import DATASETS, DataError, DatasetConfig, Example, LabelledDataset
 
@@ -50,14 +51,12 @@ def test_a_cap_takes_the_first_to_come_in_the_order_of_the_data():
 
 
 def test_an_empty_split_is_refused():
-    with pytest.raises(
-        DataError, match=r"'toy': no examples in test \(train 9, validation 2, test 0, 3 rows skipped\)"
-    ):
+    with refused(DataError, "'toy':", "no examples in test", "train 9, validation 2, test 0", "3 rows skipped"):
         Toy(test_labels="").load()
 
 
 def test_a_single_label_is_refused():
-    with pytest.raises(DataError, match=r"at least two labels, found \['a'\]"):
+    with refused(DataError, "two labels … ['a']"):
         Toy(train_labels="aaa").load()
 
 

@@ -6,6 +6,7 @@ import json
 import zipfile
 
 import pytest
+from saying import says
 from table_files import (
     CLASSES,
     HEADER,
@@ -131,12 +132,12 @@ def test_a_delimiter_that_is_none_of_the_usual_is_asked_for(tmp_path):
 def test_a_name_that_stands_twice_in_the_header_is_refused(tmp_path):
     four = [(*row, "x") for row in PAIRS]
     twice = write_text(tmp_path / "data.csv", delimited(four, header=[*HEADER, "label"]))
-    assert "columns 3 and 4 are both called 'label' (data.label_column)" in refusal(twice)
+    assert says(refusal(twice), "columns 3 and 4 … 'label' … data.label_column")
     similar = write_text(tmp_path / "two.csv", delimited(four, header=[*HEADER[:2], "Label", "LABEL"]))
     assert "'Label', 'LABEL'" in refusal(similar)
     assert rows(read(similar, label_column="Label")) == PLAIN
     same_key = write_text(tmp_path / "data.jsonl", '{"before": "x", "after": "y", "label": "a", "label": "b"}\n' * 9)
-    assert f"key 'label' stands twice, 9 rows: {same_key}:1" in refusal(same_key)
+    assert says(refusal(same_key), f"'label' … twice, 9 rows: {same_key}:1")
 
 
 # Quotes
@@ -163,23 +164,23 @@ def test_a_properly_quoted_table_between_tabs_is_recognised(tmp_path, text):
 def test_no_row_is_swallowed_by_a_quote(tmp_path):
     path = write_text(tmp_path / "data.csv", unquoted(swallowing(), delimiter=","))
     assert rows(read(path)) == pairs(swallowing())
-    assert "in line 12 a quote would enclose several rows (data.quoting)" in notes(path)
+    assert says(notes(path), "line 12 … quote … data.quoting")
     # Where other rows need quotes, nothing reads all of them.
     unquoted_once = unquoted(swallowing(), delimiter=",").replace("the cat number 3 sat,", '"the cat, number 3",')
     path.write_text(unquoted_once)
     text = refusal(path, skip_bad_rows=True)
-    assert f"{path}:12: a quote encloses the lines 12 to 33" in text
+    assert says(text, f"{path}:12: … quote … lines 12 to 33")
     assert "data.quoting=none" in text
-    assert "1 row spans several lines, in quoted cells (lines 12 to 33" in notes(path, quoting="csv")
+    assert says(notes(path, quoting="csv"), "1 row spans several lines", "lines 12 to 33")
     path.write_text(unquoted_once.replace('end"', "end"))
-    assert f"{path}:12: a quote is opened and never closed" in refusal(path)
+    assert says(refusal(path), f"{path}:12: … quote … never closed")
 
 
 def test_cells_that_span_lines_are_read_and_said(tmp_path):
     triples = [(b, f"{a},\nand then, again", label) for b, a, label in PAIRS]
     path = write_text(tmp_path / "data.csv", delimited(triples))
     assert rows(read(path)) == pairs(triples)
-    assert "60 rows span several lines, in quoted cells (lines 2 to 3, 4 to 5" in notes(path)
+    assert says(notes(path), "60 rows span several lines", "lines 2 to 3, 4 to 5")
 
 
 def test_quotes_that_are_escaped_by_a_backslash_are_recognised(tmp_path):
@@ -239,10 +240,10 @@ def test_an_archive_of_several_files_is_refused(tmp_path):
 def test_the_sheet_of_a_workbook_is_found_said_and_settable(tmp_path):
     path = workbook(tmp_path / "data.xlsx", {"About": [["read me"]], "Data": [HEADER, *PAIRS, ()], "Old": [HEADER]})
     assert rows(read(path)) == PLAIN
-    assert "sheet 'Data' is read, and not 'About', 'Old' (data.sheet)" in notes(path)
+    assert says(notes(path), "'Data' is read", "not 'About', 'Old'", "data.sheet")
     assert rows(read(path, sheet="data")) == PLAIN
     assert "sheet Old: holds no rows" in refusal(path, sheet="Old")
-    assert "Set data.sheet to one of 'About', 'Data', 'Old'" in refusal(path, sheet="New")
+    assert says(refusal(path, sheet="New"), "data.sheet … 'About', 'Data', 'Old'")
 
 
 def test_names_of_classes_are_read_where_the_library_datasets_keeps_them(tmp_path):

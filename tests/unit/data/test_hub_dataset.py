@@ -5,6 +5,7 @@ import time
 import datasets
 import huggingface_hub
 import pytest
+from saying import refused
 from table_files import CLASSES, records, with_classes
 
 from irtune.data.dataset import DataError
@@ -54,9 +55,7 @@ def test_splits_are_chosen_by_name(hub):
     assert data.splits["test"][0].texts[0] == "the cat number 40 sat"
     assert data.splits["validation"][0].texts[0] == "the cat number 30 sat"
     assert "'test' are left out" in "".join(data.notes)
-    with pytest.raises(
-        DataError, match=r"no split 'dev' \(data\.test_split\)\. Its splits are train, validation_matched"
-    ):
+    with refused(DataError, "'dev' (data.test_split)", "train, validation_matched"):
         HubConfig(repo="o/n", test_split="dev").load()
     with pytest.raises(DataError, match="given twice"):
         HubConfig(repo="o/n", test_split="train", train_split="train").load()
@@ -75,9 +74,7 @@ def test_what_is_missing_is_drawn_from_train(hub):
 
 def test_columns_that_are_not_there_are_named_with_those_that_are(hub):
     hub.published.update(train=part(0, 60))
-    with pytest.raises(
-        DataError, match=r"o/n train: no column 'intent' \(data\.label_column\).*'before', 'after', 'label'"
-    ):
+    with refused(DataError, "o/n train: … 'intent' (data.label_column)", "'before', 'after', 'label'"):
         HubConfig(repo="o/n", label_column="intent").load()
 
 
@@ -87,7 +84,7 @@ def test_without_a_network_the_remedy_comes_at_once(hub, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", unreachable)
     started = time.perf_counter()
-    with pytest.raises(DataError, match=r"o/n cannot be read .*\(no network\).*data\.repo.*HF_HUB_OFFLINE=1"):
+    with refused(DataError, "o/n cannot be read", "no network", "data.repo", "HF_HUB_OFFLINE=1"):
         HubConfig(repo="o/n").load()
     assert time.perf_counter() - started < 1
     assert not hub.asked

@@ -4,6 +4,7 @@ from collections import Counter
 
 import datasets
 import pytest
+from saying import says
 from table_files import PAIRS, delimited, json_lines, records, write_text
 
 from irtune.data.dataset import DataError
@@ -72,7 +73,7 @@ def test_everything_that_is_not_there_is_said_at_once(tmp_path, monkeypatch):
     text = refusal(["trian.csv", "x/*.csv"], validation_path="y/dev.csv")
     assert "data.path: no such file: trian.csv" in text
     assert "did you mean train.csv?" in text
-    assert "data.path: no file fits x/*.csv" in text
+    assert says(text, "data.path: no file … x/*.csv")
     assert "data.validation_path: no such file: y/dev.csv" in text
     (tmp_path / "empty").mkdir()
     assert "data.path=empty/*.csv" in refusal("empty")
@@ -83,10 +84,10 @@ def test_one_file_for_two_splits_is_refused_under_any_name(tmp_path):
     link = tmp_path / "link.csv"
     link.symlink_to(path)
     text = refusal(path, validation_path=link, test_path=copy)
-    assert f"data.validation_path: {link} is the same file as {path} of data.path" in text
-    assert f"data.test_path: {copy} holds the same as {path} of data.path" in text
+    assert says(text, f"data.validation_path: {link} … same file … {path} … data.path")
+    assert says(text, f"data.test_path: {copy} … the same … {path} … data.path")
     spelled = tmp_path / "x" / ".." / "data.csv"
     (tmp_path / "x").mkdir()
     assert "is the same file" in refusal(path, validation_path=spelled)
     assert "is the same file" in refusal(f"{tmp_path}/*.csv", test_path=path)
-    assert f"data.path: {link} is the same file as {path}, and its rows would count twice" in refusal([path, link])
+    assert says(refusal([path, link]), f"data.path: {link} … same file … {path}", "twice")

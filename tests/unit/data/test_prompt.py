@@ -2,6 +2,7 @@
 
 import pytest
 from pydantic import ValidationError
+from saying import refused
 
 from irtune.data import DataError
 from irtune.data.prompt import Prompt
@@ -45,20 +46,20 @@ def test_labels_can_be_left_out():
 @pytest.mark.parametrize(
     ("template", "told"),
     [
-        ("{before} {afer}", r"unknown placeholder {afer}; allowed: {after}, {before}"),
+        ("{before} {afer}", "placeholder {afer} … allowed: {after}, {before}"),
         ("{before.x} {after}", "unknown placeholder"),
-        ("{before!r} {after}", "braces hold a name and nothing else"),
+        ("{before!r} {after}", "braces … name"),
         ("{before} {after", "brace"),
         ("{} {after}", "unknown placeholder"),
     ],
 )
 def test_a_template_that_cannot_be_filled_is_refused(template, told):
-    with pytest.raises(ValidationError, match=told):
+    with refused(ValidationError, told):
         SyntheticConfig(template=template)
 
 
 def test_a_template_must_show_every_text_and_only_those_there_are():
-    with pytest.raises(DataError, match=r"data.template: must hold {before}, {after}, and found {before}"):
+    with refused(DataError, "data.template:", "must hold {before}, {after}", "found {before}"):
         SyntheticConfig(template="{before}").load()
     with pytest.raises(DataError, match=r"data\.template"):
         SyntheticConfig(template="{before} {after} {text}").load()

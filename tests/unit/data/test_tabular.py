@@ -6,6 +6,7 @@ from dataclasses import replace
 import datasets
 import pytest
 from pydantic import ValidationError
+from saying import says
 from table_files import HEADER, PAIRS, delimited, frame, json_lines, records, with_classes, write_text
 
 from irtune.data.dataset import DataError
@@ -73,7 +74,7 @@ def test_numbers_are_texts_and_lists_are_none(tmp_path):
     data = read(write_text(tmp_path / "data.jsonl", json_lines(rows)))
     assert ("1", "1.5") in {example.texts for example in data.splits["train"]}
     path = write_text(tmp_path / "lists.jsonl", json_lines([*rows, {"before": ["a"], "after": "b", "label": "a"}]))
-    assert f"column 'before' holds no text, 1 rows: {path}:31" in refusal(path)
+    assert says(refusal(path), f"'before' … no text, 1 rows: {path}:31")
 
 
 # Labels
@@ -138,7 +139,7 @@ def test_the_user_calls_labels_otherwise(tmp_path):
     data = read(path, label_map={"A": "a", "c": "other", "b": "other", "x": "a", "y": "b"})
     assert data.labels == ("a", "other")
     assert counted(data) == {"a": 40, "other": 20}
-    assert "data.label_map: no row is labelled 'x', 'y'" in "".join(data.notes)
+    assert says("".join(data.notes), "data.label_map: … 'x', 'y'")
     numbers = labelled(tmp_path, [float(i % 2) for i in range(60)])
     assert read(numbers, label_map={0: "bad", 1: "good"}).labels == ("bad", "good")
     assert read(numbers, labels=["1.0", "0.0"]).labels == ("1.0", "0.0")
@@ -148,10 +149,10 @@ def test_several_labels_in_a_row_are_refused_and_one_in_a_list_is_taken(tmp_path
     several = [{**record, "label": [record["label"], "d"]} for record in records()]
     path = write_text(tmp_path / "data.jsonl", json_lines(several))
     text = refusal(path)
-    assert f"several labels in one row, 60 rows: {path}:1: ['a', 'd']" in text
+    assert says(text, f"several labels … 60 rows: {path}:1: ['a', 'd']")
     assert "skip_bad_rows" not in text
     as_text = write_text(tmp_path / "data.csv", delimited([(b, a, f"['{c}', 'd']") for b, a, c in PAIRS]))
-    assert f"several labels in one row, 60 rows: {as_text}:2" in refusal(as_text)
+    assert says(refusal(as_text), f"several labels … 60 rows: {as_text}:2")
     one = [{**record, "label": [record["label"]]} for record in records()]
     data = read(write_text(tmp_path / "one.jsonl", json_lines(one)))
     assert data.labels == ("a", "b", "c")
@@ -176,7 +177,7 @@ def test_splits_are_known_by_what_people_call_them(tmp_path, name):
     rows = [(*row, ("Training", name, "TEST")[(i % 10 == 8) + 2 * (i % 10 == 9)]) for i, row in enumerate(PAIRS)]
     data = read(write_text(tmp_path / "data.csv", delimited(rows, header=[*HEADER, "split"])), split_column="split")
     assert sizes(data) == {"train": 48, "validation": 6, "test": 6}
-    assert f"'{name.strip()}' in the column 'split' is read as validation (6 rows)" in data.notes
+    assert says("\n".join(data.notes), f"'{name.strip()}' … 'split' … validation … 6 rows")
     folder = tmp_path / "saved"
     data = read(saved(folder, **{"Training": (0, 40), name.strip(): (40, 50), "TEST": (50, 60)}))
     assert sizes(data) == {"train": 40, "validation": 10, "test": 10}
@@ -188,7 +189,7 @@ def test_a_split_that_is_missing_is_drawn_from_train_and_said(tmp_path):
     assert 6 <= num_drawn <= 9
     assert sizes(data) == {"train": 50 - num_drawn, "validation": num_drawn, "test": 10}
     assert {example.id for example in data.splits["test"]} == {f"test:{i}" for i in range(1, 11)}
-    assert f"no validation split: validation ({num_drawn} of 50 rows) drawn from train" in "".join(data.notes)
+    assert says("".join(data.notes), f"validation … {num_drawn} of 50 rows … train")
     ids = [example.id for split in data.splits.values() for example in split]
     assert len(set(ids)) == 60
     rows = [(*row, "test" if i % 6 == 0 else "train") for i, row in enumerate(PAIRS)]
@@ -200,10 +201,10 @@ def test_a_split_that_is_missing_is_drawn_from_train_and_said(tmp_path):
 
 def test_parts_that_cannot_be_told_apart_are_refused(tmp_path):
     twice = saved(tmp_path / "1", train=(0, 40), val=(40, 50), dev=(50, 60))
-    assert "val and dev may both be validation" in refusal(twice)
+    assert says(refusal(twice), "val and dev … validation")
     assert "none of them is called train" in refusal(saved(tmp_path / "2", val=(0, 40), test=(40, 60)))
     data = read(saved(tmp_path / "3", train=(0, 40), validation=(40, 45), test=(45, 50), extra=(50, 60)))
-    assert "left out, as its name means no split: 'extra'" in "".join(data.notes)
+    assert says("".join(data.notes), "left out … 'extra'")
     assert sizes(read(saved(tmp_path / "4", all=(0, 60)))) == {"train": 42, "validation": 9, "test": 9}
     rows = [(*row, "dev") for row in PAIRS]
     path = write_text(tmp_path / "data.csv", delimited(rows, header=[*HEADER, "split"]))
@@ -218,7 +219,7 @@ def test_a_split_without_any_label_is_left_out(tmp_path):
     )
     data = read(tmp_path / "saved")
     assert sum(sizes(data).values()) == 50
-    assert "no row of the test split has a label" in "".join(data.notes)
+    assert says("".join(data.notes), "test split … label")
     first, second = (write_text(tmp_path / f"{name}.jsonl", json_lines(part)) for name, part in parts.items())
     assert "missing label, 10 rows" in refusal(first, test_path=second)
 
@@ -233,12 +234,12 @@ def test_skipped_rows_are_counted_by_label_and_said(tmp_path):
     data = read(path, skip_bad_rows=True)
     assert data.skipped == {"a": 12, "b": 2, "": 1}
     said = "\n".join(data.notes)
-    assert "15 rows skipped: 12 'a', 2 'b', 1 without a label" in said
-    assert "class 'a' loses 12 of 20 of its rows" in said
+    assert says(said, "15 rows … 12 'a', 2 'b', 1 without")
+    assert says(said, "class 'a' loses 12 of 20")
     assert "class 'b'" not in said
     gone = [("", "", c) if c == "a" else (b, a, c) for b, a, c in PAIRS]
     data = read(write_text(tmp_path / "gone.csv", delimited(gone)), skip_bad_rows=True)
-    assert "class 'a' loses all of its rows" in "\n".join(data.notes)
+    assert says("\n".join(data.notes), "class 'a' loses all")
 
 
 def test_mistakes_of_several_files_are_reported_together(tmp_path):
@@ -246,8 +247,8 @@ def test_mistakes_of_several_files_are_reported_together(tmp_path):
     second = write_text(tmp_path / "b.csv", delimited(PAIRS[:9], header=["before", "after", "why"]))
     third = write_text(tmp_path / "c.csv", "before,after,label\ncaf\xe9,b,c\n", "latin-1")
     text = refusal(first, validation_path=second)
-    assert f"{first}: no column 'before' (data.before_column)" in text
-    assert f"{second}: no column 'label' (data.label_column)" in text
+    assert says(text, f"{first}: … 'before' (data.before_column)")
+    assert says(text, f"{second}: … 'label' (data.label_column)")
     fourth = write_text(tmp_path / "d.xls", "x")
     text = refusal(third, validation_path=fourth)
     assert f"{third}:2: is not UTF-8" in text

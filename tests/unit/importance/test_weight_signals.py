@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from saying import refused
 
 from irtune.importance import OutlierRatio, RelativeGradientNorm, SignalToNoise, WeightNorm
 from irtune.importance.matrices import frobenius_norm, pieces, singular_values
@@ -72,7 +73,7 @@ def test_relative_gradient_norm_counts_the_tensors_that_it_is_told():
 
 
 def test_nothing_is_relative_to_weights_of_zero():
-    with pytest.raises(ValueError, match=r"those of blocks \[1\] are all zero; use gradient_norm, or other importance"):
+    with refused(ValueError, "[1] … zero", "gradient_norm"):
         RelativeGradientNorm(modules="o_proj").measure(blocks_of(TWO_MATRICES, ONE_OF_ZEROS))
 
 
@@ -171,8 +172,7 @@ def test_matrices_that_require_gradients_can_be_read(signal):
 
 
 def test_modules_match_whole_parts_of_names():
-    mistake = r"importance.modules: no matrix of block 0 is called 'o_pro': did you mean 'o_proj'\? available: all, mlp"
-    with pytest.raises(ValueError, match=mistake):
+    with refused(ValueError, "importance.modules: … block 0 … 'o_pro' … 'o_proj'?", "available: all, mlp"):
         WeightNorm(modules="o_pro").measure(blocks_of(TWO_MATRICES))
 
 

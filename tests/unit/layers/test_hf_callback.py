@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from hf_training import NUM_BLOCKS, SCHEDULE, Scheduled
+from saying import refused
 from transformers import (
     BertConfig,
     BertForMaskedLM,
@@ -322,9 +323,9 @@ class Twice(Trainer):
 
 def test_steps_that_cannot_be_followed_are_refused(tmp_path):
     callback = IRTuningCallback("top_k", k=1)
-    with pytest.raises(ValueError, match="nothing in optimizer step 0 calls the model itself"):
+    with refused(ValueError, "optimizer step 0 … calls the model"):
         hf_training.train(hf_training.make_model(), tmp_path, [callback], Bypass, max_steps=1)
-    with pytest.raises(ValueError, match="second backward pass in optimizer step 0"):
+    with refused(ValueError, "second backward … optimizer step 0"):
         hf_training.train(hf_training.make_model(), tmp_path, [callback], Twice, max_steps=1)
     # Harmless where no gradient is read.
     hf_training.train(hf_training.make_model(), tmp_path, [IRTuningCallback("random", k=1)], Twice, max_steps=1)
@@ -347,7 +348,7 @@ def test_seq2seq_trainers_take_models_of_one_stack(tmp_path):
     two_stacks = T5ForConditionalGeneration(
         T5Config(vocab_size=32, d_model=16, d_kv=8, d_ff=16, num_layers=2, num_heads=2, decoder_start_token_id=0)
     )
-    with pytest.raises(ValueError, match="T5ForConditionalGeneration has two stacks of blocks"):
+    with refused(ValueError, "T5ForConditionalGeneration", "two stacks"):
         Seq2SeqTrainer(two_stacks, arguments, train_dataset=data, callbacks=[IRTuningCallback("top_k", k=1)])
 
 
@@ -369,14 +370,14 @@ ALLOWED = {
 @pytest.mark.parametrize(
     ("setting", "reason"),
     [
-        ({"deepspeed": "zero2.json"}, "deepspeed: under ZeRO .* irtune's own DeepSpeed training"),
+        ({"deepspeed": "zero2.json"}, "deepspeed: .*ZeRO .* irtune's own"),
         ({"fsdp": "full_shard"}, "fsdp: sharded .* use DistributedDataParallel"),
         ({"n_gpu": 2}, "DataParallel .*torchrun"),
         ({"world_size": 2, "ddp_find_unused_parameters": False}, "set ddp_find_unused_parameters=True"),
         ({"world_size": 2, "ddp_static_graph": True}, "ddp_static_graph: .* leave it unset"),
         ({"device": "mps"}, "mps has no double precision"),
         ({"torch_compile": True}, "set torch_compile=False"),
-        ({"optim": "lomo"}, "optim: lomo updates weights inside the backward pass"),
+        ({"optim": "lomo"}, "optim: lomo .*backward"),
         ({"optim": "schedule_free_adamw"}, "optim: schedule_free_adamw moves all weights"),
     ],
     ids=lambda value: "_".join(value) if isinstance(value, dict) else "",
@@ -405,26 +406,26 @@ def test_reentrant_checkpointing_is_refused(tmp_path):
 
 
 def test_two_callbacks_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="a Trainer takes one, and this one has 2"):
+    with refused(ValueError, "takes one … has 2"):
         hf_training.train(hf_training.make_model(), tmp_path, [IRTuningCallback("all"), IRTuningCallback("all")])
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"policy": "topk", "k": 1}, r"^policy: unknown name 'topk': did you mean 'top_k'\? available: .*random"),
+        ({"policy": "topk", "k": 1}, r"^policy: .*'topk'.*'top_k'\? available: .*random"),
         ({"policy": "top_k"}, r"^policy\.k: has to be given"),
         ({"policy": "top_k", "k": 1.5}, r"^policy\.k: 1\.5 is not a fraction"),
         ({"policy": "all", "k": 1}, "^policy: all has no option 'k'"),
-        ({"policy": "top_k", "k": 1, "reselct_every": 5}, "no option 'reselct_every': did you mean 'reselect_every'"),
-        ({"policy": TopK(k=1), "k": 2}, r"^policy: \['k'\] are options of TopK and go into the object"),
-        ({"policy": {"k": 2}}, r"^policy: \{'k': 2\} gives no name; available: .*top_k"),
+        ({"policy": "top_k", "k": 1, "reselct_every": 5}, "'reselct_every'.*'reselect_every'\\?"),
+        ({"policy": TopK(k=1), "k": 2}, r"^policy: \['k'\] .*TopK.* object"),
+        ({"policy": {"k": 2}}, r"^policy: \{'k': 2\} .*name.* available: .*top_k"),
         ({"policy": "irtune.layers:Blocks"}, "is not a subclass of SelectionPolicy"),
         ({"importance": {"name": "gradient_norm", "tensor": "all"}}, "did you mean 'tensors'"),
         ({"importance": "gradient"}, r"^importance: unknown name 'gradient'"),
         ({"reselect_every": -1}, "^reselect_every: -1 is no number"),
-        ({"frozen_state": "droped"}, "^frozen_state: unknown value 'droped': did you mean 'drop'"),
-        ({"on_thaw": "forget"}, "^on_thaw: unknown value 'forget': available: keep, reset"),
+        ({"frozen_state": "droped"}, "^frozen_state: .*'droped'.*'drop'\\?"),
+        ({"on_thaw": "forget"}, "^on_thaw: .*'forget'.* available: keep, reset"),
         ({"measure": "never"}, "^measure: unknown value 'never'"),
     ],
     ids=str,
@@ -435,12 +436,12 @@ def test_mistakes_are_named(settings, message):
 
 
 def test_mistakes_that_only_a_model_shows_are_named(tmp_path):
-    with pytest.raises(ValueError, match="9 blocks asked for, the model has 4"):
+    with refused(ValueError, "9 … 4"):
         hf_training.train(hf_training.make_model(), tmp_path, [IRTuningCallback("top_k", k=9)])
     by_lora = IRTuningCallback("top_k", k=1, importance=GradientNorm())
-    with pytest.raises(ValueError, match=r"^importance\.tensors: not every block has a trainable lora_B"):
+    with refused(ValueError, "importance.tensors:", "lora_B"):
         hf_training.train(hf_training.make_model("full"), tmp_path, [by_lora])
-    with pytest.raises(ValueError, match="no controller before training has started"):
+    with refused(ValueError, "no controller before"):
         _ = IRTuningCallback("all").trace
 
 

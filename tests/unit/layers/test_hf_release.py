@@ -6,6 +6,7 @@ import hf_training
 import pytest
 import torch
 from hf_training import Scheduled
+from saying import says
 from transformers import Trainer, TrainerCallback
 
 from irtune import IRTuningCallback
@@ -236,7 +237,7 @@ def test_training_that_nobody_watches_is_said(tmp_path, caplog):
 
     model, callback = hf_training.make_model(), IRTuningCallback("top_k", k=1)
     trainer_of(model, tmp_path, [callback], Unwatched).train()
-    assert "call the callback's release() after one" in caplog.text
+    assert says(caplog.text, "release()")
     assert hooks_of(model) > 0
     # Another Trainer for the same callback lets go as well.
     trainer_of(hf_training.make_model(), tmp_path, [callback])

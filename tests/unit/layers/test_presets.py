@@ -4,6 +4,7 @@ import hf_training
 import peft
 import pytest
 import torch
+from saying import refused
 from transformers import LlamaConfig, LlamaForSequenceClassification, Trainer
 
 from irtune import IRTuningCallback
@@ -54,9 +55,7 @@ def test_explicit_arguments_lie_above_the_method():
     assert (authors.policy.cut, authors.signal.within_block, authors.signal.stale) == ("authors", "max", True)
     assert IRTuningCallback("ir", importance=GradientNorm(within_block="max")).signal.within_block == "max"
     assert IRTuningCallback("lisa", importance="weight_norm").signal == WeightNorm()
-    with pytest.raises(
-        ValueError, match=r"^importance: 'weight_norm' contradicts the method 'ir_cosine', which is 'cos"
-    ):
+    with refused(ValueError, "importance: 'weight_norm' … 'ir_cosine' … 'cosine_similarity'"):
         IRTuningCallback("ir_cosine", importance="weight_norm")
 
 
@@ -70,9 +69,9 @@ def test_a_name_that_is_a_policy_too_is_the_method():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("lsia", {}, r"^policy: unknown name 'lsia': did you mean 'lisa'\? available: .*ir_authors.*top_k"),
-        ({"name": "lisa", "k": 4}, {}, "^policy: 'lisa' is a method, .* give its name alone"),
-        ("lisa", {"kk": 1}, r"^policy: random has no option 'kk': did you mean 'k'"),
+        ("lsia", {}, r"^policy: .*'lsia'.*'lisa'\? available: .*ir_authors.*top_k"),
+        ({"name": "lisa", "k": 4}, {}, "^policy: 'lisa' is a method.* name alone"),
+        ("lisa", {"kk": 1}, r"^policy: random .*'kk'.*'k'\?"),
         ("lisa", {"reselct_every": 1}, "did you mean 'reselect_every'"),
         ("lisa", {"k": 0}, r"^policy\.k: 0 is not"),
         ("ir", {"importance": {"withn_block": "max"}}, r"^importance: .*did you mean 'within_block'"),
@@ -116,7 +115,7 @@ def test_which_tensors_are_read_is_found_unless_said(tmp_path):
     hf_training.train(hf_training.make_model(), tmp_path, [callback], **ONE_STEP)
     assert callback.controller.signal.tensors == "effective_update"
     said = IRTuningCallback("ir", importance={"tensors": "lora_B"})
-    with pytest.raises(ValueError, match=r"^importance\.tensors: not every block has a trainable lora_B"):
+    with refused(ValueError, "importance.tensors:", "lora_B"):
         hf_training.train(hf_training.make_model("full"), tmp_path, [said], **ONE_STEP)
 
 

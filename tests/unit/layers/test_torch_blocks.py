@@ -6,6 +6,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
+from saying import refused
 from torch import nn
 
 from irtune.importance import GradientNorm
@@ -233,7 +234,7 @@ def test_an_optimizer_that_moves_frozen_weights_is_refused(settings, trained_fir
         blocks.set_active(EVERY)
         train(blocks, 1, 2)
     blocks.set_active([0, 2])
-    with pytest.raises(ValueError, match=r"^optimizer: ZeroForNone moved frozen weights"):
+    with refused(ValueError, "optimizer: ZeroForNone … frozen"):
         train(blocks, 2, 3)
 
 
@@ -255,7 +256,7 @@ def test_an_optimizer_that_lacks_parameters_is_refused():
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     for parameter in model.parameters():
         parameter.requires_grad_(True)
-    with pytest.raises(ValueError, match=r"SGD does not hold 2 of the blocks' parameters, blocks\.1\.weight for one"):
+    with refused(ValueError, "SGD", "2 of the blocks' parameters", "blocks.1.weight"):
         make(model, optimizer)
     with pytest.raises(ValueError, match=r"^optimizer: SimpleNamespace is no torch\.optim\.Optimizer"):
         make(model, SimpleNamespace())

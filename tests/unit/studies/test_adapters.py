@@ -6,6 +6,7 @@ from typing import Any
 
 import mlflow
 import pytest
+from saying import refused, says
 from stores import stored_runs
 
 from irtune.config.load import ConfigError, load, with_overrides
@@ -66,7 +67,7 @@ def test_the_best_trial_and_the_baseline_are_kept_in_whatever_order_they_end(tmp
         # However many there will be, storage never holds more than the best, the baseline and what just ended.
         assert len(trials.kept) <= 2
     assert trials.kept == {"trial_0029", "baseline"}
-    assert trials.adapters.told().startswith("2 kept of 31 finished trials (baseline, trial_0029), in trials/*/adapter")
+    assert says(trials.adapters.told(), "2 kept of 31 … baseline, trial_0029 … trials/*/adapter")
 
 
 def test_as_many_are_kept_as_there_are_finalists_and_all_repeats(tmp_path: Path) -> None:
@@ -108,7 +109,7 @@ def test_all_or_none_are_kept(tmp_path: Path, keep: str, kept: int) -> None:
 
 
 def test_what_is_not_kept_cannot_be_uploaded() -> None:
-    with pytest.raises(ConfigError, match=r"tracking\.upload_adapters: all cannot be uploaded .*keep_adapters=all"):
+    with refused(ConfigError, "tracking.upload_adapters: all", "keep_adapters=all"):
         sweep(tracking__upload_adapters="all")
     assert sweep(tracking__upload_adapters="none").tracking.keep_adapters == "best"
 

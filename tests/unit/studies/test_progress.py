@@ -1,11 +1,13 @@
 """What a person sees of a running sweep: how far, how long still, how good so far."""
 
+import re
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
+from saying import each_says, says
 
 from irtune.config.schema import ExperimentConfig
 from irtune.config.sweep_schema import TuneConfig
@@ -47,23 +49,35 @@ def screen(monkeypatch):
 
 
 def test_a_sweep_from_start_to_end(screen):
-    assert screen.lines_at(30) == ["[30s] 0/5 trials, step 0/500, starting workers for 30s"]
+    assert each_says(screen.lines_at(30), ("[30s]", "0/5 trials", "step 0/500", re.compile("starting .*30s$")))
     first = screen.trial("first", step=10)
-    assert screen.lines_at(50) == ["[50s] 0/5 trials, step 10/500"]
+    assert each_says(screen.lines_at(50), ("[50s]", "0/5 trials", re.compile("step 10/500$")))
     first.step, first.status, first.latest = STEPS, "finished", {"eval/f1_macro": 0.3, "final/validation_f1_macro": 0.5}
     second = screen.trial("second", step=20, eval__f1_macro=0.625)
     # 120 steps in the 40 s since the first ones were seen; 380 are left.
-    assert screen.lines_at(90) == ["[1m30s] 1/5 trials, step 120/500, 2m07s left; best eval/f1_macro 0.625 (second)"]
+    assert each_says(
+        screen.lines_at(90),
+        ("[1m30s]", "1/5 trials", "step 120/500", "2m07s left", "best eval/f1_macro 0.625 (second)"),
+    )
     second.status = "pruned"
     third = screen.trial("third", step=STEPS, status="failed")
     # A stopped trial's missing steps will not be done: 100 + 20 + 100, and 2 trials of 100 to come.
-    assert screen.lines_at(150) == [
-        "[2m30s] 3/5 trials, step 220/420, 1 stopped early, 1 failed, 1m31s left; best eval/f1_macro 0.625 (second)"
-    ]
+    assert each_says(
+        screen.lines_at(150),
+        (
+            "[2m30s]",
+            "3/5 trials",
+            "step 220/420",
+            "1 stopped",
+            "1 failed",
+            "1m31s left",
+            "eval/f1_macro 0.625 (second)",
+        ),
+    )
     third.step = 7
     for name in ("fourth", "fifth"):
         screen.trial(name, step=STEPS, status="finished", final__validation_f1_macro=0.7)
-    assert "5/5 trials, step 327/327, 1 stopped early, 1 failed, 0.0s left; " in screen.lines_at(200)[0]
+    assert says(screen.lines_at(200)[0], "5/5 trials", "step 327/327", "1 stopped", "1 failed", "0.0s left")
 
 
 def test_the_best_score_of_a_metric_that_should_be_small(monkeypatch):
@@ -85,13 +99,13 @@ def test_silence_is_said_along_with_who_is_waited_for(screen):
     screen.trial("second", step=10)
     screen.lines_at(0)
     assert "no step" not in screen.lines_at(55)[0]
-    assert "no step for 1m20s, waiting for second" in screen.lines_at(80)[0]
+    assert says(screen.lines_at(80)[0], "no step … 1m20s … second")
     screen.entries[1].step = 11
     assert "no step" not in screen.lines_at(100)[0]
 
 
 def test_a_slow_start_is_no_silence(screen):
-    assert screen.lines_at(300) == ["[5m00s] 0/5 trials, step 0/500, starting workers for 5m00s"]
+    assert each_says(screen.lines_at(300), ("[5m00s]", "0/5 trials", "step 0/500", re.compile("starting .*5m00s$")))
 
 
 def test_a_name_with_brackets_is_shown_as_it_is(screen):
@@ -116,12 +130,12 @@ def test_what_an_earlier_driver_did_says_nothing_about_the_time_left(monkeypatch
     for name in ("first", "second"):
         screen.trial(name, step=STEPS, status="finished")
     third = screen.trial("third", step=50)
-    assert screen.lines_at(30) == ["[30s] 2/5 trials, step 250/500, starting workers for 30s"]
+    assert each_says(screen.lines_at(30), ("[30s]", "2/5 trials", "step 250/500", re.compile("starting .*30s$")))
     third.step = 60
     screen.lines_at(50)
     third.step = 70
     # 20 steps of this driver's in the 20 s since its first ones were seen; 230 are left.
-    assert screen.lines_at(70) == ["[1m10s] 2/5 trials, step 270/500, 3m50s left"]
+    assert each_says(screen.lines_at(70), ("[1m10s]", "2/5 trials", "step 270/500", re.compile("3m50s left$")))
 
 
 def test_a_look_takes_as_long_however_many_trials_are_over(screen, monkeypatch):

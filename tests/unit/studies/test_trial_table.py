@@ -4,6 +4,7 @@ import threading
 from types import SimpleNamespace
 
 import pytest
+from saying import says
 
 from irtune.config.load import explicit, load
 from irtune.config.sweep_schema import SweepConfig
@@ -107,7 +108,7 @@ def test_why_a_trial_was_tried_again_is_kept(driver, tmp_path, caplog):
     trial.error_file.write_text("Failure # 1\nTraceback\nRuntimeError: an injected bug\n")
     driver.callback.on_trial_recover(0, [], trial)
     assert driver.table.records["trial_0000"].interruptions == ["RuntimeError: an injected bug"]
-    assert "trial_0000 is tried again: RuntimeError: an injected bug" in caplog.text
+    assert says(caplog.text, "trial_0000 … again: RuntimeError: an injected bug")
     # The trial is not over.
     driver.table.wait()
     assert driver.uploader.finished == []

@@ -2,7 +2,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-import pytest
+from saying import refused
 
 from irtune.files import write_arrays
 from irtune.tracking.trace import read_trace
@@ -86,7 +86,7 @@ def test_a_trial_that_never_chose_has_an_empty_trace(trial_folder: Path) -> None
 def test_attempts_with_different_models_are_refused(trial_folder: Path) -> None:
     choose(RecordWriter(trial_folder), 0, [0], [1.0])
     choose(RecordWriter(trial_folder), 10, [0], [1.0, 2.0])
-    with pytest.raises(ValueError, match=r"different numbers of blocks \[1, 2\]"):
+    with refused(ValueError, "[1, 2]"):
         read_trace(trial_folder)
 
 

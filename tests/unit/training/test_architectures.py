@@ -9,6 +9,7 @@ import peft
 import pytest
 import torch
 from plain_blocks import PlainBlocks
+from saying import says
 from tiny_models import ARCHITECTURES, HIDDEN, NUM_BLOCKS, NUM_LABELS, batch, classifier
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -197,9 +198,7 @@ def test_checkpointing_recomputes_only_from_the_lowest_active_block_up(built):
 def test_a_model_that_cannot_be_checkpointed():
     settings = {"vocab_size": 64, "n_embd": HIDDEN, "n_layer": NUM_BLOCKS, "n_head": 4, "n_positions": 64}
     model = add_adapter(classifier("openai-gpt", settings), SMALL, train_head=True, seed=0)
-    with pytest.raises(
-        ModelError, match=r"^model\.gradient_checkpointing: OpenAIGPT\w+ does not support .* to false\.$"
-    ):
+    with pytest.raises(ModelError, match=r"^model\.gradient_checkpointing: OpenAIGPT.* to false"):
         enable_gradient_checkpointing(model)
 
 
@@ -219,16 +218,17 @@ def test_default_target_modules_that_do_not_exist_are_named_with_those_that_do(n
     message = str(caught.value)
     absent, present = message.removeprefix("adapter.target_modules: ").split(" name no module ")
     assert set(absent.split(", ")) == set(targets) - modules
-    assert present.endswith("; name some of these, or set adapter.target_modules=all-linear")
+    assert says(present, "adapter.target_modules=all-linear")
     # The names that the message gives are names that work.
     linear = present.partition("linear layers are ")[2].partition(";")[0].split(", ")
     assert map_parameters(adapted(name, target_modules=tuple(linear)))
 
 
 def test_the_message_about_absent_target_modules_in_full():
-    assert refused("gpt2", target_modules=("q_proj", "c_fc", "v_proj")) == (
-        "adapter.target_modules: q_proj, v_proj name no module in the blocks of GPT2ForSequenceClassification, whose "
-        "linear layers are c_attn, c_proj, c_fc; name some of these, or set adapter.target_modules=all-linear"
+    assert says(
+        refused("gpt2", target_modules=("q_proj", "c_fc", "v_proj")),
+        "adapter.target_modules: q_proj, v_proj … GPT2ForSequenceClassification … c_attn, c_proj, c_fc",
+        "adapter.target_modules=all-linear",
     )
     assert "adapter.target_modules: .*q_prj names no module" in refused("llama", target_modules=".*q_prj")
     # What lies outside the blocks cannot have an adapter.
@@ -318,13 +318,13 @@ def test_parameters_that_blocks_share_keep_the_backward_pass_going_and_count():
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("albert", r"has no list of 4 separate blocks \(ALBERT, for one, shares one block among all layers\)"),
+        ("albert", r"no list of 4 separate blocks .*ALBERT"),
         (
             "bart",
-            r"has two lists of blocks, model\.encoder\.layers and model\.decoder\.layers\. A decoder block attends",
+            r"has two lists of blocks, model\.encoder\.layers and model\.decoder\.layers\. .*decoder",
         ),
         ("t5", r"two lists of blocks, transformer\.encoder\.block and transformer\.decoder\.block\. .* \(as Llama\)$"),
-        ("xlm", r"no list of whole blocks: their parts are in transformer\.attentions, transformer\.ffns, so no block"),
+        ("xlm", r"whole blocks: .*transformer\.attentions, transformer\.ffns"),
     ],
 )
 def test_models_without_one_list_of_blocks_are_refused_before_weights_are_loaded(name, reason, tmp_path):
@@ -339,29 +339,28 @@ def test_models_without_one_list_of_blocks_are_refused_before_weights_are_loaded
 @pytest.mark.parametrize(
     ("tuner", "reason"),
     [
-        ("prefix_tuning", "trains virtual tokens that belong to no single block"),
-        ("prompt_tuning", "trains virtual tokens that belong to no single block"),
-        ("p_tuning", "trains virtual tokens that belong to no single block"),
-        ("multitask_prompt_tuning", "trains virtual tokens that belong to no single block"),
-        ("adalora", "prunes by reading gradients that ZeRO partitions"),
-        ("trainable_tokens", "can neither train nor save a classification head"),
-        ("adaption_prompt", "can neither train nor save a classification head"),
+        ("prefix_tuning", "virtual tokens"),
+        ("prompt_tuning", "virtual tokens"),
+        ("p_tuning", "virtual tokens"),
+        ("multitask_prompt_tuning", "virtual tokens"),
+        ("adalora", "gradients … ZeRO"),
+        ("trainable_tokens", "classification head"),
+        ("adaption_prompt", "classification head"),
     ],
 )
 def test_tuners_that_cannot_serve_are_refused_with_the_reason(tuner, reason):
     message = refused("llama", type=tuner)
-    assert message.startswith(f"adapter.type: {tuner} {reason}")
-    assert "use " in message
+    assert says(message, f"adapter.type: {tuner} … {reason}", "use")
 
 
 @pytest.mark.parametrize("tuner", ["unilora", "tinylora"])
 def test_tuners_whose_parameters_all_blocks_share_are_refused(tuner):
     message = refused("llama", type=tuner, target_modules=AdapterConfig().target_modules)
-    assert message.startswith("adapter.type: blocks [0, 1, 2, 3] of model.layers only share base_model.model.model.")
-    assert "use an adapter with parameters of its own in every block (lora, dora, ia3, …)" in message
+    assert says(message, "adapter.type: … [0, 1, 2, 3] of model.layers … base_model.model.model.")
+    assert says(message, "parameters of its own in every block", "lora, dora, ia3")
 
 
 def test_adapters_in_some_blocks_only_are_refused():
     message = refused("llama", options={"layers_to_transform": [0, 1]})
-    assert message.startswith("adapter.options.layers_to_transform: every block needs an adapter")
+    assert says(message, "adapter.options.layers_to_transform:", "every block")
     assert message.endswith("say with selection.policy which blocks train")

@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+from saying import refused, says
 
 from irtune.config.schema import EngineConfig, TrainingConfig
 from irtune.training.deepspeed_config import deepspeed_config
@@ -60,24 +61,25 @@ def test_contradictions_are_listed_all_together_with_what_to_set_instead():
     with pytest.raises(ValueError, match=r"^engine\.deepspeed\.") as caught:
         config_of(raw)
     lines = [line.partition(": ") for line in str(caught.value).splitlines()]
-    assert {key.removeprefix("engine.deepspeed."): remedy for key, _, remedy in lines} == {
-        "train_micro_batch_size_per_gpu": "set training.micro_batch_size instead",
-        "train_batch_size": "set training.micro_batch_size and training.gradient_accumulation_steps instead",
-        "gradient_accumulation_steps": "set training.gradient_accumulation_steps instead",
-        "gradient_clipping": "set training.max_grad_norm instead",
-        "optimizer": "set training.learning_rate and its neighbours instead",
-        "scheduler": "set training.lr_schedule instead",
-        "fp16.enabled": "set engine.precision instead",
-        "bf16.enabled": "set engine.precision instead",
-        "zero_optimization.stage": "set engine.zero_stage instead",
-        "zero_optimization.offload_optimizer": (
-            "gradients are read and frozen on the training device; offloading the optimizer is not supported"
-        ),
-        "data_types.grad_accum_dtype": "selects an optimizer whose gradients are not read per block",
+    remedies = {key.removeprefix("engine.deepspeed."): remedy for key, _, remedy in lines}
+    expected = {
+        "train_micro_batch_size_per_gpu": ("set training.micro_batch_size",),
+        "train_batch_size": ("set training.micro_batch_size", "training.gradient_accumulation_steps"),
+        "gradient_accumulation_steps": ("set training.gradient_accumulation_steps",),
+        "gradient_clipping": ("set training.max_grad_norm",),
+        "optimizer": ("set training.learning_rate",),
+        "scheduler": ("set training.lr_schedule",),
+        "fp16.enabled": ("set engine.precision",),
+        "bf16.enabled": ("set engine.precision",),
+        "zero_optimization.stage": ("set engine.zero_stage",),
+        "zero_optimization.offload_optimizer": ("offloading the optimizer … not supported",),
+        "data_types.grad_accum_dtype": ("gradients … not read per block",),
     }
+    assert remedies.keys() == expected.keys()
+    assert all(says(remedies[key], *facts) for key, facts in expected.items())
 
 
 @pytest.mark.parametrize("section", ["zero_optimization", "fp16", "bf16", "data_types"])
 def test_a_section_that_is_none_is_refused_by_name(section):
-    with pytest.raises(ValueError, match=rf"^engine\.deepspeed\.{section}: must be a section of key: value, not 2$"):
+    with refused(ValueError, f"engine.deepspeed.{section}: … section … not 2"):
         config_of({section: 2})

@@ -5,6 +5,7 @@ import multiprocessing
 import pytest
 import torch
 from safetensors.torch import load_file
+from saying import refused, says
 
 from irtune.config.schema import AdapterConfig, ModelConfig
 from irtune.layers import map_parameters
@@ -115,24 +116,22 @@ def test_a_local_folder_is_taken_as_it_is(tiny):
 
 
 def test_a_folder_that_is_no_checkpoint(tmp_path):
-    assert mistake(str(tmp_path)) == (
-        f"model.name: the folder {tmp_path} holds no config.json, so it is no Hugging Face checkpoint"
-    )
+    assert says(mistake(str(tmp_path)), f"model.name: … {tmp_path} … no config.json")
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "pytorch_model.bin").touch()
-    assert mistake(str(tmp_path)).startswith(f"model.name: the folder {tmp_path} holds no .safetensors weights; ")
+    assert says(mistake(str(tmp_path)), f"model.name: … {tmp_path} … no .safetensors")
 
 
 @pytest.mark.parametrize("text", ["{", "{}", '{"model_type": "resnet"}'], ids=["torn", "empty", "no-transformer"])
 def test_a_configuration_that_is_not_one_of_a_transformer(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
-    with pytest.raises(ModelError, match=rf"^model\.name: {tmp_path}/config\.json describes no transformer: .+$"):
+    with refused(ModelError, f"model.name: {tmp_path}/config.json … no transformer:"):
         num_blocks(tmp_path)
 
 
 def test_a_transformer_that_classifies_no_text(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "clip"}')
-    with pytest.raises(ModelError, match=r"^model\.name: transformers has no sequence classifier for CLIPConfig \("):
+    with refused(ModelError, "model.name: … no sequence classifier … CLIPConfig"):
         shapes_only(tmp_path, SMALL)
 
 
@@ -215,12 +214,12 @@ def test_tuners_with_parameters_in_every_block(tiny, tuner):
 @pytest.mark.parametrize(
     ("adapter", "message"),
     [
-        ({"type": "lorra"}, r"^adapter\.type: unknown tuner 'lorra': did you mean 'lora'\? available: .*dora, "),
-        ({"type": "adalora"}, r"^adapter\.type: adalora prunes .*; use lora or dora$"),
-        ({"options": {"rr": 8}}, r"^adapter: PEFT cannot put 'lora' on LlamaForSequenceClassification: .*'rr'"),
+        ({"type": "lorra"}, r"^adapter\.type: .*'lorra'.*'lora'\? available: .*dora, "),
+        ({"type": "adalora"}, r"^adapter\.type: adalora .* use lora or dora$"),
+        ({"options": {"rr": 8}}, r"^adapter: .*'lora' .*LlamaForSequenceClassification: .*'rr'"),
         (
             {"target_modules": ("q_prj",)},
-            r"^adapter\.target_modules: q_prj names no module in .*; name some of these, or",
+            r"^adapter\.target_modules: q_prj .* name some of these",
         ),
     ],
 )
