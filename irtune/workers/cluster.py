@@ -32,6 +32,8 @@ WORKER_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     # The metric is absent from the last report of a trial that failed by itself.
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    # CSV, JSON and TensorBoard files beside the record, and a semaphore for each trial, which Python misses at its end.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "RAY_AIR_NEW_OUTPUT": "0",
     "TOKENIZERS_PARALLELISM": "false",
     "PYTHONWARNINGS": "ignore",

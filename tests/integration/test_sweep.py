@@ -41,8 +41,14 @@ def test_a_sweep_ends_with_an_answer(tiny_sweep: SweepRun) -> None:
 
 
 def test_the_terminal_is_irtunes(tiny_sweep: SweepRun) -> None:
-    for of_others in ("INFO", "WARNING", "Setting accelerator", "database tables"):
+    for of_others in ("INFO", "WARNING", "Setting accelerator", "database tables", "leaked"):
         assert of_others not in tiny_sweep.output
+
+
+def test_nobody_else_writes_down_what_trials_measure(tiny_sweep: SweepRun) -> None:
+    # Ray Tune's loggers, of which the one for TensorBoard leaves a semaphore for each trial.
+    theirs = ("tfevents", "progress.csv", "result.json")
+    assert not [file for file in tiny_sweep.folder.rglob("*") if any(name in file.name for name in theirs)]
 
 
 def test_every_trial_is_in_mlflow_as_it_ended(tiny_sweep: SweepRun, tmp_path: Path) -> None:
