@@ -109,7 +109,7 @@ def test_all_or_none_are_kept(tmp_path: Path, keep: str, kept: int) -> None:
 
 
 def test_what_is_not_kept_cannot_be_uploaded() -> None:
-    with refused(ConfigError, "tracking.upload_adapters: all", "keep_adapters=all"):
+    with refused(ConfigError, "tracking.upload_adapters: all", "tracking.keep_adapters=all"):
         sweep(tracking__upload_adapters="all")
     assert sweep(tracking__upload_adapters="none").tracking.keep_adapters == "best"
 

@@ -48,7 +48,7 @@ def test_the_end_of_a_sequence_stands_for_a_missing_padding_token(folder):
 
 def test_a_tokenizer_with_neither_is_refused(folder):
     changed(folder, pad_token=None, eos_token=None)
-    with refused(ModelError, "model.name:", "neither a padding token nor", "save_pretrained"):
+    with refused(ModelError, "model.name:", "neither a padding token nor", "tokenizer.save_pretrained"):
         load_tokenizer(folder)
 
 
@@ -66,7 +66,7 @@ def test_tokens_beyond_the_vocabulary_are_refused(folder):
     with refused(ModelError, f"model.name: … token … {len(tokenizer)} tokens"):
         check_vocabulary(model, tokenizer, len(tokenizer))
     tokenizer.add_special_tokens({"pad_token": "[PAD]"})
-    with refused(ModelError, "padding token '[PAD]' … 258", "resize_token_embeddings"):
+    with refused(ModelError, "padding token '[PAD]' … 258", "model.resize_token_embeddings"):
         check_vocabulary(model, tokenizer, 3)
 
 
