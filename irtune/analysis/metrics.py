@@ -172,7 +172,7 @@ class Metric:
 
     @property
     def measure(self) -> Measure:
-        """How it scores."""
+        """The entry of ``MEASURES`` that scores it."""
         return MEASURES[_measure_name(self.name)]
 
     @property

@@ -17,7 +17,7 @@ LEVEL = 0.05
 """The share of verdicts "better" or "worse" that are wrong where nothing differs, at most."""
 
 POWER = 0.8
-"""How often a difference that is there is to be found by as many seeds as ``seeds_needed`` says."""
+"""The share of studies that find a difference which is there, on as many seeds as ``seeds_needed`` says."""
 
 NUM_DRAWN = 40_000
 """Changes of sign that are drawn; where there are fewer, up to 15 seeds, all are counted, and the test is exact."""
@@ -175,7 +175,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def effect_size(differences: ArrayLike) -> float:
-    """How many of their own standard deviations the differences ``(S,)`` are from zero, on average.
+    """The mean of the differences ``(S,)`` in units of their own standard deviation.
 
     With Hedges' correction for few seeds; infinite where all differences are equal and not zero, NaN for one seed.
 
@@ -197,7 +197,7 @@ def smallest_p(num_seeds: int) -> float:
 
 
 def seeds_needed(spread: float, difference: float, num_comparisons: int = 1) -> int | None:
-    """How many paired seeds find a difference with probability ``POWER``; None if more than ``MOST_SEEDS``.
+    """The number of paired seeds that find a difference with probability ``POWER``; None above ``MOST_SEEDS``.
 
     The power is that of the paired t test, which the sign-flip test comes close to for normal differences; and there
     have to be so many seeds that the smallest p-value gets through Holm's adjustment at all.

@@ -21,7 +21,7 @@ EQUAL_BLOCKS = [np.array([64, 64, 128])] * 2
 
 
 K = 0.33
-"""How many blocks an example trains where neither a method nor a default says it."""
+"""The share of blocks that an example trains where neither a method nor a default says it."""
 
 
 @dataclass(frozen=True)
