@@ -18,7 +18,6 @@ from irtune.config.sweep_schema import SweepConfig
 from irtune.search.optuna_source import STUDY, OptunaSource, open_study
 from irtune.search.source import BASELINE_SPEC, ListSource, Together
 from irtune.search.stopping import build_scheduler
-from irtune.search.warm_start import Earlier
 from irtune.studies.preflight import Inputs, Ready, Sweep
 from irtune.studies.progress import SweepProgress
 from irtune.studies.ray_tune import SourceSearcher, TableCallback
@@ -73,7 +72,7 @@ class Driver:
         self.reset()
         self.study, self.database = folder / STUDY, folder / "mlflow.db"
         uri = f"sqlite:///{self.database}"
-        ready = Ready(Inputs(folder, 30, config.data.load(), None, None), uri, Earlier("", (), 0), ())
+        ready = Ready(Inputs(folder, 30, config.data.load(), None, None), uri, ())
         sweep = Sweep("scale", folder, config, ready, "scale.py")
         self.setup = TrialSetup(explicit(config.experiment()), folder, dataset=None)
         search = OptunaSource(open_study(self.study, "scale", config.tune), config.space, config.tune)

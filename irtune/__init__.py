@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from irtune.analysis.trace_plot import plot_trace
+    from irtune.config.ablation_schema import AblationConfig
     from irtune.config.load import ConfigError
     from irtune.config.load import load as load_config
     from irtune.config.schema import ExperimentConfig
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _HOME = {
     "ExperimentConfig": "irtune.config.schema",
     "SweepConfig": "irtune.config.sweep_schema",
+    "AblationConfig": "irtune.config.ablation_schema",
     "load_config": "irtune.config.load",
     "ConfigError": "irtune.config.load",
     "SelectionPolicy": "irtune.selection",
@@ -37,6 +39,7 @@ _HOME = {
 _ALIASES = {"load_config": "load"}
 
 __all__ = [
+    "AblationConfig",
     "ConfigError",
     "ExperimentConfig",
     "IRTuningCallback",

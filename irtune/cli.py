@@ -1,4 +1,4 @@
-"""The command line: ``irtune sweep | validate | settings | methods | sync``."""
+"""The command line: ``irtune sweep | ablate | validate | settings | methods | sync``."""
 
 import argparse
 import gc
@@ -7,17 +7,20 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from irtune.config.ablation_schema import AblationConfig
 from irtune.config.load import load, load_any, parse_overrides
+from irtune.config.study_schema import StudyConfig
 from irtune.config.sweep_schema import SweepConfig
 from irtune.redaction import raised_publicly, redact
 
 QUICKSTART = "search_spaces/quickstart.yaml"
+ABLATION = "search_spaces/ablation_quickstart.yaml"
 RUN = f"irtune sweep {QUICKSTART} 'space={{training.learning_rate: {{type: float, low: 3e-4, high: 3e-3, log: true}}}}'"
 """A command that compares anything with the baseline, over a space that every method has."""
 
@@ -64,13 +67,14 @@ def _parser() -> argparse.ArgumentParser:
     sweep = commands.add_parser("sweep", help="search a space and say how many blocks to train")
     sweep.add_argument("file", nargs="?", help=f"a sweep file (default: {QUICKSTART})")
     sweep.add_argument("overrides", **overrides)  # type: ignore[arg-type]
-    resume = sweep.add_mutually_exclusive_group()
-    resume.add_argument(
-        "--resume", action="store_const", const="always", default="ask", help="go on with the last sweep of this name"
-    )
-    resume.add_argument("--new", dest="resume", action="store_const", const="never", help="begin a new sweep")
-    sweep.add_argument("--plan", action="store_true", help="say what would be done, how long and where, and do nothing")
+    _add_ways_to_run(sweep)
     sweep.set_defaults(command=_sweep)
+
+    ablate = commands.add_parser("ablate", help="compare cells over seeds, and judge what is claimed of them")
+    ablate.add_argument("file", nargs="?", help=f"a study file (default: {ABLATION})")
+    ablate.add_argument("overrides", **overrides)  # type: ignore[arg-type]
+    _add_ways_to_run(ablate)
+    ablate.set_defaults(command=_ablate)
 
     validate = commands.add_parser(
         "validate", help="check files as a sweep does before it starts: settings, space, model, data"
@@ -94,27 +98,60 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_ways_to_run(command: argparse.ArgumentParser) -> None:
+    resume = command.add_mutually_exclusive_group()
+    resume.add_argument(
+        "--resume", action="store_const", const="always", default="ask", help="go on with the last one of this name"
+    )
+    resume.add_argument("--new", dest="resume", action="store_const", const="never", help="begin a new one")
+    command.add_argument(
+        "--plan", action="store_true", help="say what would be done, how long and where, and do nothing"
+    )
+
+
 def _sweep(options: argparse.Namespace, console: Console) -> int:
+    def runner() -> Any:
+        from irtune.studies.sweep import SweepRunner
+
+        return SweepRunner()
+
+    return _study(SweepConfig, QUICKSTART, runner, options, console)
+
+
+def _ablate(options: argparse.Namespace, console: Console) -> int:
+    def runner() -> Any:
+        from irtune.studies.ablation import AblationRunner
+
+        return AblationRunner()
+
+    return _study(AblationConfig, ABLATION, runner, options, console)
+
+
+def _study(
+    kind: type[SweepConfig] | type[AblationConfig],
+    default: str,
+    runner: Callable[[], Any],
+    options: argparse.Namespace,
+    console: Console,
+) -> int:
+    """Run or plan a study; ``runner`` is made once the rehearsal's process has begun to import."""
     from irtune.training.rehearsal import Rehearsal
 
     file, overrides = _file_and_overrides(options)
-    file = file or Path(QUICKSTART)
-    config = load(SweepConfig, file, parse_overrides(overrides))
-    # It imports what training needs while this process imports what a sweep needs.
+    file = file or Path(default)
+    config = load(kind, file, parse_overrides(overrides))
+    # It imports what training needs while this process imports what a study needs.
     with Rehearsal(config.experiment()) as rehearsal:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        study = config, str(file), console, options.resume, rehearsal
         if options.plan:
-            from irtune.studies.sweep import plan_sweep
-
-            plan_sweep(config, str(file), console, options.resume, rehearsal).show(console)
+            runner().plan(*study).show(console)
             # So that Python does not spend seconds on looking through torch's objects once more as it ends.
             gc.freeze()
             return 0
-        from irtune.studies.sweep import run_sweep
-
-        return 0 if run_sweep(config, str(file), console, options.resume, rehearsal).succeeded else 1
+        return 0 if runner().run(*study).succeeded else 1
 
 
 def _validate(options: argparse.Namespace, console: Console) -> int:
@@ -127,7 +164,7 @@ def _validate(options: argparse.Namespace, console: Console) -> int:
     for file in files or [Path(QUICKSTART)]:
         try:
             config = load_any(file, overrides)
-            if isinstance(config, SweepConfig):
+            if isinstance(config, StudyConfig):
                 ready = prepare(config, str(file), makes_store=False)
                 inputs, doubts = ready.inputs, ready.doubts
                 ready.check_away(config.tracking, is_new=True)

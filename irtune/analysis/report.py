@@ -49,32 +49,41 @@ def render_report(
         provenance: What the results come from: versions, machine, commit, data and its fingerprint.
         mode: Whether more or less of the validation score is better.
     """
-    environment = Environment(
+    return (
+        environment()
+        .get_template("report.html")
+        .render(
+            title=title,
+            answer=answer,
+            columns=columns_of(rows),
+            rows=table_rows(rows, mode, front),
+            first_objective=next(iter(rows[0].objectives), None) if rows else None,
+            score=metric_of(rows).words,
+            finalist_columns=finalist_columns(answer.finalists),
+            finalists=finalist_rows(answer.finalists),
+            finalists_png=finalists_png,
+            response_png=response_png,
+            pareto_png=pareto_png,
+            data=data,
+            data_notes=data_notes,
+            best_yaml=best_yaml,
+            heat_maps=heat_maps,
+            tracking_command=tracking_command,
+            tracking_url=tracking_url,
+            # Escaping does not disarm an address such as javascript:…, so only a web address becomes a link.
+            is_link=tracking_url.startswith(("http://", "https://")),
+            provenance=provenance,
+        )
+    )
+
+
+def environment() -> Environment:
+    """Of all pages: everything is escaped, and what a page names has to be given."""
+    made = Environment(
         loader=PackageLoader("irtune", "analysis"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters["embedded"] = _embedded
-    return environment.get_template("report.html").render(
-        title=title,
-        answer=answer,
-        columns=columns_of(rows),
-        rows=table_rows(rows, mode, front),
-        first_objective=next(iter(rows[0].objectives), None) if rows else None,
-        score=metric_of(rows).words,
-        finalist_columns=finalist_columns(answer.finalists),
-        finalists=finalist_rows(answer.finalists),
-        finalists_png=finalists_png,
-        response_png=response_png,
-        pareto_png=pareto_png,
-        data=data,
-        data_notes=data_notes,
-        best_yaml=best_yaml,
-        heat_maps=heat_maps,
-        tracking_command=tracking_command,
-        tracking_url=tracking_url,
-        # Escaping does not disarm an address such as javascript:…, so only a web address becomes a link.
-        is_link=tracking_url.startswith(("http://", "https://")),
-        provenance=provenance,
-    )
+    made.filters["embedded"] = _embedded
+    return made
 
 
 def _embedded(png: bytes) -> str:

@@ -264,7 +264,10 @@ class Comparison:
 
 
 def compare(
-    pairs: Sequence[ArrayLike], *, margin: float | None = None, more_is_better: bool = True
+    pairs: Sequence[ArrayLike],
+    *,
+    margin: float | Sequence[float | None] | None = None,
+    more_is_better: bool = True,
 ) -> list[Comparison]:
     """Judge M comparisons together.
 
@@ -274,7 +277,8 @@ def compare(
 
     Args:
         pairs: For each comparison the paired differences ``(S,)``, first minus second; S may vary.
-        margin: The largest difference that does not matter; None looks for none that is equivalent.
+        margin: The largest difference that does not matter, of all or of each comparison; None looks for none that is
+            equivalent.
         more_is_better: Whether a positive difference is good.
 
     Raises:
@@ -283,9 +287,10 @@ def compare(
     found = [_checked(pair) for pair in pairs]
     p_values = [sign_flip_p(differences) for differences in found]
     adjusted = holm(p_values)
+    margins = list(margin) if isinstance(margin, Sequence) else [margin] * len(found)
     return [
-        _judged(differences, p, adjusted_p, margin, more_is_better, len(found))
-        for differences, p, adjusted_p in zip(found, p_values, adjusted, strict=True)
+        _judged(differences, p, adjusted_p, most, more_is_better, len(found))
+        for differences, p, adjusted_p, most in zip(found, p_values, adjusted, margins, strict=True)
     ]
 
 

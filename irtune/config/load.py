@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from irtune.config.ablation_schema import AblationConfig
 from irtune.config.method_settings import with_method
 from irtune.config.mistakes import ConfigError as ConfigError
 from irtune.config.mistakes import describe
@@ -180,7 +181,7 @@ def load_any(path: Path, overrides: Mapping[str, Any] | None = None) -> Experime
         ConfigError: With every mistake, by dotted key.
     """
     tree = apply_overrides(read_yaml(path), overrides or {})
-    return build(SweepConfig if is_sweep(tree) else ExperimentConfig, tree, str(path))
+    return build(_kind_of(tree), tree, str(path))
 
 
 def with_overrides(config: ExperimentConfig, overrides: Mapping[str, Any]) -> ExperimentConfig:
@@ -215,6 +216,13 @@ def relative_paths(config: ExperimentConfig) -> dict[str, str | list[str]]:
         candidates["model.name"] = config.model.name
     if isinstance(config, SweepConfig) and config.tune.warm_start:
         candidates["tune.warm_start"] = config.tune.warm_start
+    if isinstance(config, AblationConfig):
+        candidates |= {
+            f"ablation.corpora.{corpus}.{key}": path
+            for corpus, settings in config.ablation.corpora.items()
+            for key, path in settings.items()
+            if key.endswith("path") and isinstance(path, str | list)
+        }
     return {
         key: value
         for key, value in candidates.items()
@@ -222,9 +230,11 @@ def relative_paths(config: ExperimentConfig) -> dict[str, str | list[str]]:
     }
 
 
-def is_sweep(tree: Mapping[str, Any]) -> bool:
-    """Whether a file describes a sweep rather than a single run."""
-    return "space" in tree or "tune" in tree
+def _kind_of(tree: Mapping[str, Any]) -> type[ExperimentConfig]:
+    """What a file describes: an ablation, a sweep, or a single run."""
+    if "ablation" in tree:
+        return AblationConfig
+    return SweepConfig if "space" in tree or "tune" in tree else ExperimentConfig
 
 
 def _parse(text: str) -> Any:
@@ -238,13 +248,15 @@ def _yaml_mistake(error: yaml.YAMLError | UnicodeDecodeError) -> str:
 
 
 def _parts(key: str, tree: Mapping[str, Any]) -> list[str]:
-    """The steps from the root to a dotted key; under ``space`` the key of a dimension is one step."""
-    section, _, rest = key.partition(".")
-    if section != "space" or not rest:
-        return key.split(".")
-    dimensions = [known for known in tree.get("space") or {} if rest == known or rest.startswith(f"{known}.")]
-    dimension = max(dimensions, key=len, default=rest)
-    return ["space", dimension, *rest.removeprefix(dimension).split(".")[1:]]
+    """The steps from the root to a dotted key; under ``space`` and ``ablation.factors`` a setting's key is one step."""
+    for section in (["space"], ["ablation", "factors"]):
+        prefix = ".".join(section) + "."
+        if key.startswith(prefix):
+            rest, there = key.removeprefix(prefix), at(tree, section) or {}
+            known = [one for one in there if rest == one or rest.startswith(f"{one}.")]
+            setting = max(known, key=len, default=rest)
+            return [*section, setting, *rest.removeprefix(setting).split(".")[1:]]
+    return key.split(".")
 
 
 def _with_other_method(tree: dict[str, Any], name: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from irtune.config.ablation_schema import AblationConfig
 from irtune.config.catalogue import as_yaml
 from irtune.config.schema import VARIANTS
 from irtune.config.sweep_schema import Dimension, SweepConfig
@@ -42,7 +43,7 @@ def settings(section: str | None = None) -> list[RenderableType]:
     Raises:
         ValueError: If there is no such section or setting.
     """
-    sections = dict(_sections(SweepConfig, ""))
+    sections = {**dict(_sections(AblationConfig, "")), **dict(_sections(SweepConfig, ""))}
     if section is None:
         return [_table(key, model) for key, model in sections.items()]
     sections |= {f"{key}.{name}": model for key, one in VARIANTS.items() for name, model in one.registered.items()}

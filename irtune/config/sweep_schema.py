@@ -1,14 +1,14 @@
 """A sweep as one tree: an experiment, the space that it is searched in, and how."""
 
-import math
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from irtune.analysis.metrics import Mode, better
-from irtune.config.schema import EngineConfig, ExperimentConfig, Section, mistakes
+from irtune.config.schema import Section, mistakes
+from irtune.config.study_schema import Aim, Constraint, StudyConfig, TrialsConfig
 from irtune.redaction import redacted
 
 Choice = str | int | float | bool | None
@@ -92,21 +92,6 @@ class AshaConfig(Section):
     metric: str | None = Field(None, description="what trials are stopped by; default: the first objective of eval/…")
 
 
-class Constraint(Section):
-    """Bounds within which a finished trial has to lie, themselves included."""
-
-    max: float | None = Field(None, description="most that is allowed")
-    min: float | None = Field(None, description="least that is allowed")
-
-    @model_validator(mode="after")
-    def _bounds(self) -> "Constraint":
-        if self.max is None and self.min is None:
-            raise mistakes({"max": "a constraint needs max, min or both"})
-        if self.max is not None and self.min is not None and self.min > self.max:
-            raise mistakes({"min": f"{self.min:g} is above max ({self.max:g})"})
-        return self
-
-
 class FinalistsConfig(Section):
     """Repeats over seeds of the best trials, and of the baseline, after the search."""
 
@@ -114,7 +99,7 @@ class FinalistsConfig(Section):
     seeds: int = Field(5, ge=2, description="common seeds that each is repeated on; none is the search's own")
 
 
-class TuneConfig(Section):
+class TuneConfig(TrialsConfig):
     """How the space is searched, and for what.
 
     Metrics are those of an evaluation (``eval/…``, of a trial's best weights) and what a run costs (``cost/…``). Of
@@ -143,38 +128,7 @@ class TuneConfig(Section):
         None, description="folder or study.journal of an earlier sweep, whose trials the sampler learns from"
     )
     scheduler: AshaConfig | None = Field(AshaConfig(), description="what stops trials early; null stops none")
-    max_concurrent_trials: int | None = Field(None, gt=0, description="default: as many as the cluster holds")
-    time_budget_s: float | None = Field(
-        None, gt=0, description="end the sweep in order after so long, finalists included; --resume goes on with it"
-    )
-    max_failures: int = Field(1, ge=0, description="how often a trial is retried from its last checkpoint")
-    execution: Literal["in_process", "pool"] | None = Field(
-        None,
-        description="where trials run: in Tune's process (one worker only), or in a pool of worker groups that take "
-        "trial after trial; default: in_process for one worker, pool for more",
-    )
-    renew_after: int = Field(
-        50, gt=0, description="trials after which a worker group of the pool is replaced; 1: each has a fresh one"
-    )
     finalists: FinalistsConfig | None = Field(None, description="repeat the best over seeds; null does not")
-
-    def execution_of(self, engine: EngineConfig) -> str:
-        """Where trials with these workers run."""
-        return self.execution or ("in_process" if engine.num_workers == 1 else "pool")
-
-    def trials_per_process(self, engine: EngineConfig) -> float:
-        """Trials that a process takes before another takes its place."""
-        return self.renew_after if self.execution_of(engine) == "pool" else math.inf
-
-    @field_validator("execution", mode="before")
-    @classmethod
-    def _not_renamed(cls, execution: Any) -> Any:
-        """Name the present words for those of earlier versions."""
-        if execution == "slots":
-            raise ValueError("slots is called pool now; set tune.execution=pool")
-        if execution == "isolated":
-            raise ValueError("isolated is a pool without reuse now; set tune.execution=pool and tune.renew_after=1")
-        return execution
 
     @model_validator(mode="after")
     def _one_way_to_say_it(self) -> "TuneConfig":
@@ -207,7 +161,7 @@ class TuneConfig(Section):
         return self
 
 
-class SweepConfig(ExperimentConfig):
+class SweepConfig(StudyConfig):
     """A search: an experiment, the dimensions along which it varies, and how they are searched.
 
     Example:
@@ -220,6 +174,8 @@ class SweepConfig(ExperimentConfig):
         >>> config.tune.first_objective
         ('eval/f1_macro', 'max')
     """
+
+    kind: ClassVar[str] = "sweep"
 
     space: dict[str, Dimension] = Field(min_length=1, description="the dimensions by dotted key: {key: {type: …}, …}")
     tune: TuneConfig = TuneConfig()
@@ -247,17 +203,10 @@ class SweepConfig(ExperimentConfig):
         is_told = several or tune.get("metric") is not None
         return tree if is_told else {**tree, "tune": {**tune, "metric": f"eval/{said}"}}
 
-    @model_validator(mode="after")
-    def _in_process_is_one_worker(self) -> "SweepConfig":
-        workers = self.engine.num_workers
-        if self.tune.execution == "in_process" and workers > 1:
-            message = f"in_process is for one worker, and engine.num_workers is {workers}; use pool"
-            raise mistakes({"tune.execution": message})
-        renews = self.tune.renew_after != TuneConfig.model_fields["renew_after"].default
-        if renews and self.tune.trials_per_process(self.engine) == math.inf:
-            message = "is for the pool, and trials run in_process; set tune.execution=pool, or leave it out"
-            raise mistakes({"tune.renew_after": message})
-        return self
+    @property
+    def aim(self) -> Aim:
+        """What trials are judged by."""
+        return self.tune
 
     @property
     def stops_by(self) -> tuple[str, Mode]:
@@ -267,7 +216,10 @@ class SweepConfig(ExperimentConfig):
         metric = (scheduler and scheduler.metric) or next(iter(evaluated), f"eval/{self.metric}")
         return metric, objectives.get(metric, better(metric))
 
-    def experiment(self) -> ExperimentConfig:
-        """The experiment that trials start from."""
-        fields = {name: getattr(self, name) for name in ExperimentConfig.model_fields}
-        return ExperimentConfig.model_construct(self.model_fields_set & fields.keys(), **fields)
+    @property
+    def most_steps(self) -> int:
+        """Optimizer steps of a trial; where they are searched, of the longest."""
+        dimension = self.space.get("training.max_steps")
+        if dimension is None:
+            return self.training.max_steps
+        return int(max(float(value) for value in (dimension.high, *(dimension.choices or ())) if value is not None))

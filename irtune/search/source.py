@@ -25,6 +25,7 @@ class TrialSpec:
         name: Its name among the trials of its study, and its folder's; the same whichever driver goes on with it.
         overrides: Its configuration, by dotted key over the study's experiment; its seed is one of them.
         repeats: The name of the trial that it repeats with another seed.
+        group: What it belongs to in its study, such as a cell, by key: tags and parameters of its run.
 
     Example:
         >>> TrialSpec("finalist_baseline_seed_1", {"seed": 1}, repeats="baseline").is_baseline
@@ -34,6 +35,7 @@ class TrialSpec:
     name: str
     overrides: Values
     repeats: str | None = None
+    group: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_baseline(self) -> bool:

@@ -41,6 +41,9 @@ class Earlier:
         ]
 
 
+NOTHING_EARLIER = Earlier("", (), 0)
+
+
 def earlier_trials(tune: TuneConfig, space: Space) -> Earlier:
     """The trials that ``tune.warm_start`` names, as this sweep's study can hold them; none if it names nothing.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from irtune.analysis.pareto import pareto_front
 from irtune.analysis.trials import TrialRow, best_first
+from irtune.config.study_schema import StudyConfig
 from irtune.config.sweep_schema import SweepConfig
 from irtune.files import once_there_is_room
 from irtune.studies.trial_record import TrialRecord
@@ -29,11 +30,13 @@ class Adapters:
     that finished so far never will be, so that its adapter goes at once, and storage holds few at any time.
 
     Args:
-        config: The sweep.
+        config: The study.
     """
 
-    def __init__(self, config: SweepConfig) -> None:
-        self._tune, self._tracking = config.tune, config.tracking
+    def __init__(self, config: StudyConfig) -> None:
+        self._aim, self._tracking = config.aim, config.tracking
+        finalists = config.tune.finalists if isinstance(config, SweepConfig) else None
+        self._top = 1 if finalists is None else finalists.top
         self._entries: dict[str, TrialRecord] = {}
         self._rows: dict[str, TrialRow] = {}
         self._finished: set[str] = set()
@@ -46,7 +49,7 @@ class Adapters:
             return
         with self._lock:
             self._finished.add(entry.trial_id)
-            self._entries[entry.trial_id], self._rows[entry.trial_id] = entry, entry.row(self._tune)
+            self._entries[entry.trial_id], self._rows[entry.trial_id] = entry, entry.row(self._aim)
             if self._tracking.keep_adapters == "all":
                 return
             wanted = self._best() if self._tracking.keep_adapters == "best" else set()
@@ -80,9 +83,8 @@ class Adapters:
         # Of equals the one that comes first, whichever ended first.
         found = [self._rows[trial] for trial in sorted(self._rows)]
         search = [row for row in found if row.repeats is None]
-        objectives, (_, mode) = self._tune.objectives, self._tune.first_objective
-        top = 1 if self._tune.finalists is None else self._tune.finalists.top
-        chosen = best_first(search, mode, baseline=False)[:top] + best_first(search, mode, baseline=True)[:1]
+        objectives, (_, mode) = self._aim.objectives, self._aim.first_objective
+        chosen = best_first(search, mode, baseline=False)[: self._top] + best_first(search, mode, baseline=True)[:1]
         chosen += pareto_front(search, objectives) if len(objectives) > 1 else []
         return {row.trial_id for row in (*chosen, *(row for row in found if row.repeats is not None))}
 

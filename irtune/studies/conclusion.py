@@ -1,6 +1,5 @@
 """The end of a sweep: the answer on the terminal, in a report, and in MLflow."""
 
-import logging
 import shlex
 import shutil
 from collections.abc import Sequence
@@ -21,38 +20,24 @@ from irtune.analysis.report import render_report
 from irtune.analysis.tables import markdown_table, trial_table
 from irtune.analysis.trials import TrialRow
 from irtune.config.load import concise, dotted_keys
-from irtune.files import once_there_is_room, read_json, write_whole
+from irtune.files import once_there_is_room, write_whole
 from irtune.redaction import public_address, redact, redacted
 from irtune.search.optuna_source import STUDY
 from irtune.studies.artifacts import HEAT_MAP
-from irtune.studies.plan import PLAN, Plan, Row, actual, side_by_side, table
+from irtune.studies.plan import PLAN, Compared, compared_with_plan, table
 from irtune.studies.preflight import Sweep
 from irtune.studies.provenance import environment
 from irtune.studies.trial_record import TrialRecord
 from irtune.studies.trial_table import TrialTable
-from irtune.tracking.address import comparison_url, requires_server, ui_command
+from irtune.studies.ways_to_look import experiment_of, ways_to_look
 from irtune.tracking.mlflow_tracker import MlflowTracker
 from irtune.tracking.uploader import Uploader
-from irtune.tracking.view import SweepView
 from irtune.training.record import RecordWriter
 from irtune.workers.error_text import last_line
 
-LOCAL_UI = "http://127.0.0.1:5000"
 REPORT, TABLE, BEST = "report.html", "trials.md", "best.yaml"
 FIGURE, PARETO, FINALISTS_FIGURE = "response.png", "pareto.png", "finalists.png"
 SUMMARY = "summary"
-Compared = tuple[list[Row], str, dict[str, float]]
-"""Predicted and actual in words, where the prediction comes from, and both as metrics."""
-
-COLUMNS = (
-    "final/validation_{}",
-    "final/test_{}",
-    "final/train_loss",
-    "cost/train_s",
-    "cost/total_flops",
-    "cost/trainable_share",
-    "cost/mean_lowest_active_block",
-)
 
 
 @dataclass(frozen=True)
@@ -89,9 +74,11 @@ def conclude(
         num_classes=len(sweep.ready.dataset.labels),
         num_validation=len(sweep.ready.dataset.splits["validation"]),
     )
-    experiment_id = _experiment(tracker)
-    commands = _ways_to_look(sweep, tracker, experiment_id)
-    compared = _compare(sweep, entries)
+    experiment_id, space = experiment_of(tracker), sweep.config.space
+    tags = ("irtune.strategy", "irtune.pruned", *(["irtune.repeats"] if sweep.config.tune.finalists else []))
+    params = (*space, "selection.policy.name")
+    commands = ways_to_look(sweep, tracker, experiment_id, params=params, tags=tags)
+    compared = compared_with_plan(sweep.folder, entries)
     once_there_is_room(lambda: _write_files(sweep, entries, rows, answer, commands, compared), sweep.folder)
     _record(sweep, answer, compared, adapters.told(), uploader)
     adapters.upload(uploader)
@@ -100,53 +87,6 @@ def conclude(
         console.print(table(*compared[:2]))
     _show(sweep, entries, answer, rows, adapters.told(), commands, console)
     return Conclusion(sweep.name, sweep.folder, answer, tuple(rows), experiment_id)
-
-
-def _compare(sweep: Sweep, entries: Sequence[TrialRecord]) -> Compared:
-    """What was predicted beside what happened; a sweep without a plan that can be read has nothing to compare."""
-    try:
-        plan = read_json(sweep.folder / PLAN, Plan)
-    except (OSError, ValueError) as error:
-        logging.getLogger(__name__).warning("nothing was predicted: %s", error)
-        return [], "", {}
-    found = actual(entries)
-    rows = side_by_side(plan, found)
-    metrics = {f"predicted/{name}": value for name, value in plan.predicted.items()}
-    return rows, plan.source, metrics | {f"actual/{name}": value for name, value in found.items()}
-
-
-def _experiment(tracker: MlflowTracker) -> str | None:
-    """MLflow's id of the experiment; None where the server has been away all the time."""
-    try:
-        return tracker.experiment_id
-    except Exception as error:
-        logging.getLogger(__name__).warning("MLflow cannot be asked for the experiment: %s", redact(str(error)))
-        return None
-
-
-def _ways_to_look(sweep: Sweep, tracker: MlflowTracker, experiment_id: str | None) -> tuple[str, str]:
-    """The command that opens MLflow, and the link to the comparison."""
-    uri = sweep.ready.tracking_uri
-    columns = tuple(name.format(sweep.metric.name) for name in COLUMNS)
-    view = SweepView(
-        sweep=sweep.name,
-        sort_by=columns[0],
-        largest_first=sweep.metric.mode == "max",
-        metrics=columns,
-        params=(*sweep.config.space, "selection.policy.name"),
-        tags=("irtune.strategy", "irtune.pruned", *(["irtune.repeats"] if sweep.config.tune.finalists else [])),
-        trade_off=("cost/total_flops", columns[0]),
-    )
-    base = LOCAL_UI if requires_server(uri) else uri
-    if experiment_id is None:
-        return ui_command(uri), base
-    try:
-        view_id: str | None = tracker.save_view(view)
-    except Exception:
-        # The view is a convenience; the comparison opens without it too.
-        logging.getLogger(__name__).warning("MLflow did not take the view of the sweep")
-        view_id = None
-    return ui_command(uri), comparison_url(base, experiment_id, sweep.name, view_id=view_id)
 
 
 def _write_files(

@@ -16,11 +16,12 @@ from rich.console import Console
 
 from irtune.analysis.trials import TrialRow
 from irtune.config.load import explicit
-from irtune.config.sweep_schema import SweepConfig
+from irtune.config.study_schema import StudyConfig
+from irtune.config.sweep_schema import AshaConfig
 from irtune.search.source import BASELINE_SPEC, Outcome, TrialSource, TrialSpec
 from irtune.search.stopping import Asha, build_scheduler
 from irtune.studies.artifacts import keep_trace
-from irtune.studies.preflight import Sweep
+from irtune.studies.preflight import Study
 from irtune.studies.progress import SweepProgress, Ticker
 from irtune.studies.ray_tune import TableCallback, tuner
 from irtune.studies.resume import resume_command
@@ -50,7 +51,7 @@ class TimeIsUp(SystemExit):
 
 
 @contextmanager
-def on_ray(sweep: Sweep, console: Console) -> Iterator[NodeWatch]:
+def on_ray(sweep: Study[StudyConfig], console: Console) -> Iterator[NodeWatch]:
     """Connect to Ray for the time of the block, and end it with one line where Ray's node dies, or with ``Killed``."""
     cluster.connect()
     # Ray has put a handler of its own in place, which may print a stack and go on.
@@ -79,12 +80,12 @@ class Phase:
     Args:
         source: From all trials so far to the source of these.
         most: How many there are at most.
-        may_stop: Whether ``tune.scheduler`` may stop them early; a repeat that is stopped says nothing.
+        stops: What may stop them early; nothing may stop a repeat, which would say nothing then.
     """
 
     source: Callable[[Sequence[TrialRow]], TrialSource]
     most: int
-    may_stop: bool = False
+    stops: AshaConfig | None = None
 
 
 class Driver:
@@ -97,7 +98,7 @@ class Driver:
         console: Where progress is shown.
     """
 
-    def __init__(self, sweep: Sweep, at_once: int, watch: NodeWatch, console: Console) -> None:
+    def __init__(self, sweep: Study[StudyConfig], at_once: int, watch: NodeWatch, console: Console) -> None:
         config, ready = sweep.config, sweep.ready
         self._sweep, self._watch, self._console = sweep, watch, console
         self._setup = TrialSetup(explicit(config.experiment()), sweep.folder, ray.put(ready.dataset))
@@ -156,8 +157,7 @@ class Driver:
         config, before = self._sweep.config, len(self.table.records)
         source = phase.source(self.table.rows())
         metric, mode = config.stops_by
-        asha = config.tune.scheduler if phase.may_stop else None
-        scheduler = build_scheduler(asha, max_steps=most_steps(config), metric=metric, mode=mode)
+        scheduler = build_scheduler(phase.stops, max_steps=config.most_steps, metric=metric, mode=mode)
         for name, scores in self.table.restore(source.ended()).items():
             if isinstance(scheduler, Asha):
                 scheduler.remember(name, scores)
@@ -170,7 +170,7 @@ class Driver:
         """Run trials under a progress display that counts to ``planned``."""
         config, records = self._sweep.config, self.table.records
         steps_before = sum(record.step for record in records.values())
-        with SweepProgress(self._console, planned, most_steps(config), config.tune, steps_before) as progress:
+        with SweepProgress(self._console, planned, config.most_steps, config.aim, steps_before) as progress:
 
             def look() -> None:
                 self.table.read()
@@ -184,10 +184,11 @@ class Driver:
 
     def _say_time_is_up(self, stopped: Sequence[TrialRecord]) -> None:
         running = ", ".join(f"{one.trial_id} ({one.name}) at step {one.step}" for one in stopped) or "none"
-        budget_s = self._sweep.config.tune.time_budget_s
+        config = self._sweep.config
         self._console.out(
-            f"\nThe sweep has had its tune.time_budget_s={budget_s:g} and ends here. Trials stopped on their way, "
-            f"KILLED until they go on: {running}. To go on, for as long again: {resume_command()}",
+            f"\nThe {config.kind} has had its tune.time_budget_s={config.tune.time_budget_s:g} and ends here. Trials "
+            f"stopped on their way, KILLED until they go on: {running}. To go on, for as long again: "
+            f"{resume_command()}",
             highlight=False,
         )
 
@@ -203,19 +204,11 @@ def known_end(spec: TrialSpec, setup: TrialSetup) -> Outcome | None:
     return None
 
 
-def most_steps(config: SweepConfig) -> int:
-    """Optimizer steps of a trial; where they are searched, of the longest."""
-    dimension = config.space.get("training.max_steps")
-    if dimension is None:
-        return config.training.max_steps
-    return int(max(float(value) for value in (dimension.high, *(dimension.choices or ())) if value is not None))
-
-
 def _raise_killed(number: int, frame: FrameType | None) -> None:
     raise Killed(128 + number)
 
 
-def _say_lost(what: str, sweep: Sweep, console: Console) -> None:
+def _say_lost(what: str, sweep: Study[StudyConfig], console: Console) -> None:
     console.out(
         f"error: {what}: it was killed (look whether memory ran out), or has crashed, and the sweep ends. What was "
         f"measured is in {sweep.folder}; the trials in flight go on from their checkpoints with: {resume_command()}",

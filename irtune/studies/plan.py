@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import mean
 
 import numpy as np
@@ -18,9 +19,10 @@ from rich.table import Table
 from irtune.analysis.tables import MISSING, duration, operations
 from irtune.config.load import with_overrides
 from irtune.config.schema import EngineConfig, ExperimentConfig
+from irtune.config.study_schema import StudyConfig
 from irtune.config.sweep_schema import SweepConfig
 from irtune.data.dataset import Split
-from irtune.files import write_json
+from irtune.files import read_json, write_json
 from irtune.redaction import public_address, redacted
 from irtune.search.optuna_source import num_searched
 from irtune.search.source import BASELINE_OVERRIDES, BASELINE_TRIAL
@@ -28,7 +30,7 @@ from irtune.search.space import size, suggest
 from irtune.studies.finalists import num_repeats
 from irtune.studies.forecast import SweepCost, Trial, expected_stops
 from irtune.studies.matched import may_differ
-from irtune.studies.preflight import Sweep
+from irtune.studies.preflight import Study, Sweep
 from irtune.studies.trial_record import TrialRecord
 from irtune.tracking.run_record import RunRecord
 from irtune.training.cost import CostModel, memory_by_shape
@@ -70,24 +72,36 @@ class Plan:
     predicted: dict[str, float]
     source: str
 
+    @classmethod
+    def of(
+        cls, study: Study[StudyConfig], facts: Mapping[str, str], predicted: Mapping[str, float], source: str
+    ) -> "Plan":
+        """With where results will lie, without secrets, and without what is not known (NaN)."""
+        tracking, uri = study.config.tracking, public_address(study.ready.tracking_uri)
+        where = {
+            "results": f"{study.folder}: trials with their checkpoints, predictions and adapters "
+            f"({tracking.keep_adapters} kept, {tracking.upload_adapters} uploaded), tokens, tables, report",
+            "MLflow": f"{uri}, experiment {tracking.experiment}",
+        }
+        known = {name: value for name, value in predicted.items() if not math.isnan(value)}
+        return cls(redacted({**facts, **where}), known, source)
+
     def show(self, console: Console) -> None:
         """Print it."""
         for name, fact in self.facts.items():
             console.out(f"{name:10} {fact}", highlight=False)
 
 
-def predict(
-    sweep: Sweep, lengths: Mapping[Split, np.ndarray], rehearsal: Rehearsal, at_once: int, console: Console
-) -> None:
-    """Keep a plan in a sweep's folder, for its end to be compared with, and say how long the sweep will take.
+def predict(folder: Path, make: Callable[[], Plan], console: Console) -> None:
+    """Keep a plan in a study's folder, for its end to be compared with, and say how long the study will take.
 
-    One that goes on keeps the plan it began with. No sweep fails for want of a plan: what goes wrong is logged.
+    One that goes on keeps the plan it began with. No study fails for want of a plan: what goes wrong is logged.
     """
-    if (sweep.folder / PLAN).is_file():
+    if (folder / PLAN).is_file():
         return
     try:
-        plan = make_plan(sweep, lengths, rehearsal, at_once)
-        write_json(sweep.folder / PLAN, plan)
+        plan = make()
+        write_json(folder / PLAN, plan)
     except Exception as error:
         logging.getLogger(__name__).warning("there is no prediction: %s", error, exc_info=True)
         return
@@ -116,7 +130,7 @@ def make_plan(sweep: Sweep, lengths: Mapping[Split, np.ndarray], rehearsal: Rehe
         at_once: Trials at a time.
     """
     config, drawn, searched = sweep.config, _drawn(sweep.config), num_searched(sweep.config.tune, sweep.config.space)
-    pace, cost, memory_bytes, source = _tried(sweep, rehearsal, int(lengths["train"].max()), drawn)
+    pace, cost, memory_bytes, source = tried(sweep, rehearsal, int(lengths["train"].max()), drawn)
     baseline = Trial.of(with_overrides(config.experiment(), BASELINE_OVERRIDES), cost, lengths, pace)
     others = Trial.mean([Trial.of(one, cost, lengths, pace) for one in drawn])
     repeats = num_beside(config)
@@ -139,7 +153,7 @@ def make_plan(sweep: Sweep, lengths: Mapping[Split, np.ndarray], rehearsal: Rehe
         "trials_s": expected.trials_s,
         "sweep_s": expected.wall_s,
     }
-    if_stopped = f"; about {_in_words(expected, config.engine)} if ASHA stops {stopped:.1f}" if stopped else ""
+    if_stopped = f"; about {in_words(expected, config.engine)} if ASHA stops {stopped:.1f}" if stopped else ""
     facts = {
         **sweep.ready.inputs.facts(),
         "reads": sweep.ready.inputs.shown(),
@@ -147,24 +161,21 @@ def make_plan(sweep: Sweep, lengths: Mapping[Split, np.ndarray], rehearsal: Rehe
         "estimated": f"from {source}",
         "memory": f"{memory_bytes / 2**30:.2g} GiB per worker",
         "per trial": _trial_in_words(baseline, others),
-        "in all": _in_words(most, config.engine) + if_stopped,
-        "results": f"{sweep.folder}: trials with their checkpoints, predictions and adapters "
-        f"({config.tracking.keep_adapters} kept, {config.tracking.upload_adapters} uploaded), tokens, study, report",
-        "MLflow": f"{public_address(sweep.ready.tracking_uri)}, experiment {config.tracking.experiment}",
+        "in all": in_words(most, config.engine) + if_stopped,
     }
-    return Plan(redacted(facts), {name: value for name, value in predicted.items() if not math.isnan(value)}, source)
+    return Plan.of(sweep, facts, predicted, source)
 
 
-def _tried(
-    sweep: Sweep, rehearsal: Rehearsal, longest: int, drawn: Sequence[ExperimentConfig]
+def tried(
+    study: Study[StudyConfig], rehearsal: Rehearsal, longest: int, drawn: Sequence[ExperimentConfig]
 ) -> tuple[Pace | None, CostModel, float, str]:
     """The pace if it could be measured, the cost of a step, the memory of a worker, and where they come from."""
-    config = sweep.config
+    config = study.config
     tokens = longest * max(one.training.micro_batch_size for one in drawn)
     try:
         pace = rehearsal.pace()
     except RehearsalError as error:
-        model = shapes_only(sweep.ready.inputs.checkpoint, config.adapter)
+        model = shapes_only(study.ready.inputs.checkpoint, config.adapter)
         cost = CostModel.of(model, recompute=config.model.gradient_checkpointing)
         return (
             None,
@@ -183,19 +194,25 @@ def _drawn(config: SweepConfig) -> list[ExperimentConfig]:
 
 def _work(config: SweepConfig, at_once: int) -> dict[str, str]:
     """What there is to do, and on what."""
-    engine, searched, number = config.engine, num_searched(config.tune, config.space), size(config.space)
+    searched, number = num_searched(config.tune, config.space), size(config.space)
     beside = num_beside(config)
     again = "; the baseline again at the settings of the best" if may_differ(config) else ""
     repeats = beside - bool(again)
     again += f"; {'up to ' if again else ''}{repeats} repeats over seeds" if repeats else ""
     space = {key: one.model_dump(mode="json", exclude_defaults=True) for key, one in config.space.items()}
-    gpus = f" and {engine.gpus_per_worker:g} GPUs" if engine.gpus_per_worker else ""
-    each = f"{engine.cpus_per_worker:g} CPUs{gpus}"
     return {
         "trials": f"{1 + searched}, the baseline included{again}; {at_once} at a time",
         "space": f"{'infinitely many' if number is None else f'{number:,}'} configurations: {json.dumps(space)}",
-        "workers": f"{engine.num_workers} per trial ({config.tune.execution_of(engine)}), each with {each}",
+        "workers": workers_in_words(config),
     }
+
+
+def workers_in_words(config: StudyConfig) -> str:
+    """How many workers a trial has, and what each reserves."""
+    engine = config.engine
+    gpus = f" and {engine.gpus_per_worker:g} GPUs" if engine.gpus_per_worker else ""
+    each = f"{engine.cpus_per_worker:g} CPUs{gpus}"
+    return f"{engine.num_workers} per trial ({config.tune.execution_of(engine)}), each with {each}"
 
 
 def _trial_in_words(baseline: Trial, others: Trial) -> str:
@@ -206,7 +223,8 @@ def _trial_in_words(baseline: Trial, others: Trial) -> str:
     return f"{duration(baseline.seconds)} the baseline, {duration(others.seconds)} another, {steps}"
 
 
-def _in_words(cost: SweepCost, engine: EngineConfig) -> str:
+def in_words(cost: SweepCost, engine: EngineConfig) -> str:
+    """Time, core-hours and FLOPs of all trials."""
     flops = f"{operations(cost.flops)} FLOPs of training"
     if math.isnan(cost.trials_s):
         return flops
@@ -221,9 +239,11 @@ def actual(entries: Sequence[TrialRecord]) -> dict[str, float]:
     Time in which an interrupted sweep did not run is part of what it took, and of what the trials took that were in
     flight.
     """
-    finished = [entry for entry in entries if entry.status == "finished" and entry.repeats is None]
-    baseline = [entry for entry in finished if entry.trial_id == BASELINE_TRIAL]
-    others = [entry for entry in finished if not entry.is_baseline]
+    # The trials of an ablation all repeat a cell; those of a sweep that repeat another are finalists.
+    predicted = [entry for entry in entries if entry.repeats is None or entry.group]
+    finished = [entry for entry in predicted if entry.status == "finished"]
+    baseline = [each for each in finished if each.trial_id == BASELINE_TRIAL or each.group.get("baseline") == "true"]
+    others = [entry for entry in finished if not entry.is_baseline and entry not in baseline]
     spans = _spans_s(entries)
     found: dict[str, list[float]] = {
         "step_s": [entry.latest["cost/train_s"] / entry.step for entry in baseline],
@@ -248,6 +268,23 @@ def _spans_s(entries: Sequence[TrialRecord]) -> list[tuple[float, float]]:
             if end is not None:
                 spans.append((record.start().start_time_ms / 1000, end.end_time_ms / 1000))
     return spans
+
+
+Compared = tuple[list[Row], str, dict[str, float]]
+"""Predicted and actual in words, where the prediction comes from, and both as metrics."""
+
+
+def compared_with_plan(folder: Path, entries: Sequence[TrialRecord]) -> Compared:
+    """What was predicted beside what happened; a study without a plan that can be read has nothing to compare."""
+    try:
+        plan = read_json(folder / PLAN, Plan)
+    except (OSError, ValueError) as error:
+        logging.getLogger(__name__).warning("nothing was predicted: %s", error)
+        return [], "", {}
+    found = actual(entries)
+    rows = side_by_side(plan, found)
+    metrics = {f"predicted/{name}": value for name, value in plan.predicted.items()}
+    return rows, plan.source, metrics | {f"actual/{name}": value for name, value in found.items()}
 
 
 def side_by_side(plan: Plan, found: Mapping[str, float]) -> list[Row]:

@@ -3,21 +3,24 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
 from irtune.analysis.metrics import Metric
-from irtune.config.load import ConfigError, storage_path
+from irtune.config.ablation_schema import AblationConfig
+from irtune.config.load import ConfigError, dotted_keys, storage_path
 from irtune.config.schema import ExperimentConfig, TrackingConfig
+from irtune.config.study_schema import StudyConfig
 from irtune.config.sweep_schema import SweepConfig
 from irtune.data.dataset import LabelledDataset, Split
 from irtune.data.encode import EncodedDataset, encode, encode_once
 from irtune.data.label_names import metric_labels
 from irtune.layers import map_parameters
+from irtune.search.ablation_cells import check_cells, configurations
 from irtune.search.objectives import unknown_metrics
 from irtune.search.space_checks import check_space, doubtful, indistinct_choices, values_of
-from irtune.search.warm_start import Earlier, earlier_trials
+from irtune.search.warm_start import NOTHING_EARLIER, Earlier, earlier_trials
 from irtune.tracking.address import local_database, resolve_tracking_uri
 from irtune.training.class_weights import ClassWeights, check_class_weights
 from irtune.training.deepspeed_config import deepspeed_config
@@ -30,6 +33,8 @@ from irtune.training.tokenizer import check_length, check_vocabulary, load_token
 if TYPE_CHECKING:
     from irtune.tracking.connection import TrackingAwayError
 
+
+AnyStudy = TypeVar("AnyStudy", bound=StudyConfig, covariant=True)
 
 PROMPT_SHOWN = 400
 """Characters of an example that are shown as the model reads it."""
@@ -92,15 +97,15 @@ class Ready:
     Args:
         inputs: Model and data.
         tracking_uri: Where MLflow is.
-        earlier: The trials that the sampler knows from the start.
         doubts: What is allowed but probably not meant.
+        earlier: The trials that a sweep's sampler knows from the start.
         away: Why MLflow cannot be reached now; None if it can.
     """
 
     inputs: Inputs
     tracking_uri: str
-    earlier: Earlier
     doubts: tuple[str, ...]
+    earlier: Earlier = NOTHING_EARLIER
     away: "TrackingAwayError | None" = None
 
     @property
@@ -119,8 +124,8 @@ class Ready:
 
 
 @dataclass(frozen=True)
-class Sweep:
-    """A sweep that is ready to run.
+class Study(Generic[AnyStudy]):
+    """A sweep or an ablation that is ready to run.
 
     Args:
         name: Its name with the time it was started, which tags its runs in MLflow.
@@ -132,7 +137,7 @@ class Sweep:
 
     name: str
     folder: Path
-    config: SweepConfig
+    config: AnyStudy
     ready: Ready
     source: str
 
@@ -142,13 +147,17 @@ class Sweep:
         return Metric.named(self.config.metric, metric_labels(self.ready.dataset.labels))
 
 
+Sweep = Study[SweepConfig]
+Ablation = Study[AblationConfig]
+
+
 def check_inputs(config: ExperimentConfig, source: str) -> Inputs:
-    """Check settings against the model, every bound and choice of a search space, and the data; tokenise the data.
+    """Check settings against the model, every bound and choice of a search space or cell, and the data; tokenise it.
 
     Raises:
         ConfigError: With every mistake.
     """
-    mistakes = check_space(config) if isinstance(config, SweepConfig) else []
+    mistakes = _mistaken_variations(config)
     dataset, checkpoint = None, None
     try:
         dataset = config.data.load()
@@ -170,10 +179,17 @@ def check_inputs(config: ExperimentConfig, source: str) -> Inputs:
 
 def _config_mistakes(config: ExperimentConfig, checkpoint: Path, blocks: int) -> list[str]:
     """Mistakes in the settings, but for those that the data shows."""
-    mistakes = check_space(config, blocks) if isinstance(config, SweepConfig) else []
+    mistakes = _mistaken_variations(config, blocks)
     mistakes += [mistake for mistake in _complaints(config.selection.policy.check, blocks) if mistake not in mistakes]
     mistakes += _complaints(deepspeed_config, config.training, config.engine)
     return mistakes + _complaints(_check_shapes, config, checkpoint, not mistakes)
+
+
+def _mistaken_variations(config: ExperimentConfig, blocks: int | None = None) -> list[str]:
+    """Mistakes in what trials vary, on a model of so many blocks."""
+    if isinstance(config, SweepConfig):
+        return check_space(config, blocks)
+    return check_cells(config, blocks) if isinstance(config, AblationConfig) else []
 
 
 def _encoded(config: ExperimentConfig, checkpoint: Path, blocks: int, dataset: LabelledDataset) -> Inputs:
@@ -213,11 +229,13 @@ def _check_batch(config: ExperimentConfig, num_train: int) -> None:
 
 def _values(config: ExperimentConfig, key: str, fixed: Any) -> list[Any]:
     """The values of a setting between which all trials lie."""
+    if isinstance(config, AblationConfig):
+        return [fixed, *(dotted_keys(one).get(key, fixed) for one in configurations(config).values())]
     searched = values_of(config.space[key]) if isinstance(config, SweepConfig) and key in config.space else []
     return [fixed, *searched]
 
 
-def prepare(config: SweepConfig, source: str, *, makes_store: bool = True) -> Ready:
+def prepare(config: StudyConfig, source: str, *, makes_store: bool = True) -> Ready:
     """Check everything and read the data.
 
     Args:
@@ -242,14 +260,16 @@ def prepare(config: SweepConfig, source: str, *, makes_store: bool = True) -> Re
             away = error
     held = {example.label for example in inputs.dataset.splits["validation"]}
     names = [f"eval/{name}" for name in metric_names(inputs.dataset.labels, held)]
+    unsaid = check_class_weights(_class_weights(config), inputs.dataset.labels)
+    doubts = (*inputs.dataset.notes, *unsaid)
+    if not isinstance(config, SweepConfig):
+        return Ready(inputs, uri, doubts, away=away)
     mistakes = unknown_metrics(config.tune, names)
     mistakes += _complaints(earlier_trials, config.tune, config.space)
     if mistakes:
         raise ConfigError(source, mistakes)
     earlier = earlier_trials(config.tune, config.space)
-    unsaid = check_class_weights(_class_weights(config), inputs.dataset.labels)
-    doubts = (*inputs.dataset.notes, *unsaid, *doubtful(config), *earlier.doubts)
-    return Ready(inputs, uri, earlier, doubts, away)
+    return Ready(inputs, uri, (*doubts, *doubtful(config), *earlier.doubts), earlier, away)
 
 
 def _class_weights(config: ExperimentConfig) -> ClassWeights:

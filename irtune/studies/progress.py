@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from irtune.analysis.tables import duration, worded
-from irtune.config.sweep_schema import TuneConfig
+from irtune.config.study_schema import Aim
 from irtune.studies.trial_record import TrialRecord
 
 LINE_EVERY_S = 20.0
@@ -29,15 +29,15 @@ class _Tally:
     steps_of_over: int = 0
     best: tuple[float, str] | None = None
 
-    def add(self, entry: TrialRecord, tune: TuneConfig) -> None:
+    def add(self, entry: TrialRecord, aim: Aim) -> None:
         self.steps += entry.step
         if entry.status is not None:
             self.over += 1
             self.steps_of_over += entry.step
             self.stopped += entry.status == "pruned"
             self.failed += entry.status == "failed"
-        metric, mode = tune.first_objective
-        score = None if entry.broken(tune.constraints) else entry.score(metric)
+        metric, mode = aim.first_objective
+        score = None if entry.broken(aim.constraints) else entry.score(metric)
         if score is not None:
             known = [(score, entry.name)] if self.best is None else [self.best, (score, entry.name)]
             self.best = (max if mode == "max" else min)(known)
@@ -50,7 +50,7 @@ class SweepProgress:
         console: Where to show it.
         num_trials: Trials planned, the baseline included.
         steps_per_trial: Optimizer steps of a trial that is not stopped.
-        tune: What the sweep searches for; shown is the first objective.
+        aim: What trials are judged by; shown is the first objective.
         steps_before: Optimizer steps that an earlier driver has seen done, which say nothing about the time left.
     """
 
@@ -59,13 +59,13 @@ class SweepProgress:
         console: Console,
         num_trials: int,
         steps_per_trial: int,
-        tune: TuneConfig,
+        aim: Aim,
         steps_before: int = 0,
     ) -> None:
         self.console = console
         self.num_trials = num_trials
         self.steps_per_trial = steps_per_trial
-        self.tune = tune
+        self.aim = aim
         self.steps_before = steps_before
         self.started = time.monotonic()
         self.first_step_at: float | None = None
@@ -121,12 +121,12 @@ class SweepProgress:
         self._recent, self._num_seen = [], len(entries)
         for entry in recent:
             if entry.status is not None and entry.is_settled:
-                self._past.add(entry, self.tune)
+                self._past.add(entry, self.aim)
             else:
                 self._recent.append(entry)
         tally = replace(self._past)
         for entry in self._recent:
-            tally.add(entry, self.tune)
+            tally.add(entry, self.aim)
         return tally, [entry.name for entry in self._recent if entry.status is None]
 
     def _status(self, tally: _Tally, running: list[str], total: int, now: float) -> str:
@@ -142,7 +142,7 @@ class SweepProgress:
         if self.first_step_at is not None and now - self.moved_at > SILENCE_S and done < total:
             parts.append(f"no step for {duration(now - self.moved_at)}, waiting for {', '.join(running) or 'workers'}")
         if tally.best is not None:
-            metric, (score, name) = self.tune.first_objective[0], tally.best
+            metric, (score, name) = self.aim.first_objective[0], tally.best
             parts[-1] += f"; best {metric} {worded(metric, score)} ({name})"
         return ", ".join(parts)
 

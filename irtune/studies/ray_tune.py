@@ -9,7 +9,7 @@ from ray import tune
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from irtune.config.sweep_schema import SweepConfig
+from irtune.config.study_schema import StudyConfig
 from irtune.search.source import Outcome, TrialSource, TrialSpec
 from irtune.search.stopping import TIME_ATTR
 from irtune.studies.trial_table import TrialTable
@@ -104,7 +104,7 @@ class TableCallback(tune.Callback):  # type: ignore[misc]
 
 
 def tuner(
-    config: SweepConfig,
+    config: StudyConfig,
     folder: Path,
     execution: Execution,
     source: TrialSource,
@@ -114,7 +114,7 @@ def tuner(
     """Ray Tune, ready to run what a source asks for.
 
     Args:
-        config: The sweep.
+        config: The study.
         folder: Its folder.
         execution: How its trials run.
         source: What is asked.

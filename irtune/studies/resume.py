@@ -12,7 +12,7 @@ from typing import Any, Literal
 from rich.console import Console
 
 from irtune.config.load import ConfigError, dotted_keys, storage_path
-from irtune.config.sweep_schema import SweepConfig
+from irtune.config.study_schema import StudyConfig
 from irtune.files import once_there_is_room, read_json, write_json
 from irtune.redaction import redacted
 from irtune.tracking.ownership import why_not_own
@@ -40,6 +40,7 @@ FREE_SETTINGS = {
     "tune.finalists.seeds",
     "tracking.keep_adapters",
     "tracking.upload_adapters",
+    "ablation.seeds",
 }
 """What may be another in a resumed sweep: it changes how many trials run, where, at once and after what, but none of
 them."""
@@ -64,13 +65,13 @@ class Identity:
     format: int = 1
 
 
-def write_identity(folder: Path, config: SweepConfig, fingerprint: str, *, complete: bool = False) -> None:
+def write_identity(folder: Path, config: StudyConfig, fingerprint: str, *, complete: bool = False) -> None:
     """Write down what a sweep is, and whether it has come to its end."""
     identity = Identity(_settings(config), fingerprint, complete, FORMAT)
     once_there_is_room(lambda: write_json(folder / IDENTITY, identity), folder / IDENTITY)
 
 
-def new_folder(config: SweepConfig) -> Path:
+def new_folder(config: StudyConfig) -> Path:
     """Make the folder of a sweep that begins; of two that begin in one second, one is called by the next."""
     began_s = time.time()
     while True:
@@ -90,7 +91,7 @@ def resume_command() -> str:
 
 
 def sweep_to_resume(
-    config: SweepConfig,
+    config: StudyConfig,
     fingerprint: str,
     resume: Resume,
     *,
@@ -135,15 +136,17 @@ def sweep_to_resume(
     question = f"{folder.name} did not come to its end. Go on with it? [Y/n] "
     if console.is_terminal and console.input(question) not in ("", "y", "Y", "yes"):
         return None
-    console.out(f"note: going on with {folder.name}; --new begins a new sweep", highlight=False)
+    console.out(f"note: going on with {folder.name}; --new begins a new {config.kind}", highlight=False)
     return folder
 
 
 def _checked(
-    folder: Path | None, config: SweepConfig, fingerprint: str, source: str, is_live: Callable[[Path], bool]
+    folder: Path | None, config: StudyConfig, fingerprint: str, source: str, is_live: Callable[[Path], bool]
 ) -> Path:
     if folder is None:
-        mistakes = [f"name: no sweep called {config.name!r} lies under {storage_path(config)}; leave out --resume"]
+        mistakes = [
+            f"name: no {config.kind} called {config.name!r} lies under {storage_path(config)}; leave out --resume"
+        ]
     elif is_live(folder):
         mistakes = [f"name: {folder.name} is running; wait for it, or stop it first"]
     else:
@@ -157,7 +160,7 @@ def _checked(
     return folder
 
 
-def _earlier_sweeps(config: SweepConfig) -> list[Path]:
+def _earlier_sweeps(config: StudyConfig) -> list[Path]:
     of_this_name = re.compile(re.escape(config.name) + _STARTED)
     folders = (file.parent for file in storage_path(config).glob(f"*/{IDENTITY}"))
     return [folder for folder in folders if of_this_name.fullmatch(folder.name)]
@@ -181,7 +184,7 @@ def _is_readable(folder: Path, console: Console) -> bool:
     return True
 
 
-def _differences(folder: Path, config: SweepConfig, fingerprint: str) -> list[str]:
+def _differences(folder: Path, config: StudyConfig, fingerprint: str) -> list[str]:
     """What of a sweep is not as its first driver knew it, in words."""
     identity = _identity(folder)
     if identity.format != FORMAT:
@@ -204,7 +207,7 @@ def _identity(folder: Path) -> Identity:
     return read_json(folder / IDENTITY, Identity)
 
 
-def _settings(config: SweepConfig) -> dict[str, Any]:
+def _settings(config: StudyConfig) -> dict[str, Any]:
     settings = {key: value for key, value in dotted_keys(config).items() if key not in FREE_SETTINGS}
     return _public(settings)
 

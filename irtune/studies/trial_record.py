@@ -14,7 +14,7 @@ from irtune.analysis.metrics import MACRO_F1, Metric
 from irtune.analysis.trials import BASELINE, Status, TrialRow
 from irtune.config.load import dotted_keys
 from irtune.config.schema import ExperimentConfig
-from irtune.config.sweep_schema import Constraint, TuneConfig
+from irtune.config.study_schema import Aim, Constraint
 from irtune.search import objectives
 from irtune.selection.policy import resolve_count
 from irtune.training.run import PREDICTIONS
@@ -33,6 +33,7 @@ class TrialRecord:
         folder: Its folder on storage.
         is_baseline: Whether it is the baseline of the sweep.
         repeats: The name of the trial that it repeats with another seed.
+        group: What it belongs to, by key.
         attempts: Those that have trained.
         interruptions: Why this driver had to try again, each in a line.
     """
@@ -43,6 +44,7 @@ class TrialRecord:
     folder: Path
     is_baseline: bool
     repeats: str | None = None
+    group: Mapping[str, str] = field(default_factory=dict)
     status: Status | None = None
     error: str | None = None
     step: int = 0
@@ -77,16 +79,16 @@ class TrialRecord:
         self._mean_step, self._steps = self._mean(), {}
         self.is_settled = True
 
-    def row(self, tune: TuneConfig, metric: Metric = MACRO_F1) -> TrialRow:
+    def row(self, aim: Aim, metric: Metric = MACRO_F1) -> TrialRow:
         """The trial as the analysis sees it. A trial that did not finish has its costs summed up from its steps.
 
         Args:
-            tune: What the sweep searches for and demands.
+            aim: What the study searches for and demands.
             metric: What its trials are scored by.
         """
-        first, _ = tune.first_objective
+        first, _ = aim.first_objective
         # NaN where it was not measured: what trials are scored by does not stand in for another objective.
-        values = {name: math.nan if (v := self.score(name)) is None else v for name in tune.objectives}
+        values = {name: math.nan if (v := self.score(name)) is None else v for name in aim.objectives}
         seconds, flops, active, lowest = self._costs()
         policy, (labels, predictions, classes) = self.config.selection.policy, self._predictions(metric)
         k = getattr(policy, "k", None)
@@ -116,7 +118,7 @@ class TrialRecord:
             params=dotted_keys(self.config),
             objective=None if first == f"eval/{metric.name}" else values[first],
             objectives=values if len(values) > 1 else {},
-            broken=self.broken(tune.constraints),
+            broken=self.broken(aim.constraints),
             repeats=self.repeats,
             attempts=max(len(self.attempts), 1),
         )

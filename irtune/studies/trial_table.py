@@ -7,10 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 from irtune.analysis.trials import Status, TrialRow
 from irtune.config.load import with_overrides
+from irtune.config.study_schema import StudyConfig
 from irtune.search.source import Ended, TrialSpec
 from irtune.studies.adapters import Adapters
 from irtune.studies.artifacts import keep_trace
-from irtune.studies.preflight import Sweep
+from irtune.studies.preflight import Study
 from irtune.studies.provenance import git_commit
 from irtune.studies.trial_record import TrialRecord, config_hash, trial_name
 from irtune.tracking.run_record import RunRecord, RunStatus
@@ -37,7 +38,7 @@ class TrialTable:
         uploader: Sends them to MLflow.
     """
 
-    def __init__(self, sweep: Sweep, setup: TrialSetup, uploader: Uploader) -> None:
+    def __init__(self, sweep: Study[StudyConfig], setup: TrialSetup, uploader: Uploader) -> None:
         self.sweep = sweep
         self.setup = setup
         self.uploader = uploader
@@ -50,7 +51,7 @@ class TrialTable:
 
     def rows(self) -> list[TrialRow]:
         """The trials as the analysis reads them."""
-        return [record.row(self.sweep.config.tune, self.sweep.metric) for record in self.records.values()]
+        return [record.row(self.sweep.config.aim, self.sweep.metric) for record in self.records.values()]
 
     def read(self) -> None:
         """Take what trials have measured since the last look, and settle those that are over; from any thread."""
@@ -119,7 +120,7 @@ class TrialTable:
         config = with_overrides(self.sweep.config.experiment(), spec.overrides)
         shown = trial_name(config) if spec.repeats is None else f"{trial_name(config)} seed={config.seed}"
         folder = self.setup.trial_folder(spec.name)
-        record = TrialRecord(spec.name, shown, config, folder, spec.is_baseline, spec.repeats)
+        record = TrialRecord(spec.name, shown, config, folder, spec.is_baseline, spec.repeats, spec.group)
         record.num_blocks = self.sweep.ready.inputs.num_blocks
         self.records[spec.name] = record
         return record
@@ -128,7 +129,7 @@ class TrialTable:
         config = record.config
         tags = {
             "irtune.sweep": self.sweep.name,
-            "irtune.kind": "trial" if record.repeats is None else "finalist",
+            "irtune.kind": "cell" if record.group else "trial" if record.repeats is None else "finalist",
             "irtune.strategy": config.strategy,
             "irtune.baseline": str(record.is_baseline).lower(),
             "irtune.seed": str(config.seed),
@@ -136,9 +137,12 @@ class TrialTable:
             "irtune.git_commit": self._commit,
             "irtune.trial_folder": str(record.folder),
         } | ({} if record.repeats is None else {"irtune.repeats": record.repeats})
+        group = {f"irtune.{key}": value for key, value in record.group.items()}
         # Where nothing lies yet, nobody can have told MLflow of the run.
         is_new = not record.folder.exists()
-        self.uploader.add(self._key(record), record.folder, name=record.name, tags=tags, is_new=is_new)
+        self.uploader.add(
+            self._key(record), record.folder, name=record.name, tags=tags | group, params=group, is_new=is_new
+        )
 
     def _close(self, record: TrialRecord, status: Status, error: str | None) -> None:
         # Whoever kills a driver does not wait for a drawing either.

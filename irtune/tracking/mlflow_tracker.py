@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from mlflow import MlflowClient
@@ -88,7 +89,14 @@ class MlflowTracker:
             return self._find_or_create(self._uri, self._experiment)
 
     def start_run(
-        self, key: str, name: str, tags: Mapping[str, str], start_time_ms: int | None = None, *, is_new: bool = False
+        self,
+        key: str,
+        name: str,
+        tags: Mapping[str, str],
+        start_time_ms: int | None = None,
+        *,
+        params: Mapping[str, str] = MappingProxyType({}),
+        is_new: bool = False,
     ) -> str:
         """Open a run, or open it again where the experiment has one with this key.
 
@@ -99,6 +107,7 @@ class MlflowTracker:
             name: What the run is called in the user interface.
             tags: What it is found by, such as ``irtune.sweep``.
             start_time_ms: When the trial began; now, if None.
+            params: Parameters that what the run measured does not hold.
             is_new: The experiment has no such run for certain, and is not searched, which takes as long as it has runs.
 
         Returns:
@@ -114,6 +123,8 @@ class MlflowTracker:
                 run = self._known(found)
                 self._client.update_run(run.run_id, status="RUNNING", name=name)
                 self._client.log_batch(run.run_id, tags=[RunTag(tag, text) for tag, text in texts.items()])
+            if params:
+                self._send_params(run, [{"values": params}])
         self._runs[key] = run
         return run.run_id
 

@@ -10,8 +10,9 @@ import os
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
@@ -37,12 +38,14 @@ class Opened:
         name: What people see.
         tags: What it is found by, such as ``irtune.sweep``.
         start_time_ms: When it began for the first time, since the epoch.
+        params: Parameters that the driver knows, and the run does not: what it is in its study.
     """
 
     key: str
     name: str
     tags: dict[str, str]
     start_time_ms: int
+    params: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,9 @@ class RunRecord:
         self.folder = folder
         self.file = folder / DRIVER_RECORD
 
-    def begin(self, key: str, name: str, tags: Mapping[str, str]) -> Opened:
+    def begin(
+        self, key: str, name: str, tags: Mapping[str, str], params: Mapping[str, str] = MappingProxyType({})
+    ) -> Opened:
         """Note that the run goes on from here.
 
         A run that was noted before keeps its start. What was noted of its end holds no longer, if it was killed.
@@ -90,8 +95,10 @@ class RunRecord:
             key: What it is known by; another key than before makes it another run.
             name: What people see.
             tags: What it is found by.
+            params: What it is in its study.
         """
-        opened = Opened(key, name, {tag: str(text) for tag, text in tags.items()}, time.time_ns() // 1_000_000)
+        texts = {tag: str(text) for tag, text in tags.items()}
+        opened = Opened(key, name, texts, time.time_ns() // 1_000_000, dict(params))
         try:
             known = self._last_opened()
         except ValueError as error:

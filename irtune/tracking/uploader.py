@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from irtune.files import ROOM_S, once_there_is_room
@@ -80,7 +81,16 @@ class Uploader(threading.Thread):
         self._delay_s = 0.0
         self._retry_at_s = 0.0
 
-    def add(self, key: str, folder: Path, *, name: str, tags: Mapping[str, str], is_new: bool = False) -> None:
+    def add(
+        self,
+        key: str,
+        folder: Path,
+        *,
+        name: str,
+        tags: Mapping[str, str],
+        params: Mapping[str, str] = MappingProxyType({}),
+        is_new: bool = False,
+    ) -> None:
         """Follow a run from its beginning; MLflow opens it as soon as it answers.
 
         Args:
@@ -88,11 +98,12 @@ class Uploader(threading.Thread):
             folder: The run's folder; it may not exist yet.
             name: What people see.
             tags: The tags to open it with.
+            params: Parameters that the run itself does not know.
             is_new: Nobody can have told MLflow of this run before, so it need not be looked for.
         """
         record = RunRecord(folder)
-        unnoted = Opened(key, name, dict(tags), time.time_ns() // 1_000_000)
-        start = _tolerant(record, lambda: record.begin(key, name, tags), unnoted, ROOM_S)
+        unnoted = Opened(key, name, dict(tags), time.time_ns() // 1_000_000, dict(params))
+        start = _tolerant(record, lambda: record.begin(key, name, tags, params), unnoted, ROOM_S)
         run = _Run(record, start, is_new=is_new)
         with self._changed:
             self._runs[key] = run
@@ -218,7 +229,9 @@ class Uploader(threading.Thread):
         if (start := run.start) is not None:
             # A call that failed may have taken effect.
             is_new, run.is_new = run.is_new, False
-            run.run_id = self._tracker.start_run(key, start.name, start.tags, start.start_time_ms, is_new=is_new)
+            run.run_id = self._tracker.start_run(
+                key, start.name, start.tags, start.start_time_ms, params=start.params, is_new=is_new
+            )
             run.start = None
         while records := run.next_records():
             self._tracker.send(key, records)

@@ -27,6 +27,7 @@ class SweepView:
         tags: Columns.
         largest_first: Whether more of ``sort_by`` is better.
         trade_off: Two metrics, cost and quality, that make the first chart; no such chart if None.
+        group_by: The tag that runs are grouped by, and their metrics averaged over; None groups none.
     """
 
     sweep: str
@@ -36,6 +37,7 @@ class SweepView:
     tags: Sequence[str] = ("irtune.strategy", "irtune.pruned")
     largest_first: bool = True
     trade_off: tuple[str, str] | None = None
+    group_by: str | None = None
 
     @property
     def view_id(self) -> str:
@@ -64,6 +66,9 @@ class SweepView:
             # By itself the page plots ten runs.
             "runsHiddenMode": "SHOW_ALL",
         }
+        if self.group_by is not None:
+            keys = [{"mode": "tag", "groupByData": self.group_by}]
+            state["groupBy"] = {"aggregateFunction": "average", "groupByKeys": keys}
         if self.trade_off is not None:
             state |= _scatter(*self.trade_off)
         view = {"name": self.sweep, "createdAt": now_ms, "updatedAt": now_ms, "state": json.dumps(state)}

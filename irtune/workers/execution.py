@@ -6,7 +6,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from irtune.config.sweep_schema import SweepConfig
+from irtune.config.study_schema import StudyConfig
 from irtune.workers.cluster import HEAD_NODE
 from irtune.workers.pool import Pool
 from irtune.workers.worker import TrialSetup, train_rank
@@ -22,12 +22,12 @@ class Execution:
     """The way in which the trials of a sweep run, for Tune.
 
     Args:
-        config: The sweep.
+        config: The study.
         setup: What its trials share.
         at_once: Trials at once.
     """
 
-    def __init__(self, config: SweepConfig, setup: TrialSetup, at_once: int) -> None:
+    def __init__(self, config: StudyConfig, setup: TrialSetup, at_once: int) -> None:
         self.at_once = at_once
         self._engine, self._setup = config.engine, setup
         self._pool: Any = None

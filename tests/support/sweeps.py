@@ -29,7 +29,7 @@ class SweepRun:
 
     @property
     def folder(self) -> Path:
-        (folder,) = [path for path in self.storage.iterdir() if (path / "study.journal").is_file()]
+        (folder,) = [path for path in self.storage.iterdir() if (path / "sweep.json").is_file()]
         return folder
 
     def client(self) -> mlflow.MlflowClient:
@@ -41,19 +41,19 @@ class SweepRun:
 
 
 def start_sweep(
-    storage: Path, *arguments: str, output: Path | None = None, **environment: str
+    storage: Path, *arguments: str, output: Path | None = None, job: str = "sweep.py", **environment: str
 ) -> "subprocess.Popen[str]":
-    """Start ``jobs/sweep.py``; what it prints goes to a pipe, or to the file ``output``."""
+    """Start ``jobs/sweep.py``, or another job; what it prints goes to a pipe, or to the file ``output``."""
     with contextlib.ExitStack() as stack:
         written = subprocess.PIPE if output is None else stack.enter_context(output.open("w"))
-        return _start(storage, arguments, written, environment)
+        return _start(job, storage, arguments, written, environment)
 
 
 def _start(
-    storage: Path, arguments: Sequence[str], output: int | IO[str], environment: Mapping[str, str]
+    job: str, storage: Path, arguments: Sequence[str], output: int | IO[str], environment: Mapping[str, str]
 ) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, str(ROOT / "jobs" / "sweep.py"), *arguments, f"storage={storage}"],
+        [sys.executable, str(ROOT / "jobs" / job), *arguments, f"storage={storage}"],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'support'}"} | dict(environment),
         stdout=output,
@@ -79,9 +79,11 @@ def kill_when(driver: "subprocess.Popen[str]", is_time: Callable[[], bool], time
         process.send_signal(signal.SIGKILL)
 
 
-def run_sweep(storage: Path, *arguments: str, timeout_s: float = 280, **environment: str) -> SweepRun:
-    """Run ``jobs/sweep.py`` to its end."""
-    with start_sweep(storage, *arguments, **environment) as process:
+def run_sweep(
+    storage: Path, *arguments: str, timeout_s: float = 280, job: str = "sweep.py", **environment: str
+) -> SweepRun:
+    """Run ``jobs/sweep.py``, or another job, to its end."""
+    with start_sweep(storage, *arguments, job=job, **environment) as process:
         try:
             output, _ = process.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired:

@@ -1,0 +1,1 @@
+"""What an ablation study found: its cells over seeds, what is claimed of them, tables, figures and the report."""

@@ -1,0 +1,248 @@
+"""The cells of a study as tables: for the terminal and the report, and as CSV, Parquet, Markdown and LaTeX."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
+
+from irtune.analysis.ablation.cell_results import CellResult
+from irtune.analysis.tables import FULL_WIDTH, MISSING, Column, TableRow, duration, operations
+from irtune.analysis.trials import metric_of
+
+NAME = "cells"
+"""Of the files, before their endings."""
+
+_IN_FILES = ("IQM", "lowest block", "param share", "peak GiB")
+"""Columns for which a narrow terminal has no room."""
+
+_COSTS: tuple[tuple[str, str, str, Callable[[float], str]], ...] = (
+    ("mean_active", "blocks", "blocks training at a time, mean over steps and seeds", "{:.3g}".format),
+    ("mean_lowest_active", "lowest block", "mean lowest active block, where the backward pass ends", "{:.1f}".format),
+    ("trainable_share", "param share", "mean trainable parameters, as a share of those of all blocks", "{:.0%}".format),
+    ("flops", "FLOPs", "of training; T is 10^12, P is 10^15", operations),
+    ("seconds", "time", "spent training", duration),
+    ("peak_memory_bytes", "peak GiB", "peak memory", lambda size: f"{size / 2**30:.1f}"),
+)
+
+
+def cell_columns(results: Sequence[CellResult]) -> tuple[Column[CellResult], ...]:
+    """The columns of a table of cells: quality, what seeds tell of its difference to the baseline, and cost."""
+    words = metric_of([row for one in results for row in one.rows]).words
+    best = best_shown(results)
+    return (
+        Column("cell", "configuration, and data where there are several", lambda one: one.cell.name, "left", True),
+        Column("seeds", "seeds that finished", lambda one: str(len(one.rows))),
+        Column(
+            f"test {words}",
+            "mean over seeds with half the width of its 95 % t interval; * where better than the baseline by Holm's "
+            "adjusted p-value, and no other cell that is has more",
+            lambda one: _with_margin(one.test) + ("*" if one.cell.name in best else ""),
+        ),
+        Column("IQM", "mean of the middle half of the seeds", lambda one: _number(one.test_iqm)),
+        Column("to baseline", "mean difference on common seeds, with its 95 % t interval", _difference),
+        Column(
+            "p",
+            "of the sign-flip test over seeds, Holm-adjusted over all cells",
+            lambda one: MISSING if one.against is None else f"{one.against.adjusted_p:.2g}",
+        ),
+        Column("verdict", "of the seeds, at 5 %", lambda one: one.against.verdict if one.against else MISSING, "left"),
+        *(
+            Column(heading, meaning, lambda one, name=name, say=say: _number(one.mean(name), say))  # type: ignore[misc]
+            for name, heading, meaning, say in _COSTS
+        ),
+    )
+
+
+def terminal_table(results: Sequence[CellResult], width: int = 100) -> Table:
+    """The cells as a rich table for a terminal of ``width`` characters."""
+    caption = "* better than the baseline, and the best that is; = baseline; ± half of the 95 % t interval over seeds"
+    columns = [column for column in cell_columns(results) if width >= FULL_WIDTH or column.heading not in _IN_FILES]
+    shown = Table(box=SIMPLE_HEAD, padding=0, caption=caption)
+    shown.add_column("", width=2)
+    for column in columns:
+        heading = column.heading.replace(" ", "\n") if " " in column.heading else f"\n{column.heading}"
+        shown.add_column(heading, justify=column.justify, overflow="fold", no_wrap=not column.may_fold)
+    for one in results:
+        texts = [escape(column.cell(one)) for column in columns]
+        shown.add_row("=" * one.cell.is_baseline, *texts, style="bold" if one.cell.is_baseline else "")
+    return shown
+
+
+def cell_rows(results: Sequence[CellResult]) -> list[TableRow]:
+    """The cells as text, for the report; marked is the best of those that are shown to be better than the baseline."""
+    columns, best = cell_columns(results), best_shown(results)
+    return [
+        TableRow(tuple(column.cell(one) for column in columns), one.cell.name in best, one.cell.is_baseline)
+        for one in results
+    ]
+
+
+def best_shown(results: Sequence[CellResult]) -> set[str]:
+    """Of each corpus the cell with the best mean among those that are shown to be better than the baseline."""
+    sign = 1 if metric_of([row for one in results for row in one.rows]).mode == "max" else -1
+    best: dict[str | None, CellResult] = {}
+    for one in results:
+        if one.against is None or one.against.verdict != "better" or one.test is None:
+            continue
+        other = best.get(one.cell.corpus)
+        if other is None or other.test is None or sign * one.test[0] > sign * other.test[0]:
+            best[one.cell.corpus] = one
+    return {one.cell.name for one in best.values()}
+
+
+def cell_frame(results: Sequence[CellResult]) -> pd.DataFrame:
+    """Every number of every cell, one a row, with the names of fields and without rounding; NaN where it is unknown."""
+    rows = []
+    for one in results:
+        against, interval = one.against, one.interval
+        test = one.test or (None, None, None)
+        difference = against.difference if against else (None, None, None)
+        rows.append(
+            {
+                "cell": one.cell.name,
+                "arm": one.cell.arm,
+                "corpus": one.cell.corpus,
+                **{f"level.{key}": str(level) for key, level in one.cell.levels.items()},
+                "is_baseline": one.cell.is_baseline,
+                "seeds": len(one.rows),
+                "unfinished": len(one.unfinished),
+                **dict(zip(("test_mean", "test_low", "test_high"), test, strict=True)),
+                "test_iqm": one.test_iqm,
+                "test_deviation": one.test_deviation,
+                "validation_mean": one.mean("validation_score"),
+                "baseline": one.baseline,
+                **dict(zip(("difference", "difference_low", "difference_high"), difference, strict=True)),
+                "examples_low": interval.low if interval else None,
+                "examples_high": interval.high if interval else None,
+                "p": against.p if against else None,
+                "holm_p": against.adjusted_p if against else None,
+                "wilcoxon_p": against.wilcoxon_p if against else None,
+                "mcnemar_p": one.mcnemar,
+                "effect_size": against.effect if against else None,
+                "verdict": against.verdict if against else None,
+                "seeds_needed": against.needed if against else None,
+                **{name: one.mean(name) for name, *_ in _COSTS},
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def trial_frame(results: Sequence[CellResult]) -> pd.DataFrame:
+    """Every trial, one a row: its cell, seed, status, scores and costs."""
+    return pd.DataFrame(
+        [
+            {
+                "cell": one.cell.name,
+                "arm": one.cell.arm,
+                "corpus": one.cell.corpus,
+                **{f"level.{key}": str(level) for key, level in one.cell.levels.items()},
+                "seed": row.seed,
+                "status": row.status,
+                "validation_score": row.validation_score,
+                "test_score": row.test_score,
+                "train_loss": row.train_loss,
+                **{name: getattr(row, name) for name, *_ in _COSTS},
+            }
+            for one in results
+            for row in (*one.rows, *one.unfinished)
+        ]
+    )
+
+
+def write_tables(results: Sequence[CellResult], folder: Path, caption: str) -> list[Path]:
+    """Write the cells as CSV, Parquet, Markdown and LaTeX, and all trials as CSV and Parquet; returns the files.
+
+    Args:
+        results: All cells.
+        folder: Where.
+        caption: Of the LaTeX table.
+    """
+    written = []
+    for name, frame in ((NAME, cell_frame(results)), ("trials", trial_frame(results))):
+        written += [folder / f"{name}.csv", folder / f"{name}.parquet"]
+        frame.to_csv(written[-2], index=False)
+        frame.to_parquet(written[-1], index=False)
+    for ending, text in ((".md", markdown(results)), (".tex", latex(results, caption))):
+        written.append(folder / f"{NAME}{ending}")
+        written[-1].write_text(text, encoding="utf-8")
+    return written
+
+
+def markdown(results: Sequence[CellResult]) -> str:
+    """The table of cells as Markdown."""
+    columns = cell_columns(results)
+    lines = [[column.heading for column in columns], ["---" if c.justify == "left" else "---:" for c in columns]]
+    lines += [[column.cell(one).replace("|", "\\|") for column in columns] for one in results]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def latex(results: Sequence[CellResult], caption: str) -> str:
+    """The table of cells as a LaTeX table that needs the package booktabs alone."""
+    columns, best = cell_columns(results), best_shown(results)
+    body = []
+    for one in results:
+        texts = [_escaped(column.cell(one)) for column in columns]
+        if one.cell.name in best:
+            texts[2] = rf"\textbf{{{texts[2]}}}"
+        body.append(" & ".join(texts) + r" \\")
+    heading = " & ".join(_escaped(column.heading) for column in columns)
+    return "\n".join(
+        [
+            r"% \usepackage{booktabs}",
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{_escaped(caption)}}}",
+            rf"\begin{{tabular}}{{{''.join('l' if column.justify == 'left' else 'r' for column in columns)}}}",
+            r"\toprule",
+            heading + r" \\",
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "–": "--",
+    "<": r"$<$",
+    ">": r"$>$",
+}
+
+
+def _escaped(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+def _number(value: float | None, say: Callable[[float], str] = "{:.3f}".format) -> str:
+    return MISSING if value is None else say(value)
+
+
+def _with_margin(interval: tuple[float, float, float] | None) -> str:
+    if interval is None:
+        return MISSING
+    mean, low, high = interval
+    return f"{mean:.3f}" if high == float("inf") else f"{mean:.3f} ± {(high - low) / 2:.3f}"
+
+
+def _difference(one: CellResult) -> str:
+    if one.against is None:
+        return MISSING
+    mean, low, high = one.against.difference
+    return f"{mean:+.3f}" if high == float("inf") else f"{mean:+.3f} ({low:+.3f} to {high:+.3f})"

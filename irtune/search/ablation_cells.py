@@ -1,0 +1,148 @@
+"""The cells of an ablation: what each of them is, and the trials that they come to."""
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from irtune.analysis.ablation.cell_results import Cell
+from irtune.config.ablation_schema import AblationConfig
+from irtune.config.load import ConfigError, apply_overrides, build, explicit
+from irtune.config.schema import ExperimentConfig
+from irtune.config.sweep_schema import Choice
+from irtune.search.source import TrialSpec
+from irtune.search.space_checks import NOT_SEARCHABLE
+
+FIXED = {key: reason for key, reason in NOT_SEARCHABLE.items() if not key.startswith("data.")} | {
+    "seed": "every cell is run on the same seeds; ablation.seeds says how many"
+}
+"""Settings (or whole sections) that all cells have in common, and why."""
+
+KEY_OF_K = "selection.policy.k"
+WITHOUT_DOTS = re.compile(r"[^A-Za-z0-9_-]+")
+
+
+def cells_of(config: AblationConfig) -> list[Cell]:
+    """All cells of a study, corpus after corpus, in the order of the file.
+
+    Args:
+        config: The study.
+
+    Example:
+        >>> from irtune import AblationConfig
+        >>> cells = {"full": {"method": "full"}, "lisa": {"method": "lisa"}}
+        >>> factors = {"selection.reselect_every": {"levels": [20, 5], "of": ["lisa"]}}
+        >>> [cell.name for cell in cells_of(AblationConfig(ablation={"cells": cells, "factors": factors}))]
+        ['full', 'lisa reselect_every=20', 'lisa reselect_every=5']
+    """
+    study = config.ablation
+    found = []
+    for corpus, data in (study.corpora or {None: {}}).items():
+        of_corpus = {f"data.{key}": value for key, value in data.items()}
+        for arm, overrides in study.cells.items():
+            matched = {KEY_OF_K: study.k} if study.matched == "k" and arm != study.baseline_cell else {}
+            for levels in _combinations(config, arm):
+                name = " ".join([arm, *(f"{_short(key, levels)}={level}" for key, level in levels.items())])
+                name = name if corpus is None else f"{name} @ {corpus}"
+                values = {**of_corpus, **overrides, **matched, **levels}
+                found.append(Cell(name, arm, values, levels, corpus, arm == study.baseline_cell))
+    return found
+
+
+def seeds_of(config: AblationConfig, cell: Cell) -> range:
+    """The seeds on which a cell is run: those of the study, or more where something is claimed of it."""
+    claimed = [claim.seeds or 0 for claim in config.ablation.claims if cell.arm in (claim.better, claim.than)]
+    return range(config.seed, config.seed + max([config.ablation.seeds, *claimed]))
+
+
+def trial_of(cell: Cell, seed: int) -> TrialSpec:
+    """The trial of a cell with this seed."""
+    folder = WITHOUT_DOTS.sub("_", cell.name).strip("_")
+    group = {"cell": cell.name, "arm": cell.arm, "baseline": str(cell.is_baseline).lower()}
+    group |= {} if cell.corpus is None else {"corpus": cell.corpus}
+    group |= {f"level.{key}": str(level) for key, level in cell.levels.items()}
+    return TrialSpec(f"{folder}_seed_{seed}", {**cell.overrides, "seed": seed}, cell.name, group)
+
+
+def trials_of(config: AblationConfig, cells: Sequence[Cell]) -> list[TrialSpec]:
+    """The trials of all cells, seed after seed, so that a study that is stopped halfway has whole comparisons."""
+    specs = [(seed, trial_of(cell, seed)) for cell in cells for seed in seeds_of(config, cell)]
+    return [spec for _, spec in sorted(specs, key=lambda pair: pair[0])]
+
+
+def matched_in_words(config: AblationConfig) -> str:
+    """What the cells have in common, as every table says it."""
+    study = config.ablation
+    return "the settings of the file" if study.matched == "nothing" else f"equal {study.matched} ({study.k})"
+
+
+def check_cells(config: AblationConfig, num_blocks: int | None = None) -> list[str]:
+    """Everything wrong with the cells of a study, by dotted key.
+
+    Args:
+        config: The study.
+        num_blocks: Blocks of the model, where known; policies are then checked against it.
+    """
+    study, mistakes = config.ablation, []
+    for place, keys in _said(config):
+        for key in keys:
+            reason = next((FIXED[one] for one in FIXED if key == one or key.startswith(f"{one}.")), None)
+            mistakes += [f"{place}.{key}: cannot be varied: {reason}"] if reason else []
+            if key.startswith("data.name") and study.corpora:
+                mistakes.append(f"{place}.{key}: cannot be varied beside ablation.corpora, which has the data sets")
+    if mistakes:
+        return mistakes
+    cells, tree = cells_of(config), explicit(config.experiment())
+    names = [trial_of(cell, 0).name for cell in cells]
+    for twice in sorted({name for name in names if names.count(name) > 1}):
+        mistakes.append(f"ablation: two cells would lie in one folder, {twice}; name them otherwise")
+    for cell in cells:
+        for mistake in _mistakes_of(tree, cell, num_blocks):
+            if mistake.startswith(f"{KEY_OF_K}: ") and study.matched == "k":
+                mistake += ". Leave the cell out, or set ablation.matched: nothing"
+            mistakes.append(f"ablation.cells.{cell.arm}: {mistake}")
+    return list(dict.fromkeys(mistakes))
+
+
+def configurations(config: AblationConfig) -> dict[str, ExperimentConfig]:
+    """The configuration of every cell, by its name; of a study that ``check_cells`` accepts."""
+    tree = explicit(config.experiment())
+    return {
+        cell.name: build(ExperimentConfig, apply_overrides(tree, cell.overrides), "ablation")
+        for cell in cells_of(config)
+    }
+
+
+def _said(config: AblationConfig) -> Iterator[tuple[str, list[str]]]:
+    """Where settings are varied, and which."""
+    study = config.ablation
+    yield from ((f"ablation.cells.{name}", list(overrides)) for name, overrides in study.cells.items())
+    yield "ablation.factors", list(study.factors)
+
+
+def _combinations(config: AblationConfig, arm: str) -> list[dict[str, Choice]]:
+    """The levels of all factors that vary a cell; one without any where none does."""
+    factors = {key: one.levels for key, one in config.ablation.factors.items() if one.of is None or arm in one.of}
+    if config.ablation.design == "factorial":
+        return [dict(zip(factors, levels, strict=True)) for levels in itertools.product(*factors.values())]
+    usual = {key: levels[0] for key, levels in factors.items()}
+    return [usual, *(usual | {key: level} for key, levels in factors.items() for level in levels[1:])]
+
+
+def _short(key: str, levels: Mapping[str, Choice]) -> str:
+    """The last part of a dotted key; all of it where two factors share that."""
+    last = key.rpartition(".")[2]
+    return last if sum(other.rpartition(".")[2] == last for other in levels) == 1 else key
+
+
+def _mistakes_of(tree: Mapping[str, Any], cell: Cell, num_blocks: int | None) -> list[str]:
+    try:
+        config = build(ExperimentConfig, apply_overrides(tree, cell.overrides), cell.name)
+    except ConfigError as error:
+        return list(error.mistakes)
+    try:
+        if num_blocks is not None:
+            config.selection.policy.check(num_blocks)
+    except ValueError as error:
+        return str(error).splitlines()
+    return []

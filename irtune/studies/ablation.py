@@ -1,0 +1,97 @@
+"""An ablation: every cell on every seed, in the order of the seeds."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+from rich.console import Console
+
+from irtune.analysis.tables import duration
+from irtune.config.ablation_schema import AblationConfig
+from irtune.data.dataset import Split
+from irtune.search.ablation_cells import cells_of, configurations, matched_in_words, seeds_of, trials_of
+from irtune.search.source import ListSource
+from irtune.studies.ablation_conclusion import AblationConclusion, conclude_ablation, write_claims
+from irtune.studies.driver import Phase
+from irtune.studies.forecast import SweepCost, Trial
+from irtune.studies.plan import Plan, in_words, tried, workers_in_words
+from irtune.studies.preflight import Ablation
+from irtune.studies.study import KnownEnd, StudyRunner
+from irtune.studies.trial_table import TrialTable
+from irtune.tracking.mlflow_tracker import MlflowTracker
+from irtune.tracking.uploader import Uploader
+from irtune.training.rehearsal import Rehearsal
+
+
+class AblationRunner(StudyRunner[AblationConfig, AblationConclusion]):
+    """How an ablation goes."""
+
+    def most_trials(self, config: AblationConfig) -> int:
+        """Every cell on every seed."""
+        return sum(len(seeds_of(config, cell)) for cell in cells_of(config))
+
+    def trials_in_words(self, config: AblationConfig) -> str:
+        """How many cells and seeds there are."""
+        cells = cells_of(config)
+        seeds = sorted({len(seeds_of(config, cell)) for cell in cells})
+        of_each = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+        corpora = f" on {len(config.ablation.corpora)} corpora" if config.ablation.corpora else ""
+        steps = config.training.max_steps
+        return (
+            f"{self.most_trials(config)}: {len(cells)} cells{corpora} on {of_each} seeds, of {steps} steps; compared "
+            f"with {config.ablation.baseline_cell}, at {matched_in_words(config)}"
+        )
+
+    def phases(self, study: Ablation, known_end: KnownEnd) -> list[Phase]:
+        """All trials, seed after seed, once it is written down what is claimed of them."""
+        write_claims(study)
+        trials = trials_of(study.config, cells_of(study.config))
+        return [Phase(lambda rows: ListSource(trials, known_end), len(trials))]
+
+    def make_plan(
+        self, study: Ablation, lengths: Mapping[Split, np.ndarray], rehearsal: Rehearsal, at_once: int
+    ) -> Plan:
+        """What each cell takes, on the data of the first corpus."""
+        config, engine = study.config, study.config.engine
+        cells, varied = cells_of(config), configurations(config)
+        pace, cost, memory_bytes, source = tried(study, rehearsal, int(lengths["train"].max()), list(varied.values()))
+        of_cell = {cell.name: Trial.of(varied[cell.name], cost, lengths, pace) for cell in cells}
+        runs = [of_cell[cell.name] for cell in cells for _ in seeds_of(config, cell)]
+        baseline = next(of_cell[cell.name] for cell in cells if cell.is_baseline)
+        others = Trial.mean([trial for trial in runs if trial is not baseline] or [baseline])
+        if pace:
+            starts = max(at_once, math.ceil(len(runs) / config.tune.trials_per_process(engine)))
+            baseline = replace(baseline, load_s=baseline.load_s + pace.process_s)
+            others = replace(others, load_s=others.load_s + (starts - 1) / max(len(runs) - 1, 1) * pace.process_s)
+        whole = SweepCost.of(baseline, others, len(runs) - 1, {}, at_once)
+        predicted = {
+            "step_s": baseline.step_s,
+            "baseline_s": baseline.seconds,
+            "trial_s": others.seconds,
+            "trial_flops": others.step_flops * others.num_steps,
+            "memory_bytes": memory_bytes,
+            "trials_s": whole.trials_s,
+            "sweep_s": whole.wall_s,
+        }
+        facts = {
+            **study.ready.inputs.facts(),
+            "reads": study.ready.inputs.shown(),
+            "trials": f"{self.trials_in_words(config)}; {at_once} at a time",
+            "cells": "; ".join(f"{name} {_each(trial)}" for name, trial in of_cell.items()),
+            "workers": workers_in_words(config),
+            "estimated": f"from {source}",
+            "memory": f"{memory_bytes / 2**30:.2g} GiB per worker",
+            "in all": in_words(whole, engine),
+        }
+        return Plan.of(study, facts, predicted, source)
+
+    def conclude(
+        self, study: Ablation, table: TrialTable, uploader: Uploader, tracker: MlflowTracker, console: Console
+    ) -> AblationConclusion:
+        """What the seeds say of the cells, and of what was claimed."""
+        return conclude_ablation(study, table, uploader, tracker, console)
+
+
+def _each(trial: Trial) -> str:
+    return f"{trial.step_flops:.3g} FLOPs/step" if math.isnan(trial.seconds) else duration(trial.seconds)

@@ -1,0 +1,74 @@
+"""How to look at a study in MLflow: the command that opens it, and the link to a view of its trials."""
+
+import logging
+from collections.abc import Sequence
+
+from irtune.config.study_schema import StudyConfig
+from irtune.redaction import redact
+from irtune.studies.preflight import Study
+from irtune.tracking.address import comparison_url, requires_server, ui_command
+from irtune.tracking.mlflow_tracker import MlflowTracker
+from irtune.tracking.view import SweepView
+
+LOCAL_UI = "http://127.0.0.1:5000"
+COLUMNS = (
+    "final/validation_{}",
+    "final/test_{}",
+    "final/train_loss",
+    "cost/train_s",
+    "cost/total_flops",
+    "cost/trainable_share",
+    "cost/mean_lowest_active_block",
+)
+
+
+def experiment_of(tracker: MlflowTracker) -> str | None:
+    """MLflow's id of the experiment; None where the server has been away all the time."""
+    try:
+        return tracker.experiment_id
+    except Exception as error:
+        logging.getLogger(__name__).warning("MLflow cannot be asked for the experiment: %s", redact(str(error)))
+        return None
+
+
+def ways_to_look(
+    study: Study[StudyConfig],
+    tracker: MlflowTracker,
+    experiment_id: str | None,
+    *,
+    params: Sequence[str],
+    tags: Sequence[str],
+    group_by: str | None = None,
+) -> tuple[str, str]:
+    """The command that opens MLflow, and the link to the comparison.
+
+    Args:
+        study: What to look at.
+        tracker: Keeps the view.
+        experiment_id: MLflow's.
+        params: Parameters that are columns.
+        tags: Tags that are columns.
+        group_by: The tag that runs are grouped by; None groups none.
+    """
+    uri = study.ready.tracking_uri
+    columns = tuple(name.format(study.metric.name) for name in COLUMNS)
+    view = SweepView(
+        sweep=study.name,
+        sort_by=columns[0],
+        largest_first=study.metric.mode == "max",
+        metrics=columns,
+        params=params,
+        tags=tags,
+        trade_off=("cost/total_flops", columns[0]),
+        group_by=group_by,
+    )
+    base = LOCAL_UI if requires_server(uri) else uri
+    if experiment_id is None:
+        return ui_command(uri), base
+    try:
+        view_id: str | None = tracker.save_view(view)
+    except Exception:
+        # The view is a convenience; the comparison opens without it too.
+        logging.getLogger(__name__).warning("MLflow did not take the view of the %s", study.config.kind)
+        view_id = None
+    return ui_command(uri), comparison_url(base, experiment_id, study.name, view_id=view_id)

@@ -1,0 +1,196 @@
+"""The cells of a study as tables, figures and a page: what stands in them, and that files read back."""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from irtune.analysis.ablation.ablation_report import findings_of, render_ablation
+from irtune.analysis.ablation.cell_figures import (
+    cells_plot,
+    curves_plot,
+    factor_plot,
+    selection_plot,
+    trade_off_plot,
+)
+from irtune.analysis.ablation.cell_results import Cell, CellResult, results_of
+from irtune.analysis.ablation.cell_tables import best_shown, latex, markdown, terminal_table, write_tables
+from irtune.analysis.ablation.claims import Claimed
+from irtune.analysis.ablation.stability import Choices, jaccard_of_chance, stability
+from irtune.analysis.trials import TrialRow
+
+Trial = Callable[..., TrialRow]
+EVERY = "selection.reselect_every"
+CELLS = (
+    Cell("full", "full", is_baseline=True),
+    Cell("few_50% reselect_every=20", "few_50%", {}, {EVERY: 20}),
+    Cell("few_50% reselect_every=5", "few_50%", {}, {EVERY: 5}),
+)
+WRONG = ((100, 104, 96, 108, 92, 100), (60, 64, 56, 68, 52, 60), (80, 84, 76, 88, 72, 81))
+
+
+@pytest.fixture
+def rows(trial: Trial) -> list[TrialRow]:
+    return [
+        trial(
+            "all" if cell.is_baseline else "top_k",
+            num_wrong=count,
+            trial_id=f"{cell.name}_{seed}",
+            repeats=cell.name,
+            seed=seed,
+        )
+        for cell, counts in zip(CELLS, WRONG, strict=True)
+        for seed, count in enumerate(counts)
+    ]
+
+
+@pytest.fixture
+def results(rows: list[TrialRow]) -> list[CellResult]:
+    return results_of(CELLS, rows, 4)
+
+
+def choices(seed: int, last: tuple[int, ...] = (0, 1), num_blocks: int = 6) -> Choices:
+    active = np.zeros((2, num_blocks), bool)
+    active[0, :2] = True
+    active[1, list(last)] = True
+    scores = np.arange(2.0 * num_blocks).reshape(2, num_blocks)
+    return Choices.of(seed, np.array([0, 10]), active, scores, 30)
+
+
+def test_files_hold_every_number_unrounded(results: list[CellResult], tmp_path: Path) -> None:
+    files = write_tables(results, tmp_path, "a study")
+    assert sorted(file.name for file in files) == [
+        "cells.csv",
+        "cells.md",
+        "cells.parquet",
+        "cells.tex",
+        "trials.csv",
+        "trials.parquet",
+    ]
+    read = pd.read_csv(tmp_path / "cells.csv")
+    assert list(read["cell"]) == [cell.name for cell in CELLS]
+    assert read["test_mean"].tolist() == pytest.approx([one.test[0] for one in results if one.test], abs=0)
+    assert read["holm_p"].isna().tolist() == [True, False, False]
+    pd.testing.assert_frame_equal(
+        read["test_mean"].to_frame(), pd.read_parquet(tmp_path / "cells.parquet")[["test_mean"]]
+    )
+    trials = pd.read_parquet(tmp_path / "trials.parquet")
+    assert (len(trials), set(trials["seed"])) == (18, set(range(6)))
+
+
+def test_best_is_marked_only_where_holm_lets_it(results: list[CellResult], rows: list[TrialRow]) -> None:
+    # Two comparisons on six seeds: twice 2/64 is .0625, and nothing is marked; of one comparison it is.
+    assert best_shown(results) == set()
+    assert "textbf" not in latex(results, "c")
+    two = results_of(CELLS[:2], rows, 4)
+    assert best_shown(two) == {CELLS[1].name}
+    assert latex(two, "c").count("textbf") == 1
+    assert f"{1 - 60 / 400:.3f}" in next(line for line in markdown(two).splitlines() if "reselect_every=20" in line)
+
+
+def test_latex_escapes_what_names_hold_and_every_line_has_all_columns(results: list[CellResult]) -> None:
+    text = latex(results, "50 % & more_or_less")
+    assert r"few\_50\% reselect\_every=20" in text
+    assert r"\caption{50 \% \& more\_or\_less}" in text
+    body = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert len({len(re.findall(r"(?<!\\)&", line)) for line in body}) == 1
+    assert len(body) == 4
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed (Debian: texlive-latex-base)")
+def test_latex_compiles(results: list[CellResult], tmp_path: Path) -> None:
+    page = rf"\documentclass{{article}}\usepackage{{booktabs}}\begin{{document}}{latex(results, 'a_b')}\end{{document}}"
+    (tmp_path / "page.tex").write_text(page)
+    command = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "page.tex"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=60)
+    assert (tmp_path / "page.pdf").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_the_terminal_shows_all_cells_at_any_width(results: list[CellResult], width: int) -> None:
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(terminal_table(results, width))
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= width
+    assert "0.750" in "".join(lines)
+    assert "0.850" in "".join(lines)
+
+
+def test_chance_overlap_is_what_drawing_gives() -> None:
+    generator = np.random.default_rng(0)
+    drawn = []
+    for _ in range(4000):
+        a, b = (set(generator.choice(30, size, replace=False)) for size in (10, 6))
+        drawn.append(len(a & b) / len(a | b))
+    assert jaccard_of_chance(10, 6, 30) == pytest.approx(np.mean(drawn), abs=4 * np.std(drawn) / np.sqrt(len(drawn)))
+    assert jaccard_of_chance(6, 6, 6) == 1.0
+
+
+def test_agreement_of_equal_and_of_opposite_seeds() -> None:
+    equal = stability([choices(0), choices(1)])
+    assert equal is not None
+    assert (equal.tau, equal.jaccard) == (1.0, 1.0)
+    apart = stability([choices(0), choices(1, last=(4, 5))])
+    assert apart is not None
+    assert apart.jaccard == 0.0
+    # Ten of thirty steps with the first choice: frequency is by the steps for which a choice held.
+    assert choices(0, last=(4, 5)).frequency.tolist() == pytest.approx([1 / 3, 1 / 3, 0, 0, 2 / 3, 2 / 3])
+    assert stability([]) is None
+
+
+def test_figures_show_what_was_measured(results: list[CellResult], rows: list[TrialRow]) -> None:
+    scores = cells_plot(results).axes[0]
+    dots = [line for line in scores.lines if line.get_marker() == "o"]
+    assert sorted(dots[0].get_xdata()) == pytest.approx(sorted(results[0].scores.values()))
+    factor = factor_plot(results, EVERY).axes[0]
+    (line,) = [line for line in factor.lines if line.get_label() == "few_50%"]
+    assert dict(zip(line.get_xdata(), line.get_ydata(), strict=True)) == pytest.approx(
+        {20: results[1].test[0], 5: results[2].test[0]}  # type: ignore[index]
+    )
+    curves = {row.trial_id: ([10, 20], [0.1, 0.2 + row.seed / 100]) for row in rows}
+    lines = curves_plot(results, curves).axes[0].lines
+    assert [line.get_label() for line in lines] == [cell.name for cell in CELLS]
+    assert lines[0].get_ydata()[1] == pytest.approx(0.225)
+    front = trade_off_plot(results).axes[0].lines[0]
+    assert list(front.get_ydata()) == pytest.approx([max(one.test[0] for one in results if one.test)])
+    image = selection_plot({"few": [choices(0)]}).axes[0].images[0]
+    assert image.get_array().shape == (6, 1)
+
+
+def page(results_rows: list[TrialRow], **replaced: Any) -> str:
+    claims = [Claimed(CELLS[1].arm, "full", 0.01)]
+    findings = findings_of(CELLS, results_rows, claims, {}, 4)
+    given: Mapping[str, Any] = {
+        "title": "Ablation <b>x</b>",
+        "findings": findings,
+        "matched": "equal k (10)",
+        "choices": {CELLS[1].name: [choices(0), choices(1)]},
+        "pictures": {"cells": b"png"},
+        "factor_pngs": {EVERY: b"png"},
+        "heat_maps": {},
+        "class_names": ["a", "b", "c", "d"],
+        "failures": ["trial <x>: failed"],
+        "claims_record": {"recorded": "2026-11-27", "sha256": "abc123"},
+        "data": {"data": "synthetic"},
+        "tracking": ("mlflow ui", "javascript:alert(1)"),
+        "command": "irtune ablate x.yaml",
+        "study_yaml": "name: x",
+        "provenance": {"torch": "2"},
+    }
+    return render_ablation(**{**given, **replaced})
+
+
+def test_the_page_needs_nothing_else_and_escapes_what_it_is_given(rows: list[TrialRow]) -> None:
+    text = page(rows)
+    assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", text)
+    assert "<b>x</b>" not in text
+    assert "trial &lt;x&gt;: failed" in text
+    for fact in ("shown", "equal k (10)", "abc123", "irtune ablate x.yaml", "Kendall", "0.850"):
+        assert fact in text, fact
