@@ -13,8 +13,9 @@ from irtune.config.sweep_schema import Choice
 from irtune.search.source import TrialSpec
 from irtune.search.space_checks import NOT_SEARCHABLE
 
-FIXED = {key: reason for key, reason in NOT_SEARCHABLE.items() if not key.startswith("data.")} | {
-    "seed": "every cell is run on the same seeds; ablation.seeds says how many"
+FIXED = NOT_SEARCHABLE | {
+    "seed": "every cell is run on the same seeds; ablation.seeds says how many",
+    "data.name": "scores on different data cannot be compared; ablation.corpora runs every cell on several data sets",
 }
 """Settings (or whole sections) that all cells have in common, and why."""
 
@@ -88,8 +89,6 @@ def check_cells(config: AblationConfig, num_blocks: int | None = None) -> list[s
         for key in keys:
             reason = next((FIXED[one] for one in FIXED if key == one or key.startswith(f"{one}.")), None)
             mistakes += [f"{place}.{key}: cannot be varied: {reason}"] if reason else []
-            if key.startswith("data.name") and study.corpora:
-                mistakes.append(f"{place}.{key}: cannot be varied beside ablation.corpora, which has the data sets")
     if mistakes:
         return mistakes
     cells, tree = cells_of(config), explicit(config.experiment())
@@ -100,7 +99,9 @@ def check_cells(config: AblationConfig, num_blocks: int | None = None) -> list[s
         for mistake in _mistakes_of(tree, cell, num_blocks):
             if mistake.startswith(f"{KEY_OF_K}: ") and study.matched == "k":
                 mistake += ". Leave the cell out, or set ablation.matched: nothing"
-            mistakes.append(f"ablation.cells.{cell.arm}: {mistake}")
+            of_corpus = cell.corpus is not None and mistake.startswith("data.")
+            place = f"corpora.{cell.corpus}" if of_corpus else f"cells.{cell.arm}"
+            mistakes.append(f"ablation.{place}: {mistake}")
     return list(dict.fromkeys(mistakes))
 
 

@@ -13,11 +13,11 @@ from irtune.config.load import ConfigError, dotted_keys, storage_path
 from irtune.config.schema import ExperimentConfig, TrackingConfig
 from irtune.config.study_schema import StudyConfig
 from irtune.config.sweep_schema import SweepConfig
-from irtune.data.dataset import LabelledDataset, Split
+from irtune.data.dataset import DatasetConfig, LabelledDataset, Split
 from irtune.data.encode import EncodedDataset, encode, encode_once
 from irtune.data.label_names import metric_labels
 from irtune.layers import map_parameters
-from irtune.search.ablation_cells import check_cells, configurations
+from irtune.search.ablation_cells import cells_of, check_cells, configurations
 from irtune.search.objectives import unknown_metrics
 from irtune.search.space_checks import check_space, doubtful, indistinct_choices, values_of
 from irtune.search.warm_start import NOTHING_EARLIER, Earlier, earlier_trials
@@ -50,6 +50,7 @@ class Inputs:
         dataset: The data.
         encoded: Its token ids.
         positions: The most tokens that the model reads; None if there is no such limit.
+        data: What the data was loaded from; None: as the experiment says.
     """
 
     checkpoint: Path
@@ -57,6 +58,7 @@ class Inputs:
     dataset: LabelledDataset
     encoded: EncodedDataset
     positions: int | None
+    data: DatasetConfig | None = None
 
     def facts(self) -> dict[str, str]:
         """Return what to know of the data, in words, by what it is about."""
@@ -95,11 +97,12 @@ class Ready:
     """What was found out on the way.
 
     Args:
-        inputs: Model and data.
+        inputs: Model and data; of several corpora the first.
         tracking_uri: Where MLflow is.
         doubts: What is allowed but probably not meant.
         earlier: The trials that a sweep's sampler knows from the start.
         away: Why MLflow cannot be reached now; None if it can.
+        further: The other corpora.
     """
 
     inputs: Inputs
@@ -107,6 +110,11 @@ class Ready:
     doubts: tuple[str, ...]
     earlier: Earlier = NOTHING_EARLIER
     away: "TrackingAwayError | None" = None
+    further: tuple[Inputs, ...] = ()
+
+    def fingerprint(self) -> str:
+        """Of all data."""
+        return "-".join(one.dataset.fingerprint() for one in (self.inputs, *self.further))
 
     @property
     def dataset(self) -> LabelledDataset:
@@ -151,28 +159,32 @@ Sweep = Study[SweepConfig]
 Ablation = Study[AblationConfig]
 
 
-def check_inputs(config: ExperimentConfig, source: str) -> Inputs:
+def check_inputs(config: ExperimentConfig, source: str) -> list[Inputs]:
     """Check settings against the model, every bound and choice of a search space or cell, and the data; tokenise it.
+
+    Returns:
+        One for each corpus of an ablation that has several; else one.
 
     Raises:
         ConfigError: With every mistake.
     """
     mistakes = _mistaken_variations(config)
-    dataset, checkpoint = None, None
-    try:
-        dataset = config.data.load()
-    except ValueError as error:
-        mistakes.append(str(error))
+    loaded, checkpoint = [], None
+    for data in [] if mistakes and _corpora(config) else _corpora(config) or [config.data]:
+        try:
+            loaded.append((data, data.load()))
+        except ValueError as error:
+            mistakes.append(str(error))
     try:
         checkpoint = materialize(config.model)
         blocks = num_blocks(checkpoint)
     except ModelError as error:
         raise ConfigError(source, [*mistakes, str(error)]) from error
     mistakes += [mistake for mistake in _config_mistakes(config, checkpoint, blocks) if mistake not in mistakes]
-    if dataset is None or mistakes:
+    if mistakes:
         raise ConfigError(source, mistakes)
     try:
-        return _encoded(config, checkpoint, blocks, dataset)
+        return [_encoded(config, checkpoint, blocks, data, dataset) for data, dataset in loaded]
     except ValueError as error:
         raise ConfigError(source, str(error).splitlines()) from error
 
@@ -185,6 +197,18 @@ def _config_mistakes(config: ExperimentConfig, checkpoint: Path, blocks: int) ->
     return mistakes + _complaints(_check_shapes, config, checkpoint, not mistakes)
 
 
+def _corpora(config: ExperimentConfig) -> list[DatasetConfig]:
+    """The corpora of an ablation whose cells ``check_cells`` accepts; none where it has only its own data."""
+    if not isinstance(config, AblationConfig) or not config.ablation.corpora:
+        return []
+    try:
+        varied = configurations(config)
+    except ConfigError:
+        return []
+    first = {cell.corpus: varied[cell.name].data for cell in reversed(cells_of(config))}
+    return [first[corpus] for corpus in config.ablation.corpora]
+
+
 def _mistaken_variations(config: ExperimentConfig, blocks: int | None = None) -> list[str]:
     """Mistakes in what trials vary, on a model of so many blocks."""
     if isinstance(config, SweepConfig):
@@ -192,7 +216,9 @@ def _mistaken_variations(config: ExperimentConfig, blocks: int | None = None) ->
     return check_cells(config, blocks) if isinstance(config, AblationConfig) else []
 
 
-def _encoded(config: ExperimentConfig, checkpoint: Path, blocks: int, dataset: LabelledDataset) -> Inputs:
+def _encoded(
+    config: ExperimentConfig, checkpoint: Path, blocks: int, data: DatasetConfig, dataset: LabelledDataset
+) -> Inputs:
     """Tokenise the data, and check that the model can read it and that it fills a batch.
 
     Raises:
@@ -207,7 +233,7 @@ def _encoded(config: ExperimentConfig, checkpoint: Path, blocks: int, dataset: L
     encoded = encode(dataset, tokenizer, config.model.max_length, positions)
     check_vocabulary(shape, tokenizer, max(int(part.token_ids.max()) for part in encoded.splits.values()))
     _check_batch(config, len(encoded.splits["train"]))
-    return Inputs(checkpoint, blocks, dataset, encoded, positions)
+    return Inputs(checkpoint, blocks, dataset, encoded, positions, data)
 
 
 def _check_batch(config: ExperimentConfig, num_train: int) -> None:
@@ -248,7 +274,7 @@ def prepare(config: StudyConfig, source: str, *, makes_store: bool = True) -> Re
         TrackingError: If MLflow cannot be used; that a server is away is told in ``away``.
     """
     uri = resolve_tracking_uri(config.tracking.uri, storage_path(config))
-    inputs = check_inputs(config, source)
+    inputs, *further = check_inputs(config, source)
     away = None
     if makes_store or local_database(uri) is None:
         # MLflow takes seconds to import.
@@ -263,7 +289,7 @@ def prepare(config: StudyConfig, source: str, *, makes_store: bool = True) -> Re
     unsaid = check_class_weights(_class_weights(config), inputs.dataset.labels)
     doubts = (*inputs.dataset.notes, *unsaid)
     if not isinstance(config, SweepConfig):
-        return Ready(inputs, uri, doubts, away=away)
+        return Ready(inputs, uri, doubts, away=away, further=tuple(further))
     mistakes = unknown_metrics(config.tune, names)
     mistakes += _complaints(earlier_trials, config.tune, config.space)
     if mistakes:

@@ -94,7 +94,7 @@ class StudyRunner(ABC, Generic[Config, Found]):
             ready = prepare(config, source)
         # From here on the login is in ``ready.tracking_uri`` alone, which is never written.
         config = without_login(config)
-        fingerprint = ready.dataset.fingerprint()
+        fingerprint = ready.fingerprint()
         folder = sweep_to_resume(config, fingerprint, resume, source=source, console=console, is_live=is_live)
         ready.check_away(config.tracking, is_new=folder is None)
         folder = folder or new_folder(config)
@@ -141,7 +141,7 @@ class StudyRunner(ABC, Generic[Config, Found]):
             console.out(f"note: {source}: {doubt}", highlight=False)
         # Without a terminal nobody is asked; what would be gone on with is only said.
         told = Console(file=console.file, width=console.width, force_terminal=False)
-        fingerprint = ready.dataset.fingerprint()
+        fingerprint = ready.fingerprint()
         folder = sweep_to_resume(config, fingerprint, resume, source=source, console=told, is_live=is_live)
         ready.check_away(config.tracking, is_new=folder is None)
         folder = folder or storage_path(config) / f"{config.name}-<date>-<time>"
@@ -175,7 +175,7 @@ class StudyRunner(ABC, Generic[Config, Found]):
             found = self.conclude(study, driver.table, driver.uploader, driver.tracker, console)
             driver.uploader.drain(DRAIN_S)
             if is_complete:
-                write_identity(study.folder, study.config, study.ready.dataset.fingerprint(), complete=True)
+                write_identity(study.folder, study.config, study.ready.fingerprint(), complete=True)
             return found
 
     def _checked_trials_at_once(self, study: Study[Config]) -> int:

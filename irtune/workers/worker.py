@@ -11,7 +11,7 @@ from ray.util.placement_group import get_current_placement_group
 
 from irtune.config.load import build, with_overrides
 from irtune.config.schema import ExperimentConfig
-from irtune.data.dataset import LabelledDataset
+from irtune.data.dataset import DatasetConfig, LabelledDataset
 from irtune.redaction import raised_publicly
 from irtune.training.record import NoRecorder, Recorder, RecordWriter, Report
 
@@ -50,14 +50,16 @@ class TrialSetup:
     Args:
         experiment: What was said of the experiment that trials vary, as a JSON-able tree.
         folder: The sweep's folder on storage that all nodes share.
-        dataset: The data of ``experiment``, in Ray's object store.
+        dataset: The data that most trials train on, in Ray's object store.
         objective: The work of a trial.
+        data: What ``dataset`` was loaded from; None: as ``experiment`` says.
     """
 
     experiment: Mapping[str, Any]
     folder: Path
     dataset: "ray.ObjectRef[LabelledDataset]"
     objective: Objective = train
+    data: DatasetConfig | None = None
 
     def config(self, overrides: Mapping[str, Any]) -> ExperimentConfig:
         """The configuration of one trial."""
@@ -74,7 +76,8 @@ def train_rank(trial: str, overrides: Mapping[str, Any], setup: TrialSetup, repo
 
     config = setup.config(overrides)
     folder = setup.trial_folder(trial)
-    dataset = ray.get(setup.dataset) if config.data == setup.config({}).data else config.data.load()
+    shared = setup.config({}).data if setup.data is None else setup.data
+    dataset = ray.get(setup.dataset) if config.data == shared else config.data.load()
     nodes = gather(ray.util.get_node_ip_address())
     recorder: Any = RecordWriter(folder) if rank() == 0 else NoRecorder()
     try:

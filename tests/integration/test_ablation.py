@@ -1,7 +1,6 @@
 """An ablation as a user runs it: cells over seeds, the page and the tables, MLflow, and going on after a kill."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -15,10 +14,10 @@ EXACT = ["cell", "seed", "status", "validation_score", "test_score", "train_loss
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SweepRun]:
+def study(tmp_path_factory: pytest.TempPathFactory) -> SweepRun:
     found = run_sweep(tmp_path_factory.mktemp("ablation"), FILE, job="ablate.py")
     assert found.status == 0, found.output
-    yield found
+    return found
 
 
 def trials(study: SweepRun) -> pd.DataFrame:

@@ -55,10 +55,12 @@ def findings_of(
         rows: All trials, in any state.
         claims: What was claimed before the first trial.
         curves: Validation scores by the id of a trial.
-        num_classes: Classes of the task.
+        num_classes: Classes of the task; of several corpora of the first.
     """
-    results = results_of(cells, rows, num_classes)
-    judged = judge(claims, results, num_classes)
+    # Other corpora may have other classes, which are then those met.
+    known = num_classes if len({cell.corpus for cell in cells}) == 1 else None
+    results = results_of(cells, rows, known)
+    judged = judge(claims, results, known)
     improving = tuple(one.cell.name for one in results if _is_improving(one, curves))
     return AblationFindings(
         tuple(results),
@@ -171,7 +173,7 @@ def render_ablation(
         pictures: PNG by name: cells, trade_off, curves, selection.
         factor_pngs: PNG by factor.
         heat_maps: Layer traces as PNG by caption.
-        class_names: Of the task.
+        class_names: Of the task; of several corpora of the first.
         failures: Trials that did not finish, in words.
         claims_record: When the claims were recorded, and the study's SHA-256.
         data: What to know of the data.
@@ -216,7 +218,7 @@ def render_ablation(
             ],
             heat_maps=heat_maps,
             classes=class_names,
-            per_class=per_class(results, class_names),
+            per_class=per_class([one for one in results if one.cell.corpus == results[0].cell.corpus], class_names),
             failures=failures,
             data=data,
             tracking_command=tracking[0],
