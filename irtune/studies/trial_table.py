@@ -29,7 +29,7 @@ _RUN_STATUS: Mapping[Status, RunStatus] = {
 
 
 class TrialTable:
-    """The driver's view of all trials, by name in ``records``.
+    """The driver's view of all trials: by name in ``records``, and in the order in which they began in ``in_order``.
 
     Args:
         sweep: Whose trials they are.
@@ -42,6 +42,7 @@ class TrialTable:
         self.setup = setup
         self.uploader = uploader
         self.records: dict[str, TrialRecord] = {}
+        self.in_order: list[TrialRecord] = []
         self.adapters = Adapters(sweep.config)
         self._readers: dict[str, RecordReader] = {}
         self._reading = threading.Lock()
@@ -122,6 +123,7 @@ class TrialTable:
         record = TrialRecord(spec.name, shown, config, folder, spec.is_baseline, spec.repeats)
         record.num_blocks = self.sweep.ready.inputs.num_blocks
         self.records[spec.name] = record
+        self.in_order.append(record)
         return record
 
     def _follow(self, record: TrialRecord) -> None:
