@@ -31,9 +31,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import optuna
+import psutil
 from matplotlib.figure import Figure
 from ray import tune
-from scale_driver import PARTS, WINDOW, Driver, resident
+from scale_driver import PARTS, WINDOW, Driver
 
 from irtune.studies.provenance import environment
 from irtune.workers import cluster
@@ -83,9 +84,10 @@ def grow(sampler: str, ends: tuple[int, ...], *, with_mlflow: bool = False) -> l
                 driver.reset()
             driver.run_trial(number)
             if number in ends:
-                sizes = driver.sizes()
+                # First: looking at the sizes takes time itself.
+                ms, sizes = driver.ms_a_trial(), driver.sizes()
                 growth = [(now - then) / (number - before) for now, then in zip(sizes, grown, strict=True)]
-                windows.append(Window(number, driver.ms_a_trial(), growth))
+                windows.append(Window(number, ms, growth))
                 print(f"{sampler}: {number} trials", file=sys.stderr)
                 before, grown = number, sizes
         driver.uploader.close()
@@ -93,7 +95,7 @@ def grow(sampler: str, ends: tuple[int, ...], *, with_mlflow: bool = False) -> l
 
 
 def apart(sampler: str, ends: tuple[int, ...], *, with_mlflow: bool = False) -> list[Window]:
-    """``grow`` in a process of its own, so that one sweep does not live in memory that another one has left."""
+    """``grow`` in a process of its own, in which nothing else has left anything."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         return process.submit(grow, sampler, ends, with_mlflow=with_mlflow).result()
 
@@ -115,13 +117,13 @@ def print_tune_share(sizes: tuple[int, int] = (100, 400)) -> list[float]:
     found, cpu_ms = [], []
     for num_trials in sizes:
         with tempfile.TemporaryDirectory() as folder:
-            before = time.monotonic(), time.process_time(), resident() / 1e9
+            before = time.monotonic(), time.process_time(), psutil.Process().memory_info().rss / 1e9
             tune.Tuner(
                 tune.with_resources(_nothing, {"CPU": 0.5}),
                 tune_config=tune.TuneConfig(num_samples=num_trials, max_concurrent_trials=2, reuse_actors=True),
                 run_config=tune.RunConfig(storage_path=folder, name="tune", verbose=0),
             ).fit()
-            after = time.monotonic(), time.process_time(), resident() / 1e9
+            after = time.monotonic(), time.process_time(), psutil.Process().memory_info().rss / 1e9
         wall, cpu, memory = (1000 * (now - then) / num_trials for now, then in zip(after, before, strict=True))
         found.append(f"of {num_trials} {wall:.0f} ms ({cpu:.0f} ms of processor time, {memory:.3f} MB)")
         cpu_ms.append(cpu)

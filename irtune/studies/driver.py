@@ -170,13 +170,13 @@ class Driver:
 
     def _fit(self, tuner: tune.Tuner, planned: int) -> None:
         """Run trials under a progress display that counts to ``planned``."""
-        config, records = self._sweep.config, self.table.records
-        steps_before = sum(record.step for record in records.values())
+        config, records = self._sweep.config, self.table.in_order
+        steps_before = sum(record.step for record in records)
         with SweepProgress(self._console, planned, config.most_steps, config.aim, steps_before) as progress:
 
             def look() -> None:
                 self.table.read()
-                progress.update(records.values())
+                progress.update(records)
 
             ticker = Ticker(look)
             try:

@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 
@@ -96,10 +96,10 @@ class SweepProgress:
     ) -> None:
         self._bar.stop()
 
-    def update(self, entries: Iterable[TrialRecord]) -> None:
-        """Show the state of the trials now."""
+    def update(self, entries: Sequence[TrialRecord]) -> None:
+        """Show the state of the trials now; ``entries`` are all so far, in the order in which they began."""
         with self._lock:
-            tally, running = self._count(list(entries))
+            tally, running = self._count(entries)
             now = time.monotonic()
             # Steps that stopped trials left out will not be done.
             total = max(tally.steps_of_over + (self.num_trials - tally.over) * self.steps_per_trial, 1)
@@ -115,9 +115,10 @@ class SweepProgress:
                 line = f"[{duration(now - self.started)}] {status}"
                 self.console.out(line, highlight=False)
 
-    def _count(self, entries: list[TrialRecord]) -> tuple[_Tally, list[str]]:
+    def _count(self, entries: Sequence[TrialRecord]) -> tuple[_Tally, list[str]]:
         """All trials together, and the names of those that run."""
-        recent = self._recent + entries[self._num_seen :]
+        # A slice alone, not a copy of all: of 10,000 trials that takes as long as the rest of this.
+        recent = [*self._recent, *entries[self._num_seen :]]
         self._recent, self._num_seen = [], len(entries)
         for entry in recent:
             if entry.status is not None and entry.is_settled:

@@ -30,7 +30,7 @@ _RUN_STATUS: Mapping[Status, RunStatus] = {
 
 
 class TrialTable:
-    """The driver's view of all trials, by name in ``records``.
+    """The driver's view of all trials: by name in ``records``, and in the order in which they began in ``in_order``.
 
     Args:
         sweep: Whose trials they are.
@@ -43,6 +43,7 @@ class TrialTable:
         self.setup = setup
         self.uploader = uploader
         self.records: dict[str, TrialRecord] = {}
+        self.in_order: list[TrialRecord] = []
         self.adapters = Adapters(sweep.config)
         self._readers: dict[str, RecordReader] = {}
         self._reading = threading.Lock()
@@ -123,6 +124,7 @@ class TrialTable:
         record = TrialRecord(spec.name, shown, config, folder, spec.is_baseline, spec.repeats, spec.group)
         record.num_blocks = self.sweep.ready.inputs.num_blocks
         self.records[spec.name] = record
+        self.in_order.append(record)
         return record
 
     def _follow(self, record: TrialRecord) -> None:
