@@ -5,9 +5,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from irtune.config.schema import Section, mistakes
+from irtune.config.schema import Parts, Section, mistakes
 from irtune.config.study_schema import StudyConfig
-from irtune.config.sweep_schema import Choice
+from irtune.config.sweep_schema import Choice, Dimension
 from irtune.config.tree import flatten
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
@@ -51,6 +51,23 @@ class Claim(Section):
     seeds: int | None = Field(None, ge=2, description="seeds of both cells; default: ablation.seeds")
 
 
+class TuningSection(Section):
+    """A search for every cell, the baseline included, on validation and a seed of its own, before cells are compared.
+
+    What is best of it then runs on the seeds of the study, which had no part in the choice.
+    """
+
+    num_trials: int = Field(8, ge=2, description="trials of each cell's search")
+    space: dict[str, Dimension] = Field(
+        {}, description="what is tuned of all cells, as space of a sweep: {key: {type: …}}"
+    )
+    own: dict[str, dict[str, Dimension]] = Field(
+        {}, description="what is tuned of one cell beside that: {ir: {key: …}}"
+    )
+    sampler: str = Field("tpe", description="as tune.sampler of a sweep")
+    num_startup_trials: int = Field(4, ge=0, description="random trials before tpe or gp models the space")
+
+
 class AblationSection(Section):
     """Which cells there are, and over how many seeds each is run."""
 
@@ -69,11 +86,16 @@ class AblationSection(Section):
         {}, description="data sets on which every cell is run, as settings of data by name; default: data alone"
     )
     seeds: int = Field(3, ge=2, description="seeds that every cell is run on, the same ones, from the experiment's on")
-    matched: Literal["nothing", "k"] = Field(
-        "nothing", description="what all cells but the baseline have in common: nothing, or k, blocks that train"
+    matched: Literal["nothing", "k", "tuning_budget"] = Field(
+        "nothing",
+        description="what the comparison is fair in: nothing but seeds and data; k, blocks that train in all cells but "
+        "the baseline; or tuning_budget, the trials that each cell is tuned by (ablation.tuning)",
     )
     k: Annotated[int, Field(gt=0)] | Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None, description="with matched: k, how many blocks, or which fraction of them"
+    )
+    tuning: TuningSection | None = Field(
+        None, description="tune every cell by as many trials, before they are compared"
     )
     claims: tuple[Claim, ...] = Field((), description="[{better: ir, than: full, margin: .01, seeds: 10}, …]")
 
@@ -84,24 +106,35 @@ class AblationSection(Section):
 
     @model_validator(mode="after")
     def _names_are_known(self) -> "AblationSection":
-        named = {"baseline": [self.baseline] if self.baseline else []}
-        named |= {f"factors.{key}.of": list(factor.of or ()) for key, factor in self.factors.items()}
+        named: dict[Parts, list[str]] = {("baseline",): [self.baseline] if self.baseline else []}
+        named |= {("factors", key, "of"): list(factor.of or ()) for key, factor in self.factors.items()}
         for index, claim in enumerate(self.claims):
-            named |= {f"claims.{index}.better": [claim.better], f"claims.{index}.than": [claim.than]}
+            named |= {("claims", index, "better"): [claim.better], ("claims", index, "than"): [claim.than]}
         known = ", ".join(self.cells)
-        found = {
+        found: dict[Parts, str] = {
             key: f"{name!r} is no cell; available: {known}"
             for key, names in named.items()
             for name in names
             if name not in self.cells
         }
         found |= {
-            f"claims.{index}.than": "is the same cell as better; name another"
+            ("claims", index, "than"): "is the same cell as better; name another"
             for index, claim in enumerate(self.claims)
             if claim.better == claim.than
         }
         if (self.matched == "k") != (self.k is not None):
-            found["k"] = "belongs to matched: k; give both, or neither"
+            found["k",] = "belongs to matched: k; give both, or neither"
+        if (self.matched == "tuning_budget") != (self.tuning is not None):
+            found["tuning",] = "belongs to matched: tuning_budget; give both, or neither"
+        if self.tuning is not None:
+            found |= {
+                ("tuning", "own", name): f"{name!r} is no cell; available: {known}"
+                for name in self.tuning.own
+                if name not in self.cells
+            }
+            without = [name for name in self.cells if not self.tuning.space and not self.tuning.own.get(name)]
+            if without:
+                found["tuning", "space"] = f"leaves nothing to tune of {', '.join(without)}; name a dimension"
         if found:
             raise mistakes(found)
         return self

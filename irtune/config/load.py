@@ -249,7 +249,7 @@ def _yaml_mistake(error: yaml.YAMLError | UnicodeDecodeError) -> str:
 
 def _parts(key: str, tree: Mapping[str, Any]) -> list[str]:
     """The steps from the root to a dotted key; under ``space`` and ``ablation.factors`` a setting's key is one step."""
-    for section in (["space"], ["ablation", "factors"]):
+    for section in (["space"], ["ablation", "factors"], ["ablation", "tuning", "space"]):
         prefix = ".".join(section) + "."
         if key.startswith(prefix):
             rest, there = key.removeprefix(prefix), at(tree, section) or {}

@@ -135,10 +135,14 @@ def _unknown_key(config_type: type[BaseModel], tree: Mapping[str, Any], parents:
     known = [field.alias or name for name, field in model.model_fields.items()] if model else []
     if section in VARIANTS and model:
         return _no_option(section, _node(tree, parents).get("name", VARIANTS[section].default), known, key)
-    kinds = {ExperimentConfig: "a single run", SweepConfig: "a sweep", AblationConfig: "an ablation"}
+    kinds: dict[type[BaseModel], str] = {
+        ExperimentConfig: "a single run",
+        SweepConfig: "a sweep",
+        AblationConfig: "an ablation",
+    }
     others = [kind for kind in kinds if not parents and config_type in kinds and key in kind.model_fields]
     if others:
-        return f"belongs to {kinds[others[0]]}, and this is {kinds[config_type]}"  # type: ignore[index]
+        return f"belongs to {kinds[others[0]]}, and this is {kinds[config_type]}"
     elsewhere = {dotted: dotted.split(".")[-1] for dotted in known_keys(ExperimentConfig)}
     # Other sections are only searched for what is clearly meant: "lr" is no "r".
     far = difflib.get_close_matches(key, elsewhere.values(), n=1, cutoff=0.8)

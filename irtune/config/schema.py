@@ -40,11 +40,17 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
-def mistakes(messages: Mapping[str, str]) -> ValidationError:
-    """What a validator raises about keys of its model: dotted key -> what is wrong with it."""
+Parts = tuple[str | int, ...]
+"""The steps to a setting: keys, which may have dots, and places in lists."""
+
+
+def mistakes(messages: Mapping[str, str] | Mapping[Parts, str]) -> ValidationError:
+    """What a validator raises about keys of its model: dotted key, or its parts -> what is wrong with it."""
     details = [
         InitErrorDetails(
-            type=PydanticCustomError(MISTAKE, "{message}", {"message": message}), loc=tuple(key.split(".")), input=None
+            type=PydanticCustomError(MISTAKE, "{message}", {"message": message}),
+            loc=tuple(key.split(".")) if isinstance(key, str) else key,
+            input=None,
         )
         for key, message in messages.items()
     ]

@@ -9,9 +9,9 @@ from irtune.analysis.ablation.cell_results import Cell
 from irtune.config.ablation_schema import AblationConfig
 from irtune.config.load import ConfigError, apply_overrides, build, explicit
 from irtune.config.schema import ExperimentConfig
-from irtune.config.sweep_schema import Choice
+from irtune.config.sweep_schema import Choice, Dimension, SweepConfig
 from irtune.search.source import TrialSpec
-from irtune.search.space_checks import NOT_SEARCHABLE
+from irtune.search.space_checks import NOT_SEARCHABLE, check_space
 
 FIXED = NOT_SEARCHABLE | {
     "seed": "every cell is run on the same seeds; ablation.seeds says how many",
@@ -38,7 +38,8 @@ def cells_of(config: AblationConfig) -> list[Cell]:
     """
     study = config.ablation
     found = []
-    for corpus, data in (study.corpora or {None: {}}).items():
+    corpora: Mapping[str | None, Mapping[str, Any]] = {**study.corpora} or {None: {}}
+    for corpus, data in corpora.items():
         of_corpus = {f"data.{key}": value for key, value in data.items()}
         for arm, overrides in study.cells.items():
             matched = {KEY_OF_K: study.k} if study.matched == "k" and arm != study.baseline_cell else {}
@@ -58,11 +59,19 @@ def seeds_of(config: AblationConfig, cell: Cell) -> range:
 
 def trial_of(cell: Cell, seed: int) -> TrialSpec:
     """The trial of a cell with this seed."""
-    folder = WITHOUT_DOTS.sub("_", cell.name).strip("_")
+    return TrialSpec(f"{folder_of(cell)}_seed_{seed}", {**cell.overrides, "seed": seed}, cell.name, group_of(cell))
+
+
+def folder_of(cell: Cell) -> str:
+    """The cell's name of characters that any file system takes."""
+    return WITHOUT_DOTS.sub("_", cell.name).strip("_")
+
+
+def group_of(cell: Cell) -> dict[str, str]:
+    """What the runs of a cell are found and grouped by."""
     group = {"cell": cell.name, "arm": cell.arm, "baseline": str(cell.is_baseline).lower()}
     group |= {} if cell.corpus is None else {"corpus": cell.corpus}
-    group |= {f"level.{key}": str(level) for key, level in cell.levels.items()}
-    return TrialSpec(f"{folder}_seed_{seed}", {**cell.overrides, "seed": seed}, cell.name, group)
+    return group | {f"level.{key}": str(level) for key, level in cell.levels.items()}
 
 
 def trials_of(config: AblationConfig, cells: Sequence[Cell]) -> list[TrialSpec]:
@@ -74,6 +83,8 @@ def trials_of(config: AblationConfig, cells: Sequence[Cell]) -> list[TrialSpec]:
 def matched_in_words(config: AblationConfig) -> str:
     """What the cells have in common, as every table says it."""
     study = config.ablation
+    if study.tuning is not None and study.matched == "tuning_budget":
+        return f"equal tuning budgets ({study.tuning.num_trials} trials per cell)"
     return "the settings of the file" if study.matched == "nothing" else f"equal {study.matched} ({study.k})"
 
 
@@ -97,12 +108,53 @@ def check_cells(config: AblationConfig, num_blocks: int | None = None) -> list[s
         mistakes.append(f"ablation: two cells would lie in one folder, {twice}; name them otherwise")
     for cell in cells:
         for mistake in _mistakes_of(tree, cell, num_blocks):
-            if mistake.startswith(f"{KEY_OF_K}: ") and study.matched == "k":
-                mistake += ". Leave the cell out, or set ablation.matched: nothing"
-            of_corpus = cell.corpus is not None and mistake.startswith("data.")
-            place = f"corpora.{cell.corpus}" if of_corpus else f"cells.{cell.arm}"
-            mistakes.append(f"ablation.{place}: {mistake}")
+            mistakes.append(_placed(mistake, cell, study.matched))
+        mistakes += [] if mistakes else _mistaken_tuning(config, cell, tree, num_blocks)
     return list(dict.fromkeys(mistakes))
+
+
+def space_of(config: AblationConfig, cell: Cell) -> dict[str, Dimension]:
+    """What is tuned of a cell: what is of all, and what is its arm's own; nothing that a factor varies."""
+    tuning = config.ablation.tuning
+    space = {} if tuning is None else tuning.space | tuning.own.get(cell.arm, {})
+    return {key: dimension for key, dimension in space.items() if key not in cell.levels}
+
+
+def _mistaken_tuning(config: AblationConfig, cell: Cell, tree: Mapping[str, Any], num_blocks: int | None) -> list[str]:
+    """Mistakes in what is tuned of a cell, found as a sweep finds them in its space."""
+    tuning, space = config.ablation.tuning, space_of(config, cell)
+    if tuning is None:
+        return []
+    if not space:
+        return [f"ablation.tuning.space: leaves nothing to tune of {cell.name}; name a dimension that no factor varies"]
+    sweep = {
+        **apply_overrides(tree, cell.overrides),
+        "space": {key: dimension.model_dump(mode="json") for key, dimension in space.items()},
+        "tune": {"num_trials": tuning.num_trials, "sampler": tuning.sampler, "scheduler": None},
+    }
+    try:
+        found = check_space(build(SweepConfig, sweep, "tuning"), num_blocks)
+    except ConfigError as error:
+        found = list(error.mistakes)
+    own = tuple(f"space.{key}" for key in tuning.own.get(cell.arm, {}))
+    return [
+        f"ablation.tuning.own.{cell.arm}.{mistake.removeprefix('space.')}"
+        if own and mistake.startswith(own)
+        else f"ablation.tuning.{mistake.removeprefix('tune.')}"
+        for mistake in found
+    ]
+
+
+def _placed(mistake: str, cell: Cell, matched: str) -> str:
+    """A mistake of a cell with the place in the file that it comes from."""
+    key = mistake.partition(": ")[0]
+    if key == KEY_OF_K and matched == "k":
+        return f"ablation.cells.{cell.arm}: {mistake}. Leave the cell out, or set ablation.matched: nothing"
+    if key in cell.levels:
+        return f"ablation.factors.{mistake}"
+    if cell.corpus is not None and key.startswith("data."):
+        return f"ablation.corpora.{cell.corpus}.{mistake.removeprefix('data.')}"
+    return f"ablation.cells.{cell.arm}{'.' if key in cell.overrides else ': '}{mistake}"
 
 
 def configurations(config: AblationConfig) -> dict[str, ExperimentConfig]:

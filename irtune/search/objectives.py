@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from irtune.analysis.metrics import Mode
-from irtune.config.sweep_schema import Constraint, TuneConfig
+from irtune.config.study_schema import Constraint
+from irtune.config.sweep_schema import TuneConfig
 from irtune.plugins import nearest
 
 _MEASURED_AT_EACH_STEP = (

@@ -1,17 +1,18 @@
 """An ablation: every cell on every seed, in the order of the seeds."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 from rich.console import Console
 
 from irtune.analysis.tables import duration
+from irtune.analysis.trials import TrialRow
 from irtune.config.ablation_schema import AblationConfig
 from irtune.data.dataset import Split
 from irtune.search.ablation_cells import cells_of, configurations, matched_in_words, seeds_of, trials_of
-from irtune.search.source import ListSource
+from irtune.search.source import ListSource, Together
 from irtune.studies.ablation_conclusion import AblationConclusion, conclude_ablation, write_claims
 from irtune.studies.driver import Phase
 from irtune.studies.forecast import SweepCost, Trial
@@ -19,6 +20,7 @@ from irtune.studies.plan import Plan, in_words, tried, workers_in_words
 from irtune.studies.preflight import Ablation
 from irtune.studies.study import KnownEnd, StudyRunner
 from irtune.studies.trial_table import TrialTable
+from irtune.studies.tuning import searches, tuned
 from irtune.tracking.mlflow_tracker import MlflowTracker
 from irtune.tracking.uploader import Uploader
 from irtune.training.rehearsal import Rehearsal
@@ -28,8 +30,9 @@ class AblationRunner(StudyRunner[AblationConfig, AblationConclusion]):
     """How an ablation goes."""
 
     def most_trials(self, config: AblationConfig) -> int:
-        """Every cell on every seed."""
-        return sum(len(seeds_of(config, cell)) for cell in cells_of(config))
+        """Every cell on every seed, and what it is tuned by."""
+        cells, tuning = cells_of(config), config.ablation.tuning
+        return sum(len(seeds_of(config, cell)) for cell in cells) + (tuning.num_trials * len(cells) if tuning else 0)
 
     def trials_in_words(self, config: AblationConfig) -> str:
         """How many cells and seeds there are."""
@@ -44,10 +47,17 @@ class AblationRunner(StudyRunner[AblationConfig, AblationConclusion]):
         )
 
     def phases(self, study: Ablation, known_end: KnownEnd) -> list[Phase]:
-        """All trials, seed after seed, once it is written down what is claimed of them."""
+        """The searches that tune cells; then all cells, seed after seed. What is claimed is written down before."""
         write_claims(study)
-        trials = trials_of(study.config, cells_of(study.config))
-        return [Phase(lambda rows: ListSource(trials, known_end), len(trials))]
+        config, folder, cells = study.config, study.folder, cells_of(study.config)
+        own = searches(folder, config, cells)
+        num_tuning = sum(each.num_trials for each in own)
+        phases = [Phase(lambda rows: Together(own), num_tuning)] if own else []
+
+        def compared(rows: Sequence[TrialRow]) -> ListSource:
+            return ListSource(trials_of(config, tuned(folder, config, cells)), known_end)
+
+        return [*phases, Phase(compared, self.most_trials(config) - num_tuning)]
 
     def make_plan(
         self, study: Ablation, lengths: Mapping[Split, np.ndarray], rehearsal: Rehearsal, at_once: int
@@ -57,7 +67,8 @@ class AblationRunner(StudyRunner[AblationConfig, AblationConclusion]):
         cells, varied = cells_of(config), configurations(config)
         pace, cost, memory_bytes, source = tried(study, rehearsal, int(lengths["train"].max()), list(varied.values()))
         of_cell = {cell.name: Trial.of(varied[cell.name], cost, lengths, pace) for cell in cells}
-        runs = [of_cell[cell.name] for cell in cells for _ in seeds_of(config, cell)]
+        times = config.ablation.tuning.num_trials if config.ablation.tuning else 0
+        runs = [of_cell[cell.name] for cell in cells for _ in range(times + len(seeds_of(config, cell)))]
         baseline = next(of_cell[cell.name] for cell in cells if cell.is_baseline)
         others = Trial.mean([trial for trial in runs if trial is not baseline] or [baseline])
         if pace:

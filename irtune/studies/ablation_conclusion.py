@@ -40,6 +40,7 @@ from irtune.studies.preflight import Ablation
 from irtune.studies.provenance import environment
 from irtune.studies.trial_record import TrialRecord
 from irtune.studies.trial_table import TrialTable
+from irtune.studies.tuning import tuned
 from irtune.studies.ways_to_look import experiment_of, ways_to_look
 from irtune.tracking.mlflow_tracker import MlflowTracker
 from irtune.tracking.trace import read_trace
@@ -91,7 +92,7 @@ def conclude_ablation(
     claims = [Claimed(claim.better, claim.than, claim.margin) for claim in config.ablation.claims]
     num_classes = len(study.ready.dataset.labels)
     curves = {entry.trial_id: curve for entry in entries if (curve := _curve(entry, study.metric.name))[0]}
-    findings = findings_of(cells_of(config), trials.rows(), claims, curves, num_classes)
+    findings = findings_of(tuned(study.folder, config, cells_of(config)), trials.rows(), claims, curves, num_classes)
     choices = _choices(entries)
     experiment_id = experiment_of(tracker)
     levels = sorted({key for one in findings.results for key in one.cell.levels})

@@ -256,7 +256,8 @@ def _check_batch(config: ExperimentConfig, num_train: int) -> None:
 def _values(config: ExperimentConfig, key: str, fixed: Any) -> list[Any]:
     """The values of a setting between which all trials lie."""
     if isinstance(config, AblationConfig):
-        return [fixed, *(dotted_keys(one).get(key, fixed) for one in configurations(config).values())]
+        found = [dotted_keys(one).get(key) for one in configurations(config).values()]
+        return [fixed, *(value for value in found if value is not None)]
     searched = values_of(config.space[key]) if isinstance(config, SweepConfig) and key in config.space else []
     return [fixed, *searched]
 

@@ -131,7 +131,11 @@ class TrialTable:
         config = record.config
         tags = {
             "irtune.sweep": self.sweep.name,
-            "irtune.kind": "cell" if record.group else "trial" if record.repeats is None else "finalist",
+            "irtune.kind": record.group.get("phase", "cell")
+            if record.group
+            else "trial"
+            if record.repeats is None
+            else "finalist",
             "irtune.strategy": config.strategy,
             "irtune.baseline": str(record.is_baseline).lower(),
             "irtune.seed": str(config.seed),

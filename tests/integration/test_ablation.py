@@ -97,4 +97,4 @@ def test_a_plan_says_what_each_cell_takes_and_starts_nothing(tmp_path: Path) -> 
 def test_mistakes_of_cells_cost_nothing(tmp_path: Path) -> None:
     refused = run_sweep(tmp_path / "storage", FILE, "ablation.cells.few.selection.policy.k=9", job="ablate.py")
     assert refused.status == 2
-    assert says(refused.output, "ablation.cells.few", "selection.policy.k", "6")
+    assert says(refused.output, "ablation.cells.few.selection.policy.k", "6")

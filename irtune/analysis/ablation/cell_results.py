@@ -23,6 +23,7 @@ class Cell:
         levels: Its level of each factor that varies it, by dotted key.
         corpus: The data set; None where there is only one.
         is_baseline: Whether its arm is what others are compared with.
+        tuned: Of ``overrides`` those that a search of its own found, by dotted key.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Cell:
     levels: Mapping[str, object] = field(default_factory=dict)
     corpus: str | None = None
     is_baseline: bool = False
+    tuned: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,6 +34,11 @@ def cell_columns(results: Sequence[CellResult]) -> tuple[Column[CellResult], ...
     best = best_shown(results)
     return (
         Column("cell", "configuration, and data where there are several", lambda one: one.cell.name, "left", True),
+        *(
+            [Column("tuned", "what its own search found on validation", _tuned, "left", True)]
+            if any(one.cell.tuned for one in results)
+            else []
+        ),
         Column("seeds", "seeds that finished", lambda one: str(len(one.rows))),
         Column(
             f"test {words}",
@@ -106,6 +111,7 @@ def cell_frame(results: Sequence[CellResult]) -> pd.DataFrame:
                 "arm": one.cell.arm,
                 "corpus": one.cell.corpus,
                 **{f"level.{key}": str(level) for key, level in one.cell.levels.items()},
+                **{f"tuned.{key}": value for key, value in one.cell.tuned.items()},
                 "is_baseline": one.cell.is_baseline,
                 "seeds": len(one.rows),
                 "unfinished": len(one.unfinished),
@@ -186,7 +192,8 @@ def latex(results: Sequence[CellResult], caption: str) -> str:
     for one in results:
         texts = [_escaped(column.cell(one)) for column in columns]
         if one.cell.name in best:
-            texts[2] = rf"\textbf{{{texts[2]}}}"
+            score = next(index for index, column in enumerate(columns) if column.heading.startswith("test "))
+            texts[score] = rf"\textbf{{{texts[score]}}}"
         body.append(" & ".join(texts) + r" \\")
     heading = " & ".join(_escaped(column.heading) for column in columns)
     return "\n".join(
@@ -228,6 +235,13 @@ _LATEX = {
 
 def _escaped(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in text)
+
+
+def _tuned(one: CellResult) -> str:
+    values = one.cell.tuned.items()
+    return ", ".join(
+        f"{key.rpartition('.')[2]}={f'{value:.3g}' if isinstance(value, float) else value}" for key, value in values
+    )
 
 
 def _number(value: float | None, say: Callable[[float], str] = "{:.3f}".format) -> str:

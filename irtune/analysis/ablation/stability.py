@@ -74,7 +74,7 @@ def stability(choices: Sequence[Choices]) -> Stability | None:
         >>> import numpy as np
         >>> one = Choices(0, np.array([1.0, 0.0]), np.array([2.0, 1.0]), np.array([True, False]))
         >>> found = stability([one, one])
-        >>> found.tau, found.jaccard, round(found.jaccard_of_chance, 2)
+        >>> round(found.tau, 6), found.jaccard, round(found.jaccard_of_chance, 2)
         (1.0, 1.0, 0.5)
     """
     if not choices:

@@ -7,7 +7,7 @@ from saying import each_says, says
 
 from irtune.config.ablation_schema import AblationConfig
 from irtune.config.load import ConfigError, apply_overrides, build, dotted_keys, with_overrides
-from irtune.search.ablation_cells import cells_of, check_cells, configurations, seeds_of, trials_of
+from irtune.search.ablation_cells import cells_of, check_cells, configurations, seeds_of, space_of, trials_of
 
 CELLS: dict[str, Any] = {
     "full": {"method": "full"},
@@ -106,17 +106,20 @@ def test_trials_come_seed_after_seed_and_say_what_they_belong_to() -> None:
         ({"claims": [{"better": "few", "than": "full", "margin": 0}]}, ("ablation.claims.0.margin", "0")),
         ({"factors": {EVERY: {"levels": [5, 10], "of": ["ir"]}}}, (f"ablation.factors.{EVERY}.of", "'ir'")),
         ({"factors": {EVERY: [5, 5]}}, (f"ablation.factors.{EVERY}.levels", "twice")),
-        ({"factors": {EVERY: [5]}}, (f"ablation.factors.{EVERY}.levels",)),
+        ({"factors": {EVERY: [5]}}, (f"ablation.factors.{EVERY}", "2")),
         ({"factors": {"seed": [1, 2]}}, ("ablation.factors.seed", "ablation.seeds")),
-        ({"factors": {"selection.reselect_evry": [1, 2]}}, ("ablation.cells.full", "reselect_evry", "reselect_every")),
+        (
+            {"factors": {"selection.reselect_evry": [1, 2]}},
+            ("ablation.factors.selection.reselect_evry", "reselect_every"),
+        ),
         ({"factors": {"tracking.experiment": ["a", "b"]}}, ("ablation.factors.tracking.experiment", "one experiment")),
         ({"matched": "k"}, ("ablation.k", "matched: k")),
         ({"k": 3}, ("ablation.k", "matched: k")),
-        ({"matched": "k", "k": 7}, ("ablation.cells.few", "7 blocks", "6")),
+        ({"matched": "k", "k": 7}, ("ablation.cells.few", "selection.policy.k", "7 blocks", "6")),
         ({"seeds": 1}, ("ablation.seeds", "2")),
         ({"cells": {"full": {"method": "full"}}}, ("ablation.cells", "2")),
-        ({"cells": {"a b": {}, "c": {}}}, ("ablation.cells", "a b")),
-        ({"cells": {**CELLS, "bad": {"method": "lsia"}}}, ("ablation.cells.bad", "'lsia'", "lisa")),
+        ({"cells": {"a b": {}, "c": {}}}, ("ablation.cells.a b", "A-Za-z0-9")),
+        ({"cells": {**CELLS, "bad": {"method": "lsia"}}}, ("ablation.cells.bad.method", "'lsia'", "lisa")),
     ],
 )
 def test_mistakes_name_their_place(ablation: dict[str, Any], facts: tuple[str, ...]) -> None:
@@ -139,3 +142,43 @@ def test_factors_are_set_on_the_command_line_by_their_own_dotted_keys() -> None:
     added = apply_overrides(tree, {"ablation.factors.adapter.r": [4, 8]})
     assert build(AblationConfig, added, "x").ablation.factors["adapter.r"].levels == (4, 8)
     assert dotted_keys(build(AblationConfig, added, "x"))["ablation.cells.few.selection.policy.k"] == 2
+
+
+RATE = {"type": "float", "low": 1e-4, "high": 1e-2, "log": True}
+
+
+def test_a_tuning_budget_has_a_space_for_every_cell() -> None:
+    tuning = {"num_trials": 3, "space": {"training.learning_rate": RATE}, "own": {"few": {"selection.policy.k": KS}}}
+    config = study(matched="tuning_budget", tuning=tuning)
+    assert check_cells(config, 6) == []
+    spaces = {cell.name: list(space_of(config, cell)) for cell in cells_of(config)}
+    assert spaces["few"] == ["training.learning_rate", "selection.policy.k"]
+    assert spaces["full"] == ["training.learning_rate"]
+
+
+KS = {"type": "int", "low": 1, "high": 4}
+
+
+@pytest.mark.parametrize(
+    ("tuning", "facts"),
+    [
+        ({"space": {"training.learning_rat": RATE}}, ("ablation.tuning.space.training.learning_rat", "learning_rate")),
+        (
+            {"space": {"training.learning_rate": RATE}, "own": {"few": {"selection.policy.k": {**KS, "high": 9}}}},
+            ("ablation.tuning.own.few.selection.policy.k.high", "6"),
+        ),
+        ({"space": {"training.learning_rate": RATE}, "sampler": "tpee"}, ("ablation.tuning.sampler", "tpee")),
+        ({"space": {"training.learning_rate": RATE}, "own": {"ir": {}}}, ("ablation.tuning.own.ir", "full, few, lisa")),
+        ({"own": {"few": {"selection.policy.k": KS}}}, ("ablation.tuning.space", "full, lisa")),
+        ({"space": {"seed": KS}}, ("ablation.tuning.space.seed",)),
+    ],
+)
+def test_mistakes_of_tuning_name_their_place(tuning: dict[str, Any], facts: tuple[str, ...]) -> None:
+    found = mistakes(matched="tuning_budget", tuning={"num_trials": 3, **tuning})
+    assert says("\n".join(found), *facts)
+
+
+def test_tuning_and_its_budget_come_together() -> None:
+    tuning = {"num_trials": 3, "space": {"training.learning_rate": RATE}}
+    assert each_says(mistakes(tuning=tuning), ("ablation.tuning", "matched: tuning_budget"))
+    assert each_says(mistakes(matched="tuning_budget"), ("ablation.tuning", "matched: tuning_budget"))

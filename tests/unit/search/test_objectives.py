@@ -6,7 +6,8 @@ import pytest
 from saying import each_says, refused, says
 
 from irtune.config.load import ConfigError, build, load
-from irtune.config.sweep_schema import Constraint, SweepConfig, TuneConfig
+from irtune.config.study_schema import Constraint
+from irtune.config.sweep_schema import SweepConfig, TuneConfig
 from irtune.search.objectives import broken, excesses, measured, unknown_metrics
 
 MEMORY = "cost/peak_memory_bytes"

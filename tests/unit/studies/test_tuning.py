@@ -1,0 +1,77 @@
+"""Tuning budgets: as many trials for every cell, on a seed of its own, and what was best goes on."""
+
+from pathlib import Path
+from typing import Any
+
+from irtune.config.ablation_schema import AblationConfig
+from irtune.search.ablation_cells import cells_of, trials_of
+from irtune.search.source import Outcome
+from irtune.studies.tuning import SEED_BEFORE, searches, tuned
+
+RATE = "training.learning_rate"
+CONFIG = AblationConfig(
+    ablation={
+        "cells": {"all": {"selection.policy.name": "all"}, "lisa": {"method": "lisa"}},
+        "matched": "tuning_budget",
+        "tuning": {
+            "num_trials": 4,
+            "space": {RATE: {"type": "float", "low": 1e-4, "high": 1e-2, "log": True}},
+            "own": {"lisa": {"selection.policy.k": {"type": "int", "low": 1, "high": 3}}},
+        },
+    }
+)
+
+
+def score(overrides: Any) -> float:
+    return 1.0 - abs(overrides[RATE] - 1e-3) - overrides.get("selection.policy.k", 0) / 100
+
+
+def run(folder: Path, most: int = 100) -> list[Any]:
+    asked = []
+    for search in searches(folder, CONFIG, cells_of(CONFIG)):
+        while len(asked) < most and (spec := search.ask()) is not None:
+            asked.append(spec)
+            search.tell(spec, Outcome("finished", {"final/validation_f1_macro": score(spec.overrides), "final": True}))
+    return asked
+
+
+def test_every_cell_is_tuned_by_as_many_trials_on_a_seed_of_its_own(tmp_path: Path) -> None:
+    asked = run(tmp_path)
+    arms = [spec.group["arm"] for spec in asked]
+    assert (arms.count("all"), arms.count("lisa")) == (4, 4)
+    assert len({spec.name for spec in asked}) == 8
+    assert {spec.overrides["seed"] for spec in asked} == {SEED_BEFORE}
+    assert {spec.group["phase"] for spec in asked} == {"tuning"}
+    assert all("method" in spec.overrides for spec in asked if spec.group["arm"] == "lisa")
+
+
+def test_what_was_best_on_validation_is_what_runs_on_the_seeds(tmp_path: Path) -> None:
+    asked = run(tmp_path)
+    cells = tuned(tmp_path, CONFIG, cells_of(CONFIG))
+    for cell in cells:
+        best = max((spec.overrides for spec in asked if spec.group["arm"] == cell.arm), key=score)
+        assert cell.overrides[RATE] == best[RATE]
+        assert set(cell.tuned) == {RATE, *(["selection.policy.k"] if cell.arm == "lisa" else [])}
+        assert cell.overrides["selection.policy.name" if cell.arm == "all" else "method"] == cell.arm
+    seeds = {spec.overrides["seed"] for spec in trials_of(CONFIG, cells)}
+    assert SEED_BEFORE not in seeds
+
+
+def test_a_later_driver_asks_for_what_is_left_and_finds_the_same(tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    before = run(cut, most=3)
+    assert len(before) == 3
+    again = searches(cut, CONFIG, cells_of(CONFIG))
+    assert [spec.name for search in again for spec, _ in search.ended()] == [spec.name for spec in before]
+    rest = run(cut)
+    assert len(rest) == 5
+    run(whole)
+    first = [cell.tuned for cell in tuned(whole, CONFIG, cells_of(CONFIG))]
+    assert [cell.tuned.keys() for cell in tuned(cut, CONFIG, cells_of(CONFIG))] == [each.keys() for each in first]
+
+
+def test_a_cell_of_which_nothing_finished_keeps_its_settings(tmp_path: Path) -> None:
+    for search in searches(tmp_path, CONFIG, cells_of(CONFIG)):
+        while (spec := search.ask()) is not None:
+            search.tell(spec, Outcome("failed", {}, "it diverged"))
+    assert tuned(tmp_path, CONFIG, cells_of(CONFIG)) == cells_of(CONFIG)
