@@ -7,7 +7,7 @@ RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help install sweep test lint e2e bench gpu clean
+.PHONY: help install sweep ablate test lint e2e bench gpu clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1	/p' Makefile
@@ -29,6 +29,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 sweep: install ## Run search_spaces/quickstart.yaml on a local Ray
 	@$(RUN) jobs/sweep.py
+
+ablate: install ## Run search_spaces/ablation_quickstart.yaml on a local Ray
+	@$(RUN) jobs/ablate.py
 
 test: install ## Unit, contract and integration tests
 	@$(RUN) -m pytest tests/unit tests/contracts tests/integration

@@ -38,8 +38,8 @@ def cells_of(config: AblationConfig) -> list[Cell]:
     """
     study = config.ablation
     found = []
-    corpora: Mapping[str | None, Mapping[str, Any]] = {**study.corpora} or {None: {}}
-    for corpus, data in corpora.items():
+    corpora: list[tuple[str | None, Mapping[str, Any]]] = [*study.corpora.items()] or [(None, {})]
+    for corpus, data in corpora:
         of_corpus = {f"data.{key}": value for key, value in data.items()}
         for arm, overrides in study.cells.items():
             matched = {KEY_OF_K: study.k} if study.matched == "k" and arm != study.baseline_cell else {}

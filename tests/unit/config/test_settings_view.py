@@ -7,6 +7,7 @@ from rich.console import Console
 from saying import says
 
 from irtune.cli import main
+from irtune.config.ablation_schema import AblationConfig
 from irtune.config.load import dotted_keys
 from irtune.config.schema import VARIANTS
 from irtune.config.settings_view import _sections, settings
@@ -49,7 +50,8 @@ def test_a_section_a_variant_or_one_setting() -> None:
     assert [row[:3] for row in shown("selection.policy.top_k.k")] == [
         ["selection.policy.k", "whole number or number", "required"]
     ]
-    assert len(list(_sections(SweepConfig, ""))) == len(settings())
+    assert len({*dict(_sections(SweepConfig, "")), *dict(_sections(AblationConfig, ""))}) == len(settings())
+    assert {"ablation.seeds", "ablation.tuning.num_trials"} <= {row[0] for row in shown("ablation")}
 
 
 def test_the_command_prints_it(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,7 +82,7 @@ def after_baseline(study, **options):
 def test_the_baseline_comes_first_and_outside_the_study(tmp_path):
     study = study_at(tmp_path)
     searcher = searcher_on(study)
-    expected = {"name": "baseline", "overrides": {"method": None, POLICY: "all"}, "repeats": None}
+    expected = {"name": "baseline", "overrides": {"method": None, POLICY: "all"}, "repeats": None, "group": {}}
     assert searcher.suggest("a") == expected == BASELINE_SPEC.to_json()
     searcher.on_trial_result("a", {METRIC: 0.3, "step": 10})
     assert study.trials == []

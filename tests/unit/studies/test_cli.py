@@ -317,7 +317,7 @@ class Sweeps:
         self.asked = []
         self.succeeded = True
         self.error = None
-        monkeypatch.setitem(sys.modules, "irtune.studies.sweep", SimpleNamespace(run_sweep=self.run))
+        monkeypatch.setitem(sys.modules, "irtune.studies.sweep", SimpleNamespace(SweepRunner=lambda: self))
         monkeypatch.setattr("irtune.training.rehearsal.Rehearsal", contextlib.nullcontext)
 
     def run(self, config, source, console, resume, rehearsal):

@@ -11,10 +11,10 @@ from irtune.cli import main
 from irtune.config.load import ConfigError, build
 from irtune.config.sweep_schema import SweepConfig
 from irtune.files import read_json
-from irtune.studies.plan import PLAN, Plan, predict
+from irtune.studies.plan import PLAN, Plan, make_plan, predict
 from irtune.studies.preflight import Sweep, prepare
 from irtune.studies.resume import write_identity
-from irtune.studies.sweep import plan_sweep
+from irtune.studies.sweep import SweepRunner
 from irtune.tracking.connection import TrackingAwayError
 from irtune.training import distributed
 from irtune.training import rehearsal as rehearsing
@@ -74,7 +74,7 @@ def sweep(tmp_path, **changes):
 
 
 def plan_of(tmp_path, console, rehearsal=None, resume="ask", **changes):
-    return plan_sweep(sweep(tmp_path, **changes), "x", console, resume, rehearsal or Rehearsed())
+    return SweepRunner().plan(sweep(tmp_path, **changes), "x", console, resume, rehearsal or Rehearsed())
 
 
 def test_what_is_predicted(tmp_path, console):
@@ -253,7 +253,7 @@ class TestPrediction:
         begun = Sweep("small-1", tmp_path / "sweep", config, ready, "x")
 
         def predicted(rehearsal):
-            predict(begun, lengths, rehearsal, 2, console)
+            predict(begun.folder, lambda: make_plan(begun, lengths, rehearsal, 2), console)
             return console.file.getvalue()
 
         return predicted

@@ -23,8 +23,9 @@ class Uploader:
     def __init__(self):
         self.added, self.finished = {}, []
 
-    def add(self, key, folder, *, name, tags, is_new):
+    def add(self, key, folder, *, name, tags, params, is_new):
         self.added[key] = (name, tags, is_new)
+        self.params = params
 
     def finish(self, key, status, tags, error_text):
         self.finished.append((key, status, error_text))
@@ -46,8 +47,8 @@ class Driver:
         self.ended, self.steps = [], []
         self.callback = TableCallback(self.table, self.ended.append, lambda: self.steps.append(1))
 
-    def start(self, name, repeats=None):
-        spec = TrialSpec(name, {}, repeats)
+    def start(self, name, repeats=None, group=None):
+        spec = TrialSpec(name, {}, repeats, group or {})
         trial = SimpleNamespace(config=spec.to_json(), last_result={}, error_file=None)
         self.callback.on_trial_start(0, [], trial)
         return trial
@@ -77,6 +78,14 @@ def test_a_run_is_new_where_nothing_lies_yet(driver):
     driver.start("trial_0000")
     driver.start("trial_0001")
     assert [is_new for _, _, is_new in driver.uploader.added.values()] == [True, False]
+
+
+def test_what_a_run_belongs_to_is_in_its_tags_and_parameters(driver):
+    driver.start("few_seed_1", "few", {"cell": "few", "arm": "few"})
+    ((name, tags, _),) = driver.uploader.added.values()
+    assert driver.uploader.params == {"irtune.cell": "few", "irtune.arm": "few"}
+    assert driver.uploader.params.items() <= tags.items()
+    assert tags["irtune.kind"] == "cell"
 
 
 def test_the_end_of_a_trial_waits_for_its_drawing_and_tune_does_not(driver, monkeypatch):

@@ -57,6 +57,7 @@ def test_what_is_known_of_a_run_is_a_line_for_each_event(record: RunRecord) -> N
             "name": "ir k=3",
             "tags": {"irtune.sweep": "s"},
             "start_time_ms": start.start_time_ms,
+            "params": {},
         },
         {"kind": "artifact", "path": "trace/map.png", "artifact_folder": "trace"},
         {
