@@ -74,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     ablate.add_argument("file", nargs="?", help=f"a study file (default: {ABLATION})")
     ablate.add_argument("overrides", **overrides)  # type: ignore[arg-type]
     _add_ways_to_run(ablate)
+    ablate.add_argument("--fresh", action="store_true", help="train again what an earlier study has trained just so")
     ablate.set_defaults(command=_ablate)
 
     validate = commands.add_parser(
@@ -122,7 +123,7 @@ def _ablate(options: argparse.Namespace, console: Console) -> int:
     def runner() -> Any:
         from irtune.studies.ablation import AblationRunner
 
-        return AblationRunner()
+        return AblationRunner(fresh=options.fresh)
 
     return _study(AblationConfig, ABLATION, runner, options, console)
 

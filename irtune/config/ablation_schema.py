@@ -86,13 +86,17 @@ class AblationSection(Section):
         {}, description="data sets on which every cell is run, as settings of data by name; default: data alone"
     )
     seeds: int = Field(3, ge=2, description="seeds that every cell is run on, the same ones, from the experiment's on")
-    matched: Literal["nothing", "k", "tuning_budget"] = Field(
+    matched: Literal["nothing", "k", "trainable_parameters", "step_flops", "wall_clock", "tuning_budget"] = Field(
         "nothing",
         description="what the comparison is fair in: nothing but seeds and data; k, blocks that train in all cells but "
-        "the baseline; or tuning_budget, the trials that each cell is tuned by (ablation.tuning)",
+        "the baseline; trainable_parameters, by the rank; step_flops, by k or cost_aware's budget; wall_clock, by the "
+        "number of steps; tuning_budget, the trials that each cell is tuned by (ablation.tuning)",
     )
     k: Annotated[int, Field(gt=0)] | Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None, description="with matched: k, how many blocks, or which fraction of them"
+    )
+    step_flops: float | None = Field(
+        None, gt=0, le=1, description="with matched: step_flops, the most of the baseline's FLOPs that a step may take"
     )
     tuning: TuningSection | None = Field(
         None, description="tune every cell by as many trials, before they are compared"
@@ -124,6 +128,8 @@ class AblationSection(Section):
         }
         if (self.matched == "k") != (self.k is not None):
             found["k",] = "belongs to matched: k; give both, or neither"
+        if (self.matched == "step_flops") != (self.step_flops is not None):
+            found["step_flops",] = "belongs to matched: step_flops; give both, or neither"
         if (self.matched == "tuning_budget") != (self.tuning is not None):
             found["tuning",] = "belongs to matched: tuning_budget; give both, or neither"
         if self.tuning is not None:

@@ -85,7 +85,14 @@ def matched_in_words(config: AblationConfig) -> str:
     study = config.ablation
     if study.tuning is not None and study.matched == "tuning_budget":
         return f"equal tuning budgets ({study.tuning.num_trials} trials per cell)"
-    return "the settings of the file" if study.matched == "nothing" else f"equal {study.matched} ({study.k})"
+    words = {
+        "nothing": "the settings of the file",
+        "k": f"equal k ({study.k})",
+        "trainable_parameters": "equal trainable parameters (by rank)",
+        "step_flops": f"at most {study.step_flops} of the baseline's FLOPs per step",
+        "wall_clock": "equal training time (by number of steps)",
+    }
+    return words[study.matched]
 
 
 def check_cells(config: AblationConfig, num_blocks: int | None = None) -> list[str]:

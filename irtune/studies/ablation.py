@@ -10,14 +10,16 @@ from rich.console import Console
 from irtune.analysis.tables import duration
 from irtune.analysis.trials import TrialRow
 from irtune.config.ablation_schema import AblationConfig
+from irtune.config.load import with_overrides
 from irtune.data.dataset import Split
-from irtune.search.ablation_cells import cells_of, configurations, matched_in_words, seeds_of, trials_of
+from irtune.search.ablation_cells import cells_of, matched_in_words, seeds_of, trials_of
 from irtune.search.source import ListSource, Together
 from irtune.studies.ablation_conclusion import AblationConclusion, conclude_ablation, write_claims
 from irtune.studies.driver import Phase
 from irtune.studies.forecast import SweepCost, Trial
 from irtune.studies.plan import Plan, in_words, tried, workers_in_words
-from irtune.studies.preflight import Ablation
+from irtune.studies.preflight import Ablation, study_cells
+from irtune.studies.reuse import take_over
 from irtune.studies.study import KnownEnd, StudyRunner
 from irtune.studies.trial_table import TrialTable
 from irtune.studies.tuning import searches, tuned
@@ -27,7 +29,14 @@ from irtune.training.rehearsal import Rehearsal
 
 
 class AblationRunner(StudyRunner[AblationConfig, AblationConclusion]):
-    """How an ablation goes."""
+    """How an ablation goes.
+
+    Args:
+        fresh: Whether trials are run again that an earlier study has run with the same settings, data and code.
+    """
+
+    def __init__(self, fresh: bool = False) -> None:
+        self._fresh = fresh
 
     def most_trials(self, config: AblationConfig) -> int:
         """Every cell on every seed, and what it is tuned by."""
@@ -49,13 +58,16 @@ class AblationRunner(StudyRunner[AblationConfig, AblationConclusion]):
     def phases(self, study: Ablation, known_end: KnownEnd) -> list[Phase]:
         """The searches that tune cells; then all cells, seed after seed. What is claimed is written down before."""
         write_claims(study)
-        config, folder, cells = study.config, study.folder, cells_of(study.config)
+        config, folder, cells = study.config, study.folder, study_cells(study)
         own = searches(folder, config, cells)
         num_tuning = sum(each.num_trials for each in own)
         phases = [Phase(lambda rows: Together(own), num_tuning)] if own else []
 
         def compared(rows: Sequence[TrialRow]) -> ListSource:
-            return ListSource(trials_of(config, tuned(folder, config, cells)), known_end)
+            trials = trials_of(config, tuned(folder, config, cells))
+            if not self._fresh:
+                trials = take_over(folder, config.experiment(), study.ready.fingerprint(), trials)
+            return ListSource(trials, known_end)
 
         return [*phases, Phase(compared, self.most_trials(config) - num_tuning)]
 
@@ -64,7 +76,8 @@ class AblationRunner(StudyRunner[AblationConfig, AblationConclusion]):
     ) -> Plan:
         """What each cell takes, on the data of the first corpus."""
         config, engine = study.config, study.config.engine
-        cells, varied = cells_of(config), configurations(config)
+        cells = study_cells(study)
+        varied = {cell.name: with_overrides(config.experiment(), cell.overrides) for cell in cells}
         pace, cost, memory_bytes, source = tried(study, rehearsal, int(lengths["train"].max()), list(varied.values()))
         of_cell = {cell.name: Trial.of(varied[cell.name], cost, lengths, pace) for cell in cells}
         times = config.ablation.tuning.num_trials if config.ablation.tuning else 0

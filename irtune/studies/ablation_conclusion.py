@@ -33,10 +33,10 @@ from irtune.analysis.figures import save_png
 from irtune.config.load import dotted_keys, explicit
 from irtune.files import once_there_is_room, write_whole
 from irtune.redaction import public_address, redact, redacted
-from irtune.search.ablation_cells import cells_of, matched_in_words
+from irtune.search.ablation_cells import matched_in_words
 from irtune.studies.artifacts import HEAT_MAP
 from irtune.studies.plan import PLAN, Compared, compared_with_plan, table
-from irtune.studies.preflight import Ablation
+from irtune.studies.preflight import Ablation, study_cells
 from irtune.studies.provenance import environment
 from irtune.studies.trial_record import TrialRecord
 from irtune.studies.trial_table import TrialTable
@@ -92,7 +92,7 @@ def conclude_ablation(
     claims = [Claimed(claim.better, claim.than, claim.margin) for claim in config.ablation.claims]
     num_classes = len(study.ready.dataset.labels)
     curves = {entry.trial_id: curve for entry in entries if (curve := _curve(entry, study.metric.name))[0]}
-    findings = findings_of(tuned(study.folder, config, cells_of(config)), trials.rows(), claims, curves, num_classes)
+    findings = findings_of(tuned(study.folder, config, study_cells(study)), trials.rows(), claims, curves, num_classes)
     choices = _choices(entries)
     experiment_id = experiment_of(tracker)
     levels = sorted({key for one in findings.results for key in one.cell.levels})
@@ -273,7 +273,5 @@ def _show(
     }.items():
         console.out(f"  {label:8} {what}", highlight=False)
     console.print(f"\n[bold green]Answer[/] {escape(findings.answer)}", highlight=False, soft_wrap=True)
-    for claim in findings.claims:
-        console.out(f"  - {claim.state}: {claim.sentence}", highlight=False)
     for caveat in findings.caveats:
         console.out(f"  - {caveat}", highlight=False)

@@ -102,12 +102,8 @@ def mean_step_flops(config: ExperimentConfig, cost: CostModel, length: float) ->
         cost: Of its model.
         length: Tokens of an input, on average.
     """
-    training, selection = config.training, config.selection
+    training, rule = config.training, _rule(config)
     shapes = [(training.micro_batch_size, round(length))] * training.gradient_accumulation_steps
-    measures = selection.measure == "always"
-    rule = RefreshRule(
-        selection.policy, config.importance, selection.reselect_every, training.max_steps, always_measure=measures
-    )
     steps, probes = [], []
     for active, num_suppressed in _choices(config, rule, cost, length):
         through = range(len(cost.forward)) if rule.probes_in_step else active
@@ -115,6 +111,17 @@ def mean_step_flops(config: ExperimentConfig, cost: CostModel, length: float) ->
         steps.append(cost.optimizer_step_flops(active, shapes))
         probes.append(cost.optimizer_step_flops(through, shapes, passes) - steps[-1])
     return float(np.mean(steps) + np.mean(probes) * len(rule.steps) / training.max_steps)
+
+
+def mean_active_blocks(config: ExperimentConfig, cost: CostModel, length: float) -> float:
+    """Blocks that train at a time, averaged over a run; see ``mean_step_flops``."""
+    return float(np.mean([len(active) for active, _ in _choices(config, _rule(config), cost, length)]))
+
+
+def _rule(config: ExperimentConfig) -> RefreshRule:
+    selection, measures = config.selection, config.selection.measure == "always"
+    every, steps = selection.reselect_every, config.training.max_steps
+    return RefreshRule(selection.policy, config.importance, every, steps, always_measure=measures)
 
 
 def _choices(

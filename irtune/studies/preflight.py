@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
+from irtune.analysis.ablation.cell_results import Cell
 from irtune.analysis.metrics import Metric
 from irtune.config.ablation_schema import AblationConfig
 from irtune.config.load import ConfigError, dotted_keys, storage_path
@@ -21,6 +22,7 @@ from irtune.search.ablation_cells import cells_of, check_cells, configurations
 from irtune.search.objectives import unknown_metrics
 from irtune.search.space_checks import check_space, doubtful, indistinct_choices, values_of
 from irtune.search.warm_start import NOTHING_EARLIER, Earlier, earlier_trials
+from irtune.studies.budgets import cells_at_budget
 from irtune.tracking.address import local_database, resolve_tracking_uri
 from irtune.training.class_weights import ClassWeights, check_class_weights
 from irtune.training.deepspeed_config import deepspeed_config
@@ -155,6 +157,12 @@ class Study(Generic[AnyStudy]):
         return Metric.named(self.config.metric, metric_labels(self.ready.dataset.labels))
 
 
+def study_cells(study: "Ablation") -> list[Cell]:
+    """The cells of an ablation, at the budget at which they are compared."""
+    inputs = study.ready.inputs
+    return cells_at_budget(study.config, inputs.checkpoint, inputs.encoded.splits["train"].lengths)
+
+
 Sweep = Study[SweepConfig]
 Ablation = Study[AblationConfig]
 
@@ -184,7 +192,10 @@ def check_inputs(config: ExperimentConfig, source: str) -> list[Inputs]:
     if mistakes:
         raise ConfigError(source, mistakes)
     try:
-        return [_encoded(config, checkpoint, blocks, data, dataset) for data, dataset in loaded]
+        found = [_encoded(config, checkpoint, blocks, data, dataset) for data, dataset in loaded]
+        if isinstance(config, AblationConfig):
+            cells_at_budget(config, checkpoint, found[0].encoded.splits["train"].lengths)
+        return found
     except ValueError as error:
         raise ConfigError(source, str(error).splitlines()) from error
 

@@ -27,6 +27,11 @@ def git_commit() -> str:
     return "unknown"
 
 
+def code_tags() -> dict[str, str]:
+    """The tags of a run that say which code made it."""
+    return {"irtune.git_commit": git_commit(), "irtune.version": version("irtune")}
+
+
 def environment() -> dict[str, str]:
     """Versions and machine, by name."""
     return {name: version(name) for name in PACKAGES} | {

@@ -160,10 +160,23 @@ def _checked(
     return folder
 
 
+def known_studies(storage: Path) -> list[Path]:
+    """The folders of all studies under a storage."""
+    return sorted(file.parent for file in storage.glob(f"*/{IDENTITY}"))
+
+
+def data_fingerprint_of(folder: Path) -> str | None:
+    """Of a study's data; None where its file is damaged or of another version."""
+    try:
+        identity = _identity(folder)
+    except ValueError:
+        return None
+    return identity.data_fingerprint if identity.format == FORMAT else None
+
+
 def _earlier_sweeps(config: StudyConfig) -> list[Path]:
     of_this_name = re.compile(re.escape(config.name) + _STARTED)
-    folders = (file.parent for file in storage_path(config).glob(f"*/{IDENTITY}"))
-    return [folder for folder in folders if of_this_name.fullmatch(folder.name)]
+    return [folder for folder in known_studies(storage_path(config)) if of_this_name.fullmatch(folder.name)]
 
 
 def _is_own(folder: Path, console: Console) -> bool:

@@ -185,8 +185,10 @@ def trial_name(config: ExperimentConfig) -> str:
 
 
 def config_hash(config: ExperimentConfig) -> str:
-    """SHA-256 over all settings but where things lie, 12 hexadecimal digits."""
+    """SHA-256 over all settings but names and where things lie, 12 hexadecimal digits."""
     settings = {
-        key: value for key, value in dotted_keys(config).items() if key.split(".")[0] not in ("storage", "tracking")
+        key: value
+        for key, value in dotted_keys(config).items()
+        if key.split(".")[0] not in ("name", "storage", "tracking")
     }
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]

@@ -12,7 +12,7 @@ from irtune.search.source import Ended, TrialSpec
 from irtune.studies.adapters import Adapters
 from irtune.studies.artifacts import keep_trace
 from irtune.studies.preflight import Study
-from irtune.studies.provenance import git_commit
+from irtune.studies.provenance import code_tags
 from irtune.studies.trial_record import TrialRecord, config_hash, trial_name
 from irtune.tracking.run_record import RunRecord, RunStatus
 from irtune.tracking.uploader import Uploader
@@ -47,7 +47,7 @@ class TrialTable:
         self.adapters = Adapters(sweep.config)
         self._readers: dict[str, RecordReader] = {}
         self._reading = threading.Lock()
-        self._commit = git_commit()
+        self._code = code_tags()
         self._ends = ThreadPoolExecutor(1, thread_name_prefix="irtune-ends")
 
     def rows(self) -> list[TrialRow]:
@@ -140,7 +140,7 @@ class TrialTable:
             "irtune.baseline": str(record.is_baseline).lower(),
             "irtune.seed": str(config.seed),
             "irtune.config_hash": config_hash(config),
-            "irtune.git_commit": self._commit,
+            **self._code,
             "irtune.trial_folder": str(record.folder),
         } | ({} if record.repeats is None else {"irtune.repeats": record.repeats})
         group = {f"irtune.{key}": value for key, value in record.group.items()}

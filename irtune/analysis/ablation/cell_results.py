@@ -24,6 +24,7 @@ class Cell:
         corpus: The data set; None where there is only one.
         is_baseline: Whether its arm is what others are compared with.
         tuned: Of ``overrides`` those that a search of its own found, by dotted key.
+        set_by_budget: Of ``overrides`` those that bring it to the budget at which cells are compared.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Cell:
     corpus: str | None = None
     is_baseline: bool = False
     tuned: Mapping[str, Any] = field(default_factory=dict)
+    set_by_budget: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

@@ -35,8 +35,8 @@ def cell_columns(results: Sequence[CellResult]) -> tuple[Column[CellResult], ...
     return (
         Column("cell", "configuration, and data where there are several", lambda one: one.cell.name, "left", True),
         *(
-            [Column("tuned", "what its own search found on validation", _tuned, "left", True)]
-            if any(one.cell.tuned for one in results)
+            [Column("set to", "what its own search found on validation, or its budget asks for", _set, "left", True)]
+            if any(one.cell.tuned or one.cell.set_by_budget for one in results)
             else []
         ),
         Column("seeds", "seeds that finished", lambda one: str(len(one.rows))),
@@ -112,6 +112,7 @@ def cell_frame(results: Sequence[CellResult]) -> pd.DataFrame:
                 "corpus": one.cell.corpus,
                 **{f"level.{key}": str(level) for key, level in one.cell.levels.items()},
                 **{f"tuned.{key}": value for key, value in one.cell.tuned.items()},
+                **{f"set_by_budget.{key}": value for key, value in one.cell.set_by_budget.items()},
                 "is_baseline": one.cell.is_baseline,
                 "seeds": len(one.rows),
                 "unfinished": len(one.unfinished),
@@ -237,8 +238,8 @@ def _escaped(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in text)
 
 
-def _tuned(one: CellResult) -> str:
-    values = one.cell.tuned.items()
+def _set(one: CellResult) -> str:
+    values = {**one.cell.set_by_budget, **one.cell.tuned}.items()
     return ", ".join(
         f"{key.rpartition('.')[2]}={f'{value:.3g}' if isinstance(value, float) else value}" for key, value in values
     )

@@ -9,7 +9,7 @@ from saying import says
 from irtune.config.load import explicit, load
 from irtune.config.sweep_schema import SweepConfig
 from irtune.search.source import TrialSpec
-from irtune.studies import trial_table
+from irtune.studies import provenance, trial_table
 from irtune.studies.ray_tune import TableCallback
 from irtune.studies.trial_table import TrialTable
 from irtune.training.record import RecordReader, RecordWriter
@@ -65,7 +65,7 @@ def driver(tmp_path):
 
 def test_the_commit_is_looked_up_once_a_sweep(tmp_path, monkeypatch):
     lookups = []
-    monkeypatch.setattr(trial_table, "git_commit", lambda: lookups.append(1) or "abc")
+    monkeypatch.setattr(provenance, "git_commit", lambda: lookups.append(1) or "abc")
     driver = Driver(tmp_path)
     for number in range(3):
         driver.start(f"trial_{number:04d}")
@@ -82,7 +82,7 @@ def test_a_run_is_new_where_nothing_lies_yet(driver):
 
 def test_what_a_run_belongs_to_is_in_its_tags_and_parameters(driver):
     driver.start("few_seed_1", "few", {"cell": "few", "arm": "few"})
-    ((name, tags, _),) = driver.uploader.added.values()
+    ((_, tags, _),) = driver.uploader.added.values()
     assert driver.uploader.params == {"irtune.cell": "few", "irtune.arm": "few"}
     assert driver.uploader.params.items() <= tags.items()
     assert tags["irtune.kind"] == "cell"
