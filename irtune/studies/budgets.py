@@ -18,8 +18,8 @@ from irtune.training.cost import CostModel
 from irtune.training.model import shapes_only
 
 RANK, ALPHA, STEPS, BUDGET = "adapter.r", "adapter.alpha", "training.max_steps", "selection.policy.budget"
-SETS = {"trainable_parameters": (RANK, ALPHA), "wall_clock": (STEPS,), "step_flops": (KEY_OF_K, BUDGET)}
-"""The settings that a budget decides, which no cell and no factor may say then."""
+SETS = {"trainable_parameters": (RANK, ALPHA), "wall_clock": (STEPS,), "step_flops": ()}
+"""The settings that a budget decides, which no cell and no factor may say then; k, which policies ask for, it replaces."""
 
 WITH_RANK = ("lora", "dora")
 CostOf = Callable[[ExperimentConfig], CostModel]
@@ -50,7 +50,7 @@ def cells_at_budget(config: AblationConfig, checkpoint: Path, lengths: np.ndarra
         f"ablation.cells.{cell.arm}.{key}: is what ablation.matched: {study.matched} sets; leave it out"
         for cell in cells
         for key in SETS[study.matched]
-        if key in cell.overrides and not (cell.is_baseline and key == KEY_OF_K)
+        if key in cell.overrides
     }
     if said:
         raise ValueError("\n".join(sorted(said)))
