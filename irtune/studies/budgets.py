@@ -19,7 +19,7 @@ from irtune.training.model import shapes_only
 
 RANK, ALPHA, STEPS, BUDGET = "adapter.r", "adapter.alpha", "training.max_steps", "selection.policy.budget"
 SETS = {"trainable_parameters": (RANK, ALPHA), "wall_clock": (STEPS,), "step_flops": ()}
-"""The settings that a budget decides, which no cell and no factor may say then; k, which policies ask for, it replaces."""
+"""The settings that a budget decides, and that nobody may say then; k, which policies ask for, it replaces."""
 
 WITH_RANK = ("lora", "dora")
 CostOf = Callable[[ExperimentConfig], CostModel]

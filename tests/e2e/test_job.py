@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import mlflow
+import pandas as pd
 from kept_scores import assert_scores_are_those_of_the_predictions
 from servers import Cluster
 
@@ -15,11 +16,13 @@ SHORT = (
 )  # fmt: skip
 
 
-def submit(cluster: Cluster, mlflow_server: str, *arguments: str, job_id: str, wait: bool = True) -> tuple[int, str]:
+def submit(
+    cluster: Cluster, mlflow_server: str, *arguments: str, job_id: str, wait: bool = True, job: str = "jobs/sweep.py"
+) -> tuple[int, str]:
     environment = json.dumps({"env_vars": {"MLFLOW_TRACKING_URI": mlflow_server}})
     finished = cluster.job(
         "submit", "--working-dir", ".", "--runtime-env-json", environment, "--submission-id", job_id,
-        *(() if wait else ("--no-wait",)), "--", "python", "jobs/sweep.py", *arguments,
+        *(() if wait else ("--no-wait",)), "--", "python", job, *arguments,
     )  # fmt: skip
     return finished.returncode, finished.stdout + finished.stderr
 
@@ -80,3 +83,20 @@ def test_stopping_a_job_marks_its_runs_killed(cluster: Cluster, mlflow_server: s
     assert cluster.job("stop", "stopped").returncode == 0
     runs = runs_of(mlflow_server, "stopped")
     assert {run.info.status for run in runs} == {"KILLED"}, [run.info.status for run in runs]
+
+
+def test_a_submitted_ablation_leaves_its_tables_outside_the_job(
+    cluster: Cluster, mlflow_server: str, tmp_path: Path
+) -> None:
+    status, output = submit(
+        cluster, mlflow_server, "tests/support/tiny_ablation.yaml", f"storage={tmp_path}", "name=compared",
+        job_id="compared", job="jobs/ablate.py",
+    )  # fmt: skip
+    assert status == 0, output[-5000:]
+    (folder,) = tmp_path.glob("compared-*")
+    assert len(pd.read_parquet(folder / "results" / "trials.parquet")) == 8
+    runs = runs_of(mlflow_server, "compared")
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    (summary,) = [run for run in runs if run.data.tags["irtune.kind"] == "summary"]
+    names = {file.path for file in mlflow.MlflowClient(mlflow_server).list_artifacts(summary.info.run_id, "results")}
+    assert {"results/cells.tex", "results/cells.parquet", "results/cells.pdf"} <= names

@@ -128,3 +128,21 @@ def _runs(mlflow_server: str, sweep: str) -> list[mlflow.entities.Run]:
     runs = client.search_runs([experiment.experiment_id], f"tags.`irtune.sweep` = '{sweep}'")
     assert len(runs) == 3, "two trials and the summary"
     return runs
+
+
+def test_an_ablation_runs_on_two_hosts(hosts: Hosts, mlflow_server: str, tmp_path: Path) -> None:
+    study = run_sweep(
+        tmp_path / "storage",
+        "tests/support/tiny_ablation.yaml",
+        "engine.num_workers=2",
+        "training.micro_batch_size=4",
+        "ablation.factors={}",
+        f"tracking.uri={mlflow_server}",
+        job="ablate.py",
+        **hosts.driver,
+    )
+    assert study.status == 0, study.output
+    records = [record for trial in (study.folder / "trials").iterdir() for record in RecordReader(trial)]
+    nodes = [record["values"] for record in records if "irtune.engine.node.rank_1" in record["values"]]
+    assert len(nodes) == 6
+    assert all(node["irtune.engine.node.rank_0"] != node["irtune.engine.node.rank_1"] for node in nodes)

@@ -1,8 +1,11 @@
 """The cells of an ablation: which there are, on which seeds, and what is refused."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from saying import each_says, says
 
 from irtune.config.ablation_schema import AblationConfig
@@ -182,3 +185,11 @@ def test_tuning_and_its_budget_come_together() -> None:
     tuning = {"num_trials": 3, "space": {"training.learning_rate": RATE}}
     assert each_says(mistakes(tuning=tuning), ("ablation.tuning", "matched: tuning_budget"))
     assert each_says(mistakes(matched="tuning_budget"), ("ablation.tuning", "matched: tuning_budget"))
+
+
+def test_the_documented_study_is_sound() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "ablations.md").read_text()
+    (text,) = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
+    config = build(AblationConfig, yaml.safe_load(text), "docs/ablations.md")
+    assert check_cells(config, 30) == []
+    assert len(cells_of(config)) > 2 * len(config.ablation.cells)
