@@ -24,6 +24,7 @@ from irtune.search.space_checks import check_space, doubtful, indistinct_choices
 from irtune.search.warm_start import NOTHING_EARLIER, Earlier, earlier_trials
 from irtune.studies.budgets import cells_at_budget
 from irtune.tracking.address import local_database, resolve_tracking_uri
+from irtune.tracking.run_record import DATA_TAG, DIGEST_TAG
 from irtune.training.class_weights import ClassWeights, check_class_weights
 from irtune.training.deepspeed_config import deepspeed_config
 from irtune.training.errors import ModelError
@@ -117,6 +118,13 @@ class Ready:
     def fingerprint(self) -> str:
         """Of all data."""
         return "-".join(one.dataset.fingerprint() for one in (self.inputs, *self.further))
+
+    def data_tags(self, data: DatasetConfig) -> dict[str, str]:
+        """The tags of a run on the data that a configuration asks for; none if that is not data as it was checked."""
+        for one in (self.inputs, *self.further):
+            if one.data == data:
+                return {DATA_TAG: one.dataset.name, DIGEST_TAG: one.dataset.fingerprint()}
+        return {}
 
     @property
     def dataset(self) -> LabelledDataset:

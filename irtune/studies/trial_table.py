@@ -141,6 +141,7 @@ class TrialTable:
             "irtune.seed": str(config.seed),
             "irtune.config_hash": config_hash(config),
             **self._code,
+            **self.sweep.ready.data_tags(config.data),
             "irtune.trial_folder": str(record.folder),
         } | ({} if record.repeats is None else {"irtune.repeats": record.repeats})
         group = {f"irtune.{key}": value for key, value in record.group.items()}

@@ -1,5 +1,6 @@
 """The driver's hand in MLflow: it alone starts runs, sends what trials measured, and says how each run ended."""
 
+import json
 import logging
 import posixpath
 import time
@@ -11,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from requests import HTTPError
 
@@ -29,7 +30,7 @@ from irtune.tracking.conversion import (
     names_and_texts,
     points,
 )
-from irtune.tracking.run_record import RunStatus
+from irtune.tracking.run_record import DATA_TAG, DIGEST_TAG, RunStatus
 from irtune.tracking.view import SweepView
 
 logger = logging.getLogger(__name__)
@@ -125,6 +126,11 @@ class MlflowTracker:
                 self._client.log_batch(run.run_id, tags=[RunTag(tag, text) for tag, text in texts.items()])
             if params:
                 self._send_params(run, [{"values": params}])
+            if {DATA_TAG, DIGEST_TAG} <= tags.keys():
+                # Of one that the run has already nothing comes of it.
+                data = Dataset(tags[DATA_TAG], tags[DIGEST_TAG], "irtune", json.dumps({"name": tags[DATA_TAG]}))
+                used = InputTag("mlflow.data.context", "training")
+                self._client.log_inputs(run.run_id, [DatasetInput(data, [used])])
         self._runs[key] = run
         return run.run_id
 

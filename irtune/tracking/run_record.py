@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 DRIVER_RECORD = "driver.jsonl"
 
+DATA_TAG, DIGEST_TAG = "irtune.data", "irtune.data.digest"
+"""Name and fingerprint of the data of a run; one that has both has them as MLflow's dataset input too."""
+
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 """How a run ended, in MLflow's words: FINISHED also where a scheduler stopped it, which a tag tells."""
 

@@ -31,7 +31,7 @@ class Uploader:
         self.finished.append((key, status, error_text))
 
 
-READY = SimpleNamespace(inputs=SimpleNamespace(num_blocks=6))
+READY = SimpleNamespace(inputs=SimpleNamespace(num_blocks=6), data_tags=lambda data: {"irtune.data": data.name})
 
 
 class Driver:

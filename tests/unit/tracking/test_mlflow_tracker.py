@@ -76,6 +76,19 @@ def test_a_record_arrives_whole(
     assert artifacts(client, run_id, "adapter") == ["adapter/adapter_config.json"]
 
 
+def test_what_a_run_belongs_to_and_its_data_are_there_from_its_start(
+    tracker: MlflowTracker, client: MlflowClient
+) -> None:
+    key, tags = new_key(), {"irtune.data": "argrewrite", "irtune.data.digest": "0123456789abcdef"}
+    run_id = tracker.start_run(key, "n", tags, params={"irtune.cell": "few"})
+    # As a driver does whose call failed, although it had taken effect.
+    assert tracker.start_run(key, "n", tags, params={"irtune.cell": "few"}) == run_id
+    run = run_of(client, run_id)
+    assert run.data.params == {"irtune.cell": "few"}
+    ((name, digest),) = [(one.dataset.name, one.dataset.digest) for one in run.inputs.dataset_inputs]
+    assert (name, digest) == ("argrewrite", "0123456789abcdef")
+
+
 @pytest.mark.parametrize("forgets", [False, True], ids=["same driver", "new driver"])
 def test_sending_the_same_records_twice_adds_nothing(
     store_uri: str, client: MlflowClient, new_key: NewKey, forgets: bool
