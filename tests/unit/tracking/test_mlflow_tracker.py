@@ -77,7 +77,7 @@ def test_a_record_arrives_whole(
 
 
 def test_what_a_run_belongs_to_and_its_data_are_there_from_its_start(
-    tracker: MlflowTracker, client: MlflowClient
+    tracker: MlflowTracker, client: MlflowClient, new_key: Callable[[], str]
 ) -> None:
     key, tags = new_key(), {"irtune.data": "argrewrite", "irtune.data.digest": "0123456789abcdef"}
     run_id = tracker.start_run(key, "n", tags, params={"irtune.cell": "few"})
