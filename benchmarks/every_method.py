@@ -1,6 +1,6 @@
 """What does every method cost, and does it learn? Trains the default model with each to tell five topics apart.
 
-    python benchmarks/every_method.py [--methods ir lisa …] [--steps 60] [--threads 2] [--keep FOLDER]
+    python benchmarks/every_method.py [--methods ir lisa …] [--steps 120] [--threads 2] [--keep FOLDER]
 
 Prints a row a method: trained share, mean and lowest active block, training loss at the first step, loss on validation
 data after the last one, median time of a step and bytes of activations that it saves for the backward pass, both as
@@ -254,7 +254,7 @@ def main() -> int:
     """Print both tables; 1 if something is off."""
     parser = argparse.ArgumentParser(description="What does every method cost, and does it learn?")
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=list(METHODS), metavar="METHOD")
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--keep", type=Path, help="a folder for what was measured, from which a stopped run goes on")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--model", default="smollm2-135m")
