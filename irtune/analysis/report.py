@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from irtune.analysis.answer import Answer
-from irtune.analysis.finalists_view import finalist_columns, finalist_rows
+from irtune.analysis.finalists_view import finalist_table
 from irtune.analysis.metrics import Mode
-from irtune.analysis.tables import columns_of, table_rows
+from irtune.analysis.tables import trial_table
 from irtune.analysis.trials import TrialRow, metric_of
 
 
@@ -56,12 +56,10 @@ def render_report(
     return environment.get_template("report.html").render(
         title=title,
         answer=answer,
-        columns=columns_of(rows),
-        rows=table_rows(rows, mode, front),
+        trials=trial_table(rows, mode, front),
         first_objective=next(iter(rows[0].objectives), None) if rows else None,
         score=metric_of(rows).words,
-        finalist_columns=finalist_columns(answer.finalists),
-        finalists=finalist_rows(answer.finalists),
+        finalists=finalist_table(answer.finalists),
         finalists_png=finalists_png,
         response_png=response_png,
         pareto_png=pareto_png,

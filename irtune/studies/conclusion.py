@@ -15,10 +15,10 @@ from rich.syntax import Syntax
 
 from irtune.analysis.answer import Answer, answer_sweep
 from irtune.analysis.figures import finalist_plot, pareto_plot, response_curves, save_png
-from irtune.analysis.finalists_view import finalist_markdown, finalist_table
+from irtune.analysis.finalists_view import finalist_table
 from irtune.analysis.pareto import pareto_front
 from irtune.analysis.report import render_report
-from irtune.analysis.tables import markdown_table, trial_table
+from irtune.analysis.tables import trial_table
 from irtune.analysis.trials import TrialRow
 from irtune.config.load import concise, dotted_keys
 from irtune.files import once_there_is_room, read_json, write_whole
@@ -162,9 +162,9 @@ def _write_files(
     front = _front(sweep, rows)
     response = _drawn(response_curves(rows, mode=mode), sweep.folder / FIGURE)
     pareto = _drawn(pareto_plot(rows, sweep.config.tune.objectives), sweep.folder / PARETO) if front else None
-    tables, finalists = [markdown_table(rows, mode, front)], None
+    tables, finalists = [trial_table(rows, mode, front).markdown()], None
     if answer.finalists:
-        tables.append(finalist_markdown(answer.finalists))
+        tables.append(finalist_table(answer.finalists).markdown())
         finalists = _drawn(finalist_plot(answer.finalists), sweep.folder / FINALISTS_FIGURE)
     write_whole(sweep.folder / TABLE, "\n\n".join(tables) + "\n")
     best_yaml = ""
@@ -254,10 +254,10 @@ def _show(
     console.print()
     metric, mode = sweep.config.tune.first_objective
     front = _front(sweep, rows)
-    console.print(trial_table(rows, mode, width=console.width, front=front))
+    console.print(trial_table(rows, mode, front).rich(console.width))
     if answer.finalists:
         console.print("[bold]Finalists over seeds[/]")
-        console.print(finalist_table(answer.finalists, width=console.width))
+        console.print(finalist_table(answer.finalists).rich(console.width))
     for entry in entries:
         happened = [f"tried again: {entry.trial_id}, {entry.name}: {reason}" for reason in entry.interruptions]
         if entry.error is not None:

@@ -13,13 +13,7 @@ from rich.console import Console
 from saying import says
 
 from irtune.analysis.answer import answer_sweep
-from irtune.analysis.finalists_view import (
-    finalist_columns,
-    finalist_markdown,
-    finalist_plot,
-    finalist_rows,
-    finalist_table,
-)
+from irtune.analysis.finalists_view import finalist_plot, finalist_table
 from irtune.analysis.over_seeds import Finalist, compare_finalists, winner
 from irtune.analysis.report import render_report
 from irtune.analysis.trials import TrialRow
@@ -192,18 +186,19 @@ def test_without_a_baseline_over_seeds_the_answer_rests_on_the_search(rows: list
 
 
 def test_the_table_says_it_in_numbers(rows: list[TrialRow]) -> None:
-    finalists = compare_finalists(rows)
-    best, baseline, _ = finalist_rows(finalists)
-    cells = dict(zip([column.heading for column in finalist_columns(finalists)], best.cells, strict=True))
+    table = finalist_table(compare_finalists(rows))
+    best, baseline, _ = table.lines
+    headings = [column.heading for column in table.columns]
+    cells = dict(zip(headings, best.cells, strict=True))
     assert best.mark == "*"
     assert baseline.mark == "="
     assert (cells["trial"], cells["configuration"], cells["seeds"]) == ("second", "top_k second", "3")
     assert (cells["test F1"], cells["val F1"], cells["vs all"]) == ("0.650 ± 0.050", "0.750", "-0.050")
     assert cells["95% interval"].startswith("-0.0")
     assert (cells["time"], cells["FLOPs"], cells["param share"]) == ("11m40s", "2.50P", "25%")
-    of_baseline = dict(zip([column.heading for column in finalist_columns(finalists)], baseline.cells, strict=True))
+    of_baseline = dict(zip(headings, baseline.cells, strict=True))
     assert (of_baseline["vs all"], of_baseline["95% interval"]) == ("–", "–")
-    assert len(finalist_markdown(compare_finalists(rows)).splitlines()) == 2 + 3
+    assert len(table.markdown().splitlines()) == 2 + 3
 
 
 @pytest.mark.parametrize("width", [68, 80, 100, 160])
@@ -211,7 +206,7 @@ def test_the_table_fits_the_terminal(rows: list[TrialRow], width: int) -> None:
     console = Console(width=width, record=True, file=io.StringIO())
     named = [replace(row, trial_id="trial_0007") if row.trial_id == "first" else row for row in rows]
     named = [replace(row, repeats="trial_0007") if row.repeats == "first" else row for row in named]
-    console.print(finalist_table(compare_finalists(named), width))
+    console.print(finalist_table(compare_finalists(named)).rich(width))
     text = console.export_text()
     assert max(len(line.rstrip()) for line in text.splitlines()) <= width
     assert "…" not in text

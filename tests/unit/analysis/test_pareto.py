@@ -14,7 +14,7 @@ from irtune.analysis.answer import answer_sweep
 from irtune.analysis.figures import pareto_plot, save_png
 from irtune.analysis.pareto import pareto_front
 from irtune.analysis.report import render_report
-from irtune.analysis.tables import columns_of, markdown_table, table_rows, trial_table, worded
+from irtune.analysis.tables import trial_table, worded
 from irtune.analysis.trials import TrialRow, chosen
 
 Trial = Callable[..., TrialRow]
@@ -83,7 +83,8 @@ def test_nobody_beats_the_front_and_somebody_beats_everyone_else(points: list[tu
 
 
 def test_the_table_marks_the_front_and_says_who_is_infeasible(rows: list[TrialRow]) -> None:
-    texts = {text.cells[0]: text for text in table_rows(rows, front=pareto_front(rows, MODES))}
+    table = trial_table(rows, front=pareto_front(rows, MODES))
+    texts = {text.cells[0]: text for text in table.lines}
     assert {name: text.mark for name, text in texts.items()} == {
         "infeasible": "",
         "baseline": "*+=",
@@ -94,14 +95,14 @@ def test_the_table_marks_the_front_and_says_who_is_infeasible(rows: list[TrialRo
         "failed": "",
     }
     assert texts["infeasible"].cells[-1] == "infeasible"
-    cost = [column.heading for column in columns_of(rows)].index("step flops")
+    cost = [column.heading for column in table.columns].index("step flops")
     assert [texts[name].cells[cost] for name in ("good", "cheap", "failed")] == ["5.00G", "1.00G", "–"]
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(trial_table(rows, width=80, front=pareto_front(rows, MODES)))
+    console.print(table.rich(80))
     shown = console.export_text()
     assert says(" ".join(shown.split()), "* best … eval/f1_macro", "+ … Pareto front", "= baseline")
     assert "…" not in shown
-    assert "| + | good |" in markdown_table(rows, front=pareto_front(rows, MODES))
+    assert "| + | good |" in table.markdown()
 
 
 def test_an_infeasible_trial_is_never_the_best_and_an_infeasible_baseline_is_one(trial: Trial) -> None:
