@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from irtune.analysis.metrics import Mode
-from irtune.analysis.statistics import Interval, paired_bootstrap, paired_over_seeds
+from irtune.analysis.statistics import Interval, paired_over_seeds
 from irtune.analysis.trials import TrialRow, chosen, other_differences, ranked
 
 _MEASURED = (
@@ -101,10 +101,7 @@ def interval_between(ours: Sequence[TrialRow], theirs: Sequence[TrialRow], num_c
         return None
     if not all(np.array_equal(labels, np.asarray(row.test_labels)) for row in (*ours, *theirs)):
         return None
-    metric = ours[0].metric
-    if len(ours) == 1:
-        return paired_bootstrap(labels, kept[0], kept[1], num_classes, metric=metric)
-    return paired_over_seeds(labels, kept[: len(ours)], kept[len(ours) :], num_classes, metric=metric)
+    return paired_over_seeds(labels, kept[: len(ours)], kept[len(ours) :], num_classes, metric=ours[0].metric)
 
 
 def as_given(finalists: Sequence[Finalist], final: Finalist, mode: Mode = "max") -> TrialRow | None:

@@ -32,41 +32,6 @@ class Interval:
         return self.low > 0 if mode == "max" else self.high < 0
 
 
-def paired_bootstrap(
-    labels: ArrayLike,
-    predictions_a: ArrayLike,
-    predictions_b: ArrayLike,
-    num_classes: int | None,
-    num_resamples: int = 2000,
-    seed: int = 0,
-    metric: Metric = MACRO_F1,
-) -> Interval:
-    """The difference in a metric, a minus b, with a percentile bootstrap over examples.
-
-    Both models are scored on the same resampled examples, so what they find equally hard cancels out. Every resample is
-    scored over the classes that ``labels`` has, so that all measure the same thing. The interval measures the choice of
-    test examples only: not the training seed, nor that one of them was picked among many.
-
-    Args:
-        labels: Class indices ``(N,)`` in 0..num_classes-1.
-        predictions_a: Predictions of the first model on the same examples, as ``metric`` reads them.
-        predictions_b: Likewise of the second model.
-        num_classes: Number of classes of the task, including those absent from ``labels``; None if it is not known.
-        num_resamples: Resamples of N examples with replacement.
-        seed: Seed of the resampling; the same seed gives the same interval.
-        metric: What is compared.
-
-    Raises:
-        ValueError: If the arrays are empty, of different length, or not class indices where those are read.
-
-    Source: Berg-Kirkpatrick et al., "An Empirical Investigation of Statistical Significance in NLP", EMNLP 2012.
-        They derive a p-value from the same resamples; we report the interval.
-    """
-    named = {"predictions_a": predictions_a, "predictions_b": predictions_b}
-    scores, again = _scores(labels, named, num_classes, num_resamples, seed, metric)
-    return _interval(scores[:1] - scores[1:], again[:, :1] - again[:, 1:], -metric.measure.most, metric.measure.most)
-
-
 def paired_over_seeds(
     labels: ArrayLike,
     predictions_a: Sequence[ArrayLike],
@@ -77,6 +42,10 @@ def paired_over_seeds(
     metric: Metric = MACRO_F1,
 ) -> Interval:
     """The mean difference in a metric over seeds, a minus b, with an interval for other seeds and other test examples.
+
+    All are scored on the same resampled examples, so what they find equally hard cancels out, and over the classes that
+    ``labels`` has, so that every resample measures the same thing. Of one seed the interval is the percentile bootstrap
+    over examples, and measures their choice only: not the seed, nor that a model was picked among many.
 
     Every one of S seeds trained both models, and all are scored on the same examples: seeds and examples are crossed.
     The variance of the mean difference has two parts. The mean covariance c that resampled examples give to the
@@ -98,25 +67,27 @@ def paired_over_seeds(
         labels: Class indices ``(N,)``.
         predictions_a: Predictions of the first model for each seed, as ``metric`` reads them, S of them.
         predictions_b: Likewise of the second model, for the same seeds in the same order.
-        num_classes: Number of classes of the task; None if it is not known.
+        num_classes: Number of classes of the task, also those that ``labels`` lacks; None if it is not known.
         num_resamples: Resamples of N examples with replacement.
         seed: Seed of the resampling; the same seed gives the same interval.
         metric: What is compared.
 
     Raises:
-        ValueError: If there are fewer than two seeds, not as many of b as of a, or if the arrays are empty, of
-            different length, or not class indices where those are read.
+        ValueError: If there is no seed, not as many of b as of a, or if the arrays are empty, of different length, or
+            not class indices where those are read.
 
-    Source: Obuchowski & Rockette, "Hypothesis testing of diagnostic accuracy for multiple readers and multiple tests",
-        Communications in Statistics 24(2), 1995: two tests, read by several readers on the same patients. Here seeds
-        are the readers and examples the patients, and a bootstrap gives the covariance. They (and Hillis, Statistics in
+    Source: of one seed Berg-Kirkpatrick et al., "An Empirical Investigation of Statistical Significance in NLP", EMNLP
+        2012, who derive a p-value from the same resamples; of several Obuchowski & Rockette,
+        "Hypothesis testing of diagnostic accuracy for multiple readers and multiple tests", Communications in
+        Statistics 24(2), 1995: two tests, read by several readers on the same patients. Here seeds are the readers and
+        examples the patients, and a bootstrap gives the covariance. They (and Hillis, Statistics in
         Medicine 26, 2007) take one quantile for both parts; with two seeds that covers less often than it should, so
         the margins are put together as by Zou & Donner (Statistics in Medicine 27, 2008). The lower bound and the 98 %
         are ours.
     """
     num_seeds = len(predictions_a)
-    if num_seeds < 2 or len(predictions_b) != num_seeds:
-        raise ValueError(f"needs the same two or more seeds of both models, found {num_seeds} and {len(predictions_b)}")
+    if not num_seeds or len(predictions_b) != num_seeds:
+        raise ValueError(f"needs the same seeds of both models, found {num_seeds} and {len(predictions_b)}")
     both = {f"predictions {i}": predicted for i, predicted in enumerate([*predictions_a, *predictions_b])}
     scores, resampled = _scores(labels, both, num_classes, num_resamples, seed, metric)
     found, again = scores[:num_seeds] - scores[num_seeds:], resampled[:, :num_seeds] - resampled[:, num_seeds:]
@@ -133,7 +104,7 @@ def score_interval(
 ) -> Interval:
     """A metric of one model, for other test examples; of several seeds the mean, for other seeds too.
 
-    As ``paired_bootstrap`` and ``paired_over_seeds`` do it for differences, under the same assumptions.
+    As ``paired_over_seeds`` does it for differences, under the same assumptions.
 
     Args:
         labels: Class indices ``(N,)``.

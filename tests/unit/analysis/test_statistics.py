@@ -9,7 +9,7 @@ from sklearn.metrics import f1_score
 
 from irtune.analysis import statistics
 from irtune.analysis.metrics import MACRO_F1
-from irtune.analysis.statistics import Interval, paired_bootstrap, paired_over_seeds, score_interval
+from irtune.analysis.statistics import Interval, paired_over_seeds, score_interval
 from irtune.training.evaluation import classification_metrics
 
 NUM_CLASSES = 4
@@ -30,7 +30,7 @@ def test_known_answer() -> None:
     # A fourth class that occurs nowhere counts for nothing, and costs what is wrongly taken for it.
     assert MACRO_F1.score(labels, labels) == 1.0
     assert MACRO_F1.score(labels, np.array([0, 0, 1, 1, 2, 3])) == pytest.approx((1 + 1 + 2 / 3) / 3)
-    assert paired_bootstrap(labels, labels, never_two, 3).difference == pytest.approx(4 / 9)
+    assert paired_over_seeds(labels, [labels], [never_two], 3).difference == pytest.approx(4 / 9)
 
 
 @settings(max_examples=40, deadline=None)
@@ -50,7 +50,7 @@ def test_macro_f1_is_that_of_sklearn(arrays: list[np.ndarray]) -> None:
 @given(label_sets(2))
 def test_identical_predictions_differ_by_exactly_nothing(arrays: list[np.ndarray]) -> None:
     labels, predictions = arrays
-    interval = paired_bootstrap(labels, predictions, predictions.copy(), NUM_CLASSES, num_resamples=50)
+    interval = paired_over_seeds(labels, [predictions], [predictions.copy()], NUM_CLASSES, num_resamples=50)
     assert interval == Interval(0.0, 0.0, 0.0)
     assert interval.contains_zero
 
@@ -59,8 +59,8 @@ def test_identical_predictions_differ_by_exactly_nothing(arrays: list[np.ndarray
 @given(label_sets(3))
 def test_swapping_the_models_flips_the_sign(arrays: list[np.ndarray]) -> None:
     labels, first, second = arrays
-    one = paired_bootstrap(labels, first, second, NUM_CLASSES, num_resamples=50)
-    other = paired_bootstrap(labels, second, first, NUM_CLASSES, num_resamples=50)
+    one = paired_over_seeds(labels, [first], [second], NUM_CLASSES, num_resamples=50)
+    other = paired_over_seeds(labels, [second], [first], NUM_CLASSES, num_resamples=50)
     assert one.difference == -other.difference
     assert (one.low, one.high) == pytest.approx((-other.high, -other.low), abs=1e-12)
 
@@ -78,15 +78,15 @@ def test_every_resample_scores_both_models_on_the_same_examples() -> None:
         return float(f1_score(labels[rows], predictions[rows], average="macro", zero_division=0, labels=held))
 
     expected = np.percentile([score(first, rows) - score(second, rows) for rows in drawn], [2.5, 97.5])
-    interval = paired_bootstrap(labels, first, second, NUM_CLASSES, num_resamples=20, seed=7)
+    interval = paired_over_seeds(labels, [first], [second], NUM_CLASSES, num_resamples=20, seed=7)
     assert (interval.low, interval.high) == pytest.approx(tuple(expected))
 
 
 def test_memory_batches_do_not_change_the_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     labels, first, second = np.random.default_rng(0).integers(NUM_CLASSES, size=(3, 50))
-    at_once = paired_bootstrap(labels, first, second, NUM_CLASSES, num_resamples=101)
+    at_once = paired_over_seeds(labels, [first], [second], NUM_CLASSES, num_resamples=101)
     monkeypatch.setattr(statistics, "_BATCH_CELLS", 50 * 7)
-    assert paired_bootstrap(labels, first, second, NUM_CLASSES, num_resamples=101) == at_once
+    assert paired_over_seeds(labels, [first], [second], NUM_CLASSES, num_resamples=101) == at_once
 
 
 def test_a_clear_difference_excludes_zero_and_a_tiny_one_does_not() -> None:
@@ -94,27 +94,27 @@ def test_a_clear_difference_excludes_zero_and_a_tiny_one_does_not() -> None:
     nearly, poor = labels.copy(), labels.copy()
     nearly[:4] = (nearly[:4] + 1) % 4
     poor[:200] = (poor[:200] + 1) % 4
-    clear = paired_bootstrap(labels, labels, poor, 4)
+    clear = paired_over_seeds(labels, [labels], [poor], 4)
     assert 0.3 < clear.low < clear.difference < clear.high < 0.5
     also_nearly = labels.copy()
     also_nearly[-5:] = (also_nearly[-5:] + 1) % 4
-    assert paired_bootstrap(labels, nearly, also_nearly, 4).contains_zero
+    assert paired_over_seeds(labels, [nearly], [also_nearly], 4).contains_zero
 
 
 def test_a_sweep_s_worth_of_resamples_takes_well_under_a_second() -> None:
     labels, first, second = np.random.default_rng(0).integers(9, size=(3, 500))
     start = time.process_time()
-    paired_bootstrap(labels, first, second, 9)
+    paired_over_seeds(labels, [first], [second], 9)
     assert time.process_time() - start < 1.0
 
 
 def test_all_mistakes_are_told_together() -> None:
-    with refused(ValueError, "predictions_a … integer", "predictions_b … 0..2", "lengths"):
-        paired_bootstrap([0, 1, 2], [0.5, 1.0], [0, 1, 3], 3)
+    with refused(ValueError, "predictions 0 … integer", "predictions 1 … 0..2", "lengths"):
+        paired_over_seeds([0, 1, 2], [[0.5, 1.0]], [[0, 1, 3]], 3)
     with refused(ValueError, "labels", "non-empty", "(N,)", "(0,)"):
-        paired_bootstrap([], [], [], 3)
+        paired_over_seeds([], [[]], [[]], 3)
     with refused(ValueError, "num_resamples … at least 1 … 0"):
-        paired_bootstrap([0], [0], [0], 1, num_resamples=0)
+        paired_over_seeds([0], [[0]], [[0]], 1, num_resamples=0)
 
 
 def test_over_seeds_that_contradict_each_other_the_interval_is_that_of_students_t() -> None:
@@ -148,7 +148,7 @@ def test_seeds_that_agree_leave_only_the_luck_of_the_examples() -> None:
     labels, first, second = np.random.default_rng(5).integers(NUM_CLASSES, size=(3, 30))
     resampled = mean_of_resamples(labels, [first], 400, 7) - mean_of_resamples(labels, [second], 400, 7)
     interval = paired_over_seeds(labels, [first] * 3, [second] * 3, NUM_CLASSES, num_resamples=400, seed=7)
-    assert interval.difference == pytest.approx(paired_bootstrap(labels, first, second, NUM_CLASSES).difference)
+    assert interval.difference == pytest.approx(paired_over_seeds(labels, [first], [second], NUM_CLASSES).difference)
     margin = 1.959964 * np.std(resampled)
     low, high = np.percentile(resampled, [2.5, 97.5])
     assert interval.low == pytest.approx(min(interval.difference - margin, low), rel=1e-6)
@@ -252,9 +252,9 @@ def test_the_interval_holds_what_it_promises_where_seeds_and_examples_are_luck(n
     assert np.mean(np.array(covered)[agreeing]) > 0.88
 
 
-def test_a_comparison_over_seeds_needs_the_same_two_or_more() -> None:
-    with refused(ValueError, "same … two … seeds … both", "1 and 1"):
-        paired_over_seeds([0], [[0]], [[0]], 1)
+def test_a_comparison_needs_the_same_seeds_of_both() -> None:
+    with refused(ValueError, "same seeds … both", "0 and 0"):
+        paired_over_seeds([0], [], [], 1)
     with pytest.raises(ValueError, match="found 2 and 3"):
         paired_over_seeds([0], [[0], [0]], [[0], [0], [0]], 1)
     with refused(ValueError, "predictions 3 … 0..0"):
@@ -264,7 +264,7 @@ def test_a_comparison_over_seeds_needs_the_same_two_or_more() -> None:
 def test_the_interval_of_a_score_is_that_of_its_difference_to_a_model_without_any_hit() -> None:
     labels, predictions = np.random.default_rng(3).integers(3, size=(2, 60))
     wrong = np.full(60, 3)
-    against_nothing = paired_bootstrap(labels, predictions, wrong, 4, num_resamples=50)
+    against_nothing = paired_over_seeds(labels, [predictions], [wrong], 4, num_resamples=50)
     assert score_interval(labels, [predictions], 4, num_resamples=50) == against_nothing
     over_seeds = paired_over_seeds(labels, [predictions, labels], [wrong, wrong], 4, num_resamples=50)
     found = score_interval(labels, [predictions, labels], 4, num_resamples=50)
