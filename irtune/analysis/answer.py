@@ -11,7 +11,6 @@ from irtune.analysis.metrics import Mode
 from irtune.analysis.outcome import Outcome, outcome_of
 from irtune.analysis.sentence import (
     caveat_classes,
-    caveat_final,
     caveat_guessing,
     caveat_lost,
     caveat_seeds,
@@ -60,7 +59,7 @@ def answer_sweep(
         num_validation: Examples in the validation set, if known.
 
     Raises:
-        ValueError: If ``mode`` does not fit the rows (see ``ranked``), or predictions are not class indices.
+        ValueError: If predictions are not class indices.
     """
     scored = metric_of(rows).words
     metric = scored if metric is None else metric
@@ -97,7 +96,7 @@ def _caveats(rows: Sequence[TrialRow], outcome: Outcome, metric: str, num_valida
     caveats = []
     final, trials = outcome.final, [row for row in rows if row.repeats is None]
     if outcome.compared:
-        caveats.append(caveat_seeds(trials, outcome) if final is None else caveat_final(final))
+        caveats.append(caveat_seeds(final))
         caveats.extend(_test_set(outcome.compared))
         caveats.append(
             _choice(trials, metric, num_validation, "best of each kind was" if final is None else "finalists were")

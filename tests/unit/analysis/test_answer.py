@@ -176,13 +176,6 @@ def test_a_small_test_set_is_called_noise(trial: Trial) -> None:
     assert says(text, "199 examples", "fewer than 200", "noise")
 
 
-def test_several_seeds_are_told_with_their_spread(trial: Trial) -> None:
-    rows = [trial(seed=seed, test_score=score) for seed, score in enumerate((0.70, 0.74, 0.78))]
-    text = caveats(answer_sweep([trial("all"), *rows]))
-    assert says(text, "0.740 … standard deviation 0.040 … 3 seeds … selective")
-    assert says(text, "0.750 … 1 seed … baseline")
-
-
 RATE = "training.learning_rate"
 
 
