@@ -14,10 +14,10 @@ from rich.markup import escape
 from rich.syntax import Syntax
 
 from irtune.analysis.answer import Answer, answer_sweep
-from irtune.analysis.figures import finalist_plot, pareto_plot, response_curves, save_png
-from irtune.analysis.finalists_view import finalist_table
-from irtune.analysis.pareto import pareto_front
+from irtune.analysis.finalists_view import finalist_plot, finalist_table
+from irtune.analysis.pareto import pareto_front, pareto_plot
 from irtune.analysis.report import render_report
+from irtune.analysis.response import response_curves
 from irtune.analysis.tables import trial_table
 from irtune.analysis.trials import TrialRow
 from irtune.config.load import concise, dotted_keys
@@ -207,7 +207,7 @@ def _front(sweep: Sweep, rows: Sequence[TrialRow]) -> list[TrialRow]:
 
 
 def _drawn(figure: Figure, path: Path) -> bytes:
-    save_png(figure, path)
+    figure.savefig(path, dpi=120)
     return path.read_bytes()
 
 

@@ -11,8 +11,7 @@ from rich.console import Console
 from saying import says
 
 from irtune.analysis.answer import answer_sweep
-from irtune.analysis.figures import pareto_plot, save_png
-from irtune.analysis.pareto import pareto_front
+from irtune.analysis.pareto import pareto_front, pareto_plot
 from irtune.analysis.report import render_report
 from irtune.analysis.tables import trial_table, worded
 from irtune.analysis.trials import TrialRow, chosen
@@ -143,7 +142,7 @@ def test_the_figure_draws_the_front_as_what_was_reached(rows: list[TrialRow], tm
     assert shown["infeasible"] == [[0.5e9, 0.95]]
     assert shown["did not finish: as last measured"] == [[0.1e9, 0.7]]
     assert shown["finished"] == [[2e9, 0.5]]
-    save_png(pareto_plot([], MODES), tmp_path / "empty.png")
+    pareto_plot([], MODES).savefig(tmp_path / "empty.png")
     three = pareto_plot(rows, {**MODES, "cost/train_s": "min"})
     assert [axes.get_xlabel() for axes in three.axes] == ["cost/step_flops (min)", "cost/train_s (min)"]
 
