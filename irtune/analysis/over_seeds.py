@@ -7,7 +7,7 @@ import numpy as np
 
 from irtune.analysis.metrics import Mode
 from irtune.analysis.statistics import Interval, paired_over_seeds
-from irtune.analysis.trials import TrialRow, chosen, other_differences, ranked
+from irtune.analysis.trials import TrialRow, other_differences, ranked
 
 _MEASURED = (
     "mean_active",
@@ -102,12 +102,6 @@ def interval_between(ours: Sequence[TrialRow], theirs: Sequence[TrialRow], num_c
     if not all(np.array_equal(labels, np.asarray(row.test_labels)) for row in (*ours, *theirs)):
         return None
     return paired_over_seeds(labels, kept[: len(ours)], kept[len(ours) :], num_classes, metric=ours[0].metric)
-
-
-def as_given(finalists: Sequence[Finalist], final: Finalist, mode: Mode = "max") -> TrialRow | None:
-    """Return the best repeated baseline whose other settings are not those of ``final``, as its mean over seeds."""
-    baselines = [one.mean for one in finalists if other_differences(one.mean, final.mean)]
-    return chosen(baselines, mode, baseline=True)
 
 
 def _baseline_of(row: TrialRow, finished: Mapping[str, Mapping[int, TrialRow]]) -> Mapping[int, TrialRow]:

@@ -191,9 +191,9 @@ def _scores(selective: TrialRow, baseline: TrialRow, outcome: Outcome) -> str:
 def _cost(outcome: Outcome) -> str:
     """What it saves and what it costs more; a change of less than half a per cent is neither."""
     savings = {
-        "training time": outcome.saving_seconds,
-        "FLOPs": outcome.saving_flops,
-        "trainable parameters": outcome.saving_trainable,
+        "training time": outcome.saving("seconds"),
+        "FLOPs": outcome.saving("flops"),
+        "trainable parameters": outcome.saving("trainable_share"),
     }
     measured = {noun: share for noun, share in savings.items() if share is not None}
     saved = [f"{share:.0%} of the {noun}" for noun, share in measured.items() if share >= 0.005]

@@ -223,9 +223,9 @@ def _record(sweep: Sweep, answer: Answer, compared: Compared, adapters: str, upl
     writer.tags({"irtune.data.notes": " ".join(sweep.ready.dataset.notes), "irtune.adapters": adapters})
     interval, name = answer.interval, sweep.metric.name
     values = {
-        "summary/saving_flops": answer.saving_flops,
-        "summary/saving_seconds": answer.saving_seconds,
-        "summary/saving_trainable": answer.saving_trainable,
+        "summary/saving_flops": answer.saving("flops"),
+        "summary/saving_seconds": answer.saving("seconds"),
+        "summary/saving_trainable": answer.saving("trainable_share"),
         f"summary/test_{name}_difference": interval.difference if interval else None,
         f"summary/test_{name}_difference_low": interval.low if interval else None,
         f"summary/test_{name}_difference_high": interval.high if interval else None,

@@ -159,7 +159,7 @@ def test_the_answer_rests_on_the_finalists(rows: list[TrialRow]) -> None:
     assert answer.best is not None
     assert (answer.best.trial_id, answer.best.validation_score) == ("second", pytest.approx(0.75))
     # Seconds of the seeds: 600, 700, 800 against 1100, 1200, 1300.
-    assert answer.saving_seconds == pytest.approx(1 - 700 / 1200)
+    assert answer.saving("seconds") == pytest.approx(1 - 700 / 1200)
     text = "\n".join(answer.caveats)
     assert says(text, "seeds 1, 2 and 3", "none … search")
     assert "test examples chose nothing" in text
