@@ -134,14 +134,9 @@ class DatasetConfig(BaseModel):
         """The prompt that the options ask for.
 
         Raises:
-            DataError: If the template does not show the texts.
+            ValueError: If the template does not show the texts.
         """
-        prompt = Prompt(kind, question, self.instruction, self.template)
-        try:
-            prompt.check()
-        except ValueError as error:
-            raise DataError(str(error)) from error
-        return prompt
+        return Prompt(kind, question, self.instruction, self.template)
 
     def path_fields(self) -> dict[str, str | list[str]]:
         """The options that name a place on disk, or a list of places, by field name, where they are set."""
@@ -164,7 +159,8 @@ class DatasetConfig(BaseModel):
         """The data, capped by ``max_…`` in proportion to the labels; what looks doubtful is added to its notes.
 
         Raises:
-            DataError: If rows cannot be used, there are fewer than two labels, or a split is empty.
+            ValueError: If rows cannot be used, there are fewer than two labels, a split is empty, or the template does
+                not show the texts.
         """
         # It knows what a dataset is, so it can only be imported once that is known.
         from irtune.data.audit import audit
