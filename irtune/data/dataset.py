@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Annotated, Literal, Self, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -62,7 +62,7 @@ class LabelledDataset:
         labels: All labels, in the order of their class indices.
         splits: The examples of each of ``train``, ``validation`` and ``test``.
         prompt: What the model reads of an example; the same for every split.
-        skipped: Rows left out because ``skip_bad_rows`` was set: how many, by label (empty where there was none).
+        num_skipped: Rows left out because ``skip_bad_rows`` was set.
         notes: What was guessed in reading, and what looks doubtful; one sentence each.
 
     Example:
@@ -79,13 +79,8 @@ class LabelledDataset:
     labels: tuple[str, ...]
     splits: Mapping[Split, tuple[Example, ...]]
     prompt: Prompt
-    skipped: Mapping[str, int] = field(default_factory=dict)
+    num_skipped: int = 0
     notes: tuple[str, ...] = ()
-
-    @property
-    def num_skipped(self) -> int:
-        """Rows left out because ``skip_bad_rows`` was set."""
-        return sum(self.skipped.values())
 
     def fingerprint(self) -> str:
         """SHA-256 over labels, prompt and every example in order, 16 hexadecimal digits."""

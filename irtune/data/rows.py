@@ -1,7 +1,7 @@
 """Rows of users' files: what is wrong with them is collected, then reported together or skipped and counted."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -126,14 +126,14 @@ def skip_notes(problems: Sequence[Problem], rows: Sequence[Row], classes: Collec
     return notes
 
 
-def skip_or_stop(problems: Sequence[Problem], num_rows: int, skip: bool) -> Mapping[str, int]:
-    """Return how many rows to skip, by label.
+def skip_or_stop(problems: Sequence[Problem], num_rows: int, skip: bool) -> None:
+    """Refuse rows that cannot be used, unless they are to be skipped.
 
     Raises:
-        DataError: If there are problems and they are not to be skipped; it names every kind and the first rows of each.
+        DataError: With every kind of problem and the first rows of each.
     """
     if not problems or skip:
-        return Counter(problem.label for problem in problems)
+        return
     kinds: dict[tuple[str, str], list[Problem]] = {}
     for problem in problems:
         kinds.setdefault((problem.kind, problem.allowed), []).append(problem)

@@ -148,7 +148,7 @@ class TableConfig(DatasetConfig):
         rows = partition(rows, text_problem, problems)
         labels = self.labels or tuple(sorted({row.label for row in rows if row.label and row.split in ("", "train")}))
         rows = partition(rows, label_problem(labels, reader.missing), problems)
-        skipped = skip_or_stop(problems, num_rows, self.skip_bad_rows)
+        skip_or_stop(problems, num_rows, self.skip_bad_rows)
         parts = self._split(rows, given, notes)
         notes += [*reader.notes(), *skip_notes(problems, rows, self.labels), *note_on_replaced(rows)]
         return LabelledDataset(
@@ -156,7 +156,7 @@ class TableConfig(DatasetConfig):
             labels=labels,
             splits={split: tuple(row.example() for row in part) for split, part in parts.items()},
             prompt=self.prompt(self.kind, QUESTIONS[self.kind]),
-            skipped=skipped,
+            num_skipped=len(problems),
             notes=tuple(notes),
         )
 
