@@ -116,7 +116,7 @@ def shown_at(length: int | str, name: str, dataset: LabelledDataset, tokenizer: 
         "labels listed": encoded.instruction is not None and dataset.labels[0] in encoded.instruction,
         "mean tokens": round(statistics.mean(map(len, rows)), 1),
         "pairs": len(examples),
-        "cut": encoded.all_cuts.cut,
+        "cut": encoded.num_cut,
         "change fits": sum(fits),
         "shown": count(rows, of=fits),
         "shown if cut on the right": count(on_the_right, of=fits),
