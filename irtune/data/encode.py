@@ -168,7 +168,7 @@ def _whole(
 
 
 def _cut(reader: _Reader, texts: Sequence[tuple[str, ...]], rows: list[list[int]], max_length: int) -> tuple[int, int]:
-    """Cut the rows that are too long, in place; returns how many these are, and how many lost a part of their change."""
+    """Cut the rows that are too long, in place; returns how many there are, and how many lost part of their change."""
     kind = reader.prompt.kind
     too_long = [index for index, row in enumerate(rows) if len(row) > max_length]
     if too_long:
