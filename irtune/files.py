@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, BinaryIO, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -31,6 +31,8 @@ _TELL_EVERY_S = 60.0
 _CHUNK = 2**16
 MOST_BYTES = 64 * 2**20
 """Of a small file of JSON."""
+
+_adapter = cache(TypeAdapter)
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +117,7 @@ def read_json(file: Path, kind: type[_Content]) -> _Content:
         FileNotFoundError: There is no such file.
         ValueError: Something else is in it.
     """
-    adapter: TypeAdapter[_Content] = _adapter(cast(Any, kind))
+    adapter: TypeAdapter[_Content] = _adapter(kind)
     try:
         return adapter.validate_json(_read(file))
     except ValidationError as error:
@@ -234,8 +236,3 @@ def _is_full(error: Exception) -> bool:
     full = (errno.ENOSPC, errno.EDQUOT)
     # What is written in Rust has errors of its own, with the number in their text.
     return getattr(error, "errno", None) in full or any(f"(os error {number})" in str(error) for number in full)
-
-
-@cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)

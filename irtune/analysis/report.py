@@ -52,7 +52,7 @@ def render_report(
     environment = Environment(
         loader=PackageLoader("irtune", "analysis"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters["embedded"] = _embedded
+    environment.filters["embedded"] = lambda png: f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
     return environment.get_template("report.html").render(
         title=title,
         answer=answer,
@@ -73,7 +73,3 @@ def render_report(
         is_link=tracking_url.startswith(("http://", "https://")),
         provenance=provenance,
     )
-
-
-def _embedded(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"

@@ -151,10 +151,11 @@ def _no_baseline(rows: Sequence[TrialRow], selective: TrialRow, given: TrialRow 
 
 def _what(row: TrialRow) -> str:
     """The configuration in words, as the subject of a sentence."""
-    if row.mean_active is None:
+    active = row.mean_active
+    if active is None:
         blocks = "an unmeasured number" if row.k is None else f"{row.k}"
     else:
-        blocks = f"{row.mean_active:.0f}" if _is_whole(row.mean_active) else f"on average {row.mean_active:.1f}"
+        blocks = f"{active:.0f}" if abs(active - round(active)) < 0.05 else f"on average {active:.1f}"
     interval = "step" if row.reselect_every == 1 else f"{row.reselect_every} steps"
     details = [f"strategy {row.strategy}", f"chosen anew every {interval}" if row.reselect_every > 0 else "chosen once"]
     if row.within_block is not None:
@@ -217,10 +218,6 @@ def _endings(rows: Sequence[TrialRow]) -> str:
 
 def _score(value: float | None) -> str:
     return "not measured" if value is None else f"{value:.3f}"
-
-
-def _is_whole(value: float) -> bool:
-    return abs(value - round(value)) < 0.05
 
 
 def _listed(parts: Sequence[str]) -> str:
