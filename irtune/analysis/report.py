@@ -17,10 +17,8 @@ def render_report(
     title: str,
     answer: Answer,
     rows: Sequence[TrialRow],
-    response_png: bytes | None = None,
-    pareto_png: bytes | None = None,
     front: Sequence[TrialRow] = (),
-    finalists_png: bytes | None = None,
+    figures: Mapping[str, bytes | None] | None = None,
     data: Mapping[str, str] | None = None,
     data_notes: Sequence[str] = (),
     best_yaml: str = "",
@@ -36,10 +34,8 @@ def render_report(
         title: Heading of the page.
         answer: What the sweep found.
         rows: All trials of the search, for the table.
-        response_png: The response curves as PNG.
-        pareto_png: Of a sweep with several objectives, one against the other as PNG.
         front: The trials on the Pareto front.
-        finalists_png: The finalists of ``answer`` over seeds as PNG.
+        figures: As PNG ``response``, ``pareto`` and ``finalists``, as far as there are any.
         data: What to know of the data, by what it is about: sizes, lengths, what the model is asked.
         data_notes: What was guessed in reading the data, and what looks doubtful.
         best_yaml: Configuration of the best trial.
@@ -60,9 +56,7 @@ def render_report(
         first_objective=next(iter(rows[0].objectives), None) if rows else None,
         score=metric_of(rows).words,
         finalists=finalist_table(answer.finalists),
-        finalists_png=finalists_png,
-        response_png=response_png,
-        pareto_png=pareto_png,
+        figures=figures or {},
         data=data,
         data_notes=data_notes,
         best_yaml=best_yaml,

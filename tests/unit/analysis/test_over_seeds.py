@@ -238,7 +238,7 @@ def test_the_picture_has_a_dot_for_every_repeat_and_every_difference(rows: list[
 
 def test_the_report_shows_finalists_where_there_are_any(rows: list[TrialRow]) -> None:
     searched = [row for row in rows if row.repeats is None]
-    page = render_report(title="t", answer=answer_sweep(rows), rows=searched, finalists_png=b"dots")
+    page = render_report(title="t", answer=answer_sweep(rows), rows=searched, figures={"finalists": b"dots"})
     assert "Finalists, repeated over seeds" in page
     assert "0.650 ± 0.050" in page
     assert "Finalists" not in render_report(title="t", answer=answer_sweep(searched), rows=searched)

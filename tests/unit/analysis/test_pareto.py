@@ -150,7 +150,12 @@ def test_the_figure_draws_the_front_as_what_was_reached(rows: list[TrialRow], tm
 def test_the_report_shows_the_front(rows: list[TrialRow]) -> None:
     answer = answer_sweep(rows)
     page = render_report(
-        title="Sweep", answer=answer, rows=rows, pareto_png=b"png", front=pareto_front(rows, MODES), best_yaml="name: x"
+        title="Sweep",
+        answer=answer,
+        rows=rows,
+        figures={"pareto": b"png"},
+        front=pareto_front(rows, MODES),
+        best_yaml="name: x",
     )
     assert "What quality costs: the Pareto front" in page
     assert page.count('<span class="tag">front</span>') == 3
