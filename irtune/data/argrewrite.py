@@ -135,7 +135,7 @@ def read_workbook(path: Path, problems: list[Problem], operations: Sequence[Oper
             before = _text(cells) if title == OLD else ""
             after = _text(cells) if title == NEW else " ".join(new_texts[index] for index in aligned)
             row_id = f"{essay[1]}/{path.parent.name}/{title[:3].lower()}/{_number(cells[INDEX])}"
-            rows.append(Row(row_id, place, (before, after), _first(cells[PURPOSE]), group=essay[1]))
+            rows.append(Row(row_id, (before, after), _first(cells[PURPOSE]), place, group=essay[1]))
     return rows
 
 

@@ -20,22 +20,16 @@ SkipBadRows = Annotated[bool, Field(description="leave out and count rows that c
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One example as a file gives it.
+class Row(Example):
+    """One example as a file gives it, whose texts may all be empty, and so may its label.
 
     Args:
-        id: The same wherever the file lies.
         place: File and row, the row as an editor or a spreadsheet numbers it (a header, where there is one, is row 1).
-        texts: One text, or those before and after, as they stand in the file; may be empty.
-        label: Empty where the file gives none.
         group: What must not be divided between splits.
         split: The split that the file assigns, if it does.
     """
 
-    id: str
     place: str
-    texts: tuple[str, ...]
-    label: str
     group: str = ""
     split: str = ""
 

@@ -2,18 +2,15 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from types import MappingProxyType
 
 from irtune.data.dataset import SPLITS, DataError, Split
 from irtune.data.reading.table import Table, plain
 
-CALLED: Mapping[Split, tuple[str, ...]] = MappingProxyType(
-    {
-        "train": ("train", "training"),
-        "validation": ("validation", "valid", "val", "dev", "development", "devel", "eval", "evaluation"),
-        "test": ("test", "testing"),
-    }
-)
+CALLED: Mapping[Split, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev", "development", "devel", "eval", "evaluation"),
+    "test": ("test", "testing"),
+}
 """Names of a split in any case, the usual one first."""
 
 
