@@ -102,7 +102,6 @@ def _caveats(rows: Sequence[TrialRow], outcome: Outcome, metric: str, num_valida
             _choice(trials, metric, num_validation, "best of each kind was" if final is None else "finalists were")
         )
     caveats.extend(caveat_lost(rows))
-    caveats.extend(_disagreement(outcome))
     caveats.extend(_trade_off(trials, metric))
     lost = Counter(row.status for row in trials if row.status != "finished")
     if lost:
@@ -159,17 +158,3 @@ def _choice(rows: Sequence[TrialRow], metric: str, num_validation: int | None, p
         f"Finished: {selective} selective, {len(finished) - selective} baseline. The {picked} picked by "
         f"{metric} on {size}; the more there are to pick from, the more luck is in the best."
     )
-
-
-def _disagreement(outcome: Outcome) -> list[str]:
-    """The scores the trials reported and those of their kept predictions must be the same thing."""
-    interval, scores = outcome.interval, [row.test_score for row in outcome.compared if row.test_score is not None]
-    if interval is None or len(scores) < 2:
-        return []
-    reported = scores[0] - scores[1]
-    if abs(reported - interval.difference) < 0.0015:
-        return []
-    return [
-        f"The reported test scores differ by {reported:+.3f}, those of the kept predictions by "
-        f"{interval.difference:+.3f}: they were not computed over the same classes or examples."
-    ]

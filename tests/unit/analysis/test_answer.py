@@ -243,11 +243,6 @@ def test_the_f1_of_a_class_decides(trial: Trial) -> None:
     assert "macro" not in answer.sentence + caveats(answer)
 
 
-def test_reported_scores_that_are_not_those_of_the_predictions_are_told(trial: Trial) -> None:
-    text = caveats(answer_sweep([trial("all"), trial(test_score=0.9)]))
-    assert says(text, "reported … +0.150 … predictions … +0.000")
-
-
 def test_classes_that_the_test_set_lacks_count_for_nothing_and_are_said(trial: Trial) -> None:
     lacking = {"classes": {"test": "4 of 8 classes", "validation": "7 of 8 classes"}}
     rows = [trial("all", num_wrong=200, **lacking), trial(num_wrong=0, **lacking)]
