@@ -30,9 +30,8 @@ class Entry:
         name: What a configuration calls it.
         key: The setting that has this name as its value, such as ``selection.policy.name``.
         summary: One sentence.
-        details: What else the docstring says, in paragraphs.
         source: Where it comes from; empty for an aggregation.
-        deviations: How it differs from that; empty if it does not.
+        details: What else the docstring says, in paragraphs, deviations from the source last.
         model: Whose fields are its options; an aggregation has none.
         ranks_like: Other aggregations that rank blocks of equal shape identically.
     """
@@ -40,9 +39,8 @@ class Entry:
     name: str
     key: str
     summary: str
-    details: tuple[str, ...] = ()
     source: str = ""
-    deviations: str = ""
+    details: tuple[str, ...] = ()
     model: type[BaseModel] = BaseModel
     ranks_like: tuple[str, ...] = ()
 
@@ -67,16 +65,15 @@ def entry(section: str, name: str) -> Entry:
     variant = VARIANTS[section].registered[name]
     # As Markdown prints it, not as it is written.
     paragraphs = [" ".join(part.split()).replace("``", "") for part in (inspect.getdoc(variant) or "").split("\n\n")]
-    source = next((part for part in paragraphs if part.startswith("Source: ")), "")
-    deviation = re.search(r"Deviations?\b[^:]*: .*", source)
+    said = next((part for part in paragraphs if part.startswith("Source: ")), "")
+    source, *deviations = re.split(r"\s(?=Deviations?\b[^:]*: )", said, maxsplit=1)
     summary, *details = re.split(r"(?<=\.)\s", paragraphs[0], maxsplit=1)
     return Entry(
         name=name,
         key=f"{section}.name",
         summary=summary,
-        details=(*details, *(part for part in paragraphs[1:] if part != source)),
-        source=source[: deviation.start() if deviation else None].removeprefix("Source: ").strip(),
-        deviations=deviation.group() if deviation else "",
+        source=source.removeprefix("Source: "),
+        details=(*details, *(part for part in paragraphs[1:] if part != said), *deviations),
         model=variant,
     )
 

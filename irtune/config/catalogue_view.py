@@ -113,9 +113,8 @@ def _explain_entry(entry: Entry) -> list[RenderableType]:
 
 
 def _described(entry: Entry) -> list[RenderableType]:
-    paragraphs = [entry.summary, *entry.details]
-    paragraphs += [f"Source: {entry.source}"] if entry.source else []
-    paragraphs += [entry.deviations] if entry.deviations else []
+    source = [f"Source: {entry.source}"] if entry.source else []
+    paragraphs = [entry.summary, *source, *entry.details]
     paragraphs += [f"Ranks blocks of equal shape like {', '.join(entry.ranks_like)}"] if entry.ranks_like else []
     heading = _heading(f"{_KINDS.get(entry.key, 'Aggregation')} {entry.name}", f"{entry.key}={entry.name}")
     return [heading, *map(_paragraph, paragraphs)]
