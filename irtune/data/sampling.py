@@ -96,7 +96,9 @@ def split_three_ways(
     shares = (1 - validation_fraction - test_fraction, validation_fraction, test_fraction)
     # Of each set of rows how many it has of each label, by that one's number.
     number = {label: index for index, label in enumerate(sorted(set(labels)))}
-    place_of = _nearest_draw([Counter(sorted(number[labels[row]] for row in rows)) for rows in sets], shares, seed)
+    draw = _Draw([Counter(sorted(number[labels[row]] for row in rows)) for rows in sets], shares)
+    generator, num_draws = random.Random(seed), max(1, min(SPLIT_DRAWS, PLACEMENTS // len(sets)))
+    place_of, _ = min((draw.places(generator) for _ in range(num_draws)), key=lambda drawn: drawn[1])
     parts = [
         sorted(row for rows, at in zip(sets, place_of, strict=True) if at == place for row in rows) for place in SPLITS
     ]
@@ -131,15 +133,6 @@ def _cannot_be_split(labels: Sequence[str], keys: Sequence[tuple[str, ...]] | No
         f"split, which leaves {counted(num_sets, 'set')} of rows for three splits; leave out data.group_column, use "
         "data with more texts, or give the splits yourself (data.split_column)"
     )
-
-
-def _nearest_draw(items: Sequence[Counter[int]], shares: Sequence[float], seed: int) -> list[int]:
-    """The split of each item, in the best of several draws."""
-    generator = random.Random(seed)
-    num_draws = max(1, min(SPLIT_DRAWS, PLACEMENTS // len(items)))
-    draw = _Draw(items, shares)
-    draws = [draw.places(generator) for _ in range(num_draws)]
-    return min(draws, key=lambda drawn: drawn[1])[0]
 
 
 class _Draw:

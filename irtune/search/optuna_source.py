@@ -159,7 +159,8 @@ class OptunaSource:
         state = TrialState.FAIL if reason is not None else _STATES[outcome.status]
         for key, kept in outcome.results.items():
             if key.startswith(KEPT_RESULTS):
-                trial.set_user_attr(key, _plain(kept))
+                # The journal is JSON.
+                trial.set_user_attr(key, kept.item() if isinstance(kept, np.generic) else kept)
         if reason is not None:
             trial.set_user_attr(REASON, reason)
         if state == TrialState.COMPLETE:
@@ -263,8 +264,3 @@ def _untried(space: Space, tried: set[str], seed: int) -> Values | None:
 def _identity(values: Mapping[str, Any]) -> str:
     """Text that tells configurations apart, also ``k: 1`` (a count) from ``k: 1.0`` (a fraction)."""
     return json.dumps(values, sort_keys=True)
-
-
-def _plain(value: Any) -> Any:
-    """A value that JSON can hold."""
-    return value.item() if isinstance(value, np.generic) else value
