@@ -20,7 +20,7 @@ from irtune.analysis.report import render_report
 from irtune.analysis.response import response_curves
 from irtune.analysis.tables import trial_table
 from irtune.analysis.trials import TrialRow
-from irtune.config.load import concise, dotted_keys
+from irtune.config.load import dotted_keys, explicit
 from irtune.files import once_there_is_room, read_json, write_whole
 from irtune.redaction import public_address, redact, redacted
 from irtune.search.optuna_source import STUDY
@@ -263,12 +263,12 @@ def _show(
         for line in happened:
             console.out(line, highlight=False)
     if answer.best is not None:
-        where = f"what differs from the defaults; all of it: {sweep.folder / BEST}"
+        where = f"what was set; all of it: {sweep.folder / BEST}"
         by = f" by {metric}, the first objective" if front else ""
         console.print(f"\n[bold]Best configuration{by}[/] ({escape(where)})", highlight=False, soft_wrap=True)
         best = next(entry.config for entry in entries if entry.trial_id == answer.best.trial_id)
         console.print(
-            Syntax(yaml.safe_dump(redacted(concise(best)), sort_keys=False), "yaml", background_color="default")
+            Syntax(yaml.safe_dump(redacted(explicit(best)), sort_keys=False), "yaml", background_color="default")
         )
     console.print("[bold]Look at it[/]")
     for label, what in {
