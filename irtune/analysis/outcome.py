@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from irtune.analysis.metrics import Mode
-from irtune.analysis.over_seeds import Finalist, compare_finalists, interval_between, winner
+from irtune.analysis.over_seeds import Finalist, compare_finalists, interval_between
 from irtune.analysis.statistics import Interval
 from irtune.analysis.trials import TrialRow, baseline_for, chosen, other_differences
 
@@ -58,7 +58,8 @@ def outcome_of(rows: Sequence[TrialRow], mode: Mode = "max", num_classes: int | 
     """
     trials = [row for row in rows if row.repeats is None]
     finalists = compare_finalists(rows, mode, num_classes)
-    final, interval = winner(finalists), None
+    # The best on validation of those that have two seeds or more beside the baseline's.
+    final, interval = next((one for one in finalists if len(one.baseline_repeats) > 1), None), None
     if final is None:
         selective = chosen(trials, mode, baseline=False)
         baseline = chosen(trials, mode, baseline=True) if selective is None else baseline_for(selective, trials, mode)

@@ -80,15 +80,6 @@ def compare_finalists(
     return tuple(finalists[mean] for mean in ranked(finalists, mode))
 
 
-def winner(finalists: Sequence[Finalist]) -> Finalist | None:
-    """The selective finalist that is best on validation, of those with two seeds or more beside the baseline's.
-
-    Args:
-        finalists: Best first, as ``compare_finalists`` gives them.
-    """
-    return next((one for one in finalists if len(one.baseline_repeats) > 1), None)
-
-
 def interval_between(ours: Sequence[TrialRow], theirs: Sequence[TrialRow], num_classes: int | None) -> Interval | None:
     """Test score of ``ours`` minus that of ``theirs``: a trial each, or one for each of the same seeds.
 

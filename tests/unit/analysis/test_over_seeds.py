@@ -14,7 +14,8 @@ from saying import says
 
 from irtune.analysis.answer import answer_sweep
 from irtune.analysis.finalists_view import finalist_plot, finalist_table
-from irtune.analysis.over_seeds import Finalist, compare_finalists, winner
+from irtune.analysis.outcome import outcome_of
+from irtune.analysis.over_seeds import Finalist, compare_finalists
 from irtune.analysis.report import render_report
 from irtune.analysis.trials import TrialRow
 
@@ -92,9 +93,7 @@ def test_the_difference_is_to_the_baseline_on_the_same_seeds(rows: list[TrialRow
 def test_the_best_on_validation_comes_first_and_wins_whatever_test_says(rows: list[TrialRow]) -> None:
     finalists = compare_finalists(rows)
     assert [one.mean.trial_id for one in finalists] == ["second", "baseline", "first"]
-    found = winner(finalists)
-    assert found is not None
-    assert found.mean.trial_id == "second"
+    assert outcome_of(rows).selective.trial_id == "second"
     as_loss = [replace(row, objective=1 - VALIDATION[row.repeats or row.trial_id]) for row in rows]
     assert [one.mean.trial_id for one in compare_finalists(as_loss, "min")] == ["second", "baseline", "first"]
 
@@ -118,13 +117,11 @@ def test_a_seed_that_the_baseline_lacks_is_left_out_of_every_comparison(rows: li
 
 
 def test_a_finalist_with_a_single_seed_is_shown_but_not_judged(rows: list[TrialRow]) -> None:
-    finalists = compare_finalists(lose(rows, "finalist_second_seed_1", "finalist_second_seed_2"))
-    second = by_name(finalists)["second"]
+    lost = lose(rows, "finalist_second_seed_1", "finalist_second_seed_2")
+    second = by_name(compare_finalists(lost))["second"]
     assert (second.deviation, second.interval) == (None, None)
     assert second.mean.test_score == pytest.approx(0.60)
-    found = winner(finalists)
-    assert found is not None
-    assert found.mean.trial_id == "first"
+    assert outcome_of(lost).selective.trial_id == "first"
 
 
 def test_without_predictions_or_on_other_examples_there_is_no_interval(rows: list[TrialRow]) -> None:
