@@ -135,6 +135,8 @@ class OptunaSource:
             self.is_exhausted = True
             return None
         trial, values = asked
+        self._tried[_identity(values)] = trial.number
+        self._num_asked += 1
         name = trial.user_attrs.get(TRIAL, _name(trial.number))
         trial.set_user_attr(TRIAL, name)
         self._running[name] = trial
@@ -195,7 +197,7 @@ class OptunaSource:
             trial = self._study.ask()
             values = suggest(trial, self._space)
             if _identity(values) not in self._tried:
-                return self._asked(trial, values)
+                return trial, values
             trial.set_user_attr(DUPLICATE_OF, self._tried[_identity(values)])
             self._study.tell(trial.number, state=TrialState.FAIL)
         untried = _untried(self._space, set(self._tried), seed=len(self._study.get_trials(deepcopy=False)))
@@ -203,12 +205,7 @@ class OptunaSource:
             return None
         self._study.enqueue_trial(untried)
         trial = self._study.ask()
-        return self._asked(trial, suggest(trial, self._space))
-
-    def _asked(self, trial: Trial, values: Values) -> tuple[Trial, Values]:
-        self._tried[_identity(values)] = trial.number
-        self._num_asked += 1
-        return trial, values
+        return trial, suggest(trial, self._space)
 
 
 def num_searched(tune: TuneConfig, space: Space) -> int:
