@@ -72,7 +72,7 @@ def _method_table() -> Table:
 
 
 def _variant_table(section: str, title: str, what: str) -> Table:
-    common = catalogue.defaults(ImportanceSignal).items() if section == "importance" else ()
+    common = list(catalogue.defaults(ImportanceSignal).items()) if section == "importance" else []
     rows = [
         (
             entry.name,

@@ -143,7 +143,7 @@ def encode(
     if leaves_out_labels:
         reader = bare
         rows, most = _whole(reader, texts, max_length, positions)
-    counts = map(sum, zip(*(_cut(reader, texts[split], rows[split], most) for split in SPLITS), strict=True))
+    cuts = [_cut(reader, texts[split], rows[split], most) for split in SPLITS]
     class_index = {label: index for index, label in enumerate(labels)}
     splits = {
         split: EncodedSplit(
@@ -153,7 +153,15 @@ def encode(
         )
         for split in SPLITS
     }
-    return EncodedDataset(splits, most, reader.instruction, *counts, prompt.kind == "revisions", leaves_out_labels)
+    return EncodedDataset(
+        splits=splits,
+        max_length=most,
+        instruction=reader.instruction,
+        num_cut=sum(num_cut for num_cut, _ in cuts),
+        num_without_change=sum(num_without for _, num_without in cuts),
+        of_revisions=prompt.kind == "revisions",
+        leaves_out_labels=leaves_out_labels,
+    )
 
 
 def _whole(

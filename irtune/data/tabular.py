@@ -229,7 +229,7 @@ def _without_unlabelled(
 ) -> tuple[list[Row], set[Split]]:
     """Rows without the splits whose labels were never published, as in shared tasks; these are no splits to use."""
     labelled, filled = {row.split for row in rows if row.label}, {row.split for row in rows}
-    hidden = {split for split in given - chosen - {"train"} if split in filled and split not in labelled}
+    hidden = {split for split in given if split in filled - labelled and split not in {"train", *chosen}}
     notes += [f"no row of the {split} split has a label, so it is left out" for split in sorted(hidden)]
     return [row for row in rows if row.split not in hidden], given - hidden
 
