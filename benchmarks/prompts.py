@@ -201,7 +201,7 @@ def compared(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
     said = best["without"][0][TEST]
     without, with_it = ([row[TEST]["predictions"] for row in best[name]] for name in ("without", "with"))
-    found = paired_over_seeds(said["labels"], without, with_it, said["num_classes"])
+    found = paired_over_seeds(said["labels"], without, with_it)
     ratio = mean(best["without"], "FLOPs a step") / mean(best["with"], "FLOPs a step")
     note = f"{found.difference:+.4f} (95 % interval {found.low:+.4f} to {found.high:+.4f})"
     summary.append({"instruction": "without minus with", "test macro-F1": note, "FLOPs a step": f"x {ratio:.3f}"})

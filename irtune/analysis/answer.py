@@ -57,14 +57,11 @@ def answer_sweep(
         mode: Whether more (``max``) or less (``min``) of it is better.
         num_classes: Classes of the task; None: the highest class index met, plus one.
         num_validation: Examples in the validation set, if known.
-
-    Raises:
-        ValueError: If predictions are not class indices.
     """
     scored = metric_of(rows).words
     metric = scored if metric is None else metric
     trials = [row for row in rows if row.repeats is None]
-    outcome = outcome_of(rows, mode, num_classes)
+    outcome = outcome_of(rows, mode)
     guesses = _against_guessing(outcome, num_classes)
     return Answer(
         **vars(outcome),

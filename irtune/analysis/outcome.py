@@ -48,16 +48,15 @@ class Outcome:
         return None if ours is None or not theirs else 1.0 - ours / theirs
 
 
-def outcome_of(rows: Sequence[TrialRow], mode: Mode = "max", num_classes: int | None = None) -> Outcome:
+def outcome_of(rows: Sequence[TrialRow], mode: Mode = "max") -> Outcome:
     """Choose on validation, and compare with the baseline on test.
 
     Args:
         rows: All trials of the sweep, and the repeats of its finalists, in any state.
         mode: Whether more or less of the validation score is better.
-        num_classes: Classes of the task; None: the highest class index met, plus one.
     """
     trials = [row for row in rows if row.repeats is None]
-    finalists = compare_finalists(rows, mode, num_classes)
+    finalists = compare_finalists(rows, mode)
     # The best on validation of those that have two seeds or more beside the baseline's.
     final, interval = next((one for one in finalists if len(one.baseline_repeats) > 1), None), None
     if final is None:
@@ -65,7 +64,7 @@ def outcome_of(rows: Sequence[TrialRow], mode: Mode = "max", num_classes: int | 
         baseline = chosen(trials, mode, baseline=True) if selective is None else baseline_for(selective, trials, mode)
         given = chosen([row for row in trials if row is not baseline], mode, baseline=True)
         if selective is not None and baseline is not None:
-            interval = interval_between([selective], [baseline], num_classes)
+            interval = interval_between([selective], [baseline])
     else:
         selective, baseline, interval = final.mean, final.baseline_mean, final.interval
         others = [one.mean for one in finalists if other_differences(one.mean, final.mean)]

@@ -45,9 +45,7 @@ class Finalist:
     interval: Interval | None = None
 
 
-def compare_finalists(
-    rows: Sequence[TrialRow], mode: Mode = "max", num_classes: int | None = None
-) -> tuple[Finalist, ...]:
+def compare_finalists(rows: Sequence[TrialRow], mode: Mode = "max") -> tuple[Finalist, ...]:
     """Every finalist beside the baseline at its settings on common seeds, by mean validation score, best first.
 
     A seed on which a finalist failed is left out of its own comparison only: a failure costs the others nothing.
@@ -55,7 +53,6 @@ def compare_finalists(
     Args:
         rows: All rows of a sweep: the trials of the search, and their repeats, in any state.
         mode: Whether more or less of the validation score is better.
-        num_classes: Classes of the task; None: the highest class index met, plus one.
     """
     trials = {row.trial_id: row for row in rows if row.repeats is None}
     finished: dict[str, dict[int, TrialRow]] = {}
@@ -75,12 +72,12 @@ def compare_finalists(
             repeats=ours,
             baseline_mean=_mean(str(theirs[0].repeats), trials, theirs) if theirs else None,
             baseline_repeats=theirs,
-            interval=interval_between(ours, theirs, num_classes) if len(theirs) > 1 else None,
+            interval=interval_between(ours, theirs) if len(theirs) > 1 else None,
         )
     return tuple(finalists[mean] for mean in ranked(finalists, mode))
 
 
-def interval_between(ours: Sequence[TrialRow], theirs: Sequence[TrialRow], num_classes: int | None) -> Interval | None:
+def interval_between(ours: Sequence[TrialRow], theirs: Sequence[TrialRow]) -> Interval | None:
     """Test score of ``ours`` minus that of ``theirs``: a trial each, or one for each of the same seeds.
 
     Returns:
@@ -92,7 +89,7 @@ def interval_between(ours: Sequence[TrialRow], theirs: Sequence[TrialRow], num_c
         return None
     if not all(np.array_equal(labels, np.asarray(row.test_labels)) for row in (*ours, *theirs)):
         return None
-    return paired_over_seeds(labels, kept[: len(ours)], kept[len(ours) :], num_classes, metric=ours[0].metric)
+    return paired_over_seeds(labels, kept[: len(ours)], kept[len(ours) :], metric=ours[0].metric)
 
 
 def _baseline_of(row: TrialRow, finished: Mapping[str, Mapping[int, TrialRow]]) -> Mapping[int, TrialRow]:
