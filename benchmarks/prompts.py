@@ -153,7 +153,7 @@ def train(options: argparse.Namespace, instruction: str, rate: float, seed: int,
         with np.load(Path(folder) / PREDICTIONS, allow_pickle=False) as kept:
             labels, probabilities = kept["test_labels"], kept["test_probabilities"]
         said = {"labels": labels.tolist(), "predictions": probabilities.argmax(axis=1).tolist()}
-        return {**metrics, TEST: said | {"num_classes": probabilities.shape[1]}}
+        return {**metrics, TEST: said}
 
 
 def scores(options: argparse.Namespace) -> list[dict[str, Any]]:
