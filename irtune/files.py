@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -112,7 +112,7 @@ def read_json(file: Path, kind: type[_Content]) -> _Content:
         FileNotFoundError: There is no such file.
         ValueError: Something else is in it.
     """
-    adapter: TypeAdapter[_Content] = _adapter(kind)
+    adapter: TypeAdapter[_Content] = _adapter(cast(Any, kind))
     try:
         return adapter.validate_json(_read(file))
     except ValidationError as error:

@@ -149,8 +149,10 @@ class OptunaSource:
         trial, key = self._running[spec.name], f"{INTERMEDIATE}{step}"
         values = {name: value for name in self._tune.objectives if (value := measured(results, name)) is not None}
         if values and len(self._tune.objectives) == 1:
-            # Optuna keeps the first report of a step.
-            trial.report(next(iter(values.values())), step)
+            with warnings.catch_warnings():
+                # Optuna keeps the first report of a step, and warns of another.
+                warnings.simplefilter("ignore", UserWarning)
+                trial.report(next(iter(values.values())), step)
         elif values and key not in trial.user_attrs:
             trial.set_user_attr(key, values)
 
