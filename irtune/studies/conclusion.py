@@ -14,13 +14,13 @@ from rich.markup import escape
 from rich.syntax import Syntax
 
 from irtune.analysis.answer import Answer, answer_sweep
-from irtune.analysis.figures import finalist_plot, pareto_plot, response_curves, save_png
-from irtune.analysis.finalists_view import finalist_markdown, finalist_table
-from irtune.analysis.pareto import pareto_front
+from irtune.analysis.finalists_view import finalist_plot, finalist_table
+from irtune.analysis.pareto import pareto_front, pareto_plot
 from irtune.analysis.report import render_report
-from irtune.analysis.tables import markdown_table, trial_table
+from irtune.analysis.response import response_curves
+from irtune.analysis.tables import trial_table
 from irtune.analysis.trials import TrialRow
-from irtune.config.load import concise, dotted_keys
+from irtune.config.load import dotted_keys, explicit
 from irtune.files import once_there_is_room, read_json, write_whole
 from irtune.redaction import public_address, redact, redacted
 from irtune.search.optuna_source import STUDY
@@ -162,9 +162,9 @@ def _write_files(
     front = _front(sweep, rows)
     response = _drawn(response_curves(rows, mode=mode), sweep.folder / FIGURE)
     pareto = _drawn(pareto_plot(rows, sweep.config.tune.objectives), sweep.folder / PARETO) if front else None
-    tables, finalists = [markdown_table(rows, mode, front)], None
+    tables, finalists = [trial_table(rows, mode, front).markdown()], None
     if answer.finalists:
-        tables.append(finalist_markdown(answer.finalists))
+        tables.append(finalist_table(answer.finalists).markdown())
         finalists = _drawn(finalist_plot(answer.finalists), sweep.folder / FINALISTS_FIGURE)
     write_whole(sweep.folder / TABLE, "\n\n".join(tables) + "\n")
     best_yaml = ""
@@ -177,10 +177,8 @@ def _write_files(
         title=f"Sweep {sweep.name}",
         answer=answer,
         rows=rows,
-        response_png=response,
-        pareto_png=pareto,
         front=front,
-        finalists_png=finalists,
+        figures={"response": response, "pareto": pareto, "finalists": finalists},
         data=redacted(sweep.ready.inputs.facts() | {"asked": sweep.ready.inputs.asked()}),
         data_notes=redacted(sweep.ready.dataset.notes),
         best_yaml=best_yaml,
@@ -207,7 +205,7 @@ def _front(sweep: Sweep, rows: Sequence[TrialRow]) -> list[TrialRow]:
 
 
 def _drawn(figure: Figure, path: Path) -> bytes:
-    save_png(figure, path)
+    figure.savefig(path, dpi=120)
     return path.read_bytes()
 
 
@@ -223,9 +221,9 @@ def _record(sweep: Sweep, answer: Answer, compared: Compared, adapters: str, upl
     writer.tags({"irtune.data.notes": " ".join(sweep.ready.dataset.notes), "irtune.adapters": adapters})
     interval, name = answer.interval, sweep.metric.name
     values = {
-        "summary/saving_flops": answer.saving_flops,
-        "summary/saving_seconds": answer.saving_seconds,
-        "summary/saving_trainable": answer.saving_trainable,
+        "summary/saving_flops": answer.saving("flops"),
+        "summary/saving_seconds": answer.saving("seconds"),
+        "summary/saving_trainable": answer.saving("trainable_share"),
         f"summary/test_{name}_difference": interval.difference if interval else None,
         f"summary/test_{name}_difference_low": interval.low if interval else None,
         f"summary/test_{name}_difference_high": interval.high if interval else None,
@@ -254,10 +252,10 @@ def _show(
     console.print()
     metric, mode = sweep.config.tune.first_objective
     front = _front(sweep, rows)
-    console.print(trial_table(rows, mode, width=console.width, front=front))
+    console.print(trial_table(rows, mode, front).rich(console.width))
     if answer.finalists:
         console.print("[bold]Finalists over seeds[/]")
-        console.print(finalist_table(answer.finalists, width=console.width))
+        console.print(finalist_table(answer.finalists).rich(console.width))
     for entry in entries:
         happened = [f"tried again: {entry.trial_id}, {entry.name}: {reason}" for reason in entry.interruptions]
         if entry.error is not None:
@@ -265,12 +263,12 @@ def _show(
         for line in happened:
             console.out(line, highlight=False)
     if answer.best is not None:
-        where = f"what differs from the defaults; all of it: {sweep.folder / BEST}"
+        where = f"what was set; all of it: {sweep.folder / BEST}"
         by = f" by {metric}, the first objective" if front else ""
         console.print(f"\n[bold]Best configuration{by}[/] ({escape(where)})", highlight=False, soft_wrap=True)
         best = next(entry.config for entry in entries if entry.trial_id == answer.best.trial_id)
         console.print(
-            Syntax(yaml.safe_dump(redacted(concise(best)), sort_keys=False), "yaml", background_color="default")
+            Syntax(yaml.safe_dump(redacted(explicit(best)), sort_keys=False), "yaml", background_color="default")
         )
     console.print("[bold]Look at it[/]")
     for label, what in {

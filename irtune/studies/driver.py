@@ -18,7 +18,7 @@ from irtune.analysis.trials import TrialRow
 from irtune.config.load import explicit
 from irtune.config.sweep_schema import SweepConfig
 from irtune.search.source import BASELINE_SPEC, Outcome, TrialSource, TrialSpec
-from irtune.search.stopping import Asha, build_scheduler
+from irtune.search.stopping import Asha, InOrder
 from irtune.studies.artifacts import keep_trace
 from irtune.studies.preflight import Sweep
 from irtune.studies.progress import SweepProgress, Ticker
@@ -157,7 +157,7 @@ class Driver:
         source = phase.source(self.table.rows())
         metric, mode = config.stops_by
         asha = config.tune.scheduler if phase.may_stop else None
-        scheduler = build_scheduler(asha, max_steps=most_steps(config), metric=metric, mode=mode)
+        scheduler = InOrder() if asha is None else Asha(asha, most_steps(config), metric, mode)
         for name, scores in self.table.restore(source.ended()).items():
             if isinstance(scheduler, Asha):
                 scheduler.remember(name, scores)

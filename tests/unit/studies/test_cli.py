@@ -279,6 +279,7 @@ def test_an_explanation_has_source_deviations_and_options(capsys, monkeypatch):
     assert [cell.strip() for cell in option if cell.strip()] == [
         "selection.policy.k",
         "required",
+        "whole number or number",
         "blocks that train: a count, or a fraction of all",
     ]
     here = next(line for line in explained(capsys, "ir_authors").splitlines() if "importance.frozen_blocks" in line)
