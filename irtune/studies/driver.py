@@ -27,7 +27,6 @@ from irtune.studies.resume import resume_command
 from irtune.studies.trial_record import TrialRecord
 from irtune.studies.trial_table import TrialTable
 from irtune.tracking.mlflow_tracker import MlflowTracker
-from irtune.tracking.outbox import sync
 from irtune.tracking.run_record import RunRecord
 from irtune.tracking.uploader import Uploader
 from irtune.training.record import result_of
@@ -37,7 +36,6 @@ from irtune.workers.node_watch import LOST, NodeWatch
 from irtune.workers.worker import TrialSetup
 
 DRAIN_S = 120.0
-SYNC_S = 30.0
 DRAIN_KILLED_S = 8.0
 
 
@@ -108,7 +106,6 @@ class Driver:
         self._callback = TableCallback(self.table, self._execution.forget, _raise_at(config.tune.time_budget_s))
 
     def __enter__(self) -> Self:
-        sync(self._sweep.folder, self.tracker, close_open=False, timeout_s=SYNC_S)
         self.uploader.start()
         return self
 

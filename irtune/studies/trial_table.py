@@ -95,9 +95,12 @@ class TrialTable:
             run = RunRecord(record.folder)
             end = run.end()
             record.status, record.error = outcome.status, (end and end.error_text) or outcome.reason
-            if not run.is_sent():
+            if end is None or end.status != _RUN_STATUS[outcome.status]:
+                # Its driver heard of the end, and died before it had noted it.
                 self._follow(record)
                 self.end(spec.name, outcome.status, record.error)
+            elif not run.is_sent():
+                self.uploader.resend(run)
             self.adapters.take(record)
             values = (each for each in measured if each["kind"] == "metrics" and metric in each["values"])
             scores[spec.name] = {each["step"]: each["values"][metric] for each in values}

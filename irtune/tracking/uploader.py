@@ -117,7 +117,9 @@ class Uploader(threading.Thread):
         self._wake.set()
 
     def resend(self, record: RunRecord) -> None:
-        """Follow a run again that has ended, since the driver made more of it; its end stays as it was.
+        """Follow a run again that has ended: the driver made more of it, or an earlier one could not send it.
+
+        Its end stays as it was.
 
         Args:
             record: The run's; without an end nothing is sent before a later driver finds one.

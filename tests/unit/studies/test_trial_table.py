@@ -8,10 +8,11 @@ from saying import says
 
 from irtune.config.load import explicit, load
 from irtune.config.sweep_schema import SweepConfig
-from irtune.search.source import TrialSpec
+from irtune.search.source import Outcome, TrialSpec
 from irtune.studies import trial_table
 from irtune.studies.ray_tune import TableCallback
 from irtune.studies.trial_table import TrialTable
+from irtune.tracking.run_record import Ended, RunRecord
 from irtune.training.record import RecordReader, RecordWriter
 from irtune.workers.error_text import NO_ERROR, last_line
 from irtune.workers.worker import TrialSetup
@@ -21,13 +22,16 @@ class Uploader:
     """Notes what it is told."""
 
     def __init__(self):
-        self.added, self.finished = {}, []
+        self.added, self.finished, self.resent = {}, [], []
 
     def add(self, key, folder, *, name, tags, is_new):
         self.added[key] = (name, tags, is_new)
 
     def finish(self, key, status, tags, error_text):
         self.finished.append((key, status, error_text))
+
+    def resend(self, record):
+        self.resent.append(record.folder.name)
 
 
 READY = SimpleNamespace(inputs=SimpleNamespace(num_blocks=6))
@@ -118,6 +122,22 @@ def test_what_still_runs_is_closed_before_the_driver_goes(driver):
     driver.start("trial_0000")
     driver.table.close_open()
     assert driver.uploader.finished == [("mine/trial_0000", "KILLED", None)]
+
+
+def test_an_end_that_an_earlier_driver_noted_stands_and_one_that_it_only_heard_of_is_noted(driver):
+    names = ("trial_0000", "trial_0001", "trial_0002")
+    noted, sent, heard = (RunRecord(driver.setup.trial_folder(name)) for name in names)
+    for record in (noted, sent, heard):
+        record.begin(f"mine/{record.folder.name}", "n", {})
+    for record in (noted, sent):
+        record.finish(Ended("FINISHED", {}, None, 61_000))
+    sent.mark_sent("id", "uri", num_bytes=0, num_artifacts=0)
+    driver.table.restore([(TrialSpec(name, {}), Outcome("pruned")) for name in names])
+    driver.table.wait()
+    assert driver.uploader.resent == ["trial_0000"]
+    assert list(driver.uploader.added) == ["mine/trial_0002"]
+    assert driver.uploader.finished == [("mine/trial_0002", "FINISHED", None)]
+    assert [record.status for record in driver.table.records.values()] == ["pruned"] * 3
 
 
 def test_a_trial_is_settled_when_all_that_it_measured_was_read(driver, monkeypatch):

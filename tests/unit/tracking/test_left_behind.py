@@ -53,7 +53,7 @@ def test_a_driver_that_is_killed_is_closed_and_one_that_lives_is_not(
         assert driver.stdout.readline() == "ready\n"
         assert is_live(folder)
         assert close_dead(storage, store_uri) == []
-        assert sync(folder, tracker).is_live
+        assert sync(folder, lambda _: tracker).is_live
         assert {trial: run.status for trial, run in stored(store_uri, folder).items()} == {
             "a": "FINISHED",
             "b": "RUNNING",

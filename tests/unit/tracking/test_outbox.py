@@ -20,7 +20,6 @@ from irtune.tracking.outbox import (
     open_tracker,
     read_address,
     sync,
-    try_sync,
     unsent,
     write_address,
 )
@@ -82,7 +81,7 @@ def test_everything_that_a_dead_driver_left_arrives_with_its_true_end(
     start = never_ran.begin(f"{folder.name}/trials/d", "d", {})
 
     # 5, 3, 1 and 4 metrics, and parameters of four runs.
-    assert sync(folder, tracker) == SyncResult(num_runs=5, num_records=13 + 4)
+    assert sync(folder, lambda _: tracker) == SyncResult(num_runs=5, num_records=13 + 4)
 
     runs = stored(store_uri, folder)
     assert {trial: run.status for trial, run in runs.items()} == {
@@ -127,26 +126,26 @@ def test_a_second_time_nothing_is_sent_and_nothing_doubled(
     store_uri: str, tracker: MlflowTracker, folder: Path
 ) -> None:
     run_records = [leave(folder, "trials/a", range(5), FINISHED), leave(folder, "trials/b", range(3), None)]
-    sync(folder, tracker)
+    sync(folder, lambda _: tracker)
     before = stored(store_uri, folder)
     assert [len(run.points) for run in before.values()] == [10, 6]
 
-    assert sync(folder, tracker) == SyncResult()
+    assert sync(folder, lambda _: tracker) == SyncResult()
     # Nor if it died before it could note that all was sent.
     for run_record in run_records:
         *others, sent = run_record.file.read_text().splitlines(keepends=True)
         assert json.loads(sent)["kind"] == "sent"
         run_record.file.write_text("".join(others))
-    assert sync(folder, MlflowTracker(store_uri, "irtune")) == SyncResult(num_runs=2, num_records=10)
+    assert sync(folder, lambda _: MlflowTracker(store_uri, "irtune")) == SyncResult(num_runs=2, num_records=10)
     assert stored(store_uri, folder) == before
 
 
 def test_what_was_written_later_is_sent_later(tracker: MlflowTracker, store_uri: str, folder: Path) -> None:
     leave(folder, "trials/a", range(3), None)
-    sync(folder, tracker)
+    sync(folder, lambda _: tracker)
     # A worker may outlive its driver for a moment.
     write(folder, "trials/a", range(3, 5))
-    assert sync(folder, tracker).num_runs == 1
+    assert sync(folder, lambda _: tracker).num_runs == 1
     assert stored(store_uri, folder)["trials/a"].steps("train/loss") == [0, 1, 2, 3, 4]
     assert stored(store_uri, folder)["trials/a"].status == "KILLED"
 
@@ -191,7 +190,7 @@ def test_a_driver_that_goes_on_where_another_was_killed_doubles_no_point(store_u
 
 def test_a_killed_run_can_go_on_and_finish(tracker: MlflowTracker, store_uri: str, folder: Path) -> None:
     leave(folder, "trials/a", range(3), None)
-    sync(folder, tracker)
+    sync(folder, lambda _: tracker)
     assert stored(store_uri, folder)["trials/a"].status == "KILLED"
     write(folder, "trials/a", range(2, 6))
     uploader = follow(tracker, folder, "trials/a")
@@ -222,7 +221,7 @@ def test_an_end_that_only_mlflow_knows_stands(
     assert before.status == "FINISHED"
     assert RunRecord(folder / trial).end() is None
 
-    assert sync(folder, tracker).num_runs == 1
+    assert sync(folder, lambda _: tracker).num_runs == 1
     assert stored(store_uri, folder)[trial] == before
     assert "irtune.killed_by" not in before.tags
 
@@ -230,21 +229,9 @@ def test_an_end_that_only_mlflow_knows_stands(
 def test_a_live_sweep_is_left_alone(tracker: MlflowTracker, store_uri: str, folder: Path) -> None:
     leave(folder, "trials/a", range(3), None)
     with Heartbeat(folder):
-        assert sync(folder, tracker) == SyncResult(is_live=True)
-        assert try_sync(folder, open_tracker) == SyncResult(is_live=True)
+        assert sync(folder, lambda _: tracker) == SyncResult(is_live=True)
     assert stored(store_uri, folder) == {}
     assert RunRecord(folder / "trials/a").end() is None
-
-
-def test_a_driver_that_goes_on_sends_what_ended_and_leaves_the_rest(
-    tracker: MlflowTracker, store_uri: str, folder: Path
-) -> None:
-    leave(folder, "trials/a", range(3), FINISHED)
-    leave(folder, "trials/b", range(3), None)
-    with Heartbeat(folder):
-        assert sync(folder, tracker, close_open=False) == SyncResult(num_runs=1, num_records=4)
-    assert {trial: run.status for trial, run in stored(store_uri, folder).items()} == {"trials/a": "FINISHED"}
-    assert RunRecord(folder / "trials/b").end() is None
 
 
 class Refusing(MlflowTracker):
@@ -266,7 +253,7 @@ def test_a_run_that_cannot_be_sent_is_named_and_holds_up_no_other(store_uri: str
     for trial in "abc":
         leave(folder, f"trials/{trial}", range(2), FINISHED)
     (folder / "trials/a/driver.jsonl").write_text("{\n")
-    result = sync(folder, Refusing(store_uri, "b"))
+    result = sync(folder, lambda _: Refusing(store_uri, "b"))
     assert (result.num_runs, set(result.left)) == (1, {"a", "b"})
     assert str(folder / "trials/a/driver.jsonl") in result.left["a"]
     assert result.left["b"] == "http://***@host is away"
@@ -278,7 +265,7 @@ def test_an_absent_server_is_not_asked_for_every_run(store_uri: str, folder: Pat
     for trial in "abcdef":
         leave(folder, f"trials/{trial}", [], FINISHED)
     tracker = Refusing(store_uri, "abcdef")
-    result = sync(folder, tracker)
+    result = sync(folder, lambda _: tracker)
     assert len(tracker.tried) == 3
     assert set(result.left) == set("abcdef")
 
@@ -286,7 +273,7 @@ def test_an_absent_server_is_not_asked_for_every_run(store_uri: str, folder: Pat
 def test_time_is_bounded(store_uri: str, folder: Path) -> None:
     leave(folder, "trials/a", [], FINISHED)
     tracker = Refusing(store_uri, "")
-    assert sync(folder, tracker, timeout_s=0).left == {"a": "not tried for lack of time"}
+    assert sync(folder, lambda _: tracker, timeout_s=0).left == {"a": "not tried for lack of time"}
     assert tracker.tried == []
 
 
