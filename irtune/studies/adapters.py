@@ -2,7 +2,6 @@
 
 import logging
 import shutil
-import threading
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -37,22 +36,19 @@ class Adapters:
         self._entries: dict[str, TrialRecord] = {}
         self._rows: dict[str, TrialRow] = {}
         self._finished: set[str] = set()
-        # Trials end in one thread, and are restored in another.
-        self._lock = threading.Lock()
 
     def take(self, entry: TrialRecord) -> None:
         """A trial is over, and all that it measured is known."""
         if entry.status != "finished":
             return
-        with self._lock:
-            self._finished.add(entry.trial_id)
-            self._entries[entry.trial_id], self._rows[entry.trial_id] = entry, entry.row(self._tune)
-            if self._tracking.keep_adapters == "all":
-                return
-            wanted = self._best() if self._tracking.keep_adapters == "best" else set()
-            for trial in self._entries.keys() - wanted:
-                _remove(self._entries.pop(trial).folder / ADAPTER)
-                del self._rows[trial]
+        self._finished.add(entry.trial_id)
+        self._entries[entry.trial_id], self._rows[entry.trial_id] = entry, entry.row(self._tune)
+        if self._tracking.keep_adapters == "all":
+            return
+        wanted = self._best() if self._tracking.keep_adapters == "best" else set()
+        for trial in self._entries.keys() - wanted:
+            _remove(self._entries.pop(trial).folder / ADAPTER)
+            del self._rows[trial]
 
     def upload(self, uploader: Uploader) -> None:
         """Let the uploader send the adapters of the best trials, once the sweep has no more to find."""

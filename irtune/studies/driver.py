@@ -1,5 +1,6 @@
 """The driver of a study: it asks what is to be tried, has workers train it, and tells how it went."""
 
+import logging
 import math
 import shlex
 import signal
@@ -21,7 +22,7 @@ from irtune.search.source import BASELINE_SPEC, Outcome, TrialSource, TrialSpec
 from irtune.search.stopping import Asha, build_scheduler
 from irtune.studies.artifacts import keep_trace
 from irtune.studies.preflight import Sweep
-from irtune.studies.progress import SweepProgress, Ticker
+from irtune.studies.progress import SweepProgress
 from irtune.studies.ray_tune import TableCallback, tuner
 from irtune.studies.resume import resume_command
 from irtune.studies.trial_record import TrialRecord
@@ -35,6 +36,7 @@ from irtune.workers.execution import Execution
 from irtune.workers.node_watch import LOST, NodeWatch
 from irtune.workers.worker import TrialSetup
 
+LOOK_EVERY_S = 1.0
 DRAIN_S = 120.0
 DRAIN_KILLED_S = 8.0
 
@@ -103,7 +105,9 @@ class Driver:
         self.tracker = MlflowTracker(ready.tracking_uri, config.tracking.experiment, may_be_away=ready.away is not None)
         self.uploader = Uploader(self.tracker)
         self.table = TrialTable(sweep, self._setup, self.uploader)
-        self._callback = TableCallback(self.table, self._execution.forget, _raise_at(config.tune.time_budget_s))
+        self._callback = TableCallback(self.table, self._execution.forget, self._on_step)
+        self._ends_at_s = time.monotonic() + (config.tune.time_budget_s or math.inf)
+        self._looks_at_s = 0.0
 
     def __enter__(self) -> Self:
         self.uploader.start()
@@ -167,17 +171,28 @@ class Driver:
         """Run trials under a progress display that counts to ``planned``."""
         config, records = self._sweep.config, self.table.records
         steps_before = sum(record.step for record in records.values())
-        with SweepProgress(self._console, planned, most_steps(config), config.tune, steps_before) as progress:
-
-            def look() -> None:
-                self.table.read()
-                progress.update(records.values())
-
-            ticker = Ticker(look)
+        with SweepProgress(self._console, planned, most_steps(config), config.tune, steps_before) as self._progress:
             try:
                 tuner.fit()
             finally:
-                ticker.stop()
+                self._look()
+
+    def _on_step(self) -> None:
+        """Look around now and then as Tune's loop goes round; raises once the sweep has had its time."""
+        now_s = time.monotonic()
+        if now_s >= self._ends_at_s:
+            raise TimeIsUp
+        if now_s >= self._looks_at_s:
+            self._looks_at_s = now_s + LOOK_EVERY_S
+            self._look()
+
+    def _look(self) -> None:
+        try:
+            self.table.read()
+            self._progress.update(self.table.records.values())
+        # A sweep goes on that cannot be shown.
+        except Exception:
+            logging.getLogger(__name__).exception("progress could not be shown")
 
     def _say_time_is_up(self, stopped: Sequence[TrialRecord]) -> None:
         running = ", ".join(f"{one.trial_id} ({one.name}) at step {one.step}" for one in stopped) or "none"
@@ -218,14 +233,3 @@ def _say_lost(what: str, sweep: Sweep, console: Console) -> None:
         f"measured is in {sweep.folder}; the trials in flight go on from their checkpoints with: {resume_command()}",
         highlight=False,
     )
-
-
-def _raise_at(budget_s: float | None) -> Callable[[], None]:
-    """What raises once a sweep that begins now has had its time."""
-    ends_at = math.inf if budget_s is None else time.monotonic() + budget_s
-
-    def look() -> None:
-        if time.monotonic() >= ends_at:
-            raise TimeIsUp
-
-    return look
