@@ -13,6 +13,7 @@ from typing import Self
 
 import ray
 from ray import tune
+from ray.tune.schedulers import TrialScheduler
 from rich.console import Console
 
 from irtune.analysis.trials import TrialRow
@@ -23,7 +24,7 @@ from irtune.search.stopping import Asha, build_scheduler
 from irtune.studies.artifacts import keep_trace
 from irtune.studies.preflight import Sweep
 from irtune.studies.progress import SweepProgress
-from irtune.studies.ray_tune import TableCallback, tuner
+from irtune.studies.ray_tune import SourceSearcher, TableCallback
 from irtune.studies.resume import resume_command
 from irtune.studies.trial_record import TrialRecord
 from irtune.studies.trial_table import TrialTable
@@ -100,11 +101,11 @@ class Driver:
     def __init__(self, sweep: Sweep, at_once: int, watch: NodeWatch, console: Console) -> None:
         config, ready = sweep.config, sweep.ready
         self._sweep, self._watch, self._console = sweep, watch, console
-        self._setup = TrialSetup(explicit(config.experiment()), sweep.folder, ray.put(ready.dataset))
-        self._execution = Execution(config, self._setup, at_once)
+        self.setup = TrialSetup(explicit(config.experiment()), sweep.folder, ray.put(ready.dataset))
+        self._execution = Execution(config, self.setup, at_once)
         self.tracker = MlflowTracker(ready.tracking_uri, config.tracking.experiment, may_be_away=ready.away is not None)
         self.uploader = Uploader(self.tracker)
-        self.table = TrialTable(sweep, self._setup, self.uploader)
+        self.table = TrialTable(sweep, self.setup, self.uploader)
         self._callback = TableCallback(self.table, self._execution.forget, self._on_step)
         self._ends_at_s = time.monotonic() + (config.tune.time_budget_s or math.inf)
         self._looks_at_s = 0.0
@@ -148,10 +149,6 @@ class Driver:
         self.uploader.drain(DRAIN_S)
         return is_complete
 
-    def known_end(self, spec: TrialSpec) -> Outcome | None:
-        """How a trial ended under an earlier driver; None if there is work left."""
-        return known_end(spec, self._setup)
-
     def _run(self, phase: Phase, later: Sequence[Phase]) -> bool:
         self.table.read()
         config, before = self._sweep.config, len(self.table.records)
@@ -164,13 +161,31 @@ class Driver:
                 scheduler.remember(name, scores)
         if not source.is_exhausted:
             planned = before + source.num_trials + sum(each.most for each in later)
-            self._fit(tuner(config, self._sweep.folder, self._execution, source, scheduler, self._callback), planned)
+            self._fit(source, scheduler, planned)
         return source.is_exhausted and all(record.status for record in self.table.records.values())
 
-    def _fit(self, tuner: tune.Tuner, planned: int) -> None:
-        """Run trials under a progress display that counts to ``planned``."""
-        config, records = self._sweep.config, self.table.records
-        steps_before = sum(record.step for record in records.values())
+    def _fit(self, source: TrialSource, scheduler: TrialScheduler, planned: int) -> None:
+        """Run what a source asks for under a progress display that counts to ``planned``."""
+        config, folder = self._sweep.config, self._sweep.folder
+        tuner = tune.Tuner(
+            self._execution.trainable(),
+            tune_config=tune.TuneConfig(
+                num_samples=-1,
+                search_alg=SourceSearcher(source),
+                scheduler=scheduler,
+                max_concurrent_trials=self._execution.at_once,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                # What Tune keeps of its own is of no use to another driver.
+                name=f"tune_{len(list(folder.glob('tune_*')))}",
+                storage_path=str(folder),
+                callbacks=[self._callback],
+                failure_config=tune.FailureConfig(max_failures=config.tune.max_failures),
+                verbose=0,
+            ),
+        )
+        steps_before = sum(record.step for record in self.table.records.values())
         with SweepProgress(self._console, planned, most_steps(config), config.tune, steps_before) as self._progress:
             try:
                 tuner.fit()
