@@ -21,13 +21,13 @@ from irtune.data.encode import encode_once
 from irtune.files import once_there_is_room, write_arrays
 from irtune.layers import LayerController, SelectionRecord, map_parameters
 from irtune.layers.collectives import gather
-from irtune.layers.self_check import check_at_start
 from irtune.redaction import redacted
 from irtune.training.adapter import add_adapter
 from irtune.training.checkpoint import load_weights, save_adapter
 from irtune.training.class_weights import weights_of_classes
 from irtune.training.cost import CostModel, PeakMemory, release_memory
 from irtune.training.distributed import ensure_process_group, select_accelerator
+from irtune.training.engine import DeepSpeedBlocks
 from irtune.training.evaluation import check_metric, classification_metrics
 from irtune.training.loop import CHECKPOINTS, Loop, Totals
 from irtune.training.model import (
@@ -38,6 +38,7 @@ from irtune.training.model import (
 )
 from irtune.training.out_of_memory import out_of_memory, remembered, smaller_micro_batches
 from irtune.training.record import NoRecorder, Recorder, Report, result_of
+from irtune.training.self_check import check_at_start
 from irtune.training.tokenizer import load_tokenizer, max_positions
 
 ADAPTER = "adapter"
@@ -127,17 +128,7 @@ def prepared(
     loop = _prepare(config, dataset, folder, recorder, report, device, encoded_folder)
     try:
         if config.selection.self_check:
-            blocks = loop.blocks
-            check_at_start(
-                blocks,
-                blocks.model,
-                blocks.blocks,
-                config.selection.policy,
-                loop.first_batch(),
-                weights=blocks.local_state,
-                gradients=blocks.local_gradients,
-                gather=gather,
-            )
+            check_at_start(loop.blocks, loop.first_batch())
         yield loop
     finally:
         loop.blocks.destroy()
@@ -161,8 +152,6 @@ def _prepare(
     device: torch.device,
     encoded_folder: Path,
 ) -> Loop:
-    from irtune.training.engine import DeepSpeedBlocks
-
     check_metric(config.metric, dataset)
     checkpoint = materialize(config.model)
     tokenizer = load_tokenizer(checkpoint)
