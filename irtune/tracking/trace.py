@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from irtune.importance.signal import NEVER
 from irtune.training.record import Record, RecordReader
 
 
@@ -64,12 +63,11 @@ def _to_arrays(records: Sequence[Record], folder: Path) -> Trace:
     active = np.zeros(shape, dtype=bool)
     for row, record in zip(active, records, strict=True):
         row[record["active"]] = True
-    measured_at = [[NEVER if step is None else step for step in record["measured_at"]] for record in records]
     return Trace(
         step=np.array([record["step"] for record in records], dtype=np.int64),
         active=active,
         scores=np.array([record["scores"] for record in records], dtype=np.float64).reshape(shape),
-        measured_at=np.array(measured_at, dtype=np.int64).reshape(shape),
+        measured_at=np.array([record["measured_at"] for record in records], dtype=np.int64).reshape(shape),
         trainable_parameters=np.array([record["trainable_parameters"] for record in records], dtype=np.int64),
         lowest_active=np.array([record["lowest_active"] for record in records], dtype=np.int64),
     )

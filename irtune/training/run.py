@@ -19,7 +19,7 @@ from irtune.data.batches import share_hash
 from irtune.data.dataset import LabelledDataset, Split
 from irtune.data.encode import encode_once
 from irtune.files import once_there_is_room, write_arrays
-from irtune.layers import LayerController, SelectionRecord, map_parameters
+from irtune.layers import LayerController, map_parameters
 from irtune.layers.collectives import gather
 from irtune.redaction import redacted
 from irtune.training.adapter import add_adapter
@@ -50,16 +50,6 @@ class TrialResult:
     """What a finished run found, by metric name: ``final/…``, ``cost/…`` and the last ``eval/…``."""
 
     metrics: Mapping[str, float]
-
-
-class _SelectionSink:
-    """Sends selection records to the recorder."""
-
-    def __init__(self, recorder: Recorder) -> None:
-        self.recorder = recorder
-
-    def write(self, record: SelectionRecord) -> None:
-        self.recorder.selection(record.to_json())
 
 
 def run(
@@ -177,7 +167,7 @@ def _prepare(
         reselect_every=config.selection.reselect_every,
         total_steps=config.training.max_steps,
         seed=config.seed,
-        sinks=[_SelectionSink(recorder)],
+        sinks=[recorder],
         always_measure=config.selection.measure == "always",
         reset_on_thaw=config.selection.on_thaw == "reset",
         cost=cost.per_block(float(encoded.splits["train"].lengths.mean())),

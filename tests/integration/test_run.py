@@ -16,6 +16,7 @@ from transformers import CanineConfig, CanineForSequenceClassification, CanineTo
 
 from irtune.config.load import load
 from irtune.config.schema import ExperimentConfig, ModelConfig
+from irtune.layers import SelectionRecord
 from irtune.training import loop
 from irtune.training.evaluation import classification_metrics
 from irtune.training.loop import weights_of
@@ -47,8 +48,8 @@ class Memory:
     def artifact(self, path: Path, artifact_folder: str) -> None:
         assert path.exists()
 
-    def selection(self, record: Mapping[str, Any]) -> None:
-        self.records.append(record)
+    def write(self, record: SelectionRecord) -> None:
+        self.records.append(record.to_json())
 
     def resumed(self, step: int) -> None:
         self.resumed_at.append(step)

@@ -8,6 +8,8 @@ from saying import says
 
 from irtune.config.load import explicit, load
 from irtune.config.sweep_schema import SweepConfig
+from irtune.importance import Importance
+from irtune.layers import SelectionRecord
 from irtune.search.source import Outcome, TrialSpec
 from irtune.studies import trial_table
 from irtune.studies.ray_tune import TableCallback
@@ -98,8 +100,8 @@ def test_the_end_of_a_trial_waits_for_its_drawing_and_tune_does_not(driver, monk
 def test_a_drawing_that_fails_costs_a_trial_nothing(driver, monkeypatch, caplog):
     monkeypatch.setattr("irtune.studies.artifacts.trace_heat_map", lambda *facts, **more: 1 / 0)
     trial = driver.start("trial_0000")
-    choice = {"active": [0], "scores": [1.0], "measured_at": [0], "trainable_parameters": 1, "lowest_active": 0}
-    RecordWriter(driver.setup.trial_folder("trial_0000")).selection({"step": 0} | choice)
+    choice = SelectionRecord(0, (0,), Importance.unseen(1), 1)
+    RecordWriter(driver.setup.trial_folder("trial_0000")).write(choice)
     driver.complete(trial)
     driver.table.wait()
     assert driver.uploader.finished == [("mine/trial_0000", "FINISHED", None)]

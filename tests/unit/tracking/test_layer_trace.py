@@ -5,21 +5,16 @@ import numpy as np
 from saying import refused
 
 from irtune.files import write_arrays
+from irtune.importance import Importance
+from irtune.layers import SelectionRecord
 from irtune.tracking.trace import read_trace
 from irtune.training.record import RecordWriter
 
 
 def choose(writer: RecordWriter, step: int, active: list[int], scores: list[float | None]) -> None:
-    writer.selection(
-        {
-            "step": step,
-            "active": active,
-            "scores": scores,
-            "measured_at": [None if score is None else step for score in scores],
-            "trainable_parameters": 100 * len(active),
-            "lowest_active": active[0],
-        }
-    )
+    measured_at = np.array([-1 if score is None else step for score in scores])
+    importance = Importance(np.array(scores, dtype=float), measured_at, 1 * (measured_at >= 0))
+    writer.write(SelectionRecord(step, tuple(active), importance, 100 * len(active)))
 
 
 def test_a_resumed_attempt_replaces_what_came_after_its_checkpoint(trial_folder: Path) -> None:
