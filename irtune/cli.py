@@ -114,7 +114,7 @@ def _sweep(options: argparse.Namespace, console: Console) -> int:
             return 0
         from irtune.studies.sweep import run_sweep
 
-        return 0 if run_sweep(config, str(file), console, options.resume, rehearsal).succeeded else 1
+        return 0 if run_sweep(config, str(file), console, options.resume, rehearsal).best else 1
 
 
 def _validate(options: argparse.Namespace, console: Console) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from irtune.analysis.answer import Answer
 from irtune.analysis.trials import BASELINE
 from irtune.config.load import ConfigError, storage_path, without_login
 from irtune.config.sweep_schema import SweepConfig
@@ -16,7 +17,7 @@ from irtune.redaction import public_address
 from irtune.search.optuna_source import STUDY, OptunaSource, open_study, requeue_interrupted
 from irtune.search.source import BASELINE_SPEC, ListSource, Together
 from irtune.search.warm_start import warm_start
-from irtune.studies.conclusion import Conclusion, conclude
+from irtune.studies.conclusion import conclude
 from irtune.studies.driver import DRAIN_S, Driver, Phase, known_end, on_ray
 from irtune.studies.finalists import choose_repeats
 from irtune.studies.matched import matched_baseline, may_differ
@@ -36,7 +37,7 @@ from irtune.workers.worker import TrialSetup
 AWAY = ", which does not answer: records wait in the sweep's folder until it does"
 
 
-def run_sweep(config: SweepConfig, source: str, console: Console, resume: Resume, rehearsal: Rehearsal) -> Conclusion:
+def run_sweep(config: SweepConfig, source: str, console: Console, resume: Resume, rehearsal: Rehearsal) -> Answer:
     """Check, search, and conclude.
 
     Args:
@@ -45,6 +46,9 @@ def run_sweep(config: SweepConfig, source: str, console: Console, resume: Resume
         console: Where progress and the answer are shown.
         resume: Whether to go on with an earlier sweep of the same name.
         rehearsal: Of its experiment, from which the sweep's end is predicted.
+
+    Returns:
+        What was found; ``best`` is None if no trial ran to its end and kept to the constraints.
 
     Raises:
         ConfigError: If settings are wrong, the cluster can never run a trial, a node lacks the storage, or what is to
@@ -116,14 +120,14 @@ def plan_sweep(config: SweepConfig, source: str, console: Console, resume: Resum
         return make_plan(sweep, ready.inputs.keep(config, Path(encoded)), rehearsal, at_once)
 
 
-def _search(sweep: Sweep, at_once: int, watch: NodeWatch, console: Console) -> Conclusion:
+def _search(sweep: Sweep, at_once: int, watch: NodeWatch, console: Console) -> Answer:
     with Driver(sweep, at_once, watch, console) as driver:
         is_complete = driver.run(_phases(sweep, driver.setup))
-        outcome = conclude(sweep, driver.table, driver.uploader, driver.tracker, console)
+        answer = conclude(sweep, driver.table, driver.uploader, driver.tracker, console)
         driver.uploader.drain(DRAIN_S)
         if is_complete:
             write_identity(sweep.folder, sweep.config, sweep.ready.dataset.fingerprint(), complete=True)
-        return outcome
+        return answer
 
 
 def _phases(sweep: Sweep, setup: TrialSetup) -> list[Phase]:
