@@ -111,15 +111,6 @@ def open_tracker(folder: Path, uri: str | None = None) -> MlflowTracker:
     return MlflowTracker(uri, address.experiment)
 
 
-def belongs_to(folder: Path, uri: str) -> bool:
-    """Whether a sweep's own address is this one, logins apart.
-
-    Raises:
-        ValueError: The folder is none of a sweep, or the file is damaged.
-    """
-    return public_address(read_address(folder).uri) == public_address(uri)
-
-
 def _own_database(folder: Path, uri: str) -> str:
     database = local_database(uri)
     if database is None:

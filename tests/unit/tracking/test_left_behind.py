@@ -6,6 +6,7 @@ import threading
 import time
 import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
 from saying import says
@@ -160,6 +161,21 @@ def test_an_address_that_does_not_answer_is_waited_for_once(storage: Path, caplo
     assert close_dead(storage, "http://127.0.0.1:9", open_tracker=open_or_fail) == []
     assert len(opened) == 1
     assert says(caplog.text, "of 3 … sweeps MLflow … lacks")
+
+
+def test_a_sweep_belongs_to_an_address_whatever_the_login(storage: Path) -> None:
+    opened: list[Path] = []
+
+    def note(folder: Path, uri: str) -> Any:
+        # Nothing can be sent with what it returns.
+        opened.append(folder)
+
+    ours, former = leave(storage, "https://me:secret@host:5000"), leave(storage, "https://host:5000")
+    leave(storage, "https://me:secret@host:5001")
+    # As it was written formerly.
+    (former / "tracking.json").write_text('{"uri": "https://***@host:5000", "experiment": "mine"}')
+    assert close_dead(storage, "https://you:other@host:5000", open_tracker=note) == []
+    assert set(opened) == {ours, former}
 
 
 def test_a_new_sweep_does_not_wait_for_old_ones(

@@ -15,7 +15,6 @@ from irtune.tracking.heartbeat import Heartbeat
 from irtune.tracking.mlflow_tracker import MlflowTracker
 from irtune.tracking.outbox import (
     SyncResult,
-    belongs_to,
     find_sweeps,
     open_tracker,
     read_address,
@@ -287,15 +286,6 @@ def test_the_address_holds_no_login_and_any_path(tmp_path: Path) -> None:
     assert read_address(tmp_path / "s").uri == "sqlite:////home/me@work/mlflow.db"
     with refused(ValueError, "not the folder of a sweep", "tracking.json"):
         read_address(tmp_path)
-
-
-def test_a_sweep_belongs_to_an_address_whatever_the_login(tmp_path: Path) -> None:
-    write_address(tmp_path, "https://me:secret@host:5000", "mine")
-    assert belongs_to(tmp_path, "https://you:other@host:5000")
-    assert not belongs_to(tmp_path, "https://me:secret@host:5001")
-    # As it was written formerly.
-    (tmp_path / "tracking.json").write_text('{"uri": "https://***@host:5000", "experiment": "mine"}')
-    assert belongs_to(tmp_path, "https://you:other@host:5000")
 
 
 def test_the_address_that_is_said_is_used_with_its_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
