@@ -91,7 +91,7 @@ class _TrialStoppedError(Exception):
 def serve(config: Mapping[str, Any]) -> None:
     """Be one rank of a worker group: train trial after trial, and leave the other ranks in the end."""
     from irtune.layers.collectives import broadcast, rank
-    from irtune.training.distributed import left_at_end
+    from irtune.training.distributed import leave_at_exit, leave_process_group
 
     pool, group, setup = config["pool"], config["group"], config["setup"]
 
@@ -100,7 +100,8 @@ def serve(config: Mapping[str, Any]) -> None:
         if not broadcast(ray.get(pool.report.remote(group, metrics)) if rank() == 0 else None):
             raise _TrialStoppedError
 
-    with left_at_end():
+    leave_at_exit()
+    try:
         if rank() == 0:
             ray.get(pool.started.remote(group, get_current_placement_group()))
         while (trial := ray.get(pool.next_trial.remote(group))) is not None:
@@ -112,6 +113,8 @@ def serve(config: Mapping[str, Any]) -> None:
             except BaseException:
                 ray.get(pool.failed.remote(group, traceback.format_exc()))
                 raise
+    finally:
+        leave_process_group()
 
 
 def worker_group(setup: TrialSetup, pool: Any, name: str) -> "TorchTrainer":
