@@ -234,8 +234,7 @@ def _end_without_driver(record: RunRecord, tracker: MlflowTracker) -> Ended:
     told = tracker.end_of(start.key)
     if told is not None:
         # Its driver could still tell MLflow, but no longer write to the disk.
-        status, end_time_ms = told
-        return Ended(status, {}, None, end_time_ms)
+        return told
     end_time_ms = last_written_ms(record.folder) or start.start_time_ms
     return Ended("KILLED", {KILLED_BY_TAG: "hard kill"}, None, end_time_ms)
 

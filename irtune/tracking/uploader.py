@@ -220,7 +220,7 @@ class Uploader(threading.Thread):
         if (start := run.start) is not None:
             # A call that failed may have taken effect.
             is_new, run.is_new = run.is_new, False
-            run.run_id = self._tracker.start_run(key, start.name, start.tags, start.start_time_ms, is_new=is_new)
+            run.run_id = self._tracker.start_run(start, is_new=is_new)
             run.start = None
         while records := run.next_records():
             self._tracker.send(key, records)
@@ -229,7 +229,7 @@ class Uploader(threading.Thread):
         if end is not None:
             artifacts: list[Record] = _tolerant(run.record, run.record.artifacts, [])
             self._tracker.send(key, artifacts)
-            self._tracker.finish(key, end.status, end.tags, end.error_text, end.end_time_ms)
+            self._tracker.finish(key, end)
             sent = (run.run_id, self._tracker.uri, num_bytes, len(artifacts))
             _tolerant(run.record, lambda: run.record.mark_sent(*sent), None)
             with self._changed:

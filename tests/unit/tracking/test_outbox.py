@@ -22,7 +22,7 @@ from irtune.tracking.outbox import (
     unsent,
     write_address,
 )
-from irtune.tracking.run_record import Ended, RunRecord
+from irtune.tracking.run_record import Ended, Opened, RunRecord
 from irtune.tracking.uploader import Uploader
 from irtune.training.record import MEASURED, RecordWriter
 
@@ -241,11 +241,11 @@ class Refusing(MlflowTracker):
         self.refused = refused
         self.tried: list[str] = []
 
-    def start_run(self, key: str, *arguments: Any, **named: Any) -> str:
-        self.tried.append(key[-1])
-        if key[-1] in self.refused:
+    def start_run(self, start: Opened, **named: Any) -> str:
+        self.tried.append(start.key[-1])
+        if start.key[-1] in self.refused:
             raise MlflowException("http://me:secret@host is away")
-        return super().start_run(key, *arguments, **named)
+        return super().start_run(start, **named)
 
 
 def test_a_run_that_cannot_be_sent_is_named_and_holds_up_no_other(store_uri: str, folder: Path) -> None:

@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 
 from irtune.tracking import uploader as uploader_module
 from irtune.tracking.mlflow_tracker import MlflowTracker
-from irtune.tracking.run_record import DRIVER_RECORD, RunRecord
+from irtune.tracking.run_record import DRIVER_RECORD, Opened, RunRecord
 from irtune.tracking.uploader import Uploader
 from irtune.training.record import Record, RecordReader, RecordWriter
 
@@ -31,9 +31,9 @@ class Outage(MlflowTracker):
             self.num_failures -= 1
             raise ConnectionError("http://me:secret@host is away")
 
-    def start_run(self, key: str, *arguments: Any, **named: Any) -> str:
-        self._fail_when_told(key)
-        return super().start_run(key, *arguments, **named)
+    def start_run(self, start: Opened, **named: Any) -> str:
+        self._fail_when_told(start.key)
+        return super().start_run(start, **named)
 
     def send(self, key: str, records: Sequence[Mapping[str, Any]]) -> None:
         if self.num_failures == 1:
