@@ -115,9 +115,10 @@ class MlflowTracker:
         """How and when a run ended; None if MLflow has no such run, or an open one."""
         with fail_fast(_CALL_TIMEOUT_S):
             found = self._find(key)
-        if found is None or found.info.status not in get_args(RunStatus):
+        status: Any = None if found is None else found.info.status
+        if found is None or status not in get_args(RunStatus):
             return None
-        return Ended(found.info.status, {}, None, int(found.info.end_time or 0))
+        return Ended(status, {}, None, int(found.info.end_time or 0))
 
     def send(self, key: str, records: Sequence[Mapping[str, Any]]) -> None:
         """Send records to an open run, in order; what was sent before, or measured again later, is left out."""
