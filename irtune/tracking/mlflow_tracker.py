@@ -123,10 +123,30 @@ class MlflowTracker:
     def send(self, key: str, records: Sequence[Mapping[str, Any]]) -> None:
         """Send records to an open run, in order; what was sent before, or measured again later, is left out."""
         run = self._runs[key]
+        params: dict[str, str] = {}
+        tags: dict[str, str] = {}
+        new: dict[tuple[str, int], Metric] = {}
+        for record in records:
+            if record["kind"] == "params":
+                # MLflow lets nobody change a parameter, so the first attempt's value stands.
+                params = names_and_texts(record["values"], PARAM_LENGTH) | params
+            elif record["kind"] == "tags":
+                tags |= names_and_texts(record["values"], TAG_LENGTH)
+            elif record["kind"] == "resumed":
+                tags["irtune.resumed_at"] = str(record["step"])
+            for point in points(record):
+                if point.step not in run.steps.setdefault(point.key, set()):
+                    new.setdefault((point.key, point.step), point)
+        unknown = [Param(name, text) for name, text in params.items() if name not in run.params]
         with fail_fast(_CALL_TIMEOUT_S):
-            self._send_params(run, [record for record in records if record["kind"] == "params"])
-            self._send_tags(run, [record for record in records if record["kind"] in ("tags", "resumed")])
-            self._send_points(run, records)
+            for some in chunks(unknown, NAMES_PER_CALL):
+                self._log_batch(run, params=some)
+                run.params.update(param.key for param in some)
+            self._log_tags(run, tags)
+            for chunk in chunks(list(new.values()), POINTS_PER_CALL):
+                self._log_batch(run, metrics=chunk)
+                for point in chunk:
+                    run.steps[point.key].add(point.step)
         for record in records:
             if record["kind"] == "artifact":
                 self._send_artifact(run, record)
@@ -187,40 +207,9 @@ class MlflowTracker:
         }
         return _Run(run_id, steps, set(found.data.params))
 
-    def _send_params(self, run: _Run, records: Sequence[Mapping[str, Any]]) -> None:
-        new: dict[str, str] = {}
-        for record in records:
-            for key, text in names_and_texts(record["values"], PARAM_LENGTH).items():
-                # MLflow lets nobody change a parameter, so the first attempt's value stands.
-                if key not in run.params:
-                    new.setdefault(key, text)
-        for chunk in chunks([Param(key, text) for key, text in new.items()], NAMES_PER_CALL):
-            self._log_batch(run, params=chunk)
-            run.params.update(param.key for param in chunk)
-
-    def _send_tags(self, run: _Run, records: Sequence[Mapping[str, Any]]) -> None:
-        texts: dict[str, str] = {}
-        for record in records:
-            if record["kind"] == "resumed":
-                texts["irtune.resumed_at"] = str(record["step"])
-            else:
-                texts.update(names_and_texts(record["values"], TAG_LENGTH))
-        self._log_tags(run, texts)
-
     def _log_tags(self, run: _Run, texts: Mapping[str, str]) -> None:
         for chunk in chunks([RunTag(key, text) for key, text in texts.items()], NAMES_PER_CALL):
             self._log_batch(run, tags=chunk)
-
-    def _send_points(self, run: _Run, records: Sequence[Mapping[str, Any]]) -> None:
-        new: dict[tuple[str, int], Metric] = {}
-        for record in records:
-            for point in points(record):
-                if point.step not in run.steps.setdefault(point.key, set()):
-                    new.setdefault((point.key, point.step), point)
-        for chunk in chunks(list(new.values()), POINTS_PER_CALL):
-            self._log_batch(run, metrics=chunk)
-            for point in chunk:
-                run.steps[point.key].add(point.step)
 
     def _log_batch(
         self, run: _Run, metrics: Sequence[Metric] = (), params: Sequence[Param] = (), tags: Sequence[RunTag] = ()
