@@ -76,8 +76,8 @@ def conclude(sweep: Sweep, trials: TrialTable, uploader: Uploader, tracker: Mlfl
         all_rows,
         metric=sweep.metric.words if metric == f"eval/{sweep.metric.name}" else metric,
         mode=mode,
-        num_classes=len(sweep.ready.dataset.labels),
-        num_validation=len(sweep.ready.dataset.splits["validation"]),
+        num_classes=len(sweep.ready.inputs.dataset.labels),
+        num_validation=len(sweep.ready.inputs.dataset.splits["validation"]),
     )
     front = pareto_front(rows, objectives) if len(objectives) > 1 else []
     found = _Found(sweep, trials, rows, front, answer, _ways_to_look(sweep, tracker), _compare(sweep, trials))
@@ -153,14 +153,14 @@ def _write_files(found: _Found) -> None:
         front=found.front,
         finalists_png=finalists,
         data=redacted(sweep.ready.inputs.facts() | {"asked": sweep.ready.inputs.asked()}),
-        data_notes=redacted(sweep.ready.dataset.notes),
+        data_notes=redacted(sweep.ready.inputs.dataset.notes),
         best_yaml=best_yaml,
         heat_maps={name: file.read_bytes() for name, file in shown.items() if file.is_file()},
         tracking_command=found.ways_to_look[0],
         tracking_url=found.ways_to_look[1],
         provenance=environment()
         | {
-            "data fingerprint": sweep.ready.dataset.fingerprint(),
+            "data fingerprint": sweep.ready.inputs.dataset.fingerprint(),
             "model": redact(sweep.config.model.name),
             "sweep file": redact(sweep.source),
             "MLflow": public_address(sweep.ready.tracking_uri),
@@ -180,13 +180,13 @@ def _record(found: _Found, uploader: Uploader) -> None:
     """A run of its own for the sweep, with everything that is about all of its trials."""
     sweep, answer = found.sweep, found.answer
     key, folder = f"{sweep.name}/{SUMMARY}", sweep.folder / SUMMARY
-    tags = {"irtune.sweep": sweep.name, "irtune.kind": "summary", "irtune.data": sweep.ready.dataset.name}
+    tags = {"irtune.sweep": sweep.name, "irtune.kind": "summary", "irtune.data": sweep.ready.inputs.dataset.name}
     tags |= {"irtune.data.lengths": sweep.ready.inputs.encoded.in_words()}
     uploader.add(key, folder, name=f"summary of {sweep.name}", tags=tags)
     writer = RecordWriter(folder)
     writer.params(dotted_keys(sweep.config))
     writer.tags({"irtune.answer": answer.sentence, "irtune.caveats": " ".join(answer.caveats)})
-    notes, adapters = " ".join(sweep.ready.dataset.notes), found.trials.adapters.told()
+    notes, adapters = " ".join(sweep.ready.inputs.dataset.notes), found.trials.adapters.told()
     writer.tags({"irtune.data.notes": notes, "irtune.adapters": adapters})
     interval, name = answer.interval, sweep.metric.name
     values = {

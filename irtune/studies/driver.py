@@ -101,7 +101,7 @@ class Driver:
     def __init__(self, sweep: Sweep, at_once: int, watch: NodeWatch, console: Console) -> None:
         config, ready = sweep.config, sweep.ready
         self._sweep, self._watch, self._console = sweep, watch, console
-        self.setup = TrialSetup(explicit(config.experiment()), sweep.folder, ray.put(ready.dataset))
+        self.setup = TrialSetup(explicit(config.experiment()), sweep.folder, ray.put(ready.inputs.dataset))
         self._execution = Execution(config, self.setup, at_once)
         self.tracker = MlflowTracker(ready.tracking_uri, config.tracking.experiment, may_be_away=ready.away is not None)
         self.uploader = Uploader(self.tracker)

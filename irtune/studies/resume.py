@@ -117,7 +117,7 @@ def sweep_to_resume(
         return None
     earlier = _earlier_sweeps(config)
     if resume == "ask":
-        earlier = [folder for folder in earlier if _is_own(folder, console) and _is_readable(folder, console)]
+        earlier = [folder for folder in earlier if _may_go_on(folder, console)]
     folder = max(earlier, key=_rank, default=None)
     if resume == "always":
         return _checked(folder, config, fingerprint, source)
@@ -159,22 +159,19 @@ def _earlier_sweeps(config: SweepConfig) -> list[Path]:
     return [folder for folder in folders if of_this_name.fullmatch(folder.name)]
 
 
-def _is_own(folder: Path, console: Console) -> bool:
-    foreign = why_not_own(folder)
-    if foreign is not None:
-        console.out(
-            f"note: {folder.name} is left alone: it {foreign}; --resume goes on with it all the same", highlight=False
-        )
-    return foreign is None
-
-
-def _is_readable(folder: Path, console: Console) -> bool:
-    try:
-        _identity(folder)
-    except ValueError as error:
-        console.out(f"note: {folder.name} is left alone: {error}", highlight=False)
-        return False
-    return True
+def _may_go_on(folder: Path, console: Console) -> bool:
+    """Whether a folder is this user's own and can be read, with a note where it is not."""
+    reason = None
+    if (foreign := why_not_own(folder)) is not None:
+        reason = f"it {foreign}; --resume goes on with it all the same"
+    else:
+        try:
+            _identity(folder)
+        except ValueError as error:
+            reason = str(error)
+    if reason is not None:
+        console.out(f"note: {folder.name} is left alone: {reason}", highlight=False)
+    return reason is None
 
 
 def _differences(folder: Path, config: SweepConfig, fingerprint: str) -> list[str]:

@@ -61,7 +61,7 @@ def run_sweep(config: SweepConfig, source: str, console: Console, resume: Resume
         ready = prepare(config, source)
     # From here on the login is in ``ready.tracking_uri`` alone, which is never written.
     config = without_login(config)
-    fingerprint = ready.dataset.fingerprint()
+    fingerprint = ready.inputs.dataset.fingerprint()
     folder = sweep_to_resume(config, fingerprint, resume, source=source, console=console)
     ready.check_away(config.tracking, is_new=folder is None)
     folder = folder or new_folder(config)
@@ -109,7 +109,7 @@ def plan_sweep(config: SweepConfig, source: str, console: Console, resume: Resum
         console.out(f"note: {source}: {doubt}", highlight=False)
     # Without a terminal nobody is asked; what would be gone on with is only said.
     told = Console(file=console.file, width=console.width, force_terminal=False)
-    fingerprint = ready.dataset.fingerprint()
+    fingerprint = ready.inputs.dataset.fingerprint()
     folder = sweep_to_resume(config, fingerprint, resume, source=source, console=told)
     ready.check_away(config.tracking, is_new=folder is None)
     folder = folder or storage_path(config) / f"{config.name}-<date>-<time>"
@@ -126,7 +126,7 @@ def _search(sweep: Sweep, at_once: int, watch: NodeWatch, console: Console) -> A
         answer = conclude(sweep, driver.table, driver.uploader, driver.tracker, console)
         driver.uploader.drain(DRAIN_S)
         if is_complete:
-            write_identity(sweep.folder, sweep.config, sweep.ready.dataset.fingerprint(), complete=True)
+            write_identity(sweep.folder, sweep.config, sweep.ready.inputs.dataset.fingerprint(), complete=True)
         return answer
 
 
