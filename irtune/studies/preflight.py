@@ -274,7 +274,7 @@ def _check_shapes(config: ExperimentConfig, checkpoint: Path, space_is_sound: bo
     except RuntimeError:
         # Some tuners look at weights as they are made, and here there are none.
         return
-    check_tensors(config, blocks.sizes(getattr(config.importance, "tensors", "all")))
+    check_tensors(config, blocks)
     alike = indistinct_choices(config, blocks.sizes) if isinstance(config, SweepConfig) and space_is_sound else []
     if alike:
         raise ValueError("\n".join(alike))

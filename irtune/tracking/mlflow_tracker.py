@@ -12,22 +12,14 @@ from typing import Any, get_args
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, MAX_PARAMS_TAGS_PER_BATCH, MAX_TAG_VAL_LENGTH
 from requests import HTTPError
 
 from irtune.redaction import public_address, redact
 from irtune.tracking.address import artifact_root, local_database, quoted
 from irtune.tracking.connection import TrackingError, fail_fast
 from irtune.tracking.contained import OutsideError, check_inside, files_inside
-from irtune.tracking.conversion import (
-    NAMES_PER_CALL,
-    PARAM_LENGTH,
-    POINTS_PER_CALL,
-    TAG_LENGTH,
-    chunks,
-    cut,
-    names_and_texts,
-    points,
-)
+from irtune.tracking.conversion import POINTS_PER_CALL, chunks, cut, names_and_texts, points
 from irtune.tracking.run_record import Ended, Opened, RunStatus
 from irtune.tracking.view import SweepView
 
@@ -98,7 +90,7 @@ class MlflowTracker:
         Returns:
             MLflow's id of the run.
         """
-        texts = names_and_texts({**start.tags, KEY_TAG: start.key}, TAG_LENGTH)
+        texts = names_and_texts({**start.tags, KEY_TAG: start.key}, MAX_TAG_VAL_LENGTH)
         with fail_fast(_CALL_TIMEOUT_S):
             found = None if is_new else self._find(start.key)
             if found is None:
@@ -129,9 +121,9 @@ class MlflowTracker:
         for record in records:
             if record["kind"] == "params":
                 # MLflow lets nobody change a parameter, so the first attempt's value stands.
-                params = names_and_texts(record["values"], PARAM_LENGTH) | params
+                params = names_and_texts(record["values"], MAX_PARAM_VAL_LENGTH) | params
             elif record["kind"] == "tags":
-                tags |= names_and_texts(record["values"], TAG_LENGTH)
+                tags |= names_and_texts(record["values"], MAX_TAG_VAL_LENGTH)
             elif record["kind"] == "resumed":
                 tags["irtune.resumed_at"] = str(record["step"])
             for point in points(record):
@@ -139,7 +131,7 @@ class MlflowTracker:
                     new.setdefault((point.key, point.step), point)
         unknown = [Param(name, text) for name, text in params.items() if name not in run.params]
         with fail_fast(_CALL_TIMEOUT_S):
-            for some in chunks(unknown, NAMES_PER_CALL):
+            for some in chunks(unknown, MAX_PARAMS_TAGS_PER_BATCH):
                 self._log_batch(run, params=some)
                 run.params.update(param.key for param in some)
             self._log_tags(run, tags)
@@ -154,7 +146,7 @@ class MlflowTracker:
     def finish(self, key: str, end: Ended) -> None:
         """Say how an open run ended, and close it; its error becomes the tag ``irtune.error`` and ``error.txt``."""
         run = self._runs[key]
-        texts = names_and_texts(end.tags, TAG_LENGTH)
+        texts = names_and_texts(end.tags, MAX_TAG_VAL_LENGTH)
         with fail_fast(_CALL_TIMEOUT_S):
             if end.error_text is not None:
                 text = redact(end.error_text)
@@ -208,7 +200,7 @@ class MlflowTracker:
         return _Run(run_id, steps, set(found.data.params))
 
     def _log_tags(self, run: _Run, texts: Mapping[str, str]) -> None:
-        for chunk in chunks([RunTag(key, text) for key, text in texts.items()], NAMES_PER_CALL):
+        for chunk in chunks([RunTag(key, text) for key, text in texts.items()], MAX_PARAMS_TAGS_PER_BATCH):
             self._log_batch(run, tags=chunk)
 
     def _log_batch(

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -231,12 +232,9 @@ def _send(records: Iterable[RunRecord], tracker: MlflowTracker, timeout_s: float
 def _end_without_driver(record: RunRecord, tracker: MlflowTracker) -> Ended:
     """The end of a run of which its record knows none."""
     start = record.start()
-    told = tracker.end_of(start.key)
-    if told is not None:
-        # Its driver could still tell MLflow, but no longer write to the disk.
-        return told
     end_time_ms = last_written_ms(record.folder) or start.start_time_ms
-    return Ended("KILLED", {KILLED_BY_TAG: "hard kill"}, None, end_time_ms)
+    # Its driver may have told MLflow, and not been able to write to the disk any more.
+    return tracker.end_of(start.key) or Ended("KILLED", {KILLED_BY_TAG: "hard kill"}, None, end_time_ms)
 
 
 def _is_part(folder: Path, file: Path) -> bool:
@@ -258,5 +256,4 @@ def _began_ms(record: RunRecord) -> int:
 
 
 def _reason(error: Exception) -> str:
-    text = " ".join(redact(f"{error}").split()) or type(error).__name__
-    return text if len(text) <= _REASON_LENGTH else text[: _REASON_LENGTH - 1] + "…"
+    return textwrap.shorten(redact(f"{error}"), _REASON_LENGTH, placeholder=" …") or type(error).__name__

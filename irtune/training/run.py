@@ -19,7 +19,7 @@ from irtune.data.batches import share_hash
 from irtune.data.dataset import LabelledDataset, Split
 from irtune.data.encode import encode_once
 from irtune.files import once_there_is_room, write_arrays
-from irtune.layers import LayerController, map_parameters
+from irtune.layers import Blocks, LayerController, map_parameters
 from irtune.layers.collectives import gather
 from irtune.redaction import redacted
 from irtune.training.adapter import add_adapter
@@ -155,7 +155,7 @@ def _prepare(
     model.train()
     trainable = map_parameters(model)
     config.selection.policy.check(len(trainable))
-    check_tensors(config, trainable.sizes(getattr(config.importance, "tensors", "all")))
+    check_tensors(config, trainable)
     cost = CostModel.of(model, recompute=config.model.gradient_checkpointing)
     weights = weights_of_classes(config.training.class_weights, dataset.labels, encoded.splits["train"].labels)
     blocks = DeepSpeedBlocks(model, trainable, config.training, config.engine, weights)
@@ -187,20 +187,17 @@ def _prepare(
     )
 
 
-def check_tensors(config: ExperimentConfig, sizes: list[np.ndarray]) -> None:
-    """Refuse to measure tensors that some block lacks.
-
-    Args:
-        config: The configuration.
-        sizes: Per block the sizes ``(P,)`` of the tensors that ``importance.tensors`` means.
+def check_tensors(config: ExperimentConfig, blocks: Blocks) -> None:
+    """Refuse to measure tensors that some of a model's blocks lack.
 
     Raises:
         ValueError: If there are none in a block.
     """
-    if any(len(block) == 0 for block in sizes):
+    tensors = getattr(config.importance, "tensors", "all")
+    if not all(map(len, blocks.sizes(tensors))):
         raise ValueError(
-            f"importance.tensors: no parameter of adapter {config.adapter.type!r} is called "
-            f"{getattr(config.importance, 'tensors', 'all')!r} in every block; set importance.tensors=all"
+            f"importance.tensors: no parameter of adapter {config.adapter.type!r} is called {tensors!r} in every "
+            "block; set importance.tensors=all"
         )
 
 
