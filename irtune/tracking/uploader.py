@@ -91,9 +91,8 @@ class Uploader(threading.Thread):
             is_new: Nobody can have told MLflow of this run before, so it need not be looked for.
         """
         record = RunRecord(folder)
-        unnoted = Opened(key, name, dict(tags), time.time_ns() // 1_000_000)
-        start = _tolerant(record, lambda: record.begin(key, name, tags), unnoted, ROOM_S)
-        run = _Run(record, start, is_new=is_new)
+        now = Opened(key, name, dict(tags), time.time_ns() // 1_000_000)
+        run = _Run(record, _tolerant(record, lambda: record.begin(now), now, ROOM_S), is_new=is_new)
         with self._changed:
             self._runs[key] = run
 

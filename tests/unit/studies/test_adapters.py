@@ -14,7 +14,7 @@ from irtune.config.sweep_schema import SweepConfig
 from irtune.studies.adapters import Adapters
 from irtune.studies.trial_record import TrialRecord
 from irtune.tracking.mlflow_tracker import MlflowTracker
-from irtune.tracking.run_record import Ended, RunRecord
+from irtune.tracking.run_record import Ended, Opened, RunRecord
 from irtune.tracking.uploader import Uploader
 from irtune.training.record import RecordWriter
 
@@ -149,7 +149,7 @@ def test_without_mlflow_they_wait_for_the_next_chance(tmp_path: Path) -> None:
     trials = Trials(tmp_path)
     entry = trials.end("trial_0000", 0.1)
     record = RunRecord(entry.folder)
-    record.begin("sweep/trial_0000", "n", {})
+    record.begin(Opened("sweep/trial_0000", "n", {}, 1_000))
     record.finish(Ended("FINISHED", {}, None, 1_000))
     record.mark_sent("run", "http://host", 0, 0)
     assert record.is_sent()

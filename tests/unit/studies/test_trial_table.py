@@ -14,7 +14,7 @@ from irtune.search.source import Outcome, TrialSpec
 from irtune.studies import trial_table
 from irtune.studies.ray_tune import TableCallback
 from irtune.studies.trial_table import TrialTable
-from irtune.tracking.run_record import Ended, RunRecord
+from irtune.tracking.run_record import Ended, Opened, RunRecord
 from irtune.training.record import RecordReader, RecordWriter
 from irtune.workers.error_text import NO_ERROR, last_line
 from irtune.workers.worker import TrialSetup
@@ -130,7 +130,7 @@ def test_an_end_that_an_earlier_driver_noted_stands_and_one_that_it_only_heard_o
     names = ("trial_0000", "trial_0001", "trial_0002")
     noted, sent, heard = (RunRecord(driver.setup.trial_folder(name)) for name in names)
     for record in (noted, sent, heard):
-        record.begin(f"mine/{record.folder.name}", "n", {})
+        record.begin(Opened(f"mine/{record.folder.name}", "n", {}, 1_000))
     for record in (noted, sent):
         record.finish(Ended("FINISHED", {}, None, 61_000))
     sent.mark_sent("id", "uri", num_bytes=0, num_artifacts=0)

@@ -18,7 +18,7 @@ from irtune.tracking.heartbeat import is_live
 from irtune.tracking.left_behind import close_dead
 from irtune.tracking.mlflow_tracker import MlflowTracker
 from irtune.tracking.outbox import open_tracker, sync, write_address
-from irtune.tracking.run_record import Ended, RunRecord
+from irtune.tracking.run_record import Ended, Opened, RunRecord
 from irtune.training.record import RecordReader
 
 FINISHED = Ended("FINISHED", {}, None, 61_000)
@@ -34,7 +34,7 @@ def leave(storage: Path, uri: str) -> Path:
     folder = storage / f"sweep-{uuid.uuid4().hex}"
     write_address(folder, uri, "irtune")
     run_record = RunRecord(folder / "trials/a")
-    run_record.begin(f"{folder.name}/a", "n", {})
+    run_record.begin(Opened(f"{folder.name}/a", "n", {}, 1_000))
     run_record.finish(FINISHED)
     return folder
 

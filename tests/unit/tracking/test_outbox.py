@@ -40,7 +40,7 @@ def folder(tmp_path: Path, store_uri: str) -> Path:
 def leave(folder: Path, trial: str, steps: Iterable[int], end: Ended | None) -> RunRecord:
     """A run as a driver leaves it that never reached MLflow; ``None``: it died before the run's end."""
     run_record = RunRecord(folder / trial)
-    run_record.begin(f"{folder.name}/{trial}", f"name of {trial}", {"irtune.sweep": folder.name})
+    run_record.begin(Opened(f"{folder.name}/{trial}", f"name of {trial}", {"irtune.sweep": folder.name}, 1_000))
     write(folder, trial, steps)
     if end is not None:
         run_record.finish(end)
@@ -77,7 +77,7 @@ def test_everything_that_a_dead_driver_left_arrives_with_its_true_end(
     open_one = leave(folder, "trials/c", range(4), None)
     os.utime(open_one.folder / MEASURED, (70, 70))
     never_ran = RunRecord(folder / "trials/d")
-    start = never_ran.begin(f"{folder.name}/trials/d", "d", {})
+    start = never_ran.begin(Opened(f"{folder.name}/trials/d", "d", {}, 1_000))
 
     # 5, 3, 1 and 4 metrics, and parameters of four runs.
     assert sync(folder, lambda _: tracker) == SyncResult(num_runs=5, num_records=13 + 4)

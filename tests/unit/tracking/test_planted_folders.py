@@ -20,7 +20,7 @@ from irtune.tracking.heartbeat import is_live
 from irtune.tracking.left_behind import close_dead
 from irtune.tracking.mlflow_tracker import MlflowTracker
 from irtune.tracking.outbox import StoreAddress, find_sweeps, sync, write_address
-from irtune.tracking.run_record import DRIVER_RECORD, Ended, RunRecord
+from irtune.tracking.run_record import DRIVER_RECORD, Ended, Opened, RunRecord
 from irtune.training.record import MEASURED, RecordReader, RecordWriter, last_written_ms, result_of, size_bytes
 
 FINISHED = Ended("FINISHED", {}, None, 61_000)
@@ -75,7 +75,7 @@ def plant(folder: Path, uri: str, *artifacts: str) -> Path:
     """A sweep with a run that MLflow lacks, whose record names artifacts; returns the run's folder."""
     write_address(folder, uri, "irtune")
     run_record = RunRecord(folder / "trials" / "a")
-    run_record.begin(f"{folder.name}/a", "n", {})
+    run_record.begin(Opened(f"{folder.name}/a", "n", {}, 1_000))
     run_record.finish(FINISHED)
     (run_record.folder / MEASURED).write_text("".join(map(artifact, artifacts)))
     return run_record.folder
@@ -340,7 +340,7 @@ def test_neither_record_is_read_or_written_through_something_else(
                 use()
         assert not record.is_sent()
         # A driver that goes on with it puts a file of its own there.
-        record.begin("key", "n", {})
+        record.begin(Opened("key", "n", {}, 1_000))
         assert record.start().key == "key"
     assert secret.read_text() == f"{KEY}\ntorn"
 
