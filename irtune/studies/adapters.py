@@ -2,12 +2,11 @@
 
 import logging
 import shutil
-from collections.abc import Iterable
-from pathlib import Path
 
 from irtune.analysis.pareto import pareto_front
 from irtune.analysis.trials import TrialRow, best_first
 from irtune.config.sweep_schema import SweepConfig
+from irtune.data.label_names import some
 from irtune.files import once_there_is_room
 from irtune.studies.trial_record import TrialRecord
 from irtune.tracking.run_record import RunRecord
@@ -47,7 +46,8 @@ class Adapters:
             return
         wanted = self._best() if self._tracking.keep_adapters == "best" else set()
         for trial in self._entries.keys() - wanted:
-            _remove(self._entries.pop(trial).folder / ADAPTER)
+            # A link is left as it is.
+            shutil.rmtree(self._entries.pop(trial).folder / ADAPTER, ignore_errors=True)
             del self._rows[trial]
 
     def upload(self, uploader: Uploader) -> None:
@@ -66,8 +66,9 @@ class Adapters:
         """What was kept and what goes to MLflow, in words."""
         kept = sorted(trial for trial, entry in self._entries.items() if (entry.folder / ADAPTER).is_dir())
         where = {"best": f"{len(self._best() & set(kept))}", "all": f"{len(kept)}", "none": "none"}
+        names = f" ({some(kept, _MOST_NAMES)})" if kept else ""
         return (
-            f"{len(kept)} kept of {len(self._finished)} finished trials{_listed(kept)}, in trials/*/{ADAPTER}; "
+            f"{len(kept)} kept of {len(self._finished)} finished trials{names}, in trials/*/{ADAPTER}; "
             f"{where[self._tracking.upload_adapters]} in MLflow (tracking.keep_adapters="
             f"{self._tracking.keep_adapters}, tracking.upload_adapters={self._tracking.upload_adapters})"
         )
@@ -81,17 +82,6 @@ class Adapters:
         chosen = best_first(search, mode, baseline=False)[:top] + best_first(search, mode, baseline=True)[:1]
         chosen += pareto_front(search, objectives) if len(objectives) > 1 else []
         return {row.trial_id for row in (*chosen, *(row for row in found if row.repeats is not None))}
-
-
-def _listed(trials: Iterable[str]) -> str:
-    names = list(trials)
-    more = f", … {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-    return f" ({', '.join(names[:_MOST_NAMES])}{more})" if names else ""
-
-
-def _remove(folder: Path) -> None:
-    if folder.is_dir() and not folder.is_symlink():
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _upload(record: RunRecord, uploader: Uploader) -> None:

@@ -67,7 +67,7 @@ def test_the_best_trial_and_the_baseline_are_kept_in_whatever_order_they_end(tmp
         # However many there will be, storage never holds more than the best, the baseline and what just ended.
         assert len(trials.kept) <= 2
     assert trials.kept == {"trial_0029", "baseline"}
-    assert says(trials.adapters.told(), "2 kept of 31 … baseline, trial_0029 … trials/*/adapter")
+    assert says(trials.adapters.told(), "2 kept of 31 … baseline and trial_0029 … trials/*/adapter")
 
 
 def test_as_many_are_kept_as_there_are_finalists_and_all_repeats(tmp_path: Path) -> None:
