@@ -211,9 +211,8 @@ def _context(scores: np.ndarray, step: int, state: PolicyState, cost: StepCost |
 
 def _own(context: SelectionContext, *seed: int) -> SelectionContext:
     """The same context with data of its own, which a policy may spoil, and a generator of this seed."""
-    seen = context.importance
-    importance = Importance(seen.scores.copy(), seen.measured_at.copy(), seen.num_probes.copy())
-    return replace(context, importance=importance, state=copy.deepcopy(context.state), generator=_generator(*seed))
+    importance, state = copy.deepcopy((context.importance, context.state))
+    return replace(context, importance=importance, state=state, generator=_generator(*seed))
 
 
 def _awkward_scores(num_blocks: int) -> list[np.ndarray]:

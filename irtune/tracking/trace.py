@@ -51,9 +51,10 @@ def _to_arrays(records: Sequence[Record], folder: Path) -> dict[str, np.ndarray]
     active = np.zeros(shape, dtype=bool)
     for row, record in zip(active, records, strict=True):
         row[record["active"]] = True
-    columns = {
+    columns: dict[str, np.ndarray] = {
         name: np.array([record[name] for record in records], dtype=np.int64)
         for name in ("step", "measured_at", "trainable_parameters", "lowest_active")
     }
     scores = np.array([record["scores"] for record in records], dtype=np.float64).reshape(shape)
-    return columns | {"active": active, "scores": scores, "measured_at": columns["measured_at"].reshape(shape)}
+    columns |= {"active": active, "scores": scores, "measured_at": columns["measured_at"].reshape(shape)}
+    return columns
