@@ -108,7 +108,6 @@ class Driver:
         self.table = TrialTable(sweep, self.setup, self.uploader)
         self._callback = TableCallback(self.table, self._execution.forget, self._on_step)
         self._ends_at_s = time.monotonic() + (config.tune.time_budget_s or math.inf)
-        self._looks_at_s = 0.0
 
     def __enter__(self) -> Self:
         self.uploader.start()
@@ -183,6 +182,7 @@ class Driver:
                 verbose=0,
             ),
         )
+        self._looks_at_s = time.monotonic() + LOOK_EVERY_S
         steps_before = sum(record.step for record in self.table.records.values())
         with SweepProgress(self._console, planned, most_steps(config), config.tune, steps_before) as self._progress:
             try:
