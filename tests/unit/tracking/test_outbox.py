@@ -1,5 +1,6 @@
 import json
 import os
+import time
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
@@ -40,7 +41,8 @@ def folder(tmp_path: Path, store_uri: str) -> Path:
 def leave(folder: Path, trial: str, steps: Iterable[int], end: Ended | None) -> RunRecord:
     """A run as a driver leaves it that never reached MLflow; ``None``: it died before the run's end."""
     run_record = RunRecord(folder / trial)
-    run_record.begin(Opened(f"{folder.name}/{trial}", f"name of {trial}", {"irtune.sweep": folder.name}, 1_000))
+    began_ms = time.time_ns() // 1_000_000
+    run_record.begin(Opened(f"{folder.name}/{trial}", f"name of {trial}", {"irtune.sweep": folder.name}, began_ms))
     write(folder, trial, steps)
     if end is not None:
         run_record.finish(end)

@@ -326,9 +326,9 @@ def test_a_new_run_is_not_searched_for_among_all_others_unless_a_call_failed(
         searched.append(key)
         return find(key)
 
-    def answer_lost(key: str, *arguments: Any, **named: Any) -> str:
-        run_id = start(tracker_with_outages, key, *arguments, **named)
-        if key == lost and not searched:
+    def answer_lost(opened: Opened, **named: Any) -> str:
+        run_id = start(tracker_with_outages, opened, **named)
+        if opened.key == lost and not searched:
             raise ConnectionError("the answer is lost")
         return run_id
 
