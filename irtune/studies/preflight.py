@@ -103,11 +103,6 @@ class Ready:
     doubts: tuple[str, ...]
     away: "TrackingAwayError | None" = None
 
-    @property
-    def dataset(self) -> LabelledDataset:
-        """The data, read and checked."""
-        return self.inputs.dataset
-
     def check_away(self, tracking: TrackingConfig, *, is_new: bool) -> None:
         """Refuse to begin a sweep whose MLflow is away, but not to go on with one that has reached it before.
 
@@ -139,7 +134,7 @@ class Sweep:
     @property
     def metric(self) -> Metric:
         """What its trials are scored by."""
-        return Metric.named(self.config.metric, metric_labels(self.ready.dataset.labels))
+        return Metric.named(self.config.metric, metric_labels(self.ready.inputs.dataset.labels))
 
 
 def check_inputs(config: ExperimentConfig, source: str) -> Inputs:
@@ -279,7 +274,7 @@ def _check_shapes(config: ExperimentConfig, checkpoint: Path, space_is_sound: bo
     except RuntimeError:
         # Some tuners look at weights as they are made, and here there are none.
         return
-    check_tensors(config, blocks.sizes(getattr(config.importance, "tensors", "all")))
+    check_tensors(config, blocks)
     alike = indistinct_choices(config, blocks.sizes) if isinstance(config, SweepConfig) and space_is_sound else []
     if alike:
         raise ValueError("\n".join(alike))

@@ -2,39 +2,42 @@
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from irtune.analysis.answer import Answer
 from irtune.analysis.trials import BASELINE
 from irtune.config.load import ConfigError, storage_path, without_login
 from irtune.config.sweep_schema import SweepConfig
 from irtune.redaction import public_address
 from irtune.search.optuna_source import STUDY, OptunaSource, open_study, requeue_interrupted
-from irtune.search.source import BASELINE_SPEC, ListSource, Outcome, Together, TrialSpec
+from irtune.search.source import BASELINE_SPEC, ListSource, Together
 from irtune.search.warm_start import warm_start
-from irtune.studies.conclusion import Conclusion, conclude
-from irtune.studies.driver import DRAIN_S, Driver, Phase, on_ray
+from irtune.studies.conclusion import conclude
+from irtune.studies.driver import DRAIN_S, Driver, Phase, known_end, on_ray
 from irtune.studies.finalists import choose_repeats
 from irtune.studies.matched import matched_baseline, may_differ
 from irtune.studies.plan import PLAN, Plan, make_plan, num_beside, predict
 from irtune.studies.preflight import Sweep, prepare
 from irtune.studies.resume import Resume, new_folder, sweep_to_resume, write_identity
 from irtune.tracking.address import requires_server
-from irtune.tracking.heartbeat import Heartbeat, is_live
+from irtune.tracking.heartbeat import Heartbeat
 from irtune.tracking.left_behind import close_dead
 from irtune.tracking.outbox import write_address
 from irtune.training.rehearsal import Rehearsal, RehearsalError
 from irtune.workers import cluster
 from irtune.workers.node_watch import NodeWatch
 from irtune.workers.storage_check import check_shared_storage
+from irtune.workers.worker import TrialSetup
 
 AWAY = ", which does not answer: records wait in the sweep's folder until it does"
 
 
-def run_sweep(config: SweepConfig, source: str, console: Console, resume: Resume, rehearsal: Rehearsal) -> Conclusion:
+def run_sweep(config: SweepConfig, source: str, console: Console, resume: Resume, rehearsal: Rehearsal) -> Answer:
     """Check, search, and conclude.
 
     Args:
@@ -43,6 +46,9 @@ def run_sweep(config: SweepConfig, source: str, console: Console, resume: Resume
         console: Where progress and the answer are shown.
         resume: Whether to go on with an earlier sweep of the same name.
         rehearsal: Of its experiment, from which the sweep's end is predicted.
+
+    Returns:
+        What was found; ``best`` is None if no trial ran to its end and kept to the constraints.
 
     Raises:
         ConfigError: If settings are wrong, the cluster can never run a trial, a node lacks the storage, or what is to
@@ -55,8 +61,8 @@ def run_sweep(config: SweepConfig, source: str, console: Console, resume: Resume
         ready = prepare(config, source)
     # From here on the login is in ``ready.tracking_uri`` alone, which is never written.
     config = without_login(config)
-    fingerprint = ready.dataset.fingerprint()
-    folder = sweep_to_resume(config, fingerprint, resume, source=source, console=console, is_live=is_live)
+    fingerprint = ready.inputs.dataset.fingerprint()
+    folder = sweep_to_resume(config, fingerprint, resume, source=source, console=console)
     ready.check_away(config.tracking, is_new=folder is None)
     folder = folder or new_folder(config)
     sweep = Sweep(folder.name, folder, config, ready, source)
@@ -103,8 +109,8 @@ def plan_sweep(config: SweepConfig, source: str, console: Console, resume: Resum
         console.out(f"note: {source}: {doubt}", highlight=False)
     # Without a terminal nobody is asked; what would be gone on with is only said.
     told = Console(file=console.file, width=console.width, force_terminal=False)
-    fingerprint = ready.dataset.fingerprint()
-    folder = sweep_to_resume(config, fingerprint, resume, source=source, console=told, is_live=is_live)
+    fingerprint = ready.inputs.dataset.fingerprint()
+    folder = sweep_to_resume(config, fingerprint, resume, source=source, console=told)
     ready.check_away(config.tracking, is_new=folder is None)
     folder = folder or storage_path(config) / f"{config.name}-<date>-<time>"
     sweep = Sweep(folder.name, folder, config, ready, source)
@@ -114,29 +120,29 @@ def plan_sweep(config: SweepConfig, source: str, console: Console, resume: Resum
         return make_plan(sweep, ready.inputs.keep(config, Path(encoded)), rehearsal, at_once)
 
 
-def _search(sweep: Sweep, at_once: int, watch: NodeWatch, console: Console) -> Conclusion:
+def _search(sweep: Sweep, at_once: int, watch: NodeWatch, console: Console) -> Answer:
     with Driver(sweep, at_once, watch, console) as driver:
-        is_complete = driver.run(_phases(sweep, driver.known_end))
-        outcome = conclude(sweep, driver.table, driver.uploader, driver.tracker, console)
+        is_complete = driver.run(_phases(sweep, driver.setup))
+        answer = conclude(sweep, driver.table, driver.uploader, driver.tracker, console)
         driver.uploader.drain(DRAIN_S)
         if is_complete:
-            write_identity(sweep.folder, sweep.config, sweep.ready.dataset.fingerprint(), complete=True)
-        return outcome
+            write_identity(sweep.folder, sweep.config, sweep.ready.inputs.dataset.fingerprint(), complete=True)
+        return answer
 
 
-def _phases(sweep: Sweep, known_end: Callable[[TrialSpec], Outcome | None]) -> list[Phase]:
+def _phases(sweep: Sweep, setup: TrialSetup) -> list[Phase]:
     """The baseline beside the search; then the baseline at the winner's other settings; then repeats over seeds."""
-    config = sweep.config
+    config, ended = sweep.config, partial(known_end, setup=setup)
     study = open_study(sweep.folder / STUDY, sweep.name, config.tune)
     requeue_interrupted(study)
     warm_start(study, sweep.ready.earlier)
-    search = Together([ListSource([BASELINE_SPEC], known_end), OptunaSource(study, config.space, config.tune)])
+    search = Together([ListSource([BASELINE_SPEC], ended), OptunaSource(study, config.space, config.tune)])
     phases = [Phase(lambda rows: search, search.num_trials, may_stop=True)]
     if may_differ(config):
-        phases.append(Phase(lambda rows: ListSource(matched_baseline(study, rows, config), known_end), 1))
+        phases.append(Phase(lambda rows: ListSource(matched_baseline(study, rows, config), ended), 1))
     if config.tune.finalists is not None:
         most = num_beside(config) - may_differ(config)
-        phases.append(Phase(lambda rows: ListSource(choose_repeats(study, rows, config), known_end), most))
+        phases.append(Phase(lambda rows: ListSource(choose_repeats(study, rows, config), ended), most))
     return phases
 
 

@@ -81,24 +81,18 @@ class RunRecord:
         self.folder = folder
         self.file = folder / DRIVER_RECORD
 
-    def begin(self, key: str, name: str, tags: Mapping[str, str]) -> Opened:
-        """Note that the run goes on from here.
+    def begin(self, opened: Opened) -> Opened:
+        """Note that the run goes on from here; another key than before makes it another run.
 
         A run that was noted before keeps its start. What was noted of its end holds no longer, if it was killed.
-
-        Args:
-            key: What it is known by; another key than before makes it another run.
-            name: What people see.
-            tags: What it is found by.
         """
-        opened = Opened(key, name, {tag: str(text) for tag, text in tags.items()}, time.time_ns() // 1_000_000)
         try:
             known = self._last_opened()
         except ValueError as error:
             logger.warning("%s; put aside, and written anew with a new start", error)
             self.file.replace(self.file.with_name(f"{DRIVER_RECORD}.damaged"))
             known = None
-        if known is not None and known.key == key:
+        if known is not None and known.key == opened.key:
             opened = replace(opened, start_time_ms=known.start_time_ms)
         self._append("opened", asdict(opened))
         return opened

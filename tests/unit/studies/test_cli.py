@@ -326,7 +326,7 @@ class Sweeps:
         self.resume = resume
         if self.error:
             raise self.error
-        return SimpleNamespace(succeeded=self.succeeded)
+        return SimpleNamespace(best=self.succeeded)
 
 
 @pytest.fixture
