@@ -168,7 +168,7 @@ def look(luck: float, num_examples: int, num_worlds: int, seed: int) -> dict[int
         found, *resampled = resampled_differences(world, generator)
         for seeds in SEEDS:
             first, second = (list(each[:seeds]) for each in world.predictions)
-            now = paired_over_seeds(world.labels, first, second, len(SHARES), num_resamples=RESAMPLES, seed=index)
+            now = paired_over_seeds(world.labels, first, second, num_resamples=RESAMPLES, seed=index)
             others, variances[seeds][index] = beside(found[:seeds], np.array(resampled)[:, :seeds], generator)
             intervals[seeds][index] = [(now.low, now.high), *others]
             spreads[seeds][index] = found[:seeds].std(ddof=1)

@@ -116,7 +116,7 @@ def shown_at(length: int | str, name: str, dataset: LabelledDataset, tokenizer: 
         "labels listed": encoded.instruction is not None and dataset.labels[0] in encoded.instruction,
         "mean tokens": round(statistics.mean(map(len, rows)), 1),
         "pairs": len(examples),
-        "cut": encoded.all_cuts.cut,
+        "cut": encoded.num_cut,
         "change fits": sum(fits),
         "shown": count(rows, of=fits),
         "shown if cut on the right": count(on_the_right, of=fits),
@@ -153,7 +153,7 @@ def train(options: argparse.Namespace, instruction: str, rate: float, seed: int,
         with np.load(Path(folder) / PREDICTIONS, allow_pickle=False) as kept:
             labels, probabilities = kept["test_labels"], kept["test_probabilities"]
         said = {"labels": labels.tolist(), "predictions": probabilities.argmax(axis=1).tolist()}
-        return {**metrics, TEST: said | {"num_classes": probabilities.shape[1]}}
+        return {**metrics, TEST: said}
 
 
 def scores(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -201,7 +201,7 @@ def compared(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
     said = best["without"][0][TEST]
     without, with_it = ([row[TEST]["predictions"] for row in best[name]] for name in ("without", "with"))
-    found = paired_over_seeds(said["labels"], without, with_it, said["num_classes"])
+    found = paired_over_seeds(said["labels"], without, with_it)
     ratio = mean(best["without"], "FLOPs a step") / mean(best["with"], "FLOPs a step")
     note = f"{found.difference:+.4f} (95 % interval {found.low:+.4f} to {found.high:+.4f})"
     summary.append({"instruction": "without minus with", "test macro-F1": note, "FLOPs a step": f"x {ratio:.3f}"})

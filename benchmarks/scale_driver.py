@@ -21,7 +21,7 @@ from irtune.config.load import dotted_keys, explicit, load
 from irtune.config.sweep_schema import SweepConfig
 from irtune.search.optuna_source import STUDY, OptunaSource, open_study
 from irtune.search.source import BASELINE_SPEC, ListSource, Together
-from irtune.search.stopping import build_scheduler
+from irtune.search.stopping import Asha
 from irtune.studies.preflight import Inputs, Ready, Sweep
 from irtune.studies.progress import SweepProgress
 from irtune.studies.ray_tune import SourceSearcher, TableCallback
@@ -82,7 +82,7 @@ class Driver:
         search = OptunaSource(open_study(self.study, "scale", config.tune), config.space, config.tune)
         self.searcher = SourceSearcher(Together([ListSource([BASELINE_SPEC]), search]))
         metric, mode = config.stops_by
-        self.scheduler = build_scheduler(config.tune.scheduler, max_steps=STEPS, metric=metric, mode=mode)
+        self.scheduler = Asha(config.tune.scheduler, STEPS, metric, mode)
         tracker: Any = MlflowTracker(uri, "irtune") if with_mlflow else _Nowhere()
         self.uploader = Uploader(tracker)
         self.table = TrialTable(sweep, self.setup, self.uploader)

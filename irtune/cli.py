@@ -152,7 +152,8 @@ def _study(
             # So that Python does not spend seconds on looking through torch's objects once more as it ends.
             gc.freeze()
             return 0
-        return 0 if runner().run(*study).succeeded else 1
+        kind = runner()
+        return 0 if kind.succeeded(kind.run(*study)) else 1
 
 
 def _validate(options: argparse.Namespace, console: Console) -> int:
@@ -205,14 +206,14 @@ def _settings(options: argparse.Namespace, console: Console) -> int:
 
 
 def _sync(options: argparse.Namespace, console: Console) -> int:
-    from irtune.tracking.outbox import find_sweeps, open_tracker, try_sync
+    from irtune.tracking.outbox import find_sweeps, open_tracker, sync
 
     uri = options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
     left = 0
     for folder in find_sweeps(options.folders):
         # Who says where to send has looked at what is sent.
         of_anybody = options.tracking_uri is not None
-        result = try_sync(folder, lambda folder: open_tracker(folder, uri), of_anybody=of_anybody)
+        result = sync(folder, lambda folder: open_tracker(folder, uri), of_anybody=of_anybody)
         left += len(result.left)
         console.print(f"{folder.resolve().name}: {result}", highlight=False, soft_wrap=True, markup=False)
     return 1 if left else 0

@@ -32,19 +32,22 @@ _CHUNK = 2**16
 MOST_BYTES = 64 * 2**20
 """Of a small file of JSON."""
 
+_adapter = cache(TypeAdapter)
+
 logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def appearing(target: Path) -> Iterator[Path]:
+def appearing(target: Path, mark: str = "partial") -> Iterator[Path]:
     """A path at which to write a file or fill a folder, which takes the place of ``target`` once that went well.
 
     Nobody sees a part of it. What a killed process left at that path is deleted first, so one at a time may write.
 
     Args:
         target: A file may be there before, a folder may not. The folder that it lies in is made if absent.
+        mark: Ends the path; those who write at the same time have one each.
     """
-    partial = target.with_name(f".{target.name}.partial")
+    partial = target.with_name(f".{target.name}.{mark}")
     _delete(partial)
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -62,24 +65,18 @@ def _delete(path: Path) -> None:
 
 
 def write_whole(file: Path, text: str, *, durable: bool = True) -> None:
-    """Put a text file in place of what was there, also beside others that write it; as whole as by ``appearing``.
+    """Put a text file in place of what was there, also beside others that write it.
 
     Args:
         file: Its folder is made if absent.
         text: What to write, in UTF-8.
         durable: Also survive that the machine loses power, which costs milliseconds.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
-    try:
-        with partial.open("w", encoding="utf-8") as opened:
-            opened.write(text)
-            if durable:
-                opened.flush()
-                os.fsync(opened.fileno())
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
+    with appearing(file, uuid.uuid4().hex) as partial, partial.open("w", encoding="utf-8") as opened:
+        opened.write(text)
+        if durable:
+            opened.flush()
+            os.fsync(opened.fileno())
 
 
 def write_arrays(file: Path, arrays: "Mapping[str, np.ndarray]") -> None:
@@ -234,8 +231,3 @@ def _is_full(error: Exception) -> bool:
     full = (errno.ENOSPC, errno.EDQUOT)
     # What is written in Rust has errors of its own, with the number in their text.
     return getattr(error, "errno", None) in full or any(f"(os error {number})" in str(error) for number in full)
-
-
-@cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)

@@ -11,7 +11,6 @@ from irtune.analysis.metrics import Mode
 from irtune.analysis.outcome import Outcome, outcome_of
 from irtune.analysis.sentence import (
     caveat_classes,
-    caveat_final,
     caveat_guessing,
     caveat_lost,
     caveat_seeds,
@@ -58,14 +57,11 @@ def answer_sweep(
         mode: Whether more (``max``) or less (``min``) of it is better.
         num_classes: Classes of the task; None: the highest class index met, plus one.
         num_validation: Examples in the validation set, if known.
-
-    Raises:
-        ValueError: If ``mode`` does not fit the rows (see ``ranked``), or predictions are not class indices.
     """
     scored = metric_of(rows).words
     metric = scored if metric is None else metric
     trials = [row for row in rows if row.repeats is None]
-    outcome = outcome_of(rows, mode, num_classes)
+    outcome = outcome_of(rows, mode)
     guesses = _against_guessing(outcome, num_classes)
     return Answer(
         **vars(outcome),
@@ -97,13 +93,12 @@ def _caveats(rows: Sequence[TrialRow], outcome: Outcome, metric: str, num_valida
     caveats = []
     final, trials = outcome.final, [row for row in rows if row.repeats is None]
     if outcome.compared:
-        caveats.append(caveat_seeds(trials, outcome) if final is None else caveat_final(final))
+        caveats.append(caveat_seeds(final))
         caveats.extend(_test_set(outcome.compared))
         caveats.append(
             _choice(trials, metric, num_validation, "best of each kind was" if final is None else "finalists were")
         )
     caveats.extend(caveat_lost(rows))
-    caveats.extend(_disagreement(outcome))
     caveats.extend(_trade_off(trials, metric))
     lost = Counter(row.status for row in trials if row.status != "finished")
     if lost:
@@ -160,17 +155,3 @@ def _choice(rows: Sequence[TrialRow], metric: str, num_validation: int | None, p
         f"Finished: {selective} selective, {len(finished) - selective} baseline. The {picked} picked by "
         f"{metric} on {size}; the more there are to pick from, the more luck is in the best."
     )
-
-
-def _disagreement(outcome: Outcome) -> list[str]:
-    """The scores the trials reported and those of their kept predictions must be the same thing."""
-    interval, scores = outcome.interval, [row.test_score for row in outcome.compared if row.test_score is not None]
-    if interval is None or len(scores) < 2:
-        return []
-    reported = scores[0] - scores[1]
-    if abs(reported - interval.difference) < 0.0015:
-        return []
-    return [
-        f"The reported test scores differ by {reported:+.3f}, those of the kept predictions by "
-        f"{interval.difference:+.3f}: they were not computed over the same classes or examples."
-    ]

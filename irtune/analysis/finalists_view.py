@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from rich.table import Table
 
 from irtune.analysis.over_seeds import Finalist
 from irtune.analysis.tables import (
@@ -17,9 +16,9 @@ from irtune.analysis.tables import (
     VALIDATION,
     Column,
     TableRow,
-    markdown,
+    TextTable,
+    classes_note,
     of_metric,
-    rich_table,
 )
 from irtune.analysis.trials import metric_of
 
@@ -78,29 +77,15 @@ _COLUMNS: tuple[Column[Finalist], ...] = (
 )
 
 
-def finalist_columns(finalists: Sequence[Finalist]) -> list[Column[Finalist]]:
-    """The columns of a table of finalists, which name their metric."""
+def finalist_table(finalists: Sequence[Finalist]) -> TextTable:
+    """The finalists in the order given, of which the first is the best."""
     means = [one.mean for one in finalists]
-    return [of_metric(column, means) for column in _COLUMNS]
-
-
-def finalist_rows(finalists: Sequence[Finalist]) -> list[TableRow]:
-    """The finalists as text, in the order given, of which the first is the best."""
-    return [
-        TableRow(tuple(column.cell(one) for column in _COLUMNS), index == 0, one.mean.is_baseline)
+    columns = tuple(of_metric(column, means) for column in _COLUMNS)
+    lines = tuple(
+        TableRow(tuple(column.cell(one) for column in columns), index == 0, one.mean.is_baseline)
         for index, one in enumerate(finalists)
-    ]
-
-
-def finalist_table(finalists: Sequence[Finalist], width: int = 100) -> Table:
-    """The finalists as a rich table for a terminal of ``width`` characters."""
-    means = [one.mean for one in finalists]
-    return rich_table(finalist_columns(finalists), finalist_rows(finalists), means, width)
-
-
-def finalist_markdown(finalists: Sequence[Finalist]) -> str:
-    """The finalists as a Markdown table with every column."""
-    return markdown(finalist_columns(finalists), finalist_rows(finalists), [one.mean for one in finalists])
+    )
+    return TextTable(columns, lines, classes_note(means))
 
 
 def finalist_plot(finalists: Sequence[Finalist]) -> Figure:

@@ -36,11 +36,8 @@ def trace_heat_map(
         steps: Optimizer step of each refresh ``(R,)``.
         title: Title of the figure.
         score_label: What the colour means, with its unit.
-
-    Raises:
-        ValueError: If there is no refresh or no block, or the shapes do not belong together.
     """
-    importance, chosen, at_step = _checked(scores, active, steps)
+    importance, chosen, at_step = np.asarray(scores, float), np.asarray(active, bool), np.asarray(steps)
     num_refreshes, num_blocks = importance.shape
     shown = np.unique(np.linspace(0, num_refreshes - 1, min(num_refreshes, _MAX_COLUMNS)).round().astype(int))
     # Inches: a cell is as large as a page allows, for its mark to be seen; the rest is for axes, labels and bar.
@@ -55,21 +52,6 @@ def trace_heat_map(
     figure.suptitle("\n".join(textwrap.wrap(title, int(9 * (width + 3.2)))), fontsize=12)
     _add_legend(figure, bool(np.isnan(importance[shown]).any()))
     return figure
-
-
-def _checked(
-    scores: ArrayLike, active: ArrayLike, steps: ArrayLike
-) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.int64]]:
-    importance, chosen = np.asarray(scores, dtype=np.float64), np.asarray(active, dtype=bool)
-    at_step = np.asarray(steps, dtype=np.int64)
-    if importance.ndim != 2 or importance.size == 0:
-        raise ValueError(f"scores must be (refreshes, blocks) with at least one of each, found {importance.shape}")
-    if chosen.shape != importance.shape or at_step.shape != importance.shape[:1]:
-        raise ValueError(
-            f"scores {importance.shape}, active {chosen.shape} and steps {at_step.shape} do not belong together: "
-            "expected (R, L), (R, L) and (R,)"
-        )
-    return importance, chosen, at_step
 
 
 def _colour_scale(values: NDArray[np.float64]) -> Normalize:

@@ -73,28 +73,17 @@ def _share(hits: NDArray[np.float64], of: NDArray[np.float64]) -> NDArray[np.flo
 def _average_precisions(
     weights: NDArray[np.float64], labelled: NDArray[Any], probabilities: NDArray[Any]
 ) -> NDArray[np.float64]:
-    columns = zip(labelled.T, probabilities.T, strict=True)
-    return np.stack([average_precision(weights, is_class, scores) for is_class, scores in columns], axis=1)
-
-
-def average_precision(
-    weights: NDArray[np.float64], is_class: NDArray[np.bool_], scores: NDArray[Any]
-) -> NDArray[np.float64]:
-    """Return the area under the precision-recall curve ``(R,)``, as scikit-learn's ``average_precision_score``.
-
-    Args:
-        weights: ``(R, N)``, how often each example counts.
-        is_class: ``(N,)``.
-        scores: ``(N,)``, the higher the more like the class.
-    """
-    order = np.argsort(-scores, kind="stable")
-    # Examples of one score are told apart by no threshold.
-    last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
-    counted = np.cumsum(weights[:, order], axis=1)[:, last]
-    hits = np.cumsum(weights[:, order] * is_class[order], axis=1)[:, last]
-    gained = np.diff(hits, axis=1, prepend=0.0)
-    of_class = hits[:, -1]
-    return _share((_share(hits, counted) * gained).sum(axis=1), of_class)
+    """The area under the precision-recall curve of each class, as scikit-learn's ``average_precision_score``."""
+    areas = []
+    for is_class, scores in zip(labelled.T, probabilities.T, strict=True):
+        order = np.argsort(-scores, kind="stable")
+        # Examples of one score are told apart by no threshold.
+        last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
+        counted = np.cumsum(weights[:, order], axis=1)[:, last]
+        hits = np.cumsum(weights[:, order] * is_class[order], axis=1)[:, last]
+        gained = np.diff(hits, axis=1, prepend=0.0)
+        areas.append(_share((_share(hits, counted) * gained).sum(axis=1), hits[:, -1]))
+    return np.stack(areas, axis=1)
 
 
 MEASURES: Mapping[str, Measure] = {

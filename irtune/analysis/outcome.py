@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from irtune.analysis.metrics import Mode
-from irtune.analysis.over_seeds import Finalist, as_given, compare_finalists, interval_between, winner
+from irtune.analysis.over_seeds import Finalist, compare_finalists, interval_between
 from irtune.analysis.statistics import Interval
-from irtune.analysis.trials import TrialRow, baseline_for, chosen
+from irtune.analysis.trials import TrialRow, baseline_for, chosen, other_differences
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -41,46 +42,33 @@ class Outcome:
         """``selective`` and ``baseline``, as far as there are any."""
         return [row for row in (self.selective, self.baseline) if row is not None]
 
-    @property
-    def saving_seconds(self) -> float | None:
-        """Share of the baseline's training time that ``selective`` saves; negative if it costs more."""
-        return self._saving("seconds")
-
-    @property
-    def saving_flops(self) -> float | None:
-        """Likewise for FLOPs."""
-        return self._saving("flops")
-
-    @property
-    def saving_trainable(self) -> float | None:
-        """Likewise for the mean number of trainable parameters."""
-        return self._saving("trainable_share")
-
-    def _saving(self, measure: str) -> float | None:
+    def saving(self, measure: Literal["seconds", "flops", "trainable_share"]) -> float | None:
+        """Share of what the baseline cost by this measure that ``selective`` saves; negative if it costs more."""
         ours, theirs = getattr(self.selective, measure, None), getattr(self.baseline, measure, None)
         return None if ours is None or not theirs else 1.0 - ours / theirs
 
 
-def outcome_of(rows: Sequence[TrialRow], mode: Mode = "max", num_classes: int | None = None) -> Outcome:
+def outcome_of(rows: Sequence[TrialRow], mode: Mode = "max") -> Outcome:
     """Choose on validation, and compare with the baseline on test.
 
     Args:
         rows: All trials of the sweep, and the repeats of its finalists, in any state.
         mode: Whether more or less of the validation score is better.
-        num_classes: Classes of the task; None: the highest class index met, plus one.
     """
     trials = [row for row in rows if row.repeats is None]
-    finalists = compare_finalists(rows, mode, num_classes)
-    final, interval = winner(finalists), None
+    finalists = compare_finalists(rows, mode)
+    # The best on validation of those that have two seeds or more beside the baseline's.
+    final, interval = next((one for one in finalists if len(one.baseline_repeats) > 1), None), None
     if final is None:
         selective = chosen(trials, mode, baseline=False)
         baseline = chosen(trials, mode, baseline=True) if selective is None else baseline_for(selective, trials, mode)
         given = chosen([row for row in trials if row is not baseline], mode, baseline=True)
         if selective is not None and baseline is not None:
-            interval = interval_between([selective], [baseline], num_classes)
+            interval = interval_between([selective], [baseline])
     else:
         selective, baseline, interval = final.mean, final.baseline_mean, final.interval
-        given = as_given(finalists, final, mode)
+        others = [one.mean for one in finalists if other_differences(one.mean, final.mean)]
+        given = chosen(others, mode, baseline=True)
     return Outcome(
         best=chosen([row for row in (selective, baseline, given) if row is not None], mode),
         selective=selective,

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from irtune.analysis.metrics import Mode
-from irtune.analysis.statistics import Interval, paired_bootstrap, paired_over_seeds
-from irtune.analysis.trials import TrialRow, chosen, other_differences, ranked
+from irtune.analysis.statistics import Interval, paired_over_seeds
+from irtune.analysis.trials import TrialRow, other_differences, ranked
 
 _MEASURED = (
     "mean_active",
@@ -45,9 +45,7 @@ class Finalist:
     interval: Interval | None = None
 
 
-def compare_finalists(
-    rows: Sequence[TrialRow], mode: Mode = "max", num_classes: int | None = None
-) -> tuple[Finalist, ...]:
+def compare_finalists(rows: Sequence[TrialRow], mode: Mode = "max") -> tuple[Finalist, ...]:
     """Every finalist beside the baseline at its settings on common seeds, by mean validation score, best first.
 
     A seed on which a finalist failed is left out of its own comparison only: a failure costs the others nothing.
@@ -55,7 +53,6 @@ def compare_finalists(
     Args:
         rows: All rows of a sweep: the trials of the search, and their repeats, in any state.
         mode: Whether more or less of the validation score is better.
-        num_classes: Classes of the task; None: the highest class index met, plus one.
     """
     trials = {row.trial_id: row for row in rows if row.repeats is None}
     finished: dict[str, dict[int, TrialRow]] = {}
@@ -75,21 +72,12 @@ def compare_finalists(
             repeats=ours,
             baseline_mean=_mean(str(theirs[0].repeats), trials, theirs) if theirs else None,
             baseline_repeats=theirs,
-            interval=interval_between(ours, theirs, num_classes) if len(theirs) > 1 else None,
+            interval=interval_between(ours, theirs) if len(theirs) > 1 else None,
         )
     return tuple(finalists[mean] for mean in ranked(finalists, mode))
 
 
-def winner(finalists: Sequence[Finalist]) -> Finalist | None:
-    """The selective finalist that is best on validation, of those with two seeds or more beside the baseline's.
-
-    Args:
-        finalists: Best first, as ``compare_finalists`` gives them.
-    """
-    return next((one for one in finalists if len(one.baseline_repeats) > 1), None)
-
-
-def interval_between(ours: Sequence[TrialRow], theirs: Sequence[TrialRow], num_classes: int | None) -> Interval | None:
+def interval_between(ours: Sequence[TrialRow], theirs: Sequence[TrialRow]) -> Interval | None:
     """Test score of ``ours`` minus that of ``theirs``: a trial each, or one for each of the same seeds.
 
     Returns:
@@ -101,16 +89,7 @@ def interval_between(ours: Sequence[TrialRow], theirs: Sequence[TrialRow], num_c
         return None
     if not all(np.array_equal(labels, np.asarray(row.test_labels)) for row in (*ours, *theirs)):
         return None
-    metric = ours[0].metric
-    if len(ours) == 1:
-        return paired_bootstrap(labels, kept[0], kept[1], num_classes, metric=metric)
-    return paired_over_seeds(labels, kept[: len(ours)], kept[len(ours) :], num_classes, metric=metric)
-
-
-def as_given(finalists: Sequence[Finalist], final: Finalist, mode: Mode = "max") -> TrialRow | None:
-    """Return the best repeated baseline whose other settings are not those of ``final``, as its mean over seeds."""
-    baselines = [one.mean for one in finalists if other_differences(one.mean, final.mean)]
-    return chosen(baselines, mode, baseline=True)
+    return paired_over_seeds(labels, kept[: len(ours)], kept[len(ours) :], metric=ours[0].metric)
 
 
 def _baseline_of(row: TrialRow, finished: Mapping[str, Mapping[int, TrialRow]]) -> Mapping[int, TrialRow]:

@@ -46,8 +46,11 @@ def pareto_plot(rows: Sequence[TrialRow], modes: Mapping[str, Mode]) -> Figure:
     panels = figure.subplots(1, len(costs), sharey=True, squeeze=False)[0]
     for axes, cost in zip(panels, costs, strict=True):
         _draw(axes, rows, front, cost, quality)
-        if len(modes) == 2:
-            _draw_front(axes, [(row.objectives[cost], row.objectives[quality]) for row in front], modes[cost])
+        if len(modes) == 2 and front:
+            along = sorted((row.objectives[cost], row.objectives[quality]) for row in front)
+            # The border of what was reached: between two trials of the front, what both of them beat.
+            where = "post" if modes[cost] == "min" else "pre"
+            axes.step([x for x, _ in along], [y for _, y in along], where=where, color=_FRONT, zorder=2)
         axes.set(xlabel=f"{cost} ({modes[cost]})")
         if axes.get_xlim()[1] >= 1000:
             axes.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -91,10 +94,3 @@ def _draw(axes: Axes, rows: Sequence[TrialRow], front: Sequence[TrialRow], x: st
     for kind, look in {**looks, "baseline: all blocks train": ring}.items():
         if kind in points:
             axes.scatter(*zip(*points[kind], strict=True), label=kind, **look)  # type: ignore[arg-type]
-
-
-def _draw_front(axes: Axes, points: Sequence[tuple[float, float]], mode: Mode) -> None:
-    """The border of what was reached: between two trials of the front, what both of them beat."""
-    along = sorted(points)
-    if along:
-        axes.step(*zip(*along, strict=True), where="post" if mode == "min" else "pre", color=_FRONT, zorder=2)

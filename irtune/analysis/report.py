@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from irtune.analysis.answer import Answer
-from irtune.analysis.finalists_view import finalist_columns, finalist_rows
+from irtune.analysis.finalists_view import finalist_table
 from irtune.analysis.metrics import Mode
-from irtune.analysis.tables import columns_of, table_rows
+from irtune.analysis.tables import trial_table
 from irtune.analysis.trials import TrialRow, metric_of
 
 
@@ -17,10 +17,8 @@ def render_report(
     title: str,
     answer: Answer,
     rows: Sequence[TrialRow],
-    response_png: bytes | None = None,
-    pareto_png: bytes | None = None,
     front: Sequence[TrialRow] = (),
-    finalists_png: bytes | None = None,
+    figures: Mapping[str, bytes | None] | None = None,
     data: Mapping[str, str] | None = None,
     data_notes: Sequence[str] = (),
     best_yaml: str = "",
@@ -36,10 +34,8 @@ def render_report(
         title: Heading of the page.
         answer: What the sweep found.
         rows: All trials of the search, for the table.
-        response_png: The response curves as PNG.
-        pareto_png: Of a sweep with several objectives, one against the other as PNG.
         front: The trials on the Pareto front.
-        finalists_png: The finalists of ``answer`` over seeds as PNG.
+        figures: As PNG ``response``, ``pareto`` and ``finalists``, as far as there are any.
         data: What to know of the data, by what it is about: sizes, lengths, what the model is asked.
         data_notes: What was guessed in reading the data, and what looks doubtful.
         best_yaml: Configuration of the best trial.
@@ -49,31 +45,24 @@ def render_report(
         provenance: What the results come from: versions, machine, commit, data and its fingerprint.
         mode: Whether more or less of the validation score is better.
     """
-    return (
-        environment()
-        .get_template("report.html")
-        .render(
-            title=title,
-            answer=answer,
-            columns=columns_of(rows),
-            rows=table_rows(rows, mode, front),
-            first_objective=next(iter(rows[0].objectives), None) if rows else None,
-            score=metric_of(rows).words,
-            finalist_columns=finalist_columns(answer.finalists),
-            finalists=finalist_rows(answer.finalists),
-            finalists_png=finalists_png,
-            response_png=response_png,
-            pareto_png=pareto_png,
-            data=data,
-            data_notes=data_notes,
-            best_yaml=best_yaml,
-            heat_maps=heat_maps,
-            tracking_command=tracking_command,
-            tracking_url=tracking_url,
-            # Escaping does not disarm an address such as javascript:…, so only a web address becomes a link.
-            is_link=tracking_url.startswith(("http://", "https://")),
-            provenance=provenance,
-        )
+    page = environment().get_template("report.html")
+    return page.render(
+        title=title,
+        answer=answer,
+        trials=trial_table(rows, mode, front),
+        first_objective=next(iter(rows[0].objectives), None) if rows else None,
+        score=metric_of(rows).words,
+        finalists=finalist_table(answer.finalists),
+        figures=figures or {},
+        data=data,
+        data_notes=data_notes,
+        best_yaml=best_yaml,
+        heat_maps=heat_maps,
+        tracking_command=tracking_command,
+        tracking_url=tracking_url,
+        # Escaping does not disarm an address such as javascript:…, so only a web address becomes a link.
+        is_link=tracking_url.startswith(("http://", "https://")),
+        provenance=provenance,
     )
 
 
@@ -82,9 +71,5 @@ def environment() -> Environment:
     made = Environment(
         loader=PackageLoader("irtune", "analysis"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    made.filters["embedded"] = _embedded
+    made.filters["embedded"] = lambda png: f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
     return made
-
-
-def _embedded(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"

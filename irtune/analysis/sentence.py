@@ -3,14 +3,12 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from irtune.analysis.guessing import AgainstGuessing
 from irtune.analysis.metrics import Metric
 from irtune.analysis.outcome import Outcome
 from irtune.analysis.over_seeds import Finalist
 from irtune.analysis.statistics import Interval
-from irtune.analysis.trials import TrialRow, metric_of, other_differences, same_configuration
+from irtune.analysis.trials import TrialRow, other_differences
 
 _SETTINGS = 4
 """Settings that a sentence names."""
@@ -92,24 +90,13 @@ def caveat_classes(words: str, classes: Mapping[str, str]) -> list[str]:
     ]
 
 
-def caveat_seeds(rows: Sequence[TrialRow], outcome: Outcome) -> str:
-    """How many seeds stand behind the trials compared, with mean and spread where there are several."""
-    compared = {"selective": outcome.selective, "baseline": outcome.baseline}
-    groups = {name: same_configuration(row, rows) for name, row in compared.items() if row is not None}
-    if all(len(group) == 1 for group in groups.values()):
+def caveat_seeds(final: Finalist | None) -> str:
+    """Which seeds stand behind what is compared, and what the interval covers."""
+    if final is None:
         return (
             "One seed per configuration: differences between seeds are not measured by the interval, "
             "which covers only the choice of test examples."
         )
-    spreads = [f"{_spread(group)} for the {name} configuration" for name, group in groups.items()]
-    return (
-        f"Test {metric_of(rows).words} over seeds: {' and '.join(spreads)}. The sentence quotes the seed that was best "
-        "on validation; the interval covers only the choice of test examples."
-    )
-
-
-def caveat_final(final: Finalist) -> str:
-    """Which seeds stand behind the means compared, and what the interval covers."""
     seeds = _listed([str(row.seed) for row in final.repeats])
     return (
         f"Means over the seeds {seeds}, none of them the search's. The interval covers other seeds and other "
@@ -164,10 +151,11 @@ def _no_baseline(rows: Sequence[TrialRow], selective: TrialRow, given: TrialRow 
 
 def _what(row: TrialRow) -> str:
     """The configuration in words, as the subject of a sentence."""
-    if row.mean_active is None:
+    active = row.mean_active
+    if active is None:
         blocks = "an unmeasured number" if row.k is None else f"{row.k}"
     else:
-        blocks = f"{row.mean_active:.0f}" if _is_whole(row.mean_active) else f"on average {row.mean_active:.1f}"
+        blocks = f"{active:.0f}" if abs(active - round(active)) < 0.05 else f"on average {active:.1f}"
     interval = "step" if row.reselect_every == 1 else f"{row.reselect_every} steps"
     details = [f"strategy {row.strategy}", f"chosen anew every {interval}" if row.reselect_every > 0 else "chosen once"]
     if row.within_block is not None:
@@ -204,9 +192,9 @@ def _scores(selective: TrialRow, baseline: TrialRow, outcome: Outcome) -> str:
 def _cost(outcome: Outcome) -> str:
     """What it saves and what it costs more; a change of less than half a per cent is neither."""
     savings = {
-        "training time": outcome.saving_seconds,
-        "FLOPs": outcome.saving_flops,
-        "trainable parameters": outcome.saving_trainable,
+        "training time": outcome.saving("seconds"),
+        "FLOPs": outcome.saving("flops"),
+        "trainable parameters": outcome.saving("trainable_share"),
     }
     measured = {noun: share for noun, share in savings.items() if share is not None}
     saved = [f"{share:.0%} of the {noun}" for noun, share in measured.items() if share >= 0.005]
@@ -222,13 +210,6 @@ def _cost(outcome: Outcome) -> str:
     return f"It {', '.join(clauses)}." if clauses else ""
 
 
-def _spread(group: Sequence[TrialRow]) -> str:
-    scores = [row.test_score for row in group if row.test_score is not None]
-    if len(scores) < 2:
-        return f"{_score(scores[0] if scores else None)} (1 seed)"
-    return f"{np.mean(scores):.3f} with standard deviation {np.std(scores, ddof=1):.3f} ({len(scores)} seeds)"
-
-
 def _endings(rows: Sequence[TrialRow]) -> str:
     unscored = {"finished": "finished without a score"}
     counts = Counter("infeasible" if row.broken else unscored.get(row.status, row.status) for row in rows)
@@ -237,10 +218,6 @@ def _endings(rows: Sequence[TrialRow]) -> str:
 
 def _score(value: float | None) -> str:
     return "not measured" if value is None else f"{value:.3f}"
-
-
-def _is_whole(value: float) -> bool:
-    return abs(value - round(value)) < 0.05
 
 
 def _listed(parts: Sequence[str]) -> str:

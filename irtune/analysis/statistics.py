@@ -1,8 +1,7 @@
 """Is the difference between two sets of predictions more than the luck of which test examples were drawn?"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -32,51 +31,19 @@ class Interval:
         return self.low > 0 if mode == "max" else self.high < 0
 
 
-def paired_bootstrap(
-    labels: ArrayLike,
-    predictions_a: ArrayLike,
-    predictions_b: ArrayLike,
-    num_classes: int | None,
-    num_resamples: int = 2000,
-    seed: int = 0,
-    metric: Metric = MACRO_F1,
-) -> Interval:
-    """The difference in a metric, a minus b, with a percentile bootstrap over examples.
-
-    Both models are scored on the same resampled examples, so what they find equally hard cancels out. Every resample is
-    scored over the classes that ``labels`` has, so that all measure the same thing. The interval measures the choice of
-    test examples only: not the training seed, nor that one of them was picked among many.
-
-    Args:
-        labels: Class indices ``(N,)`` in 0..num_classes-1.
-        predictions_a: Predictions of the first model on the same examples, as ``metric`` reads them.
-        predictions_b: Likewise of the second model.
-        num_classes: Number of classes of the task, including those absent from ``labels``; None if it is not known.
-        num_resamples: Resamples of N examples with replacement.
-        seed: Seed of the resampling; the same seed gives the same interval.
-        metric: What is compared.
-
-    Raises:
-        ValueError: If the arrays are empty, of different length, or not class indices where those are read.
-
-    Source: Berg-Kirkpatrick et al., "An Empirical Investigation of Statistical Significance in NLP", EMNLP 2012.
-        They derive a p-value from the same resamples; we report the interval.
-    """
-    named = {"predictions_a": predictions_a, "predictions_b": predictions_b}
-    scores, again = _scores(labels, named, num_classes, num_resamples, seed, metric)
-    return _interval(scores[:1] - scores[1:], again[:, :1] - again[:, 1:], -metric.measure.most, metric.measure.most)
-
-
 def paired_over_seeds(
     labels: ArrayLike,
     predictions_a: Sequence[ArrayLike],
     predictions_b: Sequence[ArrayLike],
-    num_classes: int | None,
     num_resamples: int = 2000,
     seed: int = 0,
     metric: Metric = MACRO_F1,
 ) -> Interval:
     """The mean difference in a metric over seeds, a minus b, with an interval for other seeds and other test examples.
+
+    All are scored on the same resampled examples, so what they find equally hard cancels out, and over the classes that
+    ``labels`` has, so that every resample measures the same thing. Of one seed the interval is the percentile bootstrap
+    over examples, and measures their choice only: not the seed, nor that a model was picked among many.
 
     Every one of S seeds trained both models, and all are scored on the same examples: seeds and examples are crossed.
     The variance of the mean difference has two parts. The mean covariance c that resampled examples give to the
@@ -98,27 +65,26 @@ def paired_over_seeds(
         labels: Class indices ``(N,)``.
         predictions_a: Predictions of the first model for each seed, as ``metric`` reads them, S of them.
         predictions_b: Likewise of the second model, for the same seeds in the same order.
-        num_classes: Number of classes of the task; None if it is not known.
         num_resamples: Resamples of N examples with replacement.
         seed: Seed of the resampling; the same seed gives the same interval.
         metric: What is compared.
 
     Raises:
-        ValueError: If there are fewer than two seeds, not as many of b as of a, or if the arrays are empty, of
-            different length, or not class indices where those are read.
+        ValueError: If there is no seed, or not as many of b as of a.
 
-    Source: Obuchowski & Rockette, "Hypothesis testing of diagnostic accuracy for multiple readers and multiple tests",
-        Communications in Statistics 24(2), 1995: two tests, read by several readers on the same patients. Here seeds
-        are the readers and examples the patients, and a bootstrap gives the covariance. They (and Hillis, Statistics in
+    Source: of one seed Berg-Kirkpatrick et al., "An Empirical Investigation of Statistical Significance in NLP", EMNLP
+        2012, who derive a p-value from the same resamples; of several Obuchowski & Rockette,
+        "Hypothesis testing of diagnostic accuracy for multiple readers and multiple tests", Communications in
+        Statistics 24(2), 1995: two tests, read by several readers on the same patients. Here seeds are the readers and
+        examples the patients, and a bootstrap gives the covariance. They (and Hillis, Statistics in
         Medicine 26, 2007) take one quantile for both parts; with two seeds that covers less often than it should, so
         the margins are put together as by Zou & Donner (Statistics in Medicine 27, 2008). The lower bound and the 98 %
         are ours.
     """
     num_seeds = len(predictions_a)
-    if num_seeds < 2 or len(predictions_b) != num_seeds:
-        raise ValueError(f"needs the same two or more seeds of both models, found {num_seeds} and {len(predictions_b)}")
-    both = {f"predictions {i}": predicted for i, predicted in enumerate([*predictions_a, *predictions_b])}
-    scores, resampled = _scores(labels, both, num_classes, num_resamples, seed, metric)
+    if not num_seeds or len(predictions_b) != num_seeds:
+        raise ValueError(f"needs the same seeds of both models, found {num_seeds} and {len(predictions_b)}")
+    scores, resampled = _scores(labels, [*predictions_a, *predictions_b], num_resamples, seed, metric)
     found, again = scores[:num_seeds] - scores[num_seeds:], resampled[:, :num_seeds] - resampled[:, num_seeds:]
     return _interval(found, again, -metric.measure.most, metric.measure.most)
 
@@ -126,31 +92,22 @@ def paired_over_seeds(
 def score_interval(
     labels: ArrayLike,
     predictions: Sequence[ArrayLike],
-    num_classes: int | None,
     num_resamples: int = 2000,
     seed: int = 0,
     metric: Metric = MACRO_F1,
 ) -> Interval:
     """A metric of one model, for other test examples; of several seeds the mean, for other seeds too.
 
-    As ``paired_bootstrap`` and ``paired_over_seeds`` do it for differences, under the same assumptions.
+    As ``paired_over_seeds`` does it for differences, under the same assumptions.
 
     Args:
         labels: Class indices ``(N,)``.
-        predictions: As ``metric`` reads them, for each seed.
-        num_classes: Number of classes of the task; None if it is not known.
+        predictions: As ``metric`` reads them, for each seed; of one at least.
         num_resamples: Resamples of N examples with replacement.
         seed: Seed of the resampling.
         metric: What is measured.
-
-    Raises:
-        ValueError: If there are no predictions, or the arrays are empty, of different length, or not class indices
-            where those are read.
     """
-    if not predictions:
-        raise ValueError("needs the predictions of one seed or more, found none")
-    named = {f"predictions {i}": predicted for i, predicted in enumerate(predictions)}
-    scores, resampled = _scores(labels, named, num_classes, num_resamples, seed, metric)
+    scores, resampled = _scores(labels, predictions, num_resamples, seed, metric)
     return _interval(scores, resampled, 0.0, metric.measure.most)
 
 
@@ -177,49 +134,20 @@ def _interval(found: NDArray[np.float64], resampled: NDArray[np.float64], least:
 
 
 def _scores(
-    labels: ArrayLike,
-    predictions: Mapping[str, ArrayLike],
-    num_classes: int | None,
-    num_resamples: int,
-    seed: int,
-    metric: Metric,
+    labels: ArrayLike, predictions: Sequence[ArrayLike], num_resamples: int, seed: int, metric: Metric
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The metric of all ``predictions`` ``(models,)``, and of resamples ``(R, models)``, each of the same examples."""
-    true, *checked = _checked(num_classes, metric, labels, predictions)
-    if num_resamples < 1:
-        raise ValueError(f"num_resamples must be at least 1, found {num_resamples}")
+    true, read = np.asarray(labels), [np.asarray(predicted) for predicted in predictions]
     num_examples = len(true)
     generator = np.random.default_rng(seed)
     batch = max(1, min(num_resamples, _BATCH_CELLS // num_examples))
-    scores = np.empty((num_resamples, len(checked)))
+    scores = np.empty((num_resamples, len(read)))
     for start in range(0, num_resamples, batch):
         size = min(batch, num_resamples - start)
         drawn = generator.integers(num_examples, size=(size, num_examples))
         drawn += np.arange(size)[:, None] * num_examples
         times_drawn = np.bincount(drawn.ravel(), minlength=size * num_examples).reshape(size, num_examples)
         weights = times_drawn.astype(np.float64)
-        for index, predicted in enumerate(checked):
+        for index, predicted in enumerate(read):
             scores[start : start + size, index] = metric.scores(weights, true, predicted)
-    return np.array([metric.score(true, predicted) for predicted in checked]), scores
-
-
-def _checked(
-    num_classes: int | None, metric: Metric, labels: ArrayLike, predictions: Mapping[str, ArrayLike]
-) -> list[NDArray[Any]]:
-    """Labels and predictions, of one common length: class indices, or what else the metric reads of predictions."""
-    found = {"labels": np.asarray(labels)} | {name: np.asarray(values) for name, values in predictions.items()}
-    mistakes, most = [], np.inf if num_classes is None else num_classes
-    for name, values in found.items():
-        if values.size == 0 or values.ndim not in ((1,) if name == "labels" or metric.reads_classes else (1, 2)):
-            mistakes.append(f"{name} must be a non-empty array (N,), found shape {values.shape}")
-        elif name != "labels" and not metric.reads_classes:
-            continue
-        elif not np.issubdtype(values.dtype, np.integer):
-            mistakes.append(f"{name} must hold integer class indices, found {values.dtype}")
-        elif values.min() < 0 or values.max() >= most:
-            mistakes.append(f"{name} must lie in 0..{most - 1}, found {values.min()}..{values.max()}")
-    if len({values.shape[:1] for values in found.values()}) > 1:
-        mistakes.append("lengths differ: " + ", ".join(f"{name} {values.shape}" for name, values in found.items()))
-    if mistakes:
-        raise ValueError("; ".join(mistakes))
-    return [values.astype(np.int64 if np.issubdtype(values.dtype, np.integer) else float) for values in found.values()]
+    return np.array([metric.score(true, predicted) for predicted in read]), scores

@@ -189,62 +189,68 @@ class TableRow:
         return "*" * self.is_best + "+" * self.is_on_front + "=" * self.is_baseline
 
 
-def table_rows(rows: Sequence[TrialRow], mode: Mode = "max", front: Sequence[TrialRow] = ()) -> list[TableRow]:
-    """All trials as text, best validation score first; those never scored last."""
-    best, columns = chosen(rows, mode), columns_of(rows)
-    return [
-        TableRow(tuple(column.cell(row) for column in columns), row is best, row.is_baseline, row in front)
-        for row in ranked(rows, mode)
-    ]
-
-
-def trial_table(
-    rows: Sequence[TrialRow], mode: Mode = "max", width: int = 100, front: Sequence[TrialRow] = ()
-) -> Table:
-    """The trials as a rich table.
+@dataclass(frozen=True)
+class TextTable:
+    """A table as text, of trials or of finalists: what terminal, Markdown and report show.
 
     Args:
-        rows: All trials of the sweep.
+        columns: In order.
+        lines: What stands below them.
+        note: The classes that scores are over; empty where validation and test have all.
+        marks: What the marks of lines mean.
+    """
+
+    columns: tuple[Column[Any], ...]
+    lines: tuple[TableRow, ...]
+    note: str
+    marks: str = "* best on validation, = baseline"
+
+    def rich(self, width: int = 100) -> Table:
+        """The table for a terminal.
+
+        Args:
+            width: Of the terminal in characters; below 140 the less telling columns are left out, below 100 more.
+        """
+        shown = [index for index, column in enumerate(self.columns) if column.from_width <= width]
+        table = Table(box=SIMPLE_HEAD, padding=0, caption=", ".join(filter(None, [self.marks, self.note])))
+        table.add_column("", width=max([2, *(len(line.mark) for line in self.lines)]))
+        for index in shown:
+            column = self.columns[index]
+            # Two lines each, so that headings stand on their rule and a column is no wider than what it says.
+            heading = column.heading.replace(" ", "\n") if " " in column.heading else f"\n{column.heading}"
+            # A fixed width is what rich never shrinks.
+            longest = max(len(text) for text in [*heading.split(), *(line.cells[index] for line in self.lines)])
+            width_or_free = None if column.may_fold else longest
+            table.add_column(heading, justify=column.justify, overflow="fold", width=width_or_free)
+        for line in self.lines:
+            style = "bold green" if line.is_best else "bold" if line.is_baseline else ""
+            table.add_row(line.mark, *(escape(line.cells[index]) for index in shown), style=style)
+        return table
+
+    def markdown(self) -> str:
+        """The table in Markdown, with every column."""
+        lines = [
+            ["", *(column.heading for column in self.columns)],
+            ["---", *("---:" if column.justify == "right" else ":---" for column in self.columns)],
+            *([line.mark, *(cell.replace("|", "\\|") for cell in line.cells)] for line in self.lines),
+        ]
+        return "\n\n".join(filter(None, ["\n".join(f"| {' | '.join(line)} |" for line in lines), self.note]))
+
+
+def trial_table(rows: Sequence[TrialRow], mode: Mode = "max", front: Sequence[TrialRow] = ()) -> TextTable:
+    """All trials of a sweep, best validation score first; those never scored last.
+
+    Args:
+        rows: The trials.
         mode: Whether more or less of the validation score is better.
-        width: Width of the terminal in characters; below 140 the less telling columns are left out, below 100 more.
         front: The trials on the Pareto front, of a sweep that has one.
     """
-    by = f" by {next(iter(rows[0].objectives))}, + on the Pareto front" if front else ""
-    return rich_table(columns_of(rows), table_rows(rows, mode, front), rows, width, by)
-
-
-def rich_table(
-    columns: Sequence[Column[Any]], texts: Sequence[TableRow], rows: Sequence[TrialRow], width: int, by: str = ""
-) -> Table:
-    """Lines of text about ``rows`` under those of ``columns`` that a terminal of ``width`` characters has room for."""
-    caption = ", ".join(filter(None, [f"* best on validation{by}", "= baseline", classes_note(rows)]))
-    shown = [index for index, column in enumerate(columns) if column.from_width <= width]
-    table = Table(box=SIMPLE_HEAD, padding=0, caption=caption)
-    table.add_column("", width=max([2, *(len(text.mark) for text in texts)]))
-    for index in shown:
-        column = columns[index]
-        # Two lines each, so that headings stand on their rule and a column is no wider than what it says.
-        heading = column.heading.replace(" ", "\n") if " " in column.heading else f"\n{column.heading}"
-        # A fixed width is what rich never shrinks.
-        longest = max(len(text) for text in [*heading.split(), *(text.cells[index] for text in texts)])
-        width_or_free = None if column.may_fold else longest
-        table.add_column(heading, justify=column.justify, overflow="fold", width=width_or_free)
-    for text in texts:
-        style = "bold green" if text.is_best else "bold" if text.is_baseline else ""
-        table.add_row(text.mark, *(escape(text.cells[index]) for index in shown), style=style)
-    return table
-
-
-def markdown_table(rows: Sequence[TrialRow], mode: Mode = "max", front: Sequence[TrialRow] = ()) -> str:
-    """The trials as a Markdown table with every column."""
-    return markdown(columns_of(rows), table_rows(rows, mode, front), rows)
-
-
-def markdown(columns: Sequence[Column[Any]], texts: Sequence[TableRow], rows: Sequence[TrialRow]) -> str:
-    """Lines of text about ``rows`` under ``columns`` as a Markdown table, and the classes that scores are over."""
-    lines = [
-        ["", *(column.heading for column in columns)],
-        ["---", *("---:" if column.justify == "right" else ":---" for column in columns)],
-        *([text.mark, *(cell.replace("|", "\\|") for cell in text.cells)] for text in texts),
-    ]
-    return "\n\n".join(filter(None, ["\n".join(f"| {' | '.join(line)} |" for line in lines), classes_note(rows)]))
+    best, columns = chosen(rows, mode), columns_of(rows)
+    lines = tuple(
+        TableRow(tuple(column.cell(row) for column in columns), row is best, row.is_baseline, row in front)
+        for row in ranked(rows, mode)
+    )
+    if not front:
+        return TextTable(columns, lines, classes_note(rows))
+    by = f"* best on validation by {next(iter(rows[0].objectives))}, + on the Pareto front, = baseline"
+    return TextTable(columns, lines, classes_note(rows), by)

@@ -5,7 +5,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from irtune.analysis.figures import save_png, trace_heat_map
+from irtune.analysis.heat_map import trace_heat_map
 
 
 def plot_trace(
@@ -33,5 +33,5 @@ def plot_trace(
         title = f"{active.sum(axis=1).mean():.3g} of {active.shape[1]} blocks train at a time"
     figure = trace_heat_map(kept.scores(), active, [record.step for record in kept.records], title, score_label)
     if path is not None:
-        save_png(figure, Path(path))
+        figure.savefig(path, format="png", dpi=120)
     return figure

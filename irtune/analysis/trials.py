@@ -105,20 +105,7 @@ class TrialRow:
 
 
 def ranked(rows: Iterable[TrialRow], mode: Mode = "max") -> list[TrialRow]:
-    """The rows by validation score, best first; of equals the one with fewer FLOPs; without a score last.
-
-    Raises:
-        ValueError: If ``mode`` is neither ``max`` nor ``min``, or contradicts the metric of rows without objective.
-    """
-    rows = list(rows)
-    if mode not in ("max", "min"):
-        raise ValueError(f"mode must be 'max' or 'min', found {mode!r}")
-    wrong = [row for row in rows if row.objective is None and row.score is not None and row.metric.mode != mode]
-    if wrong:
-        raise ValueError(
-            f"mode is {mode!r}, but of {wrong[0].metric.words} {wrong[0].metric.mode!r} is better: give the sweep's "
-            f"metric as objective of {[row.name for row in wrong]}"
-        )
+    """The rows by validation score, best first; of equals the one with fewer FLOPs; without a score last."""
     sign = -1.0 if mode == "max" else 1.0
 
     def key(row: TrialRow) -> tuple[float, float]:
@@ -146,11 +133,6 @@ def best_first(rows: Iterable[TrialRow], mode: Mode = "max", *, baseline: bool |
     return ranked(finished, mode)
 
 
-def same_configuration(row: TrialRow, rows: Iterable[TrialRow]) -> list[TrialRow]:
-    """The finished rows, ``row`` among them, that differ from it at most in their seed."""
-    return [other for other in rows if other.status == "finished" and _configuration(other) == _configuration(row)]
-
-
 def beside_selection(params: Mapping[str, Setting]) -> dict[str, Setting]:
     """Of settings by dotted key those that are not about selecting blocks, nor about where a trial lies."""
     ignored = _SELECTION | _WHERE_NOT_WHAT
@@ -168,11 +150,6 @@ def baseline_for(row: TrialRow, rows: Iterable[TrialRow], mode: Mode = "max") ->
     """The finished baseline that a trial can be compared with: all blocks train, and all else is as in the trial."""
     alike = [other for other in rows if other.repeats == row.repeats and not other_differences(row, other)]
     return chosen(alike, mode, baseline=True)
-
-
-def _configuration(row: TrialRow) -> tuple[object, ...]:
-    params = {key: repr(value) for key, value in row.params.items() if key.split(".")[0] not in _WHERE_NOT_WHAT}
-    return (row.strategy, row.num_blocks, row.k, row.reselect_every, row.within_block, tuple(sorted(params.items())))
 
 
 def metric_of(rows: Iterable[TrialRow]) -> Metric:

@@ -4,14 +4,12 @@ import inspect
 import json
 import re
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 import numpy as np
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
 from irtune.config.schema import VARIANTS, ExperimentConfig
-from irtune.importance import ImportanceSignal
 from irtune.importance.aggregations import OVER_TIME_DESCRIPTIONS, WITHIN_BLOCK_DESCRIPTIONS, rank_alike
 from irtune.methods import METHODS, Method
 from irtune.plugins import nearest
@@ -25,21 +23,6 @@ K = 0.33
 
 
 @dataclass(frozen=True)
-class Option:
-    """One setting of a variant.
-
-    Args:
-        name: Its key within the section.
-        default: Its default as YAML; None if it has to be given.
-        description: What it does, and what it can be where that is a fixed list.
-    """
-
-    name: str
-    default: str | None
-    description: str
-
-
-@dataclass(frozen=True)
 class Entry:
     """A policy or a signal, as its class describes itself, or an aggregation.
 
@@ -47,20 +30,18 @@ class Entry:
         name: What a configuration calls it.
         key: The setting that has this name as its value, such as ``selection.policy.name``.
         summary: One sentence.
-        details: What else the docstring says, in paragraphs.
         source: Where it comes from; empty for an aggregation.
-        deviations: How it differs from that; empty if it does not.
-        options: What can be set.
+        details: What else the docstring says, in paragraphs, deviations from the source last.
+        model: Whose fields are its options; an aggregation has none.
         ranks_like: Other aggregations that rank blocks of equal shape identically.
     """
 
     name: str
     key: str
     summary: str
-    details: tuple[str, ...] = ()
     source: str = ""
-    deviations: str = ""
-    options: tuple[Option, ...] = ()
+    details: tuple[str, ...] = ()
+    model: type[BaseModel] = BaseModel
     ranks_like: tuple[str, ...] = ()
 
     @property
@@ -84,32 +65,23 @@ def entry(section: str, name: str) -> Entry:
     variant = VARIANTS[section].registered[name]
     # As Markdown prints it, not as it is written.
     paragraphs = [" ".join(part.split()).replace("``", "") for part in (inspect.getdoc(variant) or "").split("\n\n")]
-    source = next((part for part in paragraphs if part.startswith("Source: ")), "")
-    deviation = re.search(r"Deviations?\b[^:]*: .*", source)
+    said = next((part for part in paragraphs if part.startswith("Source: ")), "")
+    source, *deviations = re.split(r"\s(?=Deviations?\b[^:]*: )", said, maxsplit=1)
     summary, *details = re.split(r"(?<=\.)\s", paragraphs[0], maxsplit=1)
     return Entry(
         name=name,
         key=f"{section}.name",
         summary=summary,
-        details=(*details, *(part for part in paragraphs[1:] if part != source)),
-        source=source[: deviation.start() if deviation else None].removeprefix("Source: ").strip(),
-        deviations=deviation.group() if deviation else "",
-        options=options(variant),
+        source=source.removeprefix("Source: "),
+        details=(*details, *(part for part in paragraphs[1:] if part != said), *deviations),
+        model=variant,
     )
 
 
-def options(variant: type[BaseModel]) -> tuple[Option, ...]:
-    """The options of a variant: first its own, then those that it has in common with others."""
-    common = ImportanceSignal.model_fields if variant is not ImportanceSignal else {}
-    names = sorted((name for name in variant.model_fields if name != "name"), key=lambda name: name in common)
-    return tuple(_option(name, variant.model_fields[name]) for name in names)
-
-
-def _option(name: str, field: FieldInfo) -> Option:
-    choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
-    listed = f"{' | '.join(map(str, choices))}" if choices else ""
-    description = "; ".join(filter(None, (field.description, listed)))
-    return Option(name, None if field.is_required() else as_yaml(field.default), description)
+def defaults(model: type[BaseModel]) -> dict[str, str | None]:
+    """The default of each option of a variant as YAML; None if it has to be given."""
+    fields = {name: field for name, field in model.model_fields.items() if name != "name"}
+    return {name: None if field.is_required() else as_yaml(field.default) for name, field in fields.items()}
 
 
 def as_yaml(value: Any) -> str:
@@ -152,9 +124,7 @@ def example(entry: Entry) -> tuple[dict[str, Any], dict[str, Any]]:
     user = next(iter(methods_of(entry)), None)
     settings: dict[str, Any] = {entry.key: entry.name}
     if user is None:
-        settings |= {
-            f"{entry.section}.k": K for option in entry.options if (option.name, option.default) == ("k", None)
-        }
+        settings |= {f"{entry.section}.k": K for option in defaults(entry.model).items() if option == ("k", None)}
     else:
         settings |= {key: value for key, value in user.settings.items() if key.startswith(f"{entry.section}.")}
     return settings, {"method": user.name} if user is not None and entry.section == "importance" else settings

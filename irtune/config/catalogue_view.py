@@ -1,11 +1,10 @@
 """The catalogue as tables on a terminal, and one entry of it explained."""
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import yaml
-from rich.box import SIMPLE_HEAD
 from rich.console import RenderableType
 from rich.padding import Padding
 from rich.table import Table
@@ -15,6 +14,7 @@ from irtune.config import catalogue
 from irtune.config.catalogue import Entry
 from irtune.config.load import apply_overrides
 from irtune.config.schema import ExperimentConfig
+from irtune.config.settings_view import listing, setting_rows
 from irtune.importance import ImportanceSignal
 from irtune.methods import METHODS, Method
 
@@ -63,7 +63,7 @@ def _method_table() -> Table:
                 settings,
             )
         )
-    return _table(
+    return listing(
         "Methods: method=NAME",
         ("name", "what it trains", "policy and signal", "settings"),
         rows,
@@ -72,23 +72,23 @@ def _method_table() -> Table:
 
 
 def _variant_table(section: str, title: str, what: str) -> Table:
-    common = catalogue.options(ImportanceSignal) if section == "importance" else ()
+    common = list(catalogue.defaults(ImportanceSignal).items()) if section == "importance" else []
     rows = [
         (
             entry.name,
             _cited(entry.summary, entry.source),
-            _assignments((o.name, o.default) for o in entry.options if o not in common),
+            _assignments(option for option in catalogue.defaults(entry.model).items() if option not in common),
         )
         for entry in catalogue.variants(section)
     ]
-    caption = f"Options of all: {_assignments((o.name, o.default) for o in common)}" if common else None
-    return _table(f"{title}: {section}.name=NAME", ("name", what, "options and defaults"), rows, caption)
+    caption = f"Options of all: {_assignments(common)}" if common else None
+    return listing(f"{title}: {section}.name=NAME", ("name", what, "options and defaults"), rows, caption)
 
 
 def _aggregation_table() -> Table:
     rows = [(a.name, a.key, a.summary, ", ".join(a.ranks_like)) for a in catalogue.aggregations()]
     columns = ("name", "setting", "what it is", "ranks blocks of equal shape like")
-    return _table("Aggregations: importance.within_block=NAME and importance.over_time=NAME", columns, rows)
+    return listing("Aggregations: importance.within_block=NAME and importance.over_time=NAME", columns, rows)
 
 
 def _explain_method(method: Method) -> list[RenderableType]:
@@ -113,9 +113,8 @@ def _explain_entry(entry: Entry) -> list[RenderableType]:
 
 
 def _described(entry: Entry) -> list[RenderableType]:
-    paragraphs = [entry.summary, *entry.details]
-    paragraphs += [f"Source: {entry.source}"] if entry.source else []
-    paragraphs += [entry.deviations] if entry.deviations else []
+    source = [f"Source: {entry.source}"] if entry.source else []
+    paragraphs = [entry.summary, *source, *entry.details]
     paragraphs += [f"Ranks blocks of equal shape like {', '.join(entry.ranks_like)}"] if entry.ranks_like else []
     heading = _heading(f"{_KINDS.get(entry.key, 'Aggregation')} {entry.name}", f"{entry.key}={entry.name}")
     return [heading, *map(_paragraph, paragraphs)]
@@ -123,14 +122,18 @@ def _described(entry: Entry) -> list[RenderableType]:
 
 def _option_table(entry: Entry, values: Mapping[str, Any] | None = None) -> RenderableType:
     """The options of a policy or signal, with the values that a method gives them where there is one."""
-    if not entry.options:
-        return _paragraph("It has no options.")
     rows = []
-    for option in entry.options:
-        here = [] if values is None else [catalogue.as_yaml(values[option.name])]
-        rows.append((f"{entry.section}.{option.name}", *here, option.default or "required", option.description))
-    columns = ("option", *(() if values is None else ("here",)), "default", "what it is")
-    return Padding(_table(None, columns, rows), INDENT)
+    # Its own before those that it has in common with others.
+    for name, key, kind, default, meaning in sorted(
+        setting_rows(entry.section, entry.model), key=lambda row: row[0] in ImportanceSignal.model_fields
+    ):
+        if name != "name":
+            here = [] if values is None else [catalogue.as_yaml(values[name])]
+            rows.append((key, *here, default, kind, meaning))
+    if not rows:
+        return _paragraph("It has no options.")
+    columns = ("option", *(() if values is None else ("here",)), "default", "type", "what it is")
+    return Padding(listing(None, columns, rows), INDENT)
 
 
 def _ways_to_use(settings: Mapping[str, Any], overrides: Mapping[str, Any], run: str) -> list[RenderableType]:
@@ -150,26 +153,6 @@ def _heading(title: str, setting: str) -> Padding:
 
 def _paragraph(text: str) -> Padding:
     return Padding(Text(text), INDENT)
-
-
-def _table(
-    title: str | None, columns: Sequence[str], rows: Iterable[Sequence[str | Text]], caption: str | None = None
-) -> Table:
-    """A table whose first column, names, is never folded."""
-    table = Table(
-        title=title and Text(f"\n{title}", "bold"),
-        title_justify="left",
-        caption=caption and Text(caption),
-        caption_justify="left",
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
-    for index, column in enumerate(columns):
-        table.add_column(column, no_wrap=index == 0, overflow="fold")
-    for row in rows:
-        # As text: brackets are no markup here.
-        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
-    return table
 
 
 def _cited(summary: str, source: str) -> Text:

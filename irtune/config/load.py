@@ -123,35 +123,6 @@ def explicit(config: BaseModel) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude_unset=True)
 
 
-def concise(config: ExperimentConfig) -> dict[str, Any]:
-    """The settings that differ from those of its method, or without one from their defaults.
-
-    They are a tree that builds the same configuration. Names are kept, but for those that the method decides.
-    """
-    if config.method is None:
-        return _differences(config, None, {})
-    reference = ExperimentConfig(method=config.method)
-    return {"method": config.method, **_differences(config, reference, METHODS[config.method].settings)}
-
-
-def _differences(
-    config: BaseModel, reference: BaseModel | None, decided: Mapping[str, Any], prefix: str = ""
-) -> dict[str, Any]:
-    """Settings that differ from those of ``reference``, or where that is of another kind from their defaults."""
-    kept: dict[str, Any] = {}
-    dumped = config.model_dump(mode="json")
-    for name, field in type(config).model_fields.items():
-        value, key = getattr(config, name), prefix + name
-        default = getattr(reference, name, field.get_default(call_default_factory=True))
-        if isinstance(value, BaseModel):
-            inner = _differences(value, default if type(default) is type(value) else None, decided, f"{key}.")
-            if inner:
-                kept[name] = inner
-        elif value != default or (key not in decided and (name == "name" or field.is_required())):
-            kept[name] = dumped[name]
-    return kept
-
-
 def build(config_type: type[Config], tree: Mapping[str, Any], source: str) -> Config:
     """Validate a tree.
 

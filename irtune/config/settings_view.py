@@ -1,12 +1,12 @@
 """Every setting with its type, default and meaning, as the schema says them, in tables on a terminal."""
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-from rich.console import RenderableType
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -33,7 +33,7 @@ SPACE = "space.KEY"
 """Stands for any dimension of a search space."""
 
 
-def settings(section: str | None = None) -> list[RenderableType]:
+def settings(section: str | None = None) -> list[Table]:
     """Tables of settings, one a section; of a section whose name chooses a variant one for each variant.
 
     Args:
@@ -77,39 +77,53 @@ def _sections(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, type[B
             yield from _sections(inner, key)
 
 
-def _table(key: str, model: type[BaseModel], only: str | None = None) -> Table:
-    table = Table(
-        title=Text(f"\n{key or TOP}", "bold"),
-        title_justify="left",
-        box=None,
-        padding=(0, 2, 0, 0),
-        show_header=True,
-        header_style="dim",
-    )
-    for index, heading in enumerate(("setting", "type", "default", "meaning")):
-        table.add_column(heading, no_wrap=index == 0, overflow="fold", max_width=28 if index in (1, 2) else None)
+def setting_rows(key: str, model: type[BaseModel]) -> Iterator[tuple[str, str, str, str, str]]:
+    """Name, dotted key, type, default and meaning of each setting of a section; the sections in it have their own rows.
+
+    Args:
+        key: The section's, or with a name after it that of one of its variants.
+        model: What describes it.
+    """
     # Of a variant the settings have the section's key, not its own name.
     section = next((one for one in VARIANTS if key.startswith(f"{one}.")), key)
     schema = model.model_json_schema()["properties"]
     for name, field in model.model_fields.items():
         full = _dotted(section, field.alias or name)
         is_section = full in VARIANTS or section_class(field.annotation) is not None
-        if (only is None and is_section and not _is_optional(field)) or only not in (None, name):
-            continue
         if name == "name" and section in VARIANTS:
             variant = "" if key == section else key.removeprefix(f"{section}.")
-            row = (full, "text", variant or VARIANTS[section].default, _variants(section))
-        else:
-            row = (full, _words(schema[field.alias or name]), _default(field), field.description or "")
+            names = " | ".join(VARIANTS[section].registered)
+            meaning = f"{names}, or your own as package.module:Attr; irtune settings {section} lists their settings"
+            yield name, full, "text", variant or VARIANTS[section].default, meaning
+        # Of a section that may be null being there is a setting of its own.
+        elif not is_section or type(None) in get_args(field.annotation):
+            yield name, full, _words(schema[field.alias or name]), _default(field), field.description or ""
+
+
+def listing(
+    title: str | None, columns: Sequence[str], rows: Iterable[Sequence[str | Text]], caption: str | None = None
+) -> Table:
+    """A table whose first column, names, is never folded."""
+    table = Table(
+        title=title and Text(f"\n{title}", "bold"),
+        title_justify="left",
+        caption=caption and Text(caption),
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    for index, column in enumerate(columns):
+        max_width = 28 if column in ("type", "default") else None
+        table.add_column(column, no_wrap=index == 0, overflow="fold", max_width=max_width)
+    for row in rows:
         # As text: brackets are no markup here.
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
     return table
 
 
-def _variants(section: str) -> str:
-    """What may be chosen by name."""
-    names = " | ".join(VARIANTS[section].registered)
-    return f"{names}, or your own as package.module:Attr; irtune settings {section} lists their settings"
+def _table(key: str, model: type[BaseModel], only: str | None = None) -> Table:
+    rows = (cells for name, *cells in setting_rows(key, model) if only in (None, name))
+    return listing(key or TOP, ("setting", "type", "default", "meaning"), rows)
 
 
 def _words(schema: Mapping[str, Any]) -> str:
@@ -133,12 +147,7 @@ def _default(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True)
     if isinstance(value, BaseModel):
         return "the section below"
-    return as_yaml(list(value) if isinstance(value, tuple) else value)
-
-
-def _is_optional(field: FieldInfo) -> bool:
-    """Whether a section may be null, so that being there is a setting of its own."""
-    return type(None) in get_args(field.annotation)
+    return as_yaml(value)
 
 
 def _dotted(section: str, name: str) -> str:

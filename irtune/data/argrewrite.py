@@ -69,7 +69,7 @@ class ArgRewriteConfig(DatasetConfig):
         rows = [row for row in rows if row.label != UNANNOTATED]
         rows = partition(rows, text_problem, problems)
         rows = partition(rows, label_problem(tuple(PARENT_OF_PURPOSE)), problems)
-        skipped = skip_or_stop(problems, len(rows) + len(problems), self.skip_bad_rows)
+        skip_or_stop(problems, len(rows) + len(problems), self.skip_bad_rows)
         if self.labels == "surface_content":
             rows = [replace(row, label=PARENT_OF_PURPOSE[row.label]) for row in rows]
         labels = SURFACE + CONTENT if self.labels == "fine" else ("surface", "content")
@@ -80,7 +80,7 @@ class ArgRewriteConfig(DatasetConfig):
             labels=labels,
             splits={split: tuple(rows[i].example() for i in part) for split, part in zip(SPLITS, parts, strict=True)},
             prompt=self.prompt("revisions", "What is the purpose of this revision of an essay"),
-            skipped=skipped,
+            num_skipped=len(problems),
         )
 
 
@@ -135,7 +135,7 @@ def read_workbook(path: Path, problems: list[Problem], operations: Sequence[Oper
             before = _text(cells) if title == OLD else ""
             after = _text(cells) if title == NEW else " ".join(new_texts[index] for index in aligned)
             row_id = f"{essay[1]}/{path.parent.name}/{title[:3].lower()}/{_number(cells[INDEX])}"
-            rows.append(Row(row_id, place, (before, after), _first(cells[PURPOSE]), group=essay[1]))
+            rows.append(Row(row_id, (before, after), _first(cells[PURPOSE]), place, group=essay[1]))
     return rows
 
 

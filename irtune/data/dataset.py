@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Annotated, Literal, Self, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -62,7 +62,7 @@ class LabelledDataset:
         labels: All labels, in the order of their class indices.
         splits: The examples of each of ``train``, ``validation`` and ``test``.
         prompt: What the model reads of an example; the same for every split.
-        skipped: Rows left out because ``skip_bad_rows`` was set: how many, by label (empty where there was none).
+        num_skipped: Rows left out because ``skip_bad_rows`` was set.
         notes: What was guessed in reading, and what looks doubtful; one sentence each.
 
     Example:
@@ -79,13 +79,8 @@ class LabelledDataset:
     labels: tuple[str, ...]
     splits: Mapping[Split, tuple[Example, ...]]
     prompt: Prompt
-    skipped: Mapping[str, int] = field(default_factory=dict)
+    num_skipped: int = 0
     notes: tuple[str, ...] = ()
-
-    @property
-    def num_skipped(self) -> int:
-        """Rows left out because ``skip_bad_rows`` was set."""
-        return sum(self.skipped.values())
 
     def fingerprint(self) -> str:
         """SHA-256 over labels, prompt and every example in order, 16 hexadecimal digits."""
@@ -134,14 +129,9 @@ class DatasetConfig(BaseModel):
         """The prompt that the options ask for.
 
         Raises:
-            DataError: If the template does not show the texts.
+            ValueError: If the template does not show the texts.
         """
-        prompt = Prompt(kind, question, self.instruction, self.template)
-        try:
-            prompt.check()
-        except ValueError as error:
-            raise DataError(str(error)) from error
-        return prompt
+        return Prompt(kind, question, self.instruction, self.template)
 
     def path_fields(self) -> dict[str, str | list[str]]:
         """The options that name a place on disk, or a list of places, by field name, where they are set."""
@@ -164,7 +154,8 @@ class DatasetConfig(BaseModel):
         """The data, capped by ``max_…`` in proportion to the labels; what looks doubtful is added to its notes.
 
         Raises:
-            DataError: If rows cannot be used, there are fewer than two labels, or a split is empty.
+            ValueError: If rows cannot be used, there are fewer than two labels, a split is empty, or the template does
+                not show the texts.
         """
         # It knows what a dataset is, so it can only be imported once that is known.
         from irtune.data.audit import audit

@@ -4,7 +4,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -68,21 +68,6 @@ class EncodedSplit:
 
 
 @dataclass(frozen=True)
-class Cuts:
-    """How many examples of a split did not fit.
-
-    Args:
-        examples: All of the split.
-        cut: Those of whose texts something is left out.
-        without_change: Revisions among them that don't show the whole of what changed.
-    """
-
-    examples: int
-    cut: int
-    without_change: int
-
-
-@dataclass(frozen=True)
 class EncodedDataset:
     """A dataset as a model reads it.
 
@@ -90,7 +75,8 @@ class EncodedDataset:
         splits: Token ids of each split.
         max_length: The most tokens of an example.
         instruction: What every example asks; None if nothing.
-        cuts: What did not fit, by split.
+        num_cut: Examples of whose texts something is left out, over all splits.
+        num_without_change: Revisions among them that don't show the whole of what changed.
         of_revisions: Whether examples are revisions, of which the change is what counts.
         leaves_out_labels: Whether irtune's own instruction does not list the labels, for want of room.
     """
@@ -98,23 +84,17 @@ class EncodedDataset:
     splits: Mapping[Split, EncodedSplit]
     max_length: int
     instruction: str | None
-    cuts: Mapping[Split, Cuts]
+    num_cut: int
+    num_without_change: int
     of_revisions: bool
     leaves_out_labels: bool = False
 
-    @property
-    def all_cuts(self) -> Cuts:
-        """Return what did not fit, over all splits."""
-        return Cuts(
-            *(sum(getattr(cuts, name) for cuts in self.cuts.values()) for name in ("examples", "cut", "without_change"))
-        )
-
     def in_words(self) -> str:
         """Length, and what was cut for it."""
-        cuts = self.all_cuts
-        said = f"at most {self.max_length} tokens; {cuts.cut} of {cuts.examples} examples cut"
+        num_examples = sum(map(len, self.splits.values()))
+        said = f"at most {self.max_length} tokens; {self.num_cut} of {num_examples} examples cut"
         if self.of_revisions:
-            said += f", {cuts.without_change} without their change"
+            said += f", {self.num_without_change} without their change"
         if self.leaves_out_labels:
             said += "; the instruction does not list the labels, which would take more than a third of them"
         return said
@@ -163,7 +143,7 @@ def encode(
     if leaves_out_labels:
         reader = bare
         rows, most = _whole(reader, texts, max_length, positions)
-    cuts = {split: _cut(reader, texts[split], rows[split], most) for split in SPLITS}
+    cuts = [_cut(reader, texts[split], rows[split], most) for split in SPLITS]
     class_index = {label: index for index, label in enumerate(labels)}
     splits = {
         split: EncodedSplit(
@@ -173,7 +153,15 @@ def encode(
         )
         for split in SPLITS
     }
-    return EncodedDataset(splits, most, reader.instruction, cuts, prompt.kind == "revisions", leaves_out_labels)
+    return EncodedDataset(
+        splits=splits,
+        max_length=most,
+        instruction=reader.instruction,
+        num_cut=sum(num_cut for num_cut, _ in cuts),
+        num_without_change=sum(num_without for _, num_without in cuts),
+        of_revisions=prompt.kind == "revisions",
+        leaves_out_labels=leaves_out_labels,
+    )
 
 
 def _whole(
@@ -187,8 +175,8 @@ def _whole(
     return rows, min(longest, LENGTH_CAP, positions or LENGTH_CAP)
 
 
-def _cut(reader: _Reader, texts: Sequence[tuple[str, ...]], rows: list[list[int]], max_length: int) -> Cuts:
-    """Replace the rows that are too long by as much of their texts as fits, and count them."""
+def _cut(reader: _Reader, texts: Sequence[tuple[str, ...]], rows: list[list[int]], max_length: int) -> tuple[int, int]:
+    """Cut the rows that are too long, in place; returns how many there are, and how many lost part of their change."""
     kind = reader.prompt.kind
     too_long = [index for index, row in enumerate(rows) if len(row) > max_length]
     if too_long:
@@ -202,7 +190,7 @@ def _cut(reader: _Reader, texts: Sequence[tuple[str, ...]], rows: list[list[int]
         found[i] = again
     for index, (_, _, row) in zip(too_long, found, strict=True):
         rows[index] = row
-    return Cuts(len(rows), len(too_long), sum(num_ranks < shown.num_changed for shown, num_ranks, _ in found))
+    return len(too_long), sum(num_ranks < shown.num_changed for shown, num_ranks, _ in found)
 
 
 def _check_room(reader: _Reader, max_length: int) -> None:
@@ -250,33 +238,29 @@ def encode_once(
         positions: As in ``encode``.
         made: What ``encode`` gave for these arguments before.
     """
-    key = f"{dataset.fingerprint()}|{_tokenizer_fingerprint(tokenizer)}|{max_length}|{positions}"
+    # What a former version kept with the tokens, another one may not be able to read.
+    form = ",".join(EncodedDataset.__dataclass_fields__)
+    key = f"{dataset.fingerprint()}|{_tokenizer_fingerprint(tokenizer)}|{max_length}|{positions}|{form}"
     target = folder / hashlib.sha256(key.encode()).hexdigest()[:16]
     if not target.is_dir():
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{target}.lock"):
             if not target.is_dir():
                 _keep(made or encode(dataset, tokenizer, max_length, positions), target)
-    counts = json.loads((target / COUNTS).read_text(encoding="utf-8"))
-    splits = {split: EncodedSplit(**_mapped_arrays(target, split)) for split in SPLITS}
-    cuts = {split: Cuts(**cuts) for split, cuts in counts.pop("cuts").items()}
-    return EncodedDataset(splits=splits, cuts=cuts, **counts)
+    arrays = {file.stem: np.load(file, mmap_mode="r", allow_pickle=False) for file in target.glob("*.npy")}
+    names = EncodedSplit.__dataclass_fields__
+    splits = {split: EncodedSplit(*(arrays[f"{split}.{name}"] for name in names)) for split in SPLITS}
+    return EncodedDataset(splits, **json.loads((target / COUNTS).read_text(encoding="utf-8")))
 
 
 def _keep(encoded: EncodedDataset, target: Path) -> None:
-    counts = {name: value for name, value in vars(encoded).items() if name not in ("splits", "cuts")}
-    counts["cuts"] = {split: asdict(cuts) for split, cuts in encoded.cuts.items()}
+    counts = {name: value for name, value in vars(encoded).items() if name != "splits"}
     with appearing(target) as partial:
         partial.mkdir()
         for split, part in encoded.splits.items():
             for name, array in vars(part).items():
                 np.save(partial / f"{split}.{name}.npy", array, allow_pickle=False)
         (partial / COUNTS).write_text(json.dumps(redacted(counts)), encoding="utf-8")
-
-
-def _mapped_arrays(folder: Path, split: Split) -> Mapping[str, np.ndarray]:
-    names = ("token_ids", "offsets", "labels")
-    return {name: np.load(folder / f"{split}.{name}.npy", mmap_mode="r", allow_pickle=False) for name in names}
 
 
 def _tokenizer_fingerprint(tokenizer: Any) -> str:

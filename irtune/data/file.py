@@ -64,10 +64,6 @@ class FileConfig(TableConfig):
             raise ValueError("; ".join(mistakes))
         return self
 
-    def chosen_splits(self) -> set[Split]:
-        """Those that have a file of their own."""
-        return {SPLIT_OF[option] for option in self._paths() if option != "path"}
-
     def tables(self, columns: Columns) -> tuple[list[Table], list[str]]:
         """The tables of every file."""
         given = self._paths()

@@ -31,10 +31,6 @@ class HubConfig(TableConfig):
     validation_split: str | None = Field(None, description="default: validation or dev; drawn where there is none")
     test_split: str | None = Field(None, description="default: test; drawn where there is none")
 
-    def chosen_splits(self) -> set[Split]:
-        """Those that are named."""
-        return set(self._chosen())
-
     def tables(self, columns: Columns) -> tuple[list[Table], list[str]]:
         """The splits as tables."""
         found = load_from_hub(self.repo, self.config, self.revision, HUB_REMEDY)
@@ -61,7 +57,11 @@ class HubConfig(TableConfig):
         called = {name: split for split, name in chosen.items()}
         # A split chosen for one purpose is not found by its name for another, nor one beside it for the same.
         others = [table for table in tables if table.split not in called and split_called(table.split) in chosen]
-        kept = [replace(table, split=called.get(table.split, table.split)) for table in tables if table not in others]
+        kept = [
+            replace(table, split=called.get(table.split, table.split), is_chosen=table.split in called)
+            for table in tables
+            if table not in others
+        ]
         left_out = ", ".join(repr(table.split) for table in others)
         notes = [f"{self.repo}: its parts {left_out} are left out"] if others else []
         parts, said = as_splits(kept, self.repo, SPLIT_REMEDY)

@@ -49,13 +49,13 @@ class IteraterConfig(DatasetConfig):
         kept = [row for row in rows if row.label != DROPPED_LABEL]
         kept = partition(kept, text_problem, problems)
         kept = partition(kept, label_problem(LABELS), problems)
-        skipped = skip_or_stop(problems, num_rows, self.skip_bad_rows)
+        skip_or_stop(problems, num_rows, self.skip_bad_rows)
         splits: dict[Split, tuple[Example, ...]] = {
             split: tuple(row.example() for row in kept if row.split == split) for split in FILE_STEMS
         }
         prompt = self.prompt("revisions", "What is the intention of this revision")
         notes = (*(note for table in tables for note in table.notes), *skip_notes(problems, kept, LABELS))
-        return LabelledDataset(self.name, LABELS, splits, prompt, skipped, notes)
+        return LabelledDataset(self.name, LABELS, splits, prompt, len(problems), notes)
 
 
 def tables_from_folder(folder: Path) -> list[Table]:

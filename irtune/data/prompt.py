@@ -40,12 +40,26 @@ class Prompt:
         question: What to ask of an example where irtune words the instruction, without question mark.
         instruction: ``auto``, the user's own text, or None to ask nothing.
         template: With ``{instruction}`` and the texts' names in braces; None: the one of ``kind``.
+
+    Raises:
+        ValueError: If the template lacks a text, or names one that there is not.
     """
 
     kind: Kind
     question: str
     instruction: str | None = None
     template: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.template is None:
+            return
+        used, known = placeholders(self.template), FIELDS[self.kind]
+        missing, unknown = [name for name in known if name not in used], used - {*known, _INSTRUCTION}
+        if missing or unknown:
+            raise ValueError(
+                f"data.template: must hold {_braces(known)}, and found {_braces(sorted(used)) or 'no placeholder'}: "
+                f"{self.template!r}"
+            )
 
     def asked(self, labels: Sequence[str], *, lists_labels: bool = True) -> str | None:
         """The instruction in words; None where nothing is asked, or the template has no place for it."""
@@ -81,22 +95,6 @@ class Prompt:
         if not instruction:
             template = re.sub(r"\{instruction\}\s*", "", template)
         return template.format(**dict(zip(FIELDS[self.kind], texts, strict=True)), instruction=instruction or "")
-
-    def check(self) -> None:
-        """Refuse a template that does not show all texts.
-
-        Raises:
-            ValueError: With the names that are missing, or have no text here.
-        """
-        if self.template is None:
-            return
-        used, known = placeholders(self.template), FIELDS[self.kind]
-        missing, unknown = [name for name in known if name not in used], used - {*known, _INSTRUCTION}
-        if missing or unknown:
-            raise ValueError(
-                f"data.template: must hold {_braces(known)}, and found {_braces(sorted(used)) or 'no placeholder'}: "
-                f"{self.template!r}"
-            )
 
 
 def check_template(template: str) -> str:

@@ -1,7 +1,7 @@
 """Rows of users' files: what is wrong with them is collected, then reported together or skipped and counted."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -20,22 +20,16 @@ SkipBadRows = Annotated[bool, Field(description="leave out and count rows that c
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One example as a file gives it.
+class Row(Example):
+    """One example as a file gives it, whose texts may all be empty, and so may its label.
 
     Args:
-        id: The same wherever the file lies.
         place: File and row, the row as an editor or a spreadsheet numbers it (a header, where there is one, is row 1).
-        texts: One text, or those before and after, as they stand in the file; may be empty.
-        label: Empty where the file gives none.
         group: What must not be divided between splits.
         split: The split that the file assigns, if it does.
     """
 
-    id: str
     place: str
-    texts: tuple[str, ...]
-    label: str
     group: str = ""
     split: str = ""
 
@@ -126,14 +120,14 @@ def skip_notes(problems: Sequence[Problem], rows: Sequence[Row], classes: Collec
     return notes
 
 
-def skip_or_stop(problems: Sequence[Problem], num_rows: int, skip: bool) -> Mapping[str, int]:
-    """Return how many rows to skip, by label.
+def skip_or_stop(problems: Sequence[Problem], num_rows: int, skip: bool) -> None:
+    """Refuse rows that cannot be used, unless they are to be skipped.
 
     Raises:
-        DataError: If there are problems and they are not to be skipped; it names every kind and the first rows of each.
+        DataError: With every kind of problem and the first rows of each.
     """
     if not problems or skip:
-        return Counter(problem.label for problem in problems)
+        return
     kinds: dict[tuple[str, str], list[Problem]] = {}
     for problem in problems:
         kinds.setdefault((problem.kind, problem.allowed), []).append(problem)

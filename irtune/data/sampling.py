@@ -94,7 +94,11 @@ def split_three_ways(
     if len(sets) < 3:
         raise ValueError(_cannot_be_split(labels, keys, len(sets)))
     shares = (1 - validation_fraction - test_fraction, validation_fraction, test_fraction)
-    place_of = _nearest_draw(_counted_labels(labels, sets), shares, seed)
+    # Of each set of rows how many it has of each label, by that one's number.
+    number = {label: index for index, label in enumerate(sorted(set(labels)))}
+    draw = _Draw([Counter(sorted(number[labels[row]] for row in rows)) for rows in sets], shares)
+    generator, num_draws = random.Random(seed), max(1, min(SPLIT_DRAWS, PLACEMENTS // len(sets)))
+    place_of, _ = min((draw.places(generator) for _ in range(num_draws)), key=lambda drawn: drawn[1])
     parts = [
         sorted(row for rows, at in zip(sets, place_of, strict=True) if at == place for row in rows) for place in SPLITS
     ]
@@ -129,21 +133,6 @@ def _cannot_be_split(labels: Sequence[str], keys: Sequence[tuple[str, ...]] | No
         f"split, which leaves {counted(num_sets, 'set')} of rows for three splits; leave out data.group_column, use "
         "data with more texts, or give the splits yourself (data.split_column)"
     )
-
-
-def _counted_labels(labels: Sequence[str], sets: Sequence[Sequence[int]]) -> list[Counter[int]]:
-    """How many rows of each label, by its number, are in each of the sets of rows that stay together."""
-    number = {label: index for index, label in enumerate(sorted(set(labels)))}
-    return [Counter(sorted(number[labels[row]] for row in rows)) for rows in sets]
-
-
-def _nearest_draw(items: Sequence[Counter[int]], shares: Sequence[float], seed: int) -> list[int]:
-    """The split of each item, in the best of several draws."""
-    generator = random.Random(seed)
-    num_draws = max(1, min(SPLIT_DRAWS, PLACEMENTS // len(items)))
-    draw = _Draw(items, shares)
-    draws = [draw.places(generator) for _ in range(num_draws)]
-    return min(draws, key=lambda drawn: drawn[1])[0]
 
 
 class _Draw:

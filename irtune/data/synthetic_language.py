@@ -7,7 +7,6 @@ between bars. A scene fills ``{noun}`` and the like (see ``new_scene``); the joi
 
 import random
 from collections.abc import Mapping
-from types import MappingProxyType
 
 INTENTIONS = ("clarity", "fluency", "coherence", "style", "meaning-changed")
 # An edit of these may go either way; the others repair, shorten or connect, which has one direction.
@@ -15,39 +14,35 @@ SYMMETRIC = frozenset({"style", "meaning-changed"})
 # The slots that a sentence of one clause does without.
 SECOND_CLAUSE = frozenset({"joint", "second subject", "predicate"})
 
-WORDS = MappingProxyType(
-    {
-        "noun": """nurse driver teacher student farmer lawyer baker pilot clerk singer painter guard editor judge
-            sailor cook dentist tailor plumber waiter butcher porter gardener miner banker tourist drummer hunter
-            ranger barber""",
-        "name": "Maria Peter Amina Viktor Chloe Rashid Ingrid Tomas Yuki Nadia Oscar Priya",
-        "verb": "carried moved cleaned painted counted wrapped dropped stored mended weighed labelled ordered washed",
-        "item": """box letter key chair map ticket lamp clock book bottle coat basket report camera ladder blanket
-            carpet table orange umbrella envelope engine apple egg arrow""",
-        "number": "two three four five six seven eight nine ten twelve twenty forty",
-        "day": "Monday Tuesday Wednesday Thursday Friday Saturday Sunday",
-        "month": "January March April June July August October December",
-        "place": "kitchen garden station harbour library market school museum cellar office hotel barn",
-    }
-)
+WORDS: Mapping[str, str] = {
+    "noun": """nurse driver teacher student farmer lawyer baker pilot clerk singer painter guard editor judge
+        sailor cook dentist tailor plumber waiter butcher porter gardener miner banker tourist drummer hunter
+        ranger barber""",
+    "name": "Maria Peter Amina Viktor Chloe Rashid Ingrid Tomas Yuki Nadia Oscar Priya",
+    "verb": "carried moved cleaned painted counted wrapped dropped stored mended weighed labelled ordered washed",
+    "item": """box letter key chair map ticket lamp clock book bottle coat basket report camera ladder blanket
+        carpet table orange umbrella envelope engine apple egg arrow""",
+    "number": "two three four five six seven eight nine ten twelve twenty forty",
+    "day": "Monday Tuesday Wednesday Thursday Friday Saturday Sunday",
+    "month": "January March April June July August October December",
+    "place": "kitchen garden station harbour library market school museum cellar office hotel barn",
+}
 
 # How a slot reads where nothing is edited, one of these.
-PLAIN = MappingProxyType(
-    {
-        "opener": "",
-        "subject": "the {noun} | our {noun} | {name}",
-        "verb": "{verb} | {verb} | never {verb} | sold | found | kept | bought",
-        "object": "{number} {items} | the {items} | {an} {item} | many {items}",
-        "setting": "| | | on {day} | in the {place} | in {month} | yesterday",
-        "second subject": "the {noun} | {name} | he | she",
-        "predicate": """was late | was tired | left early | went home | stayed inside | needed help | felt ill |
-            slept well | said nothing | grew angry | was ready | worked alone | took a break | knew the plan |
-            forgot the time""",
-        "joint": """{a} because {b} | {a}, but {b} | {a}, so {b} | {a} and {b} | {a} while {b} | {a} before {b} |
-            {a}. {b} | although {b}, {a} | {a} after {b} | {a} if {b} | when {b}, {a} | {a}. However, {b} |
-            {a}. Afterwards, {b}""",
-    }
-)
+PLAIN: Mapping[str, str] = {
+    "opener": "",
+    "subject": "the {noun} | our {noun} | {name}",
+    "verb": "{verb} | {verb} | never {verb} | sold | found | kept | bought",
+    "object": "{number} {items} | the {items} | {an} {item} | many {items}",
+    "setting": "| | | on {day} | in the {place} | in {month} | yesterday",
+    "second subject": "the {noun} | {name} | he | she",
+    "predicate": """was late | was tired | left early | went home | stayed inside | needed help | felt ill |
+        slept well | said nothing | grew angry | was ready | worked alone | took a break | knew the plan |
+        forgot the time""",
+    "joint": """{a} because {b} | {a}, but {b} | {a}, so {b} | {a} and {b} | {a} while {b} | {a} before {b} |
+        {a}. {b} | although {b}, {a} | {a} after {b} | {a} if {b} | when {b}, {a} | {a}. However, {b} |
+        {a}. Afterwards, {b}""",
+}
 
 OPENER = {
     "clarity": """it should be noted that > | the fact is that > | as far as that is concerned, > |
@@ -202,24 +197,22 @@ def read_table(table: str) -> tuple[tuple[str, str], ...]:
     return tuple((" ".join(before.split()), " ".join(after.split())) for before, _, after in pairs)
 
 
-SLOTS: Mapping[str, Mapping[str, tuple[tuple[str, str], ...]]] = MappingProxyType(
-    {
-        slot: MappingProxyType({intention: read_table(table) for intention, table in tables.items()})
-        for slot, tables in {
-            "opener": OPENER,
-            "subject": SUBJECT,
-            "verb": VERB,
-            "object": OBJECT,
-            "setting": SETTING,
-            "joint": JOINT,
-            "second subject": SECOND_SUBJECT,
-            "predicate": PREDICATE,
-        }.items()
-    }
-)
-PLAIN_WORDINGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {slot: tuple(" ".join(wording.split()) for wording in plain.split("|")) for slot, plain in PLAIN.items()}
-)
+SLOTS: Mapping[str, Mapping[str, tuple[tuple[str, str], ...]]] = {
+    slot: {intention: read_table(table) for intention, table in tables.items()}
+    for slot, tables in {
+        "opener": OPENER,
+        "subject": SUBJECT,
+        "verb": VERB,
+        "object": OBJECT,
+        "setting": SETTING,
+        "joint": JOINT,
+        "second subject": SECOND_SUBJECT,
+        "predicate": PREDICATE,
+    }.items()
+}
+PLAIN_WORDINGS: Mapping[str, tuple[str, ...]] = {
+    slot: tuple(" ".join(wording.split()) for wording in plain.split("|")) for slot, plain in PLAIN.items()
+}
 
 
 def new_scene(rng: random.Random) -> dict[str, str]:

@@ -130,10 +130,6 @@ class TableConfig(DatasetConfig):
         """
         raise TypeError(f"dataset {self.name!r} does not say where its tables are")
 
-    def chosen_splits(self) -> set[Split]:
-        """The splits that the user gives by an option of their own; others may be left out and drawn."""
-        return set()
-
     def read(self) -> LabelledDataset:
         """Read and check the tables, and split their rows."""
         columns, problems = self.columns(), list[Problem]()
@@ -148,7 +144,7 @@ class TableConfig(DatasetConfig):
         rows = partition(rows, text_problem, problems)
         labels = self.labels or tuple(sorted({row.label for row in rows if row.label and row.split in ("", "train")}))
         rows = partition(rows, label_problem(labels, reader.missing), problems)
-        skipped = skip_or_stop(problems, num_rows, self.skip_bad_rows)
+        skip_or_stop(problems, num_rows, self.skip_bad_rows)
         parts = self._split(rows, given, notes)
         notes += [*reader.notes(), *skip_notes(problems, rows, self.labels), *note_on_replaced(rows)]
         return LabelledDataset(
@@ -156,7 +152,7 @@ class TableConfig(DatasetConfig):
             labels=labels,
             splits={split: tuple(row.example() for row in part) for split, part in parts.items()},
             prompt=self.prompt(self.kind, QUESTIONS[self.kind]),
-            skipped=skipped,
+            num_skipped=len(problems),
             notes=tuple(notes),
         )
 
@@ -177,7 +173,8 @@ class TableConfig(DatasetConfig):
             given = {split for split in means.values() if split is not None}
         else:
             given = {split for table in tables if (split := split_called(table.split)) is not None}
-            rows, given = _without_unlabelled(rows, given, self.chosen_splits(), notes)
+            chosen = {table.split for table in tables if table.is_chosen}
+            rows, given = _without_unlabelled(rows, given, chosen, notes)
         if given and "train" not in given:
             raise DataError(
                 f"dataset {self.name!r}: rows of {', '.join(sorted(given))} are there, and none of train. Call a split "
@@ -228,11 +225,11 @@ def read_all(tables: Sequence[Table], columns: Columns, reader: LabelReader, pro
 
 
 def _without_unlabelled(
-    rows: list[Row], given: set[Split], chosen: set[Split], notes: list[str]
+    rows: list[Row], given: set[Split], chosen: set[str], notes: list[str]
 ) -> tuple[list[Row], set[Split]]:
     """Rows without the splits whose labels were never published, as in shared tasks; these are no splits to use."""
     labelled, filled = {row.split for row in rows if row.label}, {row.split for row in rows}
-    hidden = {split for split in given - chosen - {"train"} if split in filled and split not in labelled}
+    hidden = {split for split in given if split in filled - labelled and split not in {"train", *chosen}}
     notes += [f"no row of the {split} split has a label, so it is left out" for split in sorted(hidden)]
     return [row for row in rows if row.split not in hidden], given - hidden
 

@@ -1,16 +1,17 @@
 """The blocks of a model, who controls which of them train, and the record of it."""
 
 from irtune.layers.blocks import BlockError, Blocks, map_parameters
-from irtune.layers.controller import LayerController, TrainableBlocks
+from irtune.layers.controller import LayerController
+from irtune.layers.measured_model import MeasuredModel
 from irtune.layers.selection_record import MemoryTrace, SelectionRecord, TraceSink
 
 __all__ = [
     "BlockError",
     "Blocks",
     "LayerController",
+    "MeasuredModel",
     "MemoryTrace",
     "SelectionRecord",
     "TraceSink",
-    "TrainableBlocks",
     "map_parameters",
 ]

@@ -1,63 +1,16 @@
 """The one who measures, asks the policy and freezes: the same for every trainer."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 
-from irtune.importance import Importance, ImportanceSignal, MeasuredBlocks
+from irtune.importance import Importance, ImportanceSignal
+from irtune.layers.measured_model import Batch, MeasuredModel
 from irtune.layers.refresh import ProbePasses, RefreshRule
 from irtune.layers.selection_record import MemoryTrace, SelectionRecord, TraceSink
 from irtune.selection import PolicyState, SelectionContext, SelectionPolicy, StepCost, Suppression
-
-T = TypeVar("T")
-Batch = Mapping[str, Any]
-"""Keyword arguments of a forward pass: tensors whose first dimension is the example."""
-
-
-class TrainableBlocks(MeasuredBlocks, Protocol):
-    """What the controller needs from whoever trains. Each trainer has one small adapter of this form."""
-
-    skips_overflow: bool
-    """Whether an optimizer step with non-finite gradients is skipped and tried again (fp16 loss scaling)."""
-    trains_weights: bool
-    """Whether training changes the pretrained matrices themselves, so that what was read from them grows old."""
-
-    @property
-    def rank(self) -> int:
-        """This process among those that train together."""
-        ...
-
-    def set_active(self, active: Sequence[int]) -> None:
-        """From now on exactly these blocks (and the shared parameters) train; the others are frozen bit-exactly."""
-        ...
-
-    def discard_gradients(self, blocks: Sequence[int]) -> None:
-        """Forget the gradients of these blocks, so that they neither move weights nor count for clipping."""
-        ...
-
-    def trainable_parameters(self, active: Sequence[int]) -> int:
-        """Number of parameters that train with these blocks active, shared ones included."""
-        ...
-
-    def reset_optimizer_state(self, blocks: Sequence[int]) -> None:
-        """Forget moments and step counts of these blocks."""
-        ...
-
-    def probing(self, batch: Batch, *, gradients: bool) -> AbstractContextManager[None]:
-        """Inside, measurements are of a pass of their own over ``batch``, through the backward pass of every block if
-        ``gradients``. Weights, gradients, optimizer and random generators come out as they went in."""
-        ...
-
-    def suppressed_losses(self, probes: Sequence[Suppression], batch: Batch) -> np.ndarray:
-        """``(len(probes),)`` the loss on ``batch`` under each probe, averaged over ranks. Leaves no trace either."""
-        ...
-
-    def broadcast(self, value: T) -> T:
-        """Rank 0's ``value``, on every rank."""
-        ...
 
 
 class LayerController:
@@ -77,7 +30,7 @@ class LayerController:
     Rank 0 decides and broadcasts; measuring is collective.
 
     Args:
-        blocks: The trainer's adapter.
+        blocks: The trainer's view of its model.
         num_blocks: L.
         policy: Decides.
         signal: Measures.
@@ -126,7 +79,7 @@ class LayerController:
 
     def __init__(
         self,
-        blocks: TrainableBlocks,
+        blocks: MeasuredModel,
         num_blocks: int,
         policy: SelectionPolicy,
         signal: ImportanceSignal,

@@ -18,7 +18,7 @@ from transformers.trainer_callback import ExportableState
 
 from irtune.importance import SIGNALS, Importance, ImportanceSignal
 from irtune.layers.blocks import Blocks, map_parameters
-from irtune.layers.controller import Batch, LayerController
+from irtune.layers.controller import LayerController
 from irtune.layers.fitting import leaves_tensors_open, policy_among, signal_for
 from irtune.layers.hf_checks import (
     InputGradients,
@@ -28,7 +28,7 @@ from irtune.layers.hf_checks import (
     is_checkpointing,
 )
 from irtune.layers.hf_release import at_end_of_training, watch_training
-from irtune.layers.measured_model import innermost_optimizer
+from irtune.layers.measured_model import Batch, innermost_optimizer
 from irtune.layers.presets import POLICY, arguments_of, chosen, method_named, options_of, signal_of, to_json
 from irtune.layers.selection_record import MemoryTrace, SelectionRecord
 from irtune.layers.torch_blocks import FrozenState, TorchBlocks

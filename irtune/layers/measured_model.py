@@ -14,15 +14,17 @@ from torch import nn
 from irtune.importance import Gradient
 from irtune.layers import collectives
 from irtune.layers.blocks import EFFECTIVE_UPDATE, Blocks, counts, find_blocks, low_rank_pairs, shape_of, size_of
-from irtune.layers.controller import Batch
 from irtune.selection import Suppression
+
+Batch = Mapping[str, Any]
+"""Keyword arguments of a forward pass: tensors whose first dimension is the example."""
 
 SHARED = -1
 """Stands for the parameters that belong to no single block."""
 
 
 class MeasuredModel(ABC):
-    """A model and its blocks; a trainer adds how gradients are averaged, discarded and stepped.
+    """A model and its blocks, as signals and the controller ask for them; a trainer adds how it averages and steps.
 
     Args:
         model: The whole model, as a forward pass calls it. May be wrapped later, but stays the one that is measured.
@@ -30,6 +32,9 @@ class MeasuredModel(ABC):
     """
 
     skips_overflow = False
+    """Whether an optimizer step with non-finite gradients is skipped and tried again (fp16 loss scaling)."""
+    trains_weights: bool
+    """Whether training changes the pretrained matrices themselves, so that what was read from them grows old."""
 
     def __init__(self, model: nn.Module, blocks: Blocks) -> None:
         self.model = model
@@ -82,6 +87,18 @@ class MeasuredModel(ABC):
     def whole_weight(self, parameter: nn.Parameter) -> torch.Tensor:
         """One trained parameter in fp32, whole; collective."""
         return parameter.detach().float()
+
+    @abstractmethod
+    def set_active(self, active: Sequence[int]) -> None:
+        """From now on exactly these blocks (and the shared parameters) train; the others are frozen bit-exactly."""
+
+    @abstractmethod
+    def discard_gradients(self, blocks: Sequence[int]) -> None:
+        """Forget the gradients of these blocks, so that they neither move weights nor count for clipping."""
+
+    @abstractmethod
+    def reset_optimizer_state(self, blocks: Sequence[int]) -> None:
+        """Forget moments and step counts of these blocks."""
 
     # What a signal asks for (irtune.importance.MeasuredBlocks).
 
@@ -161,7 +178,7 @@ class MeasuredModel(ABC):
         totals = collectives.sum_over_ranks(sums).cpu().numpy()
         return np.asarray(totals[:, 0] / totals[:, 1])
 
-    # What the controller asks for (irtune.layers.TrainableBlocks).
+    # What the controller asks for.
 
     @property
     def rank(self) -> int:
@@ -179,7 +196,8 @@ class MeasuredModel(ABC):
 
     @contextmanager
     def probing(self, batch: Batch, *, gradients: bool) -> Iterator[None]:
-        """Inside, measurements are of a pass of their own over ``batch``; no trace of it stays in training."""
+        """Inside, measurements are of a pass of their own over ``batch``, through the backward pass of every block if
+        ``gradients``. Weights, gradients, optimizer and random generators come out as they went in."""
         self._probe_batch = batch
         try:
             if gradients:

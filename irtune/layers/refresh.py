@@ -64,10 +64,6 @@ class RefreshRule:
         """Whether a refresh measures before its step: in a pass of its own, or by reading weights, in none."""
         return self.wants_scores and not self.step_has_scores and not self.signal.stale
 
-    def rows(self, micro_batch_size: int) -> int:
-        """Examples of a micro-batch that a pass apart takes."""
-        return max(1, math.ceil(self.signal.probe_fraction * micro_batch_size))
-
     def passes(self, micro_batch_size: int, num_suppressed: int = 0) -> ProbePasses:
         """Passes apart of one refresh.
 
@@ -77,4 +73,5 @@ class RefreshRule:
         """
         measured = self.probes_apart and self.signal.source != "weights"
         through_all = measured and self.signal.source == "gradients"
-        return ProbePasses(measured + num_suppressed, int(through_all), self.rows(micro_batch_size))
+        rows = max(1, math.ceil(self.signal.probe_fraction * micro_batch_size))
+        return ProbePasses(measured + num_suppressed, int(through_all), rows)

@@ -4,7 +4,6 @@ import json
 import sys
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -93,12 +92,6 @@ def requeue_interrupted(study: optuna.Study) -> list[int]:
     return closed
 
 
-@dataclass
-class _Running:
-    trial: Trial
-    reported_steps: set[int] = field(default_factory=set)
-
-
 class OptunaSource:
     """Asks a study for ``tune.num_trials`` configurations; fewer if the space has no more.
 
@@ -127,7 +120,7 @@ class OptunaSource:
         own = _own_trials(study)
         self._tried = {_identity(trial.params): trial.number for trial in own}
         self._num_asked = len(own)
-        self._running: dict[str, _Running] = {}
+        self._running: dict[str, Trial] = {}
         self.num_trials = num_searched(tune, space)
         self.is_exhausted = False
 
@@ -142,31 +135,36 @@ class OptunaSource:
             self.is_exhausted = True
             return None
         trial, values = asked
+        self._tried[_identity(values)] = trial.number
+        self._num_asked += 1
         name = trial.user_attrs.get(TRIAL, _name(trial.number))
         trial.set_user_attr(TRIAL, name)
-        self._running[name] = self._begin(trial)
+        self._running[name] = trial
+        if RESTART_OF in trial.user_attrs:
+            self._go_on(trial, self._study.get_trials(deepcopy=False)[trial.user_attrs[RESTART_OF]])
         return TrialSpec(name, values)
 
     def report(self, spec: TrialSpec, step: int, results: Mapping[str, Any]) -> None:
         """Keep intermediate values; steps that a restarted trial repeats count once."""
-        running = self._running[spec.name]
+        trial, key = self._running[spec.name], f"{INTERMEDIATE}{step}"
         values = {name: value for name in self._tune.objectives if (value := measured(results, name)) is not None}
-        if not values or step in running.reported_steps:
-            return
-        running.reported_steps.add(step)
-        if len(self._tune.objectives) == 1:
-            running.trial.report(next(iter(values.values())), step)
-        else:
-            running.trial.set_user_attr(f"{INTERMEDIATE}{step}", values)
+        if values and len(self._tune.objectives) == 1:
+            with warnings.catch_warnings():
+                # Optuna keeps the first report of a step, and warns of another.
+                warnings.simplefilter("ignore", UserWarning)
+                trial.report(next(iter(values.values())), step)
+        elif values and key not in trial.user_attrs:
+            trial.set_user_attr(key, values)
 
     def tell(self, spec: TrialSpec, outcome: Outcome) -> None:
         """Tell the study how a trial ended."""
-        trial = self._running.pop(spec.name).trial
+        trial = self._running.pop(spec.name)
         reason = outcome.reason or self._unmeasured(outcome)
         state = TrialState.FAIL if reason is not None else _STATES[outcome.status]
         for key, kept in outcome.results.items():
             if key.startswith(KEPT_RESULTS):
-                trial.set_user_attr(key, _plain(kept))
+                # The journal is JSON.
+                trial.set_user_attr(key, kept.item() if isinstance(kept, np.generic) else kept)
         if reason is not None:
             trial.set_user_attr(REASON, reason)
         if state == TrialState.COMPLETE:
@@ -185,18 +183,13 @@ class OptunaSource:
         missing = next((name for name in wanted if measured(outcome.results, name) is None), None)
         return missing and f"{missing} was {result_of(outcome.results, missing)}"
 
-    def _begin(self, trial: Trial) -> _Running:
-        """A trial that goes on with another one has that one's intermediate values."""
-        running = _Running(trial)
-        if RESTART_OF in trial.user_attrs:
-            before = self._study.get_trials(deepcopy=False)[trial.user_attrs[RESTART_OF]]
-            kept = {key: values for key, values in before.user_attrs.items() if key.startswith(INTERMEDIATE)}
-            for step, value in before.intermediate_values.items():
-                trial.report(value, step)
-            for key, values in kept.items():
+    def _go_on(self, trial: Trial, before: FrozenTrial) -> None:
+        """Give a trial that goes on with another one that one's intermediate values."""
+        for step, value in before.intermediate_values.items():
+            trial.report(value, step)
+        for key, values in before.user_attrs.items():
+            if key.startswith(INTERMEDIATE):
                 trial.set_user_attr(key, values)
-            running.reported_steps.update(before.intermediate_values, (int(key.split("/")[1]) for key in kept))
-        return running
 
     def _ask(self) -> tuple[Trial, Values] | None:
         """A trial with a configuration that was not tried before; None once there is no more to try."""
@@ -206,7 +199,7 @@ class OptunaSource:
             trial = self._study.ask()
             values = suggest(trial, self._space)
             if _identity(values) not in self._tried:
-                return self._asked(trial, values)
+                return trial, values
             trial.set_user_attr(DUPLICATE_OF, self._tried[_identity(values)])
             self._study.tell(trial.number, state=TrialState.FAIL)
         untried = _untried(self._space, set(self._tried), seed=len(self._study.get_trials(deepcopy=False)))
@@ -214,12 +207,7 @@ class OptunaSource:
             return None
         self._study.enqueue_trial(untried)
         trial = self._study.ask()
-        return self._asked(trial, suggest(trial, self._space))
-
-    def _asked(self, trial: Trial, values: Values) -> tuple[Trial, Values]:
-        self._tried[_identity(values)] = trial.number
-        self._num_asked += 1
-        return trial, values
+        return trial, suggest(trial, self._space)
 
 
 def num_searched(tune: TuneConfig, space: Space) -> int:
@@ -275,8 +263,3 @@ def _untried(space: Space, tried: set[str], seed: int) -> Values | None:
 def _identity(values: Mapping[str, Any]) -> str:
     """Text that tells configurations apart, also ``k: 1`` (a count) from ``k: 1.0`` (a fraction)."""
     return json.dumps(values, sort_keys=True)
-
-
-def _plain(value: Any) -> Any:
-    """A value that JSON can hold."""
-    return value.item() if isinstance(value, np.generic) else value

@@ -157,9 +157,16 @@ def _mistaken_condition(when: Condition, space: Space, fixed_values: Mapping[str
         found = fixed_values[when.key]
         return [] if found in when.values else [f"in: never holds, since {when.key} is {found!r} in every trial"]
     if when.key not in space:
-        return [f"key: no dimension and no setting of the experiment is called {when.key}: {_nearest(when.key, space)}"]
+        section = when.key.rpartition(".")[0]
+        beside = {setting for setting in known_keys(ExperimentConfig) if setting.rpartition(".")[0] == section}
+        near = nearest(when.key, {*space, *beside} - {when.key})
+        return [f"key: no dimension and no setting of the experiment is called {when.key}: {near}"]
     parent = space[when.key]
-    known = f"available: {', '.join(map(repr, parent.choices))}" if parent.choices else _range(parent)
+    if parent.choices:
+        known = f"available: {', '.join(map(repr, parent.choices))}"
+    else:
+        step = f" in steps of {parent.step:g}" if parent.step else ""
+        known = f"it is {parent.type} from {parent.low:g} to {parent.high:g}{step}"
     return [f"in: {value!r} is no value of {when.key}: {known}" for value in when.values if not _takes(parent, value)]
 
 
@@ -167,17 +174,6 @@ def _set_by_methods(space: Space) -> set[str]:
     """Settings that differ from trial to trial because ``method`` is searched."""
     choices = space["method"].choices or () if "method" in space else ()
     return {key for choice in choices if choice in METHODS for key in METHODS[str(choice)].settings}
-
-
-def _nearest(key: str, space: Space) -> str:
-    section = key.rpartition(".")[0]
-    known = [setting for setting in known_keys(ExperimentConfig) if setting.rpartition(".")[0] == section]
-    return nearest(key, {*space, *known} - {key})
-
-
-def _range(dimension: Dimension) -> str:
-    step = f" in steps of {dimension.step:g}" if dimension.step else ""
-    return f"it is {dimension.type} from {dimension.low:g} to {dimension.high:g}{step}"
 
 
 def _takes(dimension: Dimension, value: Choice) -> bool:

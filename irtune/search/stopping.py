@@ -85,6 +85,12 @@ class Asha(InOrder):
 
     Source: Li et al., MLSys 2020 (arXiv 1810.05934), the variant of Ray Tune that stops trials and never resumes them
         (``AsyncHyperBandScheduler``). That sorts all scores of a rung anew for each trial; here they stay sorted.
+
+    Args:
+        config: Rungs, and how many go on.
+        max_steps: Optimizer steps of a trial; where they vary, of the longest.
+        metric: Entry of a trial's results.
+        mode: ``max`` or ``min``.
     """
 
     def __init__(self, config: AshaConfig, max_steps: int, metric: str, mode: Mode) -> None:
@@ -130,15 +136,3 @@ class Asha(InOrder):
         is_below = score < rung.cutoff(self.reduction_factor)
         rung.record(name, score)
         return not is_below
-
-
-def build_scheduler(config: AshaConfig | None, *, max_steps: int, metric: str, mode: Mode) -> TrialScheduler:
-    """What decides about stopping trials early.
-
-    Args:
-        config: None lets every trial run to its end.
-        max_steps: Optimizer steps of a trial; where they vary, of the longest.
-        metric: Entry of a trial's results.
-        mode: ``max`` or ``min``.
-    """
-    return InOrder() if config is None else Asha(config, max_steps, metric, mode)

@@ -4,6 +4,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
+from scipy.special import expit, log_expit
 
 from irtune.selection.draws import draw_blocks
 from irtune.selection.policy import (
@@ -14,12 +15,6 @@ from irtune.selection.policy import (
     Suppression,
     resolve_count,
 )
-
-
-def log_sigmoid(values: np.ndarray) -> np.ndarray:
-    """Logarithm of ``1 / (1 + exp(-values))``, exact also where that underflows."""
-    result: np.ndarray = -np.logaddexp(0, -values)
-    return result
 
 
 def updated_scores(
@@ -35,7 +30,7 @@ def updated_scores(
     """
     # A cross entropy is not negative, so rewards lie between 0 and 1.
     rewards = np.exp(-np.where(np.isnan(losses), np.inf, np.maximum(losses, 0)))
-    p = np.exp(log_sigmoid(scores))
+    p = expit(scores)
     updated = scores.copy()
     for probe, reward in zip(probes, rewards - rewards.mean(), strict=True):
         blocks = list(probe.blocks)
@@ -73,7 +68,7 @@ class IST(SelectionPolicy):
         if context.step - context.state.get("probed_at", 0) < self.probe_every:
             return ()
         count = resolve_count(self.suppressed_fraction, context.num_blocks)
-        log_weights = log_sigmoid(_scores(context))
+        log_weights = log_expit(_scores(context))
         return tuple(
             Suppression(draw_blocks(context.generator, log_weights, count), self.scale) for _ in range(self.num_probes)
         )
@@ -85,7 +80,7 @@ class IST(SelectionPolicy):
             scores = updated_scores(scores, context.probes, context.probe_losses, self.score_learning_rate)
             state = {"scores": scores.tolist(), "probed_at": context.step}
         k = resolve_count(self.k, context.num_blocks)
-        return draw_blocks(context.generator, log_sigmoid(-scores), k), state
+        return draw_blocks(context.generator, log_expit(-scores), k), state
 
 
 def _scores(context: SelectionContext) -> np.ndarray:

@@ -69,68 +69,59 @@ def check_choices(policy: SelectionPolicy) -> None:
 
 def check_probes(policy: SelectionPolicy) -> None:
     """Probes suppress blocks of the model to a finite scale; who does not declare ``uses_probes`` asks for none."""
-    for num_blocks in _few(policy):
-        for context, _ in _refreshes(policy, _awkward_scores(num_blocks)):
-            asked = replace(context, probes=(), probe_losses=np.empty(0))
-            probes, again = (policy.probes(replace(asked, generator=_generator(1))) for _ in range(2))
-            if probes != again:
-                _fail(
-                    policy, f"asks for {probes} and then {again} in the same context; draw from its generator", context
-                )
-            if not policy.uses_probes:
-                if probes != ():
-                    _fail(policy, "asks for probes, which nobody runs; set uses_probes: ClassVar[bool] = True")
-                continue
-            if not isinstance(probes, tuple) or not all(isinstance(probe, Suppression) for probe in probes):
-                _fail(policy, f"probes returned {probes!r}; it must return a tuple of Suppression", context)
-            for probe in probes:
-                if not _are_blocks(probe.blocks, num_blocks) or not 0 <= probe.scale < np.inf:
-                    wanted = "its blocks must be sorted indices, at least one, its scale finite and not negative"
-                    _fail(policy, f"asks for {probe!r}; {wanted}", context)
+    for context, _ in _runs(policy):
+        asked = replace(context, probes=(), probe_losses=np.empty(0))
+        probes, again = (policy.probes(replace(asked, generator=_generator(1))) for _ in range(2))
+        if probes != again:
+            _fail(policy, f"asks for {probes} and then {again} in the same context; draw from its generator", context)
+        if not policy.uses_probes:
+            if probes != ():
+                _fail(policy, "asks for probes, which nobody runs; set uses_probes: ClassVar[bool] = True")
+            continue
+        if not isinstance(probes, tuple) or not all(isinstance(probe, Suppression) for probe in probes):
+            _fail(policy, f"probes returned {probes!r}; it must return a tuple of Suppression", context)
+        for probe in probes:
+            if not _are_blocks(probe.blocks, context.num_blocks) or not 0 <= probe.scale < np.inf:
+                wanted = "its blocks must be sorted indices, at least one, its scale finite and not negative"
+                _fail(policy, f"asks for {probe!r}; {wanted}", context)
 
 
 def check_determinism(policy: SelectionPolicy) -> None:
     """The same context gives the same choice, and all randomness comes from ``context.generator``."""
-    for num_blocks in _few(policy):
-        random_before, numpy_before = random.getstate(), _numpy_state()
-        for context, outcome in _refreshes(policy, _awkward_scores(num_blocks)):
-            if (random.getstate(), _numpy_state()) != (random_before, numpy_before):
-                _fail(policy, "draws from the global random or numpy.random; draw from context.generator", context)
-            again = policy.select(replace(context, generator=_generator(context.step)))
-            if _plain(again) != _plain(outcome):
-                _fail(
-                    policy,
-                    f"chose {outcome[0]} and then {again[0]} from the same context; it must be the same",
-                    context,
-                )
+    before = random.getstate(), _numpy_state()
+    for context, outcome in _runs(policy):
+        if (random.getstate(), _numpy_state()) != before:
+            _fail(policy, "draws from the global random or numpy.random; draw from context.generator", context)
+        again = policy.select(replace(context, generator=_generator(context.step)))
+        if _plain(again) != _plain(outcome):
+            found = f"chose {outcome[0]} and then {again[0]} from the same context"
+            _fail(policy, f"{found}; it must be the same", context)
 
 
 def check_purity(policy: SelectionPolicy) -> None:
     """Deciding changes neither the policy nor its context; what it remembers is in the state that it returns."""
     before_all = copy.deepcopy(policy)
-    for num_blocks in _few(policy):
-        for context, _ in _refreshes(policy, _awkward_scores(num_blocks)):
-            before = _contents(context)
-            policy.probes(replace(context, generator=_generator(1)))
-            policy.select(replace(context, generator=_generator(context.step)))
-            if _contents(context) != before:
-                _fail(policy, "changes its context; it must copy what it changes and return a new state", context)
-            if policy != before_all:
-                _fail(policy, "changes itself; what it remembers belongs in the state that it returns", context)
+    for context, _ in _runs(policy):
+        before = _contents(context)
+        policy.probes(replace(context, generator=_generator(1)))
+        policy.select(replace(context, generator=_generator(context.step)))
+        if _contents(context) != before:
+            _fail(policy, "changes its context; it must copy what it changes and return a new state", context)
+        if policy != before_all:
+            _fail(policy, "changes itself; what it remembers belongs in the state that it returns", context)
 
 
 def check_resuming(policy: SelectionPolicy) -> None:
     """A run that goes on from a checkpoint, where the state is JSON, chooses as one that never stopped."""
-    for num_blocks in _few(policy):
-        for context, outcome in _refreshes(policy, _awkward_scores(num_blocks)):
-            try:
-                state = json.loads(json.dumps(dict(context.state), allow_nan=False))
-            except (TypeError, ValueError) as error:
-                _fail(policy, f"its state is not JSON ({error}): {context.state!r}", context)
-            resumed_policy = pickle.loads(pickle.dumps(policy))
-            resumed = resumed_policy.select(replace(context, state=state, generator=_generator(context.step)))
-            if _plain(resumed) != _plain(outcome):
-                _fail(policy, f"chose {outcome[0]}, but {resumed[0]} after its state went through JSON", context)
+    for context, outcome in _runs(policy):
+        try:
+            state = json.loads(json.dumps(dict(context.state), allow_nan=False))
+        except (TypeError, ValueError) as error:
+            _fail(policy, f"its state is not JSON ({error}): {context.state!r}", context)
+        resumed_policy = pickle.loads(pickle.dumps(policy))
+        resumed = resumed_policy.select(replace(context, state=state, generator=_generator(context.step)))
+        if _plain(resumed) != _plain(outcome):
+            _fail(policy, f"chose {outcome[0]}, but {resumed[0]} after its state went through JSON", context)
 
 
 def check_inputs(policy: SelectionPolicy) -> None:
@@ -186,6 +177,12 @@ def _few(policy: SelectionPolicy) -> list[int]:
     return [size for size in FEW_SIZES if _accepts(policy, size)] or accepted_sizes(policy)[:3]
 
 
+def _runs(policy: SelectionPolicy) -> Iterator[tuple[SelectionContext, Outcome]]:
+    """Every refresh of a run on each of a few numbers of blocks."""
+    for num_blocks in _few(policy):
+        yield from _refreshes(policy, _awkward_scores(num_blocks))
+
+
 def _refreshes(policy: SelectionPolicy, scores: Iterable[np.ndarray]) -> Iterator[tuple[SelectionContext, Outcome]]:
     """A run with these scores ``(L,)`` at its refreshes: each context as ``select`` saw it, and what came out."""
     state: PolicyState = {}
@@ -214,9 +211,8 @@ def _context(scores: np.ndarray, step: int, state: PolicyState, cost: StepCost |
 
 def _own(context: SelectionContext, *seed: int) -> SelectionContext:
     """The same context with data of its own, which a policy may spoil, and a generator of this seed."""
-    seen = context.importance
-    importance = Importance(seen.scores.copy(), seen.measured_at.copy(), seen.num_probes.copy())
-    return replace(context, importance=importance, state=copy.deepcopy(context.state), generator=_generator(*seed))
+    importance, state = copy.deepcopy((context.importance, context.state))
+    return replace(context, importance=importance, state=state, generator=_generator(*seed))
 
 
 def _awkward_scores(num_blocks: int) -> list[np.ndarray]:

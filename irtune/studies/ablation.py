@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 from rich.console import Console
 
+from irtune.analysis.ablation.ablation_report import AblationFindings
 from irtune.analysis.tables import duration
 from irtune.analysis.trials import TrialRow
 from irtune.config.ablation_schema import AblationConfig
@@ -14,7 +15,7 @@ from irtune.config.load import with_overrides
 from irtune.data.dataset import Split
 from irtune.search.ablation_cells import cells_of, matched_in_words, seeds_of, trials_of
 from irtune.search.source import ListSource, Together
-from irtune.studies.ablation_conclusion import AblationConclusion, conclude_ablation, write_claims
+from irtune.studies.ablation_conclusion import conclude_ablation, write_claims
 from irtune.studies.driver import Phase
 from irtune.studies.forecast import SweepCost, Trial
 from irtune.studies.plan import Plan, in_words, tried, workers_in_words
@@ -28,7 +29,7 @@ from irtune.tracking.uploader import Uploader
 from irtune.training.rehearsal import Rehearsal
 
 
-class AblationRunner(StudyRunner[AblationConfig, AblationConclusion]):
+class AblationRunner(StudyRunner[AblationConfig, AblationFindings]):
     """How an ablation goes.
 
     Args:
@@ -112,9 +113,13 @@ class AblationRunner(StudyRunner[AblationConfig, AblationConclusion]):
 
     def conclude(
         self, study: Ablation, table: TrialTable, uploader: Uploader, tracker: MlflowTracker, console: Console
-    ) -> AblationConclusion:
+    ) -> AblationFindings:
         """What the seeds say of the cells, and of what was claimed."""
         return conclude_ablation(study, table, uploader, tracker, console)
+
+    def succeeded(self, found: AblationFindings) -> bool:
+        """Whether every cell has at least one seed that finished."""
+        return all(one.rows for one in found.results)
 
 
 def _each(trial: Trial) -> str:

@@ -9,7 +9,6 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
@@ -26,10 +25,9 @@ from irtune.analysis.ablation.cell_figures import (
     selection_plot,
     trade_off_plot,
 )
-from irtune.analysis.ablation.cell_tables import terminal_table, write_tables
+from irtune.analysis.ablation.cell_tables import cell_table, write_tables
 from irtune.analysis.ablation.claims import Claimed
 from irtune.analysis.ablation.stability import Choices
-from irtune.analysis.figures import save_png
 from irtune.config.load import dotted_keys, explicit
 from irtune.files import once_there_is_room, write_whole
 from irtune.redaction import public_address, redact, redacted
@@ -41,7 +39,7 @@ from irtune.studies.provenance import environment
 from irtune.studies.trial_record import TrialRecord
 from irtune.studies.trial_table import TrialTable
 from irtune.studies.tuning import tuned
-from irtune.studies.ways_to_look import experiment_of, ways_to_look
+from irtune.studies.ways_to_look import ways_to_look
 from irtune.tracking.mlflow_tracker import MlflowTracker
 from irtune.tracking.trace import read_trace
 from irtune.tracking.uploader import Uploader
@@ -50,21 +48,6 @@ from irtune.workers.error_text import last_line
 
 REPORT, RESULTS, CLAIMS, SUMMARY = "report.html", "results", "claims.json", "summary"
 FIGURES = {"cells": "cells", "trade_off": "trade_off", "curves": "learning_curves", "selection": "selection"}
-
-
-@dataclass(frozen=True)
-class AblationConclusion:
-    """What an ablation found, and where it lies."""
-
-    name: str
-    folder: Path
-    findings: AblationFindings
-    experiment_id: str | None
-
-    @property
-    def succeeded(self) -> bool:
-        """Whether every cell has at least one seed that finished."""
-        return all(one.rows for one in self.findings.results)
 
 
 def write_claims(study: Ablation) -> Mapping[str, str]:
@@ -86,20 +69,18 @@ def write_claims(study: Ablation) -> Mapping[str, str]:
 
 def conclude_ablation(
     study: Ablation, trials: TrialTable, uploader: Uploader, tracker: MlflowTracker, console: Console
-) -> AblationConclusion:
+) -> AblationFindings:
     """Judge, write, record, and then show: what a terminal cannot print costs no report."""
     entries, config = list(trials.records.values()), study.config
     claims = [Claimed(claim.better, claim.than, claim.margin) for claim in config.ablation.claims]
-    num_classes = len(study.ready.dataset.labels)
+    num_classes = len(study.ready.inputs.dataset.labels)
     curves = {entry.trial_id: curve for entry in entries if (curve := _curve(entry, study.metric.name))[0]}
     findings = findings_of(tuned(study.folder, config, study_cells(study)), trials.rows(), claims, curves, num_classes)
     choices = _choices(entries)
-    experiment_id = experiment_of(tracker)
     levels = sorted({key for one in findings.results for key in one.cell.levels})
     commands = ways_to_look(
         study,
         tracker,
-        experiment_id,
         params=("irtune.cell", *(f"irtune.level.{key}" for key in levels), "seed"),
         tags=("irtune.arm", "irtune.corpus", "irtune.baseline"),
         group_by="irtune.cell",
@@ -111,7 +92,7 @@ def conclude_ablation(
     _record(study, findings, compared, uploader)
     trials.adapters.upload(uploader)
     _show(study, findings, entries, commands, compared, console)
-    return AblationConclusion(study.name, study.folder, findings, experiment_id)
+    return findings
 
 
 def _curve(entry: TrialRecord, metric: str) -> Curve:
@@ -135,9 +116,9 @@ def _choices(entries: Sequence[TrialRecord]) -> dict[str, list[Choices]]:
         except ValueError as error:
             logging.getLogger(__name__).warning("%s", error)
             continue
-        if len(trace.step):
+        if len(trace["step"]):
             steps = entry.config.training.max_steps
-            one = Choices.of(entry.config.seed, trace.step, trace.active, trace.scores, steps)
+            one = Choices.of(entry.config.seed, trace["step"], trace["active"], trace["scores"], steps)
             found.setdefault(entry.repeats, []).append(one)
     return found
 
@@ -177,7 +158,7 @@ def _write_files(
         pictures=drawn,
         factor_pngs=factors,
         heat_maps={f"{name}, first seed": file.read_bytes() for name, file in first.items() if file.is_file()},
-        class_names=study.ready.dataset.labels,
+        class_names=study.ready.inputs.dataset.labels,
         failures=[
             f"{entry.name} ({entry.trial_id}): {entry.status or 'killed'}"
             + (f": {redact(last_line(entry.error))}" if entry.error else "")
@@ -191,7 +172,7 @@ def _write_files(
         study_yaml=yaml.safe_dump(redacted(explicit(config)), sort_keys=False),
         provenance=environment()
         | {
-            "data fingerprint": study.ready.dataset.fingerprint(),
+            "data fingerprint": study.ready.inputs.dataset.fingerprint(),
             "model": redact(config.model.name),
             "study file": redact(study.source),
             "MLflow": public_address(study.ready.tracking_uri),
@@ -204,7 +185,7 @@ def _write_files(
 def _drawn(figure: Figure, path: Path) -> bytes:
     """Write a figure as PNG and as PDF; returns the PNG."""
     buffer = io.BytesIO()
-    save_png(figure, buffer)
+    figure.savefig(buffer, format="png", dpi=120, facecolor="white")
     path.with_suffix(".png").write_bytes(buffer.getvalue())
     # Without the time, so that equal results are equal files.
     figure.savefig(path.with_suffix(".pdf"), facecolor="white", metadata={"CreationDate": None})
@@ -220,7 +201,7 @@ def _record(study: Ablation, findings: AblationFindings, compared: Compared, upl
     """A run of its own for the study, with everything that is about all of its trials."""
     key, folder = f"{study.name}/{SUMMARY}", study.folder / SUMMARY
     claims = write_claims(study)
-    tags = {"irtune.sweep": study.name, "irtune.kind": "summary", "irtune.data": study.ready.dataset.name}
+    tags = {"irtune.sweep": study.name, "irtune.kind": "summary", "irtune.data": study.ready.inputs.dataset.name}
     tags |= {"irtune.claims.sha256": claims["sha256"], "irtune.claims.recorded": claims["recorded"]}
     uploader.add(key, folder, name=f"summary of {study.name}", tags=tags)
     writer = RecordWriter(folder)
@@ -256,7 +237,7 @@ def _show(
         console.print()
         console.print(table(*compared[:2]))
     console.print()
-    console.print(terminal_table(findings.results, console.width))
+    console.print(cell_table(findings.results).rich(console.width))
     for entry in entries:
         happened = [f"tried again: {entry.trial_id}, {entry.name}: {reason}" for reason in entry.interruptions]
         if entry.error is not None:

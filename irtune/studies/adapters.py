@@ -2,14 +2,12 @@
 
 import logging
 import shutil
-import threading
-from collections.abc import Iterable
-from pathlib import Path
 
 from irtune.analysis.pareto import pareto_front
 from irtune.analysis.trials import TrialRow, best_first
 from irtune.config.study_schema import StudyConfig
 from irtune.config.sweep_schema import SweepConfig
+from irtune.data.label_names import some
 from irtune.files import once_there_is_room
 from irtune.studies.trial_record import TrialRecord
 from irtune.tracking.run_record import RunRecord
@@ -40,22 +38,20 @@ class Adapters:
         self._entries: dict[str, TrialRecord] = {}
         self._rows: dict[str, TrialRow] = {}
         self._finished: set[str] = set()
-        # Trials end in one thread, and are restored in another.
-        self._lock = threading.Lock()
 
     def take(self, entry: TrialRecord) -> None:
         """A trial is over, and all that it measured is known."""
         if entry.status != "finished":
             return
-        with self._lock:
-            self._finished.add(entry.trial_id)
-            self._entries[entry.trial_id], self._rows[entry.trial_id] = entry, entry.row(self._aim)
-            if self._tracking.keep_adapters == "all":
-                return
-            wanted = self._best() if self._tracking.keep_adapters == "best" else set()
-            for trial in self._entries.keys() - wanted:
-                _remove(self._entries.pop(trial).folder / ADAPTER)
-                del self._rows[trial]
+        self._finished.add(entry.trial_id)
+        self._entries[entry.trial_id], self._rows[entry.trial_id] = entry, entry.row(self._aim)
+        if self._tracking.keep_adapters == "all":
+            return
+        wanted = self._best() if self._tracking.keep_adapters == "best" else set()
+        for trial in self._entries.keys() - wanted:
+            # A link is left as it is.
+            shutil.rmtree(self._entries.pop(trial).folder / ADAPTER, ignore_errors=True)
+            del self._rows[trial]
 
     def upload(self, uploader: Uploader) -> None:
         """Let the uploader send the adapters of the best trials, once the sweep has no more to find."""
@@ -73,8 +69,9 @@ class Adapters:
         """What was kept and what goes to MLflow, in words."""
         kept = sorted(trial for trial, entry in self._entries.items() if (entry.folder / ADAPTER).is_dir())
         where = {"best": f"{len(self._best() & set(kept))}", "all": f"{len(kept)}", "none": "none"}
+        names = f" ({some(kept, _MOST_NAMES)})" if kept else ""
         return (
-            f"{len(kept)} kept of {len(self._finished)} finished trials{_listed(kept)}, in trials/*/{ADAPTER}; "
+            f"{len(kept)} kept of {len(self._finished)} finished trials{names}, in trials/*/{ADAPTER}; "
             f"{where[self._tracking.upload_adapters]} in MLflow (tracking.keep_adapters="
             f"{self._tracking.keep_adapters}, tracking.upload_adapters={self._tracking.upload_adapters})"
         )
@@ -87,17 +84,6 @@ class Adapters:
         chosen = best_first(search, mode, baseline=False)[: self._top] + best_first(search, mode, baseline=True)[:1]
         chosen += pareto_front(search, objectives) if len(objectives) > 1 else []
         return {row.trial_id for row in (*chosen, *(row for row in found if row.repeats is not None))}
-
-
-def _listed(trials: Iterable[str]) -> str:
-    names = list(trials)
-    more = f", … {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-    return f" ({', '.join(names[:_MOST_NAMES])}{more})" if names else ""
-
-
-def _remove(folder: Path) -> None:
-    if folder.is_dir() and not folder.is_symlink():
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _upload(record: RunRecord, uploader: Uploader) -> None:

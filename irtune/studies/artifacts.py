@@ -1,9 +1,8 @@
 """What the driver makes of a trial's record when the trial is over: its trace as arrays and as a picture."""
 
 import logging
-from dataclasses import asdict
 
-from irtune.analysis.figures import save_png, trace_heat_map
+from irtune.analysis.heat_map import trace_heat_map
 from irtune.files import once_there_is_room, write_arrays
 from irtune.studies.trial_record import TrialRecord
 from irtune.tracking.run_record import RunRecord
@@ -28,11 +27,11 @@ def keep_trace(entry: TrialRecord) -> None:
 
 def _keep_trace(entry: TrialRecord) -> None:
     trace = read_trace(entry.folder)
-    if not len(trace.step):
+    if not len(trace["step"]):
         return
-    write_arrays(entry.folder / TRACE, asdict(trace))
+    write_arrays(entry.folder / TRACE, trace)
     label = f"importance ({entry.config.importance.name.replace('_', ' ')})"
-    figure = trace_heat_map(trace.scores, trace.active, trace.step, title=entry.name, score_label=label)
-    save_png(figure, entry.folder / HEAT_MAP)
+    figure = trace_heat_map(trace["scores"], trace["active"], trace["step"], title=entry.name, score_label=label)
+    figure.savefig(entry.folder / HEAT_MAP, dpi=120)
     for file in (TRACE, HEAT_MAP):
         RunRecord(entry.folder).add_artifact(entry.folder / file, "layer_importance")

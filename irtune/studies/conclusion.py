@@ -13,13 +13,13 @@ from rich.markup import escape
 from rich.syntax import Syntax
 
 from irtune.analysis.answer import Answer, answer_sweep
-from irtune.analysis.figures import finalist_plot, pareto_plot, response_curves, save_png
-from irtune.analysis.finalists_view import finalist_markdown, finalist_table
-from irtune.analysis.pareto import pareto_front
+from irtune.analysis.finalists_view import finalist_plot, finalist_table
+from irtune.analysis.pareto import pareto_front, pareto_plot
 from irtune.analysis.report import render_report
-from irtune.analysis.tables import markdown_table, trial_table
+from irtune.analysis.response import response_curves
+from irtune.analysis.tables import trial_table
 from irtune.analysis.trials import TrialRow
-from irtune.config.load import concise, dotted_keys
+from irtune.config.load import dotted_keys, explicit
 from irtune.files import once_there_is_room, write_whole
 from irtune.redaction import public_address, redact, redacted
 from irtune.search.optuna_source import STUDY
@@ -27,9 +27,8 @@ from irtune.studies.artifacts import HEAT_MAP
 from irtune.studies.plan import PLAN, Compared, compared_with_plan, table
 from irtune.studies.preflight import Sweep
 from irtune.studies.provenance import environment
-from irtune.studies.trial_record import TrialRecord
 from irtune.studies.trial_table import TrialTable
-from irtune.studies.ways_to_look import experiment_of, ways_to_look
+from irtune.studies.ways_to_look import ways_to_look
 from irtune.tracking.mlflow_tracker import MlflowTracker
 from irtune.tracking.uploader import Uploader
 from irtune.training.record import RecordWriter
@@ -41,138 +40,112 @@ SUMMARY = "summary"
 
 
 @dataclass(frozen=True)
-class Conclusion:
-    """What a sweep found, and where it lies."""
+class _Found:
+    """What there is to tell of a sweep: ``rows`` are the trials of the search, ``front`` those of them on the front."""
 
-    name: str
-    folder: Path
+    sweep: Sweep
+    trials: TrialTable
+    rows: Sequence[TrialRow]
+    front: Sequence[TrialRow]
     answer: Answer
-    rows: tuple[TrialRow, ...]
-    experiment_id: str | None
-
-    @property
-    def succeeded(self) -> bool:
-        """Whether at least one trial ran to its end, and kept to the constraints."""
-        return self.answer.best is not None
+    ways_to_look: tuple[str, str]
+    compared: Compared
 
 
-def conclude(
-    sweep: Sweep,
-    trials: TrialTable,
-    uploader: Uploader,
-    tracker: MlflowTracker,
-    console: Console,
-) -> Conclusion:
+def conclude(sweep: Sweep, trials: TrialTable, uploader: Uploader, tracker: MlflowTracker, console: Console) -> Answer:
     """Answer, write, record, and then show: what a terminal cannot print costs no report."""
     metric, mode = sweep.config.tune.first_objective
-    entries, adapters, all_rows = list(trials.records.values()), trials.adapters, trials.rows()
+    objectives, all_rows = sweep.config.tune.objectives, trials.rows()
     rows = [row for row in all_rows if row.repeats is None]
     answer = answer_sweep(
         all_rows,
         metric=sweep.metric.words if metric == f"eval/{sweep.metric.name}" else metric,
         mode=mode,
-        num_classes=len(sweep.ready.dataset.labels),
-        num_validation=len(sweep.ready.dataset.splits["validation"]),
+        num_classes=len(sweep.ready.inputs.dataset.labels),
+        num_validation=len(sweep.ready.inputs.dataset.splits["validation"]),
     )
-    experiment_id, space = experiment_of(tracker), sweep.config.space
+    front = pareto_front(rows, objectives) if len(objectives) > 1 else []
     tags = ("irtune.strategy", "irtune.pruned", *(["irtune.repeats"] if sweep.config.tune.finalists else []))
-    params = (*space, "selection.policy.name")
-    commands = ways_to_look(sweep, tracker, experiment_id, params=params, tags=tags)
-    compared = compared_with_plan(sweep.folder, entries)
-    once_there_is_room(lambda: _write_files(sweep, entries, rows, answer, commands, compared), sweep.folder)
-    _record(sweep, answer, compared, adapters.told(), uploader)
-    adapters.upload(uploader)
-    if compared[0]:
-        console.print()
-        console.print(table(*compared[:2]))
-    _show(sweep, entries, answer, rows, adapters.told(), commands, console)
-    return Conclusion(sweep.name, sweep.folder, answer, tuple(rows), experiment_id)
+    look = ways_to_look(sweep, tracker, params=(*sweep.config.space, "selection.policy.name"), tags=tags)
+    compared = compared_with_plan(sweep.folder, list(trials.records.values()))
+    found = _Found(sweep, trials, rows, front, answer, look, compared)
+    once_there_is_room(lambda: _write_files(found), sweep.folder)
+    _record(found, uploader)
+    trials.adapters.upload(uploader)
+    _show(found, console)
+    return answer
 
 
-def _write_files(
-    sweep: Sweep,
-    entries: Sequence[TrialRecord],
-    rows: Sequence[TrialRow],
-    answer: Answer,
-    commands: tuple[str, str],
-    compared: Compared,
-) -> None:
-    by_id = {entry.trial_id: entry for entry in entries}
+def _write_files(found: _Found) -> None:
+    sweep, answer, rows, records = found.sweep, found.answer, found.rows, found.trials.records
     _, mode = sweep.config.tune.first_objective
-    front = _front(sweep, rows)
     response = _drawn(response_curves(rows, mode=mode), sweep.folder / FIGURE)
-    pareto = _drawn(pareto_plot(rows, sweep.config.tune.objectives), sweep.folder / PARETO) if front else None
-    tables, finalists = [markdown_table(rows, mode, front)], None
+    pareto = _drawn(pareto_plot(rows, sweep.config.tune.objectives), sweep.folder / PARETO) if found.front else None
+    tables, finalists = [trial_table(rows, mode, found.front).markdown()], None
     if answer.finalists:
-        tables.append(finalist_markdown(answer.finalists))
+        tables.append(finalist_table(answer.finalists).markdown())
         finalists = _drawn(finalist_plot(answer.finalists), sweep.folder / FINALISTS_FIGURE)
     write_whole(sweep.folder / TABLE, "\n\n".join(tables) + "\n")
     best_yaml = ""
     if answer.best is not None:
-        best = by_id[answer.best.trial_id].config.model_dump(mode="json")
+        best = records[answer.best.trial_id].config.model_dump(mode="json")
         best_yaml = yaml.safe_dump(redacted(best), sort_keys=False)
         write_whole(sweep.folder / BEST, best_yaml)
-    shown = {row.name: by_id[row.trial_id].folder / HEAT_MAP for row in (answer.selective, answer.baseline) if row}
+    shown = {row.name: records[row.trial_id].folder / HEAT_MAP for row in (answer.selective, answer.baseline) if row}
     report = render_report(
         title=f"Sweep {sweep.name}",
         answer=answer,
         rows=rows,
-        response_png=response,
-        pareto_png=pareto,
-        front=front,
-        finalists_png=finalists,
+        front=found.front,
+        figures={"response": response, "pareto": pareto, "finalists": finalists},
         data=redacted(sweep.ready.inputs.facts() | {"asked": sweep.ready.inputs.asked()}),
-        data_notes=redacted(sweep.ready.dataset.notes),
+        data_notes=redacted(sweep.ready.inputs.dataset.notes),
         best_yaml=best_yaml,
         heat_maps={name: file.read_bytes() for name, file in shown.items() if file.is_file()},
-        tracking_command=commands[0],
-        tracking_url=commands[1],
+        tracking_command=found.ways_to_look[0],
+        tracking_url=found.ways_to_look[1],
         provenance=environment()
         | {
-            "data fingerprint": sweep.ready.dataset.fingerprint(),
+            "data fingerprint": sweep.ready.inputs.dataset.fingerprint(),
             "model": redact(sweep.config.model.name),
             "sweep file": redact(sweep.source),
             "MLflow": public_address(sweep.ready.tracking_uri),
         }
-        | {f"predicted: {name}": f"{predicted}, actually {took}" for name, predicted, took, _ in compared[0]},
+        | {f"predicted: {name}": f"{predicted}, actually {took}" for name, predicted, took, _ in found.compared[0]},
         mode=mode,
     )
     write_whole(sweep.folder / REPORT, report)
 
 
-def _front(sweep: Sweep, rows: Sequence[TrialRow]) -> list[TrialRow]:
-    """The trials on the Pareto front, where there are several objectives."""
-    modes = sweep.config.tune.objectives
-    return pareto_front(rows, modes) if len(modes) > 1 else []
-
-
 def _drawn(figure: Figure, path: Path) -> bytes:
-    save_png(figure, path)
+    figure.savefig(path, dpi=120)
     return path.read_bytes()
 
 
-def _record(sweep: Sweep, answer: Answer, compared: Compared, adapters: str, uploader: Uploader) -> None:
+def _record(found: _Found, uploader: Uploader) -> None:
     """A run of its own for the sweep, with everything that is about all of its trials."""
+    sweep, answer = found.sweep, found.answer
     key, folder = f"{sweep.name}/{SUMMARY}", sweep.folder / SUMMARY
-    tags = {"irtune.sweep": sweep.name, "irtune.kind": "summary", "irtune.data": sweep.ready.dataset.name}
+    tags = {"irtune.sweep": sweep.name, "irtune.kind": "summary", "irtune.data": sweep.ready.inputs.dataset.name}
     tags |= {"irtune.data.lengths": sweep.ready.inputs.encoded.in_words()}
     uploader.add(key, folder, name=f"summary of {sweep.name}", tags=tags)
     writer = RecordWriter(folder)
     writer.params(dotted_keys(sweep.config))
     writer.tags({"irtune.answer": answer.sentence, "irtune.caveats": " ".join(answer.caveats)})
-    writer.tags({"irtune.data.notes": " ".join(sweep.ready.dataset.notes), "irtune.adapters": adapters})
+    notes, adapters = " ".join(sweep.ready.inputs.dataset.notes), found.trials.adapters.told()
+    writer.tags({"irtune.data.notes": notes, "irtune.adapters": adapters})
     interval, name = answer.interval, sweep.metric.name
     values = {
-        "summary/saving_flops": answer.saving_flops,
-        "summary/saving_seconds": answer.saving_seconds,
-        "summary/saving_trainable": answer.saving_trainable,
+        "summary/saving_flops": answer.saving("flops"),
+        "summary/saving_seconds": answer.saving("seconds"),
+        "summary/saving_trainable": answer.saving("trainable_share"),
         f"summary/test_{name}_difference": interval.difference if interval else None,
         f"summary/test_{name}_difference_low": interval.low if interval else None,
         f"summary/test_{name}_difference_high": interval.high if interval else None,
     }
     known = {name: value for name, value in values.items() if value is not None}
     # A sweep that was resumed after it had been summed up is summed up again.
-    writer.metrics(writer.attempt, known | compared[2])
+    writer.metrics(writer.attempt, known | found.compared[2])
     # The journal may be written to while it is uploaded; and only what lies in its own folder is uploaded of a run.
     for file in (REPORT, FIGURE, PARETO, FINALISTS_FIGURE, TABLE, BEST, PLAN, STUDY):
         if (sweep.folder / file).is_file():
@@ -182,44 +155,37 @@ def _record(sweep: Sweep, answer: Answer, compared: Compared, adapters: str, upl
     uploader.finish(key, "FINISHED", {})
 
 
-def _show(
-    sweep: Sweep,
-    entries: Sequence[TrialRecord],
-    answer: Answer,
-    rows: Sequence[TrialRow],
-    adapters: str,
-    commands: tuple[str, str],
-    console: Console,
-) -> None:
+def _show(found: _Found, console: Console) -> None:
+    sweep, answer, records = found.sweep, found.answer, found.trials.records
+    if found.compared[0]:
+        console.print()
+        console.print(table(*found.compared[:2]))
     console.print()
     metric, mode = sweep.config.tune.first_objective
-    front = _front(sweep, rows)
-    console.print(trial_table(rows, mode, width=console.width, front=front))
+    console.print(trial_table(found.rows, mode, found.front).rich(console.width))
     if answer.finalists:
         console.print("[bold]Finalists over seeds[/]")
-        console.print(finalist_table(answer.finalists, width=console.width))
-    for entry in entries:
+        console.print(finalist_table(answer.finalists).rich(console.width))
+    for entry in records.values():
         happened = [f"tried again: {entry.trial_id}, {entry.name}: {reason}" for reason in entry.interruptions]
         if entry.error is not None:
             happened.append(f"failed: {entry.trial_id}, {entry.name}: {last_line(entry.error)}")
         for line in happened:
             console.out(line, highlight=False)
     if answer.best is not None:
-        where = f"what differs from the defaults; all of it: {sweep.folder / BEST}"
-        by = f" by {metric}, the first objective" if front else ""
+        where = f"what was set; all of it: {sweep.folder / BEST}"
+        by = f" by {metric}, the first objective" if found.front else ""
         console.print(f"\n[bold]Best configuration{by}[/] ({escape(where)})", highlight=False, soft_wrap=True)
-        best = next(entry.config for entry in entries if entry.trial_id == answer.best.trial_id)
-        console.print(
-            Syntax(yaml.safe_dump(redacted(concise(best)), sort_keys=False), "yaml", background_color="default")
-        )
+        best = redacted(explicit(records[answer.best.trial_id].config))
+        console.print(Syntax(yaml.safe_dump(best, sort_keys=False), "yaml", background_color="default"))
     console.print("[bold]Look at it[/]")
     for label, what in {
         "report": str(sweep.folder / REPORT),
-        "figure": str(sweep.folder / (PARETO if front else FIGURE)),
-        "adapters": adapters,
+        "figure": str(sweep.folder / (PARETO if found.front else FIGURE)),
+        "adapters": found.trials.adapters.told(),
         "study": shlex.join(["optuna-dashboard", str(sweep.folder / "study.journal")]),
-        "MLflow": commands[0],
-        "": f"then open {commands[1]}",
+        "MLflow": found.ways_to_look[0],
+        "": f"then open {found.ways_to_look[1]}",
     }.items():
         console.out(f"  {label:8} {what}", highlight=False)
     console.print(f"\n[bold green]Answer[/] {escape(answer.sentence)}", highlight=False, soft_wrap=True)

@@ -1,5 +1,6 @@
 """The driver of a study: it asks what is to be tried, has workers train it, and tells how it went."""
 
+import logging
 import math
 import shlex
 import signal
@@ -7,11 +8,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Self
 
 import ray
 from ray import tune
+from ray.tune.schedulers import TrialScheduler
 from rich.console import Console
 
 from irtune.analysis.trials import TrialRow
@@ -19,16 +21,15 @@ from irtune.config.load import explicit
 from irtune.config.study_schema import StudyConfig
 from irtune.config.sweep_schema import AshaConfig
 from irtune.search.source import BASELINE_SPEC, Outcome, TrialSource, TrialSpec
-from irtune.search.stopping import Asha, build_scheduler
+from irtune.search.stopping import Asha, InOrder
 from irtune.studies.artifacts import keep_trace
 from irtune.studies.preflight import Study
-from irtune.studies.progress import SweepProgress, Ticker
-from irtune.studies.ray_tune import TableCallback, tuner
+from irtune.studies.progress import SweepProgress
+from irtune.studies.ray_tune import SourceSearcher, TableCallback
 from irtune.studies.resume import resume_command
 from irtune.studies.trial_record import TrialRecord
 from irtune.studies.trial_table import TrialTable
 from irtune.tracking.mlflow_tracker import MlflowTracker
-from irtune.tracking.outbox import sync
 from irtune.tracking.run_record import RunRecord
 from irtune.tracking.uploader import Uploader
 from irtune.training.record import result_of
@@ -37,8 +38,8 @@ from irtune.workers.execution import Execution
 from irtune.workers.node_watch import LOST, NodeWatch
 from irtune.workers.worker import TrialSetup
 
+LOOK_EVERY_S = 1.0
 DRAIN_S = 120.0
-SYNC_S = 30.0
 DRAIN_KILLED_S = 8.0
 
 
@@ -101,23 +102,20 @@ class Driver:
     def __init__(self, sweep: Study[StudyConfig], at_once: int, watch: NodeWatch, console: Console) -> None:
         config, ready = sweep.config, sweep.ready
         self._sweep, self._watch, self._console = sweep, watch, console
-        self._setup = TrialSetup(
-            explicit(config.experiment()), sweep.folder, ray.put(ready.dataset), data=ready.inputs.data
-        )
-        self._execution = Execution(config, self._setup, at_once)
+        experiment, data = explicit(config.experiment()), ready.inputs.data
+        self.setup = TrialSetup(experiment, sweep.folder, ray.put(ready.inputs.dataset), data=data)
+        self._execution = Execution(config, self.setup, at_once)
         self.tracker = MlflowTracker(ready.tracking_uri, config.tracking.experiment, may_be_away=ready.away is not None)
         self.uploader = Uploader(self.tracker)
-        self.table = TrialTable(sweep, self._setup, self.uploader)
-        self._callback = TableCallback(self.table, self._execution.forget, _raise_at(config.tune.time_budget_s))
+        self.table = TrialTable(sweep, self.setup, self.uploader)
+        self._callback = TableCallback(self.table, self._execution.forget, self._on_step)
+        self._ends_at_s = time.monotonic() + (config.tune.time_budget_s or math.inf)
 
     def __enter__(self) -> Self:
-        sync(self._sweep.folder, self.tracker, close_open=False, timeout_s=SYNC_S)
         self.uploader.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         killed = self.table.close_open()
         unsent = self.uploader.drain(DRAIN_KILLED_S)
         self.uploader.close()
@@ -150,39 +148,66 @@ class Driver:
         self.uploader.drain(DRAIN_S)
         return is_complete
 
-    def known_end(self, spec: TrialSpec) -> Outcome | None:
-        """How a trial ended under an earlier driver; None if there is work left."""
-        return known_end(spec, self._setup)
-
     def _run(self, phase: Phase, later: Sequence[Phase]) -> bool:
         self.table.read()
         config, before = self._sweep.config, len(self.table.records)
         source = phase.source(self.table.rows())
         metric, mode = config.stops_by
-        scheduler = build_scheduler(phase.stops, max_steps=config.most_steps, metric=metric, mode=mode)
+        stops = phase.stops
+        scheduler = InOrder() if stops is None else Asha(stops, config.most_steps, metric, mode)
         for name, scores in self.table.restore(source.ended()).items():
             if isinstance(scheduler, Asha):
                 scheduler.remember(name, scores)
         if not source.is_exhausted:
             planned = before + source.num_trials + sum(each.most for each in later)
-            self._fit(tuner(config, self._sweep.folder, self._execution, source, scheduler, self._callback), planned)
+            self._fit(source, scheduler, planned)
         return source.is_exhausted and all(record.status for record in self.table.records.values())
 
-    def _fit(self, tuner: tune.Tuner, planned: int) -> None:
-        """Run trials under a progress display that counts to ``planned``."""
-        config, records = self._sweep.config, self.table.in_order
-        steps_before = sum(record.step for record in records)
-        with SweepProgress(self._console, planned, config.most_steps, config.aim, steps_before) as progress:
-
-            def look() -> None:
-                self.table.read()
-                progress.update(records)
-
-            ticker = Ticker(look)
+    def _fit(self, source: TrialSource, scheduler: TrialScheduler, planned: int) -> None:
+        """Run what a source asks for under a progress display that counts to ``planned``."""
+        config, folder = self._sweep.config, self._sweep.folder
+        tuner = tune.Tuner(
+            self._execution.trainable(),
+            tune_config=tune.TuneConfig(
+                num_samples=-1,
+                search_alg=SourceSearcher(source),
+                scheduler=scheduler,
+                max_concurrent_trials=self._execution.at_once,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                # What Tune keeps of its own is of no use to another driver.
+                name=f"tune_{len(list(folder.glob('tune_*')))}",
+                storage_path=str(folder),
+                callbacks=[self._callback],
+                failure_config=tune.FailureConfig(max_failures=config.tune.max_failures),
+                verbose=0,
+            ),
+        )
+        self._looks_at_s = time.monotonic() + LOOK_EVERY_S
+        steps_before = sum(record.step for record in self.table.in_order)
+        with SweepProgress(self._console, planned, config.most_steps, config.aim, steps_before) as self._progress:
             try:
                 tuner.fit()
             finally:
-                ticker.stop()
+                self._look()
+
+    def _on_step(self) -> None:
+        """Look around now and then as Tune's loop goes round; raises once the sweep has had its time."""
+        now_s = time.monotonic()
+        if now_s >= self._ends_at_s:
+            raise TimeIsUp
+        if now_s >= self._looks_at_s:
+            self._looks_at_s = now_s + LOOK_EVERY_S
+            self._look()
+
+    def _look(self) -> None:
+        try:
+            self.table.read()
+            self._progress.update(self.table.in_order)
+        # A sweep goes on that cannot be shown.
+        except Exception:
+            logging.getLogger(__name__).exception("progress could not be shown")
 
     def _say_time_is_up(self, stopped: Sequence[TrialRecord]) -> None:
         running = ", ".join(f"{one.trial_id} ({one.name}) at step {one.step}" for one in stopped) or "none"
@@ -216,14 +241,3 @@ def _say_lost(what: str, sweep: Study[StudyConfig], console: Console) -> None:
         f"measured is in {sweep.folder}; the trials in flight go on from their checkpoints with: {resume_command()}",
         highlight=False,
     )
-
-
-def _raise_at(budget_s: float | None) -> Callable[[], None]:
-    """What raises once a sweep that begins now has had its time."""
-    ends_at = math.inf if budget_s is None else time.monotonic() + budget_s
-
-    def look() -> None:
-        if time.monotonic() >= ends_at:
-            raise TimeIsUp
-
-    return look

@@ -126,11 +126,6 @@ class Ready:
                 return {DATA_TAG: one.dataset.name, DIGEST_TAG: one.dataset.fingerprint()}
         return {}
 
-    @property
-    def dataset(self) -> LabelledDataset:
-        """The data, read and checked."""
-        return self.inputs.dataset
-
     def check_away(self, tracking: TrackingConfig, *, is_new: bool) -> None:
         """Refuse to begin a sweep whose MLflow is away, but not to go on with one that has reached it before.
 
@@ -162,7 +157,7 @@ class Study(Generic[AnyStudy]):
     @property
     def metric(self) -> Metric:
         """What its trials are scored by."""
-        return Metric.named(self.config.metric, metric_labels(self.ready.dataset.labels))
+        return Metric.named(self.config.metric, metric_labels(self.ready.inputs.dataset.labels))
 
 
 def study_cells(study: "Ablation") -> list[Cell]:
@@ -345,7 +340,7 @@ def _check_shapes(config: ExperimentConfig, checkpoint: Path, space_is_sound: bo
     except RuntimeError:
         # Some tuners look at weights as they are made, and here there are none.
         return
-    check_tensors(config, blocks.sizes(getattr(config.importance, "tensors", "all")))
+    check_tensors(config, blocks)
     alike = indistinct_choices(config, blocks.sizes) if isinstance(config, SweepConfig) and space_is_sound else []
     if alike:
         raise ValueError("\n".join(alike))

@@ -1,11 +1,8 @@
 """How far a sweep is and how long it will take: a bar on a terminal, a line now and then in a log."""
 
-import logging
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -76,7 +73,6 @@ class SweepProgress:
         self._past = _Tally()
         self._recent: list[TrialRecord] = []
         self._num_seen = 0
-        self._lock = threading.Lock()
         self._bar = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
@@ -91,29 +87,26 @@ class SweepProgress:
         self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._bar.stop()
 
     def update(self, entries: Sequence[TrialRecord]) -> None:
         """Show the state of the trials now; ``entries`` are all so far, in the order in which they began."""
-        with self._lock:
-            tally, running = self._count(entries)
-            now = time.monotonic()
-            # Steps that stopped trials left out will not be done.
-            total = max(tally.steps_of_over + (self.num_trials - tally.over) * self.steps_per_trial, 1)
-            done = tally.steps
-            if done != self.done:
-                self.done, self.moved_at = done, now
-            if done > self.steps_before and self.first_step_at is None:
-                self.first_step_at = now
-            status = self._status(tally, running, total, now)
-            self._bar.update(self._task, total=total, completed=done, status=status)
-            if not self.console.is_terminal and now - self.last_line_at >= LINE_EVERY_S:
-                self.last_line_at = now
-                line = f"[{duration(now - self.started)}] {status}"
-                self.console.out(line, highlight=False)
+        tally, running = self._count(entries)
+        now = time.monotonic()
+        # Steps that stopped trials left out will not be done.
+        total = max(tally.steps_of_over + (self.num_trials - tally.over) * self.steps_per_trial, 1)
+        done = tally.steps
+        if done != self.done:
+            self.done, self.moved_at = done, now
+        if done > self.steps_before and self.first_step_at is None:
+            self.first_step_at = now
+        status = self._status(tally, running, total, now)
+        self._bar.update(self._task, total=total, completed=done, status=status)
+        if not self.console.is_terminal and now - self.last_line_at >= LINE_EVERY_S:
+            self.last_line_at = now
+            line = f"[{duration(now - self.started)}] {status}"
+            self.console.out(line, highlight=False)
 
     def _count(self, entries: Sequence[TrialRecord]) -> tuple[_Tally, list[str]]:
         """All trials together, and the names of those that run."""
@@ -146,26 +139,3 @@ class SweepProgress:
             metric, (score, name) = self.aim.first_objective[0], tally.best
             parts[-1] += f"; best {metric} {worded(metric, score)} ({name})"
         return ", ".join(parts)
-
-
-class Ticker:
-    """Calls a function every second from a thread, until stopped; what it raises is logged."""
-
-    def __init__(self, call: Callable[[], None]) -> None:
-        self._call = call
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="irtune-progress", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Call it a last time and stop."""
-        self._over.set()
-        self._thread.join(5)
-        self._call()
-
-    def _run(self) -> None:
-        while not self._over.wait(1.0):
-            try:
-                self._call()
-            except Exception:
-                logging.getLogger(__name__).exception("progress could not be shown")

@@ -6,15 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
-from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from irtune.config.study_schema import StudyConfig
 from irtune.search.source import Outcome, TrialSource, TrialSpec
 from irtune.search.stopping import TIME_ATTR
 from irtune.studies.trial_table import TrialTable
 from irtune.workers.error_text import NO_ERROR, last_line
-from irtune.workers.execution import Execution
 
 logger = logging.getLogger(__name__)
 
@@ -101,44 +98,6 @@ class TableCallback(tune.Callback):  # type: ignore[misc]
         """The trial failed for good."""
         self._on_end(trial.config["name"])
         self._table.end(trial.config["name"], "failed", _error(trial))
-
-
-def tuner(
-    config: StudyConfig,
-    folder: Path,
-    execution: Execution,
-    source: TrialSource,
-    scheduler: TrialScheduler,
-    callback: TableCallback,
-) -> tune.Tuner:
-    """Ray Tune, ready to run what a source asks for.
-
-    Args:
-        config: The study.
-        folder: Its folder.
-        execution: How its trials run.
-        source: What is asked.
-        scheduler: What stops trials early.
-        callback: Told what happens.
-    """
-    return tune.Tuner(
-        execution.trainable(),
-        tune_config=tune.TuneConfig(
-            num_samples=-1,
-            search_alg=SourceSearcher(source),
-            scheduler=scheduler,
-            max_concurrent_trials=execution.at_once,
-            reuse_actors=True,
-        ),
-        run_config=tune.RunConfig(
-            # What Tune keeps of its own is of no use to another driver.
-            name=f"tune_{len(list(folder.glob('tune_*')))}",
-            storage_path=str(folder),
-            callbacks=[callback],
-            failure_config=tune.FailureConfig(max_failures=config.tune.max_failures),
-            verbose=0,
-        ),
-    )
 
 
 def _error(trial: Any) -> str:

@@ -4,7 +4,6 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +14,7 @@ from irtune.config.load import ConfigError, dotted_keys, storage_path
 from irtune.config.study_schema import StudyConfig
 from irtune.files import once_there_is_room, read_json, write_json
 from irtune.redaction import redacted
+from irtune.tracking.heartbeat import is_live
 from irtune.tracking.ownership import why_not_own
 
 Resume = Literal["ask", "always", "never"]
@@ -97,7 +97,6 @@ def sweep_to_resume(
     *,
     source: str,
     console: Console,
-    is_live: Callable[[Path], bool],
 ) -> Path | None:
     """The folder of the earlier sweep to go on with; None to begin a new one.
 
@@ -110,7 +109,6 @@ def sweep_to_resume(
         resume: Whether to go on at all.
         source: The file it came from, for messages.
         console: Where to ask, or to say what is done.
-        is_live: Whether some driver is at work on the sweep in a folder.
 
     Raises:
         ConfigError: If ``always`` finds no sweep of this name, or one that is another sweep, or that still runs.
@@ -120,10 +118,10 @@ def sweep_to_resume(
         return None
     earlier = _earlier_sweeps(config)
     if resume == "ask":
-        earlier = [folder for folder in earlier if _is_own(folder, console) and _is_readable(folder, console)]
+        earlier = [folder for folder in earlier if _may_go_on(folder, console)]
     folder = max(earlier, key=_rank, default=None)
     if resume == "always":
-        return _checked(folder, config, fingerprint, source, is_live)
+        return _checked(folder, config, fingerprint, source)
     if folder is None or _identity(folder).complete or is_live(folder):
         return None
     different = _differences(folder, config, fingerprint)
@@ -140,9 +138,7 @@ def sweep_to_resume(
     return folder
 
 
-def _checked(
-    folder: Path | None, config: StudyConfig, fingerprint: str, source: str, is_live: Callable[[Path], bool]
-) -> Path:
+def _checked(folder: Path | None, config: StudyConfig, fingerprint: str, source: str) -> Path:
     if folder is None:
         mistakes = [
             f"name: no {config.kind} called {config.name!r} lies under {storage_path(config)}; leave out --resume"
@@ -179,22 +175,19 @@ def _earlier_sweeps(config: StudyConfig) -> list[Path]:
     return [folder for folder in known_studies(storage_path(config)) if of_this_name.fullmatch(folder.name)]
 
 
-def _is_own(folder: Path, console: Console) -> bool:
-    foreign = why_not_own(folder)
-    if foreign is not None:
-        console.out(
-            f"note: {folder.name} is left alone: it {foreign}; --resume goes on with it all the same", highlight=False
-        )
-    return foreign is None
-
-
-def _is_readable(folder: Path, console: Console) -> bool:
-    try:
-        _identity(folder)
-    except ValueError as error:
-        console.out(f"note: {folder.name} is left alone: {error}", highlight=False)
-        return False
-    return True
+def _may_go_on(folder: Path, console: Console) -> bool:
+    """Whether a folder is this user's own and can be read, with a note where it is not."""
+    reason = None
+    if (foreign := why_not_own(folder)) is not None:
+        reason = f"it {foreign}; --resume goes on with it all the same"
+    else:
+        try:
+            _identity(folder)
+        except ValueError as error:
+            reason = str(error)
+    if reason is not None:
+        console.out(f"note: {folder.name} is left alone: {reason}", highlight=False)
+    return reason is None
 
 
 def _differences(folder: Path, config: StudyConfig, fingerprint: str) -> list[str]:

@@ -4,6 +4,7 @@ import contextlib
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -15,13 +16,13 @@ from irtune.config.study_schema import StudyConfig
 from irtune.data.dataset import Split
 from irtune.redaction import public_address
 from irtune.search.source import Outcome, TrialSpec
-from irtune.studies.driver import DRAIN_S, Driver, Phase, on_ray
+from irtune.studies.driver import DRAIN_S, Driver, Phase, known_end, on_ray
 from irtune.studies.plan import PLAN, Plan, predict
 from irtune.studies.preflight import Study, prepare
 from irtune.studies.resume import Resume, new_folder, sweep_to_resume, write_identity
 from irtune.studies.trial_table import TrialTable
 from irtune.tracking.address import requires_server
-from irtune.tracking.heartbeat import Heartbeat, is_live
+from irtune.tracking.heartbeat import Heartbeat
 from irtune.tracking.left_behind import close_dead
 from irtune.tracking.mlflow_tracker import MlflowTracker
 from irtune.tracking.outbox import write_address
@@ -73,6 +74,10 @@ class StudyRunner(ABC, Generic[Config, Found]):
     ) -> Found:
         """Answer, write, record, and then show."""
 
+    @abstractmethod
+    def succeeded(self, found: Found) -> bool:
+        """Whether there is anything to tell."""
+
     def run(self, config: Config, source: str, console: Console, resume: Resume, rehearsal: Rehearsal) -> Found:
         """Check, run all trials, and conclude.
 
@@ -95,7 +100,7 @@ class StudyRunner(ABC, Generic[Config, Found]):
         # From here on the login is in ``ready.tracking_uri`` alone, which is never written.
         config = without_login(config)
         fingerprint = ready.fingerprint()
-        folder = sweep_to_resume(config, fingerprint, resume, source=source, console=console, is_live=is_live)
+        folder = sweep_to_resume(config, fingerprint, resume, source=source, console=console)
         ready.check_away(config.tracking, is_new=folder is None)
         folder = folder or new_folder(config)
         study = Study(folder.name, folder, config, ready, source)
@@ -142,7 +147,7 @@ class StudyRunner(ABC, Generic[Config, Found]):
         # Without a terminal nobody is asked; what would be gone on with is only said.
         told = Console(file=console.file, width=console.width, force_terminal=False)
         fingerprint = ready.fingerprint()
-        folder = sweep_to_resume(config, fingerprint, resume, source=source, console=told, is_live=is_live)
+        folder = sweep_to_resume(config, fingerprint, resume, source=source, console=told)
         ready.check_away(config.tracking, is_new=folder is None)
         folder = folder or storage_path(config) / f"{config.name}-<date>-<time>"
         study = Study(folder.name, folder, config, ready, source)
@@ -171,7 +176,7 @@ class StudyRunner(ABC, Generic[Config, Found]):
 
     def _run(self, study: Study[Config], at_once: int, watch: NodeWatch, console: Console) -> Found:
         with Driver(study, at_once, watch, console) as driver:
-            is_complete = driver.run(self.phases(study, driver.known_end))
+            is_complete = driver.run(self.phases(study, partial(known_end, setup=driver.setup)))
             found = self.conclude(study, driver.table, driver.uploader, driver.tracker, console)
             driver.uploader.drain(DRAIN_S)
             if is_complete:

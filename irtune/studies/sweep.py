@@ -5,13 +5,14 @@ from collections.abc import Mapping
 import numpy as np
 from rich.console import Console
 
+from irtune.analysis.answer import Answer
 from irtune.analysis.trials import BASELINE
 from irtune.config.sweep_schema import SweepConfig
 from irtune.data.dataset import Split
 from irtune.search.optuna_source import STUDY, OptunaSource, open_study, requeue_interrupted
 from irtune.search.source import BASELINE_SPEC, ListSource, Together
 from irtune.search.warm_start import warm_start
-from irtune.studies.conclusion import Conclusion, conclude
+from irtune.studies.conclusion import conclude
 from irtune.studies.driver import Phase
 from irtune.studies.finalists import choose_repeats
 from irtune.studies.matched import matched_baseline, may_differ
@@ -24,7 +25,7 @@ from irtune.tracking.uploader import Uploader
 from irtune.training.rehearsal import Rehearsal
 
 
-class SweepRunner(StudyRunner[SweepConfig, Conclusion]):
+class SweepRunner(StudyRunner[SweepConfig, Answer]):
     """How a sweep goes."""
 
     def most_trials(self, config: SweepConfig) -> int:
@@ -60,6 +61,10 @@ class SweepRunner(StudyRunner[SweepConfig, Conclusion]):
 
     def conclude(
         self, study: Sweep, table: TrialTable, uploader: Uploader, tracker: MlflowTracker, console: Console
-    ) -> Conclusion:
+    ) -> Answer:
         """How many blocks to train."""
         return conclude(study, table, uploader, tracker, console)
+
+    def succeeded(self, found: Answer) -> bool:
+        """Whether at least one trial ran to its end, and kept to the constraints."""
+        return found.best is not None

@@ -1,7 +1,6 @@
 """The trials of a study: what each is and how far it is, told to MLflow as they begin and end."""
 
 import logging
-import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -46,7 +45,6 @@ class TrialTable:
         self.in_order: list[TrialRecord] = []
         self.adapters = Adapters(sweep.config)
         self._readers: dict[str, RecordReader] = {}
-        self._reading = threading.Lock()
         self._code = code_tags()
         self._ends = ThreadPoolExecutor(1, thread_name_prefix="irtune-ends")
 
@@ -55,22 +53,21 @@ class TrialTable:
         return [record.row(self.sweep.config.aim, self.sweep.metric) for record in self.records.values()]
 
     def read(self) -> None:
-        """Take what trials have measured since the last look, and settle those that are over; from any thread."""
-        with self._reading:
-            for name, reader in list(self._readers.items()):
-                record = self.records[name]
-                # Looked at first: a trial that is over writes no more.
-                is_over = record.status is not None
-                try:
-                    record.take(reader.poll())
-                # A network file system that stumbles must not end the whole sweep.
-                except Exception:
-                    logger.exception("%s: what it measured cannot be read", name)
-                    continue
-                if is_over:
-                    del self._readers[name]
-                    record.settle()
-                    self.adapters.take(record)
+        """Take what trials have measured since the last look, and settle those that are over."""
+        for name, reader in list(self._readers.items()):
+            record = self.records[name]
+            # Looked at first: a trial that is over writes no more.
+            is_over = record.status is not None
+            try:
+                record.take(reader.poll())
+            # A network file system that stumbles must not end the whole sweep.
+            except Exception:
+                logger.exception("%s: what it measured cannot be read", name)
+                continue
+            if is_over:
+                del self._readers[name]
+                record.settle()
+                self.adapters.take(record)
 
     def open(self, spec: TrialSpec) -> None:
         """A trial begins; one that is tried again goes on in the same run."""
@@ -97,9 +94,12 @@ class TrialTable:
             run = RunRecord(record.folder)
             end = run.end()
             record.status, record.error = outcome.status, (end and end.error_text) or outcome.reason
-            if not run.is_sent():
+            if end is None or end.status != _RUN_STATUS[outcome.status]:
+                # Its driver heard of the end, and died before it had noted it.
                 self._follow(record)
                 self.end(spec.name, outcome.status, record.error)
+            elif not run.is_sent():
+                self.uploader.resend(run)
             self.adapters.take(record)
             values = (each for each in measured if each["kind"] == "metrics" and metric in each["values"])
             scores[spec.name] = {each["step"]: each["values"][metric] for each in values}

@@ -22,19 +22,9 @@ COLUMNS = (
 )
 
 
-def experiment_of(tracker: MlflowTracker) -> str | None:
-    """MLflow's id of the experiment; None where the server has been away all the time."""
-    try:
-        return tracker.experiment_id
-    except Exception as error:
-        logging.getLogger(__name__).warning("MLflow cannot be asked for the experiment: %s", redact(str(error)))
-        return None
-
-
 def ways_to_look(
     study: Study[StudyConfig],
     tracker: MlflowTracker,
-    experiment_id: str | None,
     *,
     params: Sequence[str],
     tags: Sequence[str],
@@ -45,26 +35,27 @@ def ways_to_look(
     Args:
         study: What to look at.
         tracker: Keeps the view.
-        experiment_id: MLflow's.
         params: Parameters that are columns.
         tags: Tags that are columns.
         group_by: The tag that runs are grouped by; None groups none.
     """
     uri = study.ready.tracking_uri
-    columns = tuple(name.format(study.metric.name) for name in COLUMNS)
+    base = LOCAL_UI if requires_server(uri) else uri
+    try:
+        experiment_id = tracker.experiment_id
+    except Exception as error:
+        # The server has been away all the time.
+        logging.getLogger(__name__).warning("MLflow cannot be asked for the experiment: %s", redact(str(error)))
+        return ui_command(uri), base
     view = SweepView(
         sweep=study.name,
-        sort_by=columns[0],
-        largest_first=study.metric.mode == "max",
-        metrics=columns,
+        metrics=tuple(name.format(study.metric.name) for name in COLUMNS),
         params=params,
         tags=tags,
-        trade_off=("cost/total_flops", columns[0]),
+        largest_first=study.metric.mode == "max",
+        cost="cost/total_flops",
         group_by=group_by,
     )
-    base = LOCAL_UI if requires_server(uri) else uri
-    if experiment_id is None:
-        return ui_command(uri), base
     try:
         view_id: str | None = tracker.save_view(view)
     except Exception:

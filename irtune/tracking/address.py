@@ -52,20 +52,18 @@ def artifact_root(database: Path) -> Path:
     return database.parent / "mlartifacts"
 
 
-def ui_command(uri: str, python: str = sys.executable, port: int = 5000) -> str:
+def ui_command(uri: str) -> str:
     """The shell command that shows the store in a browser, from any folder.
 
     Args:
         uri: An SQLite store, or the address of a server, which is its own user interface.
-        python: The interpreter in whose environment MLflow is installed.
-        port: The loopback port to listen on.
     """
     database = local_database(uri)
     if database is None:
-        return shlex.join([python, "-m", "webbrowser", _page(uri)])
-    server = [python, "-m", "mlflow", "server", "--backend-store-uri", uri]
+        return shlex.join([sys.executable, "-m", "webbrowser", _page(uri)])
+    server = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
     server += ["--artifacts-destination", str(artifact_root(database))]
-    server += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    server += ["--host", "127.0.0.1", "--port", "5000", "--workers", "1"]
     # Job execution serves features that irtune has no use for, with a dozen processes and 2 GB.
     return "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false " + shlex.join(server)
 

@@ -51,35 +51,25 @@ def files_inside(folder: Path, path: str, refused: list[str]) -> Iterator[tuple[
         place = _opened(opened, os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
         for part in above:
             place = _opened(opened, _open_folder(part, place, path))
-        kind = os.stat(name, dir_fd=place, follow_symlinks=False).st_mode
-        if stat.S_ISDIR(kind):
-            place = _opened(opened, _open_folder(name, place, path))
-            yield from _within(place, PurePosixPath(), Path(staging), refused)
-        else:
-            with _readable(name, place, Path(staging), path) as file:
-                yield "", file
+        yield from _files(place, name, path, (), Path(staging), refused)
 
 
-def _within(place: int, where: PurePosixPath, staging: Path, refused: list[str]) -> Iterator[tuple[str, Path]]:
-    for name in sorted(os.listdir(place)):
-        try:
-            is_folder = stat.S_ISDIR(os.stat(name, dir_fd=place, follow_symlinks=False).st_mode)
-            if is_folder:
-                inner = _open_folder(name, place, str(where / name))
-        except OutsideError as error:
-            refused.append(str(error))
-            continue
-        if is_folder:
+def _files(
+    place: int, name: str, told: str, below: tuple[str, ...], staging: Path, refused: list[str]
+) -> Iterator[tuple[str, Path]]:
+    """A file, or those of a folder: ``name`` in the open folder ``place``; ``below`` is the way to it from the top."""
+    if not stat.S_ISDIR(os.stat(name, dir_fd=place, follow_symlinks=False).st_mode):
+        with _readable(name, place, staging, told) as file:
+            yield "/".join(below[:-1]), file
+        return
+    with contextlib.ExitStack() as opened:
+        inner = _opened(opened, _open_folder(name, place, told))
+        for member in sorted(os.listdir(inner)):
+            way = (*below, member)
             try:
-                yield from _within(inner, where / name, staging, refused)
-            finally:
-                os.close(inner)
-            continue
-        try:
-            with _readable(name, place, staging, str(where / name)) as file:
-                yield "" if where == PurePosixPath() else str(where), file
-        except OutsideError as error:
-            refused.append(str(error))
+                yield from _files(inner, member, "/".join(way), way, staging, refused)
+            except OutsideError as error:
+                refused.append(str(error))
 
 
 @contextlib.contextmanager

@@ -6,16 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from mlflow.entities import Metric
-from mlflow.utils.validation import (
-    MAX_ENTITY_KEY_LENGTH,
-    MAX_PARAM_VAL_LENGTH,
-    MAX_PARAMS_TAGS_PER_BATCH,
-    MAX_TAG_VAL_LENGTH,
-)
+from mlflow.utils.validation import MAX_ENTITY_KEY_LENGTH
 
-PARAM_LENGTH = MAX_PARAM_VAL_LENGTH
-TAG_LENGTH = MAX_TAG_VAL_LENGTH
-NAMES_PER_CALL = MAX_PARAMS_TAGS_PER_BATCH
 POINTS_PER_CALL = 990
 """MLflow takes 1,000 things a call; as many as fit cost hardly more than one."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from irtune.redaction import public_address
 from irtune.tracking.heartbeat import SYNCED
 from irtune.tracking.mlflow_tracker import MlflowTracker
-from irtune.tracking.outbox import ADDRESS, belongs_to, open_tracker, read_address, try_sync
+from irtune.tracking.outbox import ADDRESS, open_tracker, read_address, sync
 from irtune.tracking.ownership import why_not_own
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ def _close_dead(storage: Path, uri: str, open_tracker: OpenTracker, deadline_s: 
             if foreign is not None:
                 logger.info("%s %s, and is left alone", folder, foreign)
                 continue
-            result = try_sync(folder, open_once, left_s)
+            result = sync(folder, open_once, left_s)
             if result.left:
                 left[folder.name] = str(result)
             elif result.num_runs:
@@ -93,8 +93,8 @@ def _without_second_try(uri: str, open_tracker: OpenTracker) -> Callable[[Path],
     failures: list[Exception] = []
 
     def open_once(folder: Path) -> MlflowTracker:
-        if not belongs_to(folder, uri):
-            own = public_address(read_address(folder).uri)
+        own = public_address(read_address(folder).uri)
+        if own != public_address(uri):
             raise ValueError(f"its runs belong to {own}, and not to this sweep's MLflow")
         if failures:
             raise failures[0]

@@ -8,29 +8,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
+from typing import Any, get_args
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, MAX_PARAMS_TAGS_PER_BATCH, MAX_TAG_VAL_LENGTH
 from requests import HTTPError
 
 from irtune.redaction import public_address, redact
 from irtune.tracking.address import artifact_root, local_database, quoted
 from irtune.tracking.connection import TrackingError, fail_fast
 from irtune.tracking.contained import OutsideError, check_inside, files_inside
-from irtune.tracking.conversion import (
-    NAMES_PER_CALL,
-    PARAM_LENGTH,
-    POINTS_PER_CALL,
-    TAG_LENGTH,
-    chunks,
-    cut,
-    names_and_texts,
-    points,
-)
-from irtune.tracking.run_record import DATA_TAG, DIGEST_TAG, RunStatus
+from irtune.tracking.conversion import POINTS_PER_CALL, chunks, cut, names_and_texts, points
+from irtune.tracking.run_record import DATA_TAG, DIGEST_TAG, Ended, Opened, RunStatus
 from irtune.tracking.view import SweepView
 
 logger = logging.getLogger(__name__)
@@ -42,7 +33,6 @@ _UPLOAD_TIMEOUT_S = 300
 _ERROR_TAG_LENGTH = 4000
 _REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST"}
 _WORTH_A_RETRY = {401, 403, 408, 429}
-_ENDS: dict[str, RunStatus] = {"FINISHED": "FINISHED", "FAILED": "FAILED", "KILLED": "KILLED"}
 
 
 @dataclass
@@ -89,95 +79,92 @@ class MlflowTracker:
         with fail_fast(_CALL_TIMEOUT_S):
             return self._find_or_create(self._uri, self._experiment)
 
-    def start_run(
-        self,
-        key: str,
-        name: str,
-        tags: Mapping[str, str],
-        start_time_ms: int | None = None,
-        *,
-        params: Mapping[str, str] = MappingProxyType({}),
-        is_new: bool = False,
-    ) -> str:
+    def start_run(self, start: Opened, *, is_new: bool = False) -> str:
         """Open a run, or open it again where the experiment has one with this key.
 
         Of a run that is there already, MLflow is asked for what it has, so that nothing is doubled whoever sent it.
 
         Args:
-            key: What the trial is known by, in this experiment: the sweep and the trial's number.
-            name: What the run is called in the user interface.
-            tags: What it is found by, such as ``irtune.sweep``.
-            start_time_ms: When the trial began; now, if None.
-            params: Parameters that what the run measured does not hold.
+            start: Its key, name, tags, parameters and beginning.
             is_new: The experiment has no such run for certain, and is not searched, which takes as long as it has runs.
 
         Returns:
             MLflow's id of the run.
         """
-        texts = names_and_texts({**tags, KEY_TAG: key}, TAG_LENGTH)
+        texts = names_and_texts({**start.tags, KEY_TAG: start.key}, MAX_TAG_VAL_LENGTH)
         with fail_fast(_CALL_TIMEOUT_S):
-            found = None if is_new else self._find(key)
+            found = None if is_new else self._find(start.key)
             if found is None:
-                created = self._client.create_run(self.experiment_id, start_time_ms, texts, run_name=name)
+                created = self._client.create_run(self.experiment_id, start.start_time_ms, texts, run_name=start.name)
                 run = _Run(str(created.info.run_id))
             else:
                 run = self._known(found)
-                self._client.update_run(run.run_id, status="RUNNING", name=name)
+                self._client.update_run(run.run_id, status="RUNNING", name=start.name)
                 self._client.log_batch(run.run_id, tags=[RunTag(tag, text) for tag, text in texts.items()])
-            if params:
-                self._send_params(run, [{"values": params}])
-            if {DATA_TAG, DIGEST_TAG} <= tags.keys():
+            if start.params:
+                self._send_params(run, [{"values": start.params}])
+            if {DATA_TAG, DIGEST_TAG} <= start.tags.keys():
                 # Of one that the run has already nothing comes of it.
-                data = Dataset(tags[DATA_TAG], tags[DIGEST_TAG], "irtune", json.dumps({"name": tags[DATA_TAG]}))
+                name, digest = start.tags[DATA_TAG], start.tags[DIGEST_TAG]
+                data = Dataset(name, digest, "irtune", json.dumps({"name": name}))
                 used = InputTag("mlflow.data.context", "training")
                 self._client.log_inputs(run.run_id, [DatasetInput(data, [used])])
-        self._runs[key] = run
+        self._runs[start.key] = run
         return run.run_id
 
-    def end_of(self, key: str) -> tuple[RunStatus, int] | None:
-        """How and when (ms since the epoch) a run ended; None if MLflow has no such run, or an open one."""
+    def end_of(self, key: str) -> Ended | None:
+        """How and when a run ended; None if MLflow has no such run, or an open one."""
         with fail_fast(_CALL_TIMEOUT_S):
             found = self._find(key)
-        status = None if found is None else _ENDS.get(found.info.status)
-        return None if found is None or status is None else (status, int(found.info.end_time or 0))
+        status: Any = None if found is None else found.info.status
+        if found is None or status not in get_args(RunStatus):
+            return None
+        return Ended(status, {}, None, int(found.info.end_time or 0))
 
     def send(self, key: str, records: Sequence[Mapping[str, Any]]) -> None:
         """Send records to an open run, in order; what was sent before, or measured again later, is left out."""
         run = self._runs[key]
+        params: dict[str, str] = {}
+        tags: dict[str, str] = {}
+        new: dict[tuple[str, int], Metric] = {}
+        for record in records:
+            if record["kind"] == "params":
+                # MLflow lets nobody change a parameter, so the first attempt's value stands.
+                params = names_and_texts(record["values"], MAX_PARAM_VAL_LENGTH) | params
+            elif record["kind"] == "tags":
+                tags |= names_and_texts(record["values"], MAX_TAG_VAL_LENGTH)
+            elif record["kind"] == "resumed":
+                tags["irtune.resumed_at"] = str(record["step"])
+            for point in points(record):
+                if point.step not in run.steps.setdefault(point.key, set()):
+                    new.setdefault((point.key, point.step), point)
+        unknown = [Param(name, text) for name, text in params.items() if name not in run.params]
         with fail_fast(_CALL_TIMEOUT_S):
-            self._send_params(run, [record for record in records if record["kind"] == "params"])
-            self._send_tags(run, [record for record in records if record["kind"] in ("tags", "resumed")])
-            self._send_points(run, records)
+            for some in chunks(unknown, MAX_PARAMS_TAGS_PER_BATCH):
+                self._log_batch(run, params=some)
+                run.params.update(param.key for param in some)
+            self._log_tags(run, tags)
+            for chunk in chunks(list(new.values()), POINTS_PER_CALL):
+                self._log_batch(run, metrics=chunk)
+                for point in chunk:
+                    run.steps[point.key].add(point.step)
         for record in records:
             if record["kind"] == "artifact":
                 self._send_artifact(run, record)
 
-    def finish(
-        self,
-        key: str,
-        status: RunStatus,
-        tags: Mapping[str, Any],
-        error_text: str | None = None,
-        end_time_ms: int | None = None,
-    ) -> None:
-        """Say how an open run ended, and close it.
-
-        Args:
-            key: The run's key.
-            status: FINISHED also for a trial that a scheduler stopped; a tag tells the difference.
-            tags: Tags to add, such as ``irtune.pruned``.
-            error_text: Why it failed; becomes the tag ``irtune.error`` and the artifact ``error.txt``.
-            end_time_ms: When the trial ended; now, if None.
-        """
+    def finish(self, key: str, end: Ended) -> None:
+        """Say how an open run ended, and close it; its error becomes the tag ``irtune.error`` and ``error.txt``."""
         run = self._runs[key]
-        texts = names_and_texts({tag: str(value) for tag, value in tags.items()}, TAG_LENGTH)
+        texts = names_and_texts(end.tags, MAX_TAG_VAL_LENGTH)
         with fail_fast(_CALL_TIMEOUT_S):
-            if error_text is not None:
-                text = redact(error_text)
+            if end.error_text is not None:
+                text = redact(end.error_text)
                 texts["irtune.error"] = cut(text, _ERROR_TAG_LENGTH)
                 _unless_refused(f"error.txt of {key}", lambda: self._client.log_text(run.run_id, text, "error.txt"))
             self._log_tags(run, texts)
-            _unless_refused(f"the end of {key}", lambda: self._client.set_terminated(run.run_id, status, end_time_ms))
+            _unless_refused(
+                f"the end of {key}", lambda: self._client.set_terminated(run.run_id, end.status, end.end_time_ms)
+            )
         del self._runs[key]
 
     def save_view(self, view: SweepView) -> str:
@@ -221,40 +208,9 @@ class MlflowTracker:
         }
         return _Run(run_id, steps, set(found.data.params))
 
-    def _send_params(self, run: _Run, records: Sequence[Mapping[str, Any]]) -> None:
-        new: dict[str, str] = {}
-        for record in records:
-            for key, text in names_and_texts(record["values"], PARAM_LENGTH).items():
-                # MLflow lets nobody change a parameter, so the first attempt's value stands.
-                if key not in run.params:
-                    new.setdefault(key, text)
-        for chunk in chunks([Param(key, text) for key, text in new.items()], NAMES_PER_CALL):
-            self._log_batch(run, params=chunk)
-            run.params.update(param.key for param in chunk)
-
-    def _send_tags(self, run: _Run, records: Sequence[Mapping[str, Any]]) -> None:
-        texts: dict[str, str] = {}
-        for record in records:
-            if record["kind"] == "resumed":
-                texts["irtune.resumed_at"] = str(record["step"])
-            else:
-                texts.update(names_and_texts(record["values"], TAG_LENGTH))
-        self._log_tags(run, texts)
-
     def _log_tags(self, run: _Run, texts: Mapping[str, str]) -> None:
-        for chunk in chunks([RunTag(key, text) for key, text in texts.items()], NAMES_PER_CALL):
+        for chunk in chunks([RunTag(key, text) for key, text in texts.items()], MAX_PARAMS_TAGS_PER_BATCH):
             self._log_batch(run, tags=chunk)
-
-    def _send_points(self, run: _Run, records: Sequence[Mapping[str, Any]]) -> None:
-        new: dict[tuple[str, int], Metric] = {}
-        for record in records:
-            for point in points(record):
-                if point.step not in run.steps.setdefault(point.key, set()):
-                    new.setdefault((point.key, point.step), point)
-        for chunk in chunks(list(new.values()), POINTS_PER_CALL):
-            self._log_batch(run, metrics=chunk)
-            for point in chunk:
-                run.steps[point.key].add(point.step)
 
     def _log_batch(
         self, run: _Run, metrics: Sequence[Metric] = (), params: Sequence[Param] = (), tags: Sequence[RunTag] = ()

@@ -1,8 +1,8 @@
 """Sending on what a driver could not: of sweeps whose driver is gone, everything that MLflow lacks."""
 
-import contextlib
 import logging
 import os
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -112,15 +112,6 @@ def open_tracker(folder: Path, uri: str | None = None) -> MlflowTracker:
     return MlflowTracker(uri, address.experiment)
 
 
-def belongs_to(folder: Path, uri: str) -> bool:
-    """Whether a sweep's own address is this one, logins apart.
-
-    Raises:
-        ValueError: The folder is none of a sweep, or the file is damaged.
-    """
-    return public_address(read_address(folder).uri) == public_address(uri)
-
-
 def _own_database(folder: Path, uri: str) -> str:
     database = local_database(uri)
     if database is None:
@@ -167,30 +158,16 @@ def unsent(folder: Path) -> list[RunRecord]:
 
 
 def sync(
-    folder: Path, tracker: MlflowTracker, *, close_open: bool = True, timeout_s: float | None = None
-) -> SyncResult:
-    """Send what MLflow lacks of a sweep on which nobody is at work; done twice, it sends nothing and doubles nothing.
-
-    A run whose end no driver noted is closed as KILLED, with the tag ``irtune.killed_by``: its driver died.
-
-    Args:
-        folder: The sweep's folder.
-        tracker: Where its runs belong.
-        close_open: False for the sweep's own driver as it goes on, which holds the sweep's ``Heartbeat``: send only
-            the runs that ended, and leave the others to be followed again.
-        timeout_s: Begin no further run after this time.
-    """
-    return _sync(folder, lambda: tracker, close_open, timeout_s)
-
-
-def try_sync(
     folder: Path,
     open_tracker: Callable[[Path], MlflowTracker],
     timeout_s: float | None = None,
     *,
     of_anybody: bool = False,
 ) -> SyncResult:
-    """Like ``sync``, but MLflow is asked only if something is unsent, and what goes wrong is told in ``left``.
+    """Send what MLflow lacks of a sweep on which nobody is at work; done twice, it sends nothing and doubles nothing.
+
+    A run whose end no driver noted is closed as KILLED, with the tag ``irtune.killed_by``: its driver died. MLflow is
+    asked only if something is unsent, and what goes wrong is told in ``left``.
 
     Args:
         folder: The sweep's folder.
@@ -203,26 +180,19 @@ def try_sync(
         hint = f"if you trust it, say where its runs go: irtune sync {folder} --tracking-uri ADDRESS"
         return SyncResult(left={folder.name: f"{folder} {foreign}; {hint}"})
     try:
-        return _sync(folder, lambda: open_tracker(folder), True, timeout_s)
-    # Of several sweeps, one that cannot be sent holds up no other.
-    except Exception as error:
-        return SyncResult(left={folder.name: _reason(error)})
-
-
-def _sync(
-    folder: Path, open_tracker: Callable[[], MlflowTracker], close_open: bool, timeout_s: float | None
-) -> SyncResult:
-    if _has_former_runs(folder):
-        return SyncResult(is_live=True) if is_live(folder) else SyncResult(left={folder.name: FORMER})
-    try:
-        with Heartbeat(folder) if close_open else contextlib.nullcontext():
+        if _has_former_runs(folder):
+            return SyncResult(is_live=True) if is_live(folder) else SyncResult(left={folder.name: FORMER})
+        with Heartbeat(folder):
             records = unsent(folder)
-            result = _send(records, open_tracker(), close_open, timeout_s) if records else SyncResult()
-            if close_open and not result.left:
+            result = _send(records, open_tracker(folder), timeout_s) if records else SyncResult()
+            if not result.left:
                 write_whole(folder / SYNCED, "")
             return result
     except DriverAliveError:
         return SyncResult(is_live=True)
+    # Of several sweeps, one that cannot be sent holds up no other.
+    except Exception as error:
+        return SyncResult(left={folder.name: _reason(error)})
 
 
 def _has_former_runs(folder: Path) -> bool:
@@ -234,9 +204,7 @@ def _has_former_runs(folder: Path) -> bool:
     return any(not (run / "shipped.json").exists() for run in runs)
 
 
-def _send(
-    records: Iterable[RunRecord], tracker: MlflowTracker, close_open: bool, timeout_s: float | None
-) -> SyncResult:
+def _send(records: Iterable[RunRecord], tracker: MlflowTracker, timeout_s: float | None) -> SyncResult:
     uploader = Uploader(tracker)
     num_runs = num_records = failures = 0
     left: dict[str, str] = {}
@@ -250,8 +218,6 @@ def _send(
         else:
             try:
                 if record.end() is None:
-                    if not close_open:
-                        continue
                     record.finish(_end_without_driver(record, tracker))
                 num_records += uploader.settle(record)
                 num_runs, failures = num_runs + 1, 0
@@ -266,13 +232,9 @@ def _send(
 def _end_without_driver(record: RunRecord, tracker: MlflowTracker) -> Ended:
     """The end of a run of which its record knows none."""
     start = record.start()
-    told = tracker.end_of(start.key)
-    if told is not None:
-        # Its driver could still tell MLflow, but no longer write to the disk.
-        status, end_time_ms = told
-        return Ended(status, {}, None, end_time_ms)
     end_time_ms = last_written_ms(record.folder) or start.start_time_ms
-    return Ended("KILLED", {KILLED_BY_TAG: "hard kill"}, None, end_time_ms)
+    # Its driver may have told MLflow, and not been able to write to the disk any more.
+    return tracker.end_of(start.key) or Ended("KILLED", {KILLED_BY_TAG: "hard kill"}, None, end_time_ms)
 
 
 def _is_part(folder: Path, file: Path) -> bool:
@@ -294,5 +256,4 @@ def _began_ms(record: RunRecord) -> int:
 
 
 def _reason(error: Exception) -> str:
-    text = " ".join(redact(f"{error}").split()) or type(error).__name__
-    return text if len(text) <= _REASON_LENGTH else text[: _REASON_LENGTH - 1] + "…"
+    return textwrap.shorten(redact(f"{error}"), _REASON_LENGTH, placeholder=" …") or type(error).__name__

@@ -12,7 +12,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
@@ -87,28 +86,18 @@ class RunRecord:
         self.folder = folder
         self.file = folder / DRIVER_RECORD
 
-    def begin(
-        self, key: str, name: str, tags: Mapping[str, str], params: Mapping[str, str] = MappingProxyType({})
-    ) -> Opened:
-        """Note that the run goes on from here.
+    def begin(self, opened: Opened) -> Opened:
+        """Note that the run goes on from here; another key than before makes it another run.
 
         A run that was noted before keeps its start. What was noted of its end holds no longer, if it was killed.
-
-        Args:
-            key: What it is known by; another key than before makes it another run.
-            name: What people see.
-            tags: What it is found by.
-            params: What it is in its study.
         """
-        texts = {tag: str(text) for tag, text in tags.items()}
-        opened = Opened(key, name, texts, time.time_ns() // 1_000_000, dict(params))
         try:
             known = self._last_opened()
         except ValueError as error:
             logger.warning("%s; put aside, and written anew with a new start", error)
             self.file.replace(self.file.with_name(f"{DRIVER_RECORD}.damaged"))
             known = None
-        if known is not None and known.key == key:
+        if known is not None and known.key == opened.key:
             opened = replace(opened, start_time_ms=known.start_time_ms)
         self._append("opened", asdict(opened))
         return opened

@@ -1,41 +1,28 @@
 """A trial's layer trace as arrays: which blocks trained when, and how every block scored."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from irtune.importance.signal import NEVER
 from irtune.training.record import Record, RecordReader
 
 
-@dataclass(frozen=True)
-class Trace:
-    """R choices over L blocks, in the order of their steps.
-
-    Args:
-        step: ``(R,)`` int; the optimizer step from which a choice held.
-        active: ``(R, L)`` bool; the blocks that trained.
-        scores: ``(R, L)`` float; NaN = never measured.
-        measured_at: ``(R, L)`` int; the step of each score's latest measurement, -1 = never.
-        trainable_parameters: ``(R,)`` int.
-        lowest_active: ``(R,)`` int; the block down to which the backward pass ran.
-    """
-
-    step: np.ndarray
-    active: np.ndarray
-    scores: np.ndarray
-    measured_at: np.ndarray
-    trainable_parameters: np.ndarray
-    lowest_active: np.ndarray
-
-
-def read_trace(folder: Path) -> Trace:
+def read_trace(folder: Path) -> dict[str, np.ndarray]:
     """The trace of a trial over all attempts; what a later attempt did again counts once, as done last.
 
     Args:
         folder: The trial's folder.
+
+    Returns:
+        R choices over L blocks, in the order of their steps:
+
+        - ``step`` ``(R,)`` int; the optimizer step from which a choice held.
+        - ``active`` ``(R, L)`` bool; the blocks that trained.
+        - ``scores`` ``(R, L)`` float; NaN = never measured.
+        - ``measured_at`` ``(R, L)`` int; the step of each score's latest measurement, -1 = never.
+        - ``trainable_parameters`` ``(R,)`` int.
+        - ``lowest_active`` ``(R,)`` int; the block down to which the backward pass ran.
 
     Raises:
         ValueError: Two records speak of different numbers of blocks.
@@ -53,7 +40,7 @@ def read_trace(folder: Path) -> Trace:
     return _to_arrays(kept, folder)
 
 
-def _to_arrays(records: Sequence[Record], folder: Path) -> Trace:
+def _to_arrays(records: Sequence[Record], folder: Path) -> dict[str, np.ndarray]:
     sizes = sorted({len(record["scores"]) for record in records})
     if len(sizes) > 1:
         raise ValueError(
@@ -64,12 +51,10 @@ def _to_arrays(records: Sequence[Record], folder: Path) -> Trace:
     active = np.zeros(shape, dtype=bool)
     for row, record in zip(active, records, strict=True):
         row[record["active"]] = True
-    measured_at = [[NEVER if step is None else step for step in record["measured_at"]] for record in records]
-    return Trace(
-        step=np.array([record["step"] for record in records], dtype=np.int64),
-        active=active,
-        scores=np.array([record["scores"] for record in records], dtype=np.float64).reshape(shape),
-        measured_at=np.array(measured_at, dtype=np.int64).reshape(shape),
-        trainable_parameters=np.array([record["trainable_parameters"] for record in records], dtype=np.int64),
-        lowest_active=np.array([record["lowest_active"] for record in records], dtype=np.int64),
-    )
+    columns: dict[str, np.ndarray] = {
+        name: np.array([record[name] for record in records], dtype=np.int64)
+        for name in ("step", "measured_at", "trainable_parameters", "lowest_active")
+    }
+    scores = np.array([record["scores"] for record in records], dtype=np.float64).reshape(shape)
+    columns |= {"active": active, "scores": scores, "measured_at": columns["measured_at"].reshape(shape)}
+    return columns

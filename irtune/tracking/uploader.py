@@ -102,9 +102,8 @@ class Uploader(threading.Thread):
             is_new: Nobody can have told MLflow of this run before, so it need not be looked for.
         """
         record = RunRecord(folder)
-        unnoted = Opened(key, name, dict(tags), time.time_ns() // 1_000_000, dict(params))
-        start = _tolerant(record, lambda: record.begin(key, name, tags, params), unnoted, ROOM_S)
-        run = _Run(record, start, is_new=is_new)
+        now = Opened(key, name, dict(tags), time.time_ns() // 1_000_000, dict(params))
+        run = _Run(record, _tolerant(record, lambda: record.begin(now), now, ROOM_S), is_new=is_new)
         with self._changed:
             self._runs[key] = run
 
@@ -128,7 +127,9 @@ class Uploader(threading.Thread):
         self._wake.set()
 
     def resend(self, record: RunRecord) -> None:
-        """Follow a run again that has ended, since the driver made more of it; its end stays as it was.
+        """Follow a run again that has ended: the driver made more of it, or an earlier one could not send it.
+
+        Its end stays as it was.
 
         Args:
             record: The run's; without an end nothing is sent before a later driver finds one.
@@ -229,9 +230,7 @@ class Uploader(threading.Thread):
         if (start := run.start) is not None:
             # A call that failed may have taken effect.
             is_new, run.is_new = run.is_new, False
-            run.run_id = self._tracker.start_run(
-                key, start.name, start.tags, start.start_time_ms, params=start.params, is_new=is_new
-            )
+            run.run_id = self._tracker.start_run(start, is_new=is_new)
             run.start = None
         while records := run.next_records():
             self._tracker.send(key, records)
@@ -240,7 +239,7 @@ class Uploader(threading.Thread):
         if end is not None:
             artifacts: list[Record] = _tolerant(run.record, run.record.artifacts, [])
             self._tracker.send(key, artifacts)
-            self._tracker.finish(key, end.status, end.tags, end.error_text, end.end_time_ms)
+            self._tracker.finish(key, end)
             sent = (run.run_id, self._tracker.uri, num_bytes, len(artifacts))
             _tolerant(run.record, lambda: run.record.mark_sent(*sent), None)
             with self._changed:

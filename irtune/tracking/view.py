@@ -21,22 +21,20 @@ class SweepView:
 
     Args:
         sweep: The value of the runs' tag ``irtune.sweep``.
-        sort_by: The metric that orders the table.
-        metrics: Columns, beside name, age and duration.
+        metrics: Columns, beside name, age and duration; the first is the quality that orders the table.
         params: Columns, by dotted key.
         tags: Columns.
-        largest_first: Whether more of ``sort_by`` is better.
-        trade_off: Two metrics, cost and quality, that make the first chart; no such chart if None.
+        largest_first: Whether more of the quality is better.
+        cost: The metric that the first chart puts the quality against.
         group_by: The tag that runs are grouped by, and their metrics averaged over; None groups none.
     """
 
     sweep: str
-    sort_by: str
     metrics: Sequence[str]
-    params: Sequence[str] = ()
-    tags: Sequence[str] = ("irtune.strategy", "irtune.pruned")
-    largest_first: bool = True
-    trade_off: tuple[str, str] | None = None
+    params: Sequence[str]
+    tags: Sequence[str]
+    largest_first: bool
+    cost: str
     group_by: str | None = None
 
     @property
@@ -56,7 +54,7 @@ class SweepView:
             "startTime": "ALL",
             "lifecycleFilter": "Active",
             "datasetsFilter": [],
-            "orderByKey": _column("metrics", self.sort_by),
+            "orderByKey": _column("metrics", self.metrics[0]),
             "orderByAsc": not self.largest_first,
             "selectedColumns": [
                 *(_column("metrics", name) for name in self.metrics),
@@ -65,12 +63,11 @@ class SweepView:
             ],
             # By itself the page plots ten runs.
             "runsHiddenMode": "SHOW_ALL",
+            **_scatter(self.cost, self.metrics[0]),
         }
         if self.group_by is not None:
             keys = [{"mode": "tag", "groupByData": self.group_by}]
             state["groupBy"] = {"aggregateFunction": "average", "groupByKeys": keys}
-        if self.trade_off is not None:
-            state |= _scatter(*self.trade_off)
         view = {"name": self.sweep, "createdAt": now_ms, "updatedAt": now_ms, "state": json.dumps(state)}
         return json.dumps(view)
 

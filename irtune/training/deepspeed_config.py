@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from irtune.config.schema import EngineConfig, TrainingConfig
-from irtune.config.tree import flatten
+from irtune.config.tree import flatten, put
 
 
 def deepspeed_config(training: TrainingConfig, engine: EngineConfig) -> dict[str, Any]:
@@ -24,7 +24,9 @@ def deepspeed_config(training: TrainingConfig, engine: EngineConfig) -> dict[str
     if engine.precision != "fp32":
         own[engine.precision] = {"enabled": True}
     _refuse_overrides(engine.deepspeed)
-    return _merge(own, engine.deepspeed)
+    for key, value in flatten(engine.deepspeed).items():
+        put(own, key.split("."), value)
+    return own
 
 
 def _refuse_overrides(raw: Mapping[str, Any]) -> None:
@@ -57,11 +59,3 @@ def _refuse_overrides(raw: Mapping[str, Any]) -> None:
     ]
     if mistakes:
         raise ValueError("\n".join(mistakes))
-
-
-def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in over.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merge(merged[key], value) if both else value
-    return merged

@@ -7,8 +7,6 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 
 import psutil
@@ -106,16 +104,6 @@ def leave_at_exit() -> None:
     """Have this process leave its group before Python ends, whoever made the group and however often this is called."""
     atexit.unregister(leave_process_group)
     atexit.register(leave_process_group)
-
-
-@contextmanager
-def left_at_end() -> Iterator[None]:
-    """Leave the process group at the end of the context, however it ends."""
-    leave_at_exit()
-    try:
-        yield
-    finally:
-        leave_process_group()
 
 
 def leave_process_group() -> None:

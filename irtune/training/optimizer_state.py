@@ -109,27 +109,19 @@ def _part(tensor: torch.Tensor, state: Mapping[str, torch.Tensor], kind: str, wh
     return values.view(-1)[where.start : where.start + where.length]
 
 
-def _slice(blocks: DeepSpeedBlocks, name: str, parameter: nn.Parameter) -> Slice:
+def _slice(blocks: DeepSpeedBlocks, name: str, parameter: Any) -> Slice:
     if blocks.stage == 0:
         return Slice(name, parameter, 0, 0, parameter.numel())
     if blocks.stage == 3:
-        return _slice_at_stage_3(blocks.engine.optimizer, name, parameter)
-    return _slice_at_stages_1_and_2(name, parameter)
-
-
-def _slice_at_stages_1_and_2(name: str, parameter: Any) -> Slice:
-    mapping = parameter._hp_mapping
-    if mapping is None:
+        optimizer = blocks.engine.optimizer
+        _, start, share = optimizer.grad_position[optimizer.get_param_id(parameter)]
+        offset = min(share * dist.get_rank(parameter.ds_process_group), size_of(parameter))
+        # Shares are equal, so what does not divide evenly is padded at its end.
+        return Slice(name, parameter, start, offset, min(share, size_of(parameter) - offset))
+    if parameter._hp_mapping is None:
         return Slice(name, parameter, 0, 0, 0)
-    at, of = mapping.hp_fragment_address, mapping.lp_fragment_address
+    at, of = parameter._hp_mapping.hp_fragment_address, parameter._hp_mapping.lp_fragment_address
     return Slice(name, parameter, at.start, of.start, at.numel)
-
-
-def _slice_at_stage_3(optimizer: Any, name: str, parameter: Any) -> Slice:
-    _, start, share = optimizer.grad_position[optimizer.get_param_id(parameter)]
-    offset = min(share * dist.get_rank(parameter.ds_process_group), size_of(parameter))
-    # Shares are equal, so what does not divide evenly is padded at its end.
-    return Slice(name, parameter, start, offset, min(share, size_of(parameter) - offset))
 
 
 def _refuse_other_parameters(blocks: DeepSpeedBlocks, saved: Any, file: Path) -> None:

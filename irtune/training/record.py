@@ -13,10 +13,13 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from irtune.files import once_there_is_room, open_alone, open_lines
 from irtune.redaction import redacted
+
+if TYPE_CHECKING:
+    from irtune.layers import SelectionRecord
 
 logger = logging.getLogger(__name__)
 
@@ -76,17 +79,9 @@ class RecordWriter:
         """
         self._write("artifact", path=path_inside(self._folder, path), artifact_folder=artifact_folder)
 
-    def selection(self, record: Mapping[str, Any]) -> None:
-        """One choice of blocks: step, active, scores, measured_at, trainable_parameters, lowest_active."""
-        self._write(
-            "selection",
-            step=int(record["step"]),
-            active=[int(block) for block in record["active"]],
-            scores=[None if score is None else _encode(score) for score in record["scores"]],
-            measured_at=[None if step is None else int(step) for step in record["measured_at"]],
-            trainable_parameters=int(record["trainable_parameters"]),
-            lowest_active=int(record["lowest_active"]),
-        )
+    def write(self, record: "SelectionRecord") -> None:
+        """One choice of blocks; this makes it a ``TraceSink``."""
+        self._write("selection", **record.to_json())
 
     def resumed(self, step: int) -> None:
         """This attempt goes on from a checkpoint taken at ``step``."""
@@ -112,6 +107,9 @@ class RecordWriter:
 
 class NoRecorder:
     """Takes every measurement and keeps none; what ranks above 0 record to."""
+
+    def write(self, record: "SelectionRecord") -> None:
+        """Take one choice of blocks."""
 
     def __getattr__(self, name: str) -> Any:
         return lambda *arguments: None

@@ -19,15 +19,15 @@ from irtune.data.batches import share_hash
 from irtune.data.dataset import LabelledDataset, Split
 from irtune.data.encode import encode_once
 from irtune.files import once_there_is_room, write_arrays
-from irtune.layers import LayerController, SelectionRecord, map_parameters
+from irtune.layers import Blocks, LayerController, map_parameters
 from irtune.layers.collectives import gather
-from irtune.layers.self_check import check_at_start
 from irtune.redaction import redacted
 from irtune.training.adapter import add_adapter
 from irtune.training.checkpoint import load_weights, save_adapter
 from irtune.training.class_weights import weights_of_classes
 from irtune.training.cost import CostModel, PeakMemory, release_memory
 from irtune.training.distributed import ensure_process_group, select_accelerator
+from irtune.training.engine import DeepSpeedBlocks
 from irtune.training.evaluation import check_metric, classification_metrics
 from irtune.training.loop import CHECKPOINTS, Loop, Totals
 from irtune.training.model import (
@@ -38,6 +38,7 @@ from irtune.training.model import (
 )
 from irtune.training.out_of_memory import out_of_memory, remembered, smaller_micro_batches
 from irtune.training.record import NoRecorder, Recorder, Report, result_of
+from irtune.training.self_check import check_at_start
 from irtune.training.tokenizer import load_tokenizer, max_positions
 
 ADAPTER = "adapter"
@@ -49,16 +50,6 @@ class TrialResult:
     """What a finished run found, by metric name: ``final/…``, ``cost/…`` and the last ``eval/…``."""
 
     metrics: Mapping[str, float]
-
-
-class _SelectionSink:
-    """Sends selection records to the recorder."""
-
-    def __init__(self, recorder: Recorder) -> None:
-        self.recorder = recorder
-
-    def write(self, record: SelectionRecord) -> None:
-        self.recorder.selection(record.to_json())
 
 
 def run(
@@ -127,17 +118,7 @@ def prepared(
     loop = _prepare(config, dataset, folder, recorder, report, device, encoded_folder)
     try:
         if config.selection.self_check:
-            blocks = loop.blocks
-            check_at_start(
-                blocks,
-                blocks.model,
-                blocks.blocks,
-                config.selection.policy,
-                loop.first_batch(),
-                weights=blocks.local_state,
-                gradients=blocks.local_gradients,
-                gather=gather,
-            )
+            check_at_start(loop.blocks, loop.first_batch())
         yield loop
     finally:
         loop.blocks.destroy()
@@ -161,8 +142,6 @@ def _prepare(
     device: torch.device,
     encoded_folder: Path,
 ) -> Loop:
-    from irtune.training.engine import DeepSpeedBlocks
-
     check_metric(config.metric, dataset)
     checkpoint = materialize(config.model)
     tokenizer = load_tokenizer(checkpoint)
@@ -176,7 +155,7 @@ def _prepare(
     model.train()
     trainable = map_parameters(model)
     config.selection.policy.check(len(trainable))
-    check_tensors(config, trainable.sizes(getattr(config.importance, "tensors", "all")))
+    check_tensors(config, trainable)
     cost = CostModel.of(model, recompute=config.model.gradient_checkpointing)
     weights = weights_of_classes(config.training.class_weights, dataset.labels, encoded.splits["train"].labels)
     blocks = DeepSpeedBlocks(model, trainable, config.training, config.engine, weights)
@@ -188,7 +167,7 @@ def _prepare(
         reselect_every=config.selection.reselect_every,
         total_steps=config.training.max_steps,
         seed=config.seed,
-        sinks=[_SelectionSink(recorder)],
+        sinks=[recorder],
         always_measure=config.selection.measure == "always",
         reset_on_thaw=config.selection.on_thaw == "reset",
         cost=cost.per_block(float(encoded.splits["train"].lengths.mean())),
@@ -208,20 +187,17 @@ def _prepare(
     )
 
 
-def check_tensors(config: ExperimentConfig, sizes: list[np.ndarray]) -> None:
-    """Refuse to measure tensors that some block lacks.
-
-    Args:
-        config: The configuration.
-        sizes: Per block the sizes ``(P,)`` of the tensors that ``importance.tensors`` means.
+def check_tensors(config: ExperimentConfig, blocks: Blocks) -> None:
+    """Refuse to measure tensors that some of a model's blocks lack.
 
     Raises:
         ValueError: If there are none in a block.
     """
-    if any(len(block) == 0 for block in sizes):
+    tensors = getattr(config.importance, "tensors", "all")
+    if not all(map(len, blocks.sizes(tensors))):
         raise ValueError(
-            f"importance.tensors: no parameter of adapter {config.adapter.type!r} is called "
-            f"{getattr(config.importance, 'tensors', 'all')!r} in every block; set importance.tensors=all"
+            f"importance.tensors: no parameter of adapter {config.adapter.type!r} is called {tensors!r} in every "
+            "block; set importance.tensors=all"
         )
 
 

@@ -53,19 +53,14 @@ def check_vocabulary(model: Any, tokenizer: PreTrainedTokenizerBase, highest_id:
     embedding = _input_embedding(model)
     if embedding is None:
         return
-    size, pad_id = embedding.num_embeddings, int(tokenizer.pad_token_id)
-    remedy = "Call model.resize_token_embeddings(len(tokenizer)) and save both, or take a token of the vocabulary"
-    if pad_id >= size:
-        raise ModelError(
-            f"model.name: the padding token {tokenizer.pad_token!r} has the id {pad_id}, and the model knows {size} "
-            f"tokens (0 to {size - 1}). {remedy}"
-        )
-    if highest_id >= size:
-        token = tokenizer.convert_ids_to_tokens(highest_id)
-        raise ModelError(
-            f"model.name: the token {token!r} of the data has the id {highest_id}, and the model knows {size} tokens "
-            f"(0 to {size - 1}). {remedy}"
-        )
+    size = embedding.num_embeddings
+    for token_id, kind in ((int(tokenizer.pad_token_id), "padding token"), (highest_id, "data's token")):
+        if token_id >= size:
+            raise ModelError(
+                f"model.name: the {kind} {tokenizer.convert_ids_to_tokens(token_id)!r} has the id {token_id}, and the "
+                f"model knows {size} tokens (0 to {size - 1}). Call model.resize_token_embeddings(len(tokenizer)) and "
+                "save both, or take a token of the vocabulary"
+            )
 
 
 def max_positions(model: Any, tokenizer: PreTrainedTokenizerBase) -> int | None:

@@ -14,10 +14,6 @@ from irtune.workers.worker import TrialSetup, train_rank
 CLOSE_S = 60.0
 
 
-class TrialFailedError(RuntimeError):
-    """A trial failed, or its worker group died; the message is the traceback of the rank that failed first."""
-
-
 class Execution:
     """The way in which the trials of a sweep run, for Tune.
 
@@ -78,4 +74,5 @@ def _in_pool(suggestion: Mapping[str, Any], pool: Any) -> None:
         pool.stop.remote(name)
         raise
     if event.kind == "failed":
-        raise TrialFailedError(event.content)
+        # The traceback of the rank that failed first, or what became of its worker group.
+        raise RuntimeError(event.content)

@@ -1,10 +1,10 @@
 """One rank of a trial, and the Ray Train worker group that ranks live in."""
 
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.util.placement_group import get_current_placement_group
@@ -13,31 +13,18 @@ from irtune.config.load import build, with_overrides
 from irtune.config.schema import ExperimentConfig
 from irtune.data.dataset import DatasetConfig, LabelledDataset
 from irtune.redaction import raised_publicly
-from irtune.training.record import NoRecorder, Recorder, RecordWriter, Report
+from irtune.training.record import NoRecorder, RecordWriter, Report
 
 if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
 
 
-class Objective(Protocol):
-    """The work of a trial: training, or something that stands for it. Every rank calls it."""
-
-    def __call__(
-        self,
-        config: ExperimentConfig,
-        *,
-        folder: Path,
-        recorder: Recorder,
-        report: Report,
-        encoded_folder: Path,
-        dataset: LabelledDataset,
-    ) -> Any:
-        """Record and report what was measured; see ``irtune.training.run.run``."""
-        ...
+Objective = Callable[..., Any]
+"""The work of a trial, which every rank calls as ``train`` is called: training, or something that stands for it."""
 
 
 def train(config: ExperimentConfig, **surroundings: Any) -> None:
-    """The training run."""
+    """The training run; what it is called with, ``irtune.training.run.run`` says."""
     from irtune.training.run import run
 
     run(config, **surroundings)
@@ -107,7 +94,7 @@ class _TrialStoppedError(Exception):
 def serve(config: Mapping[str, Any]) -> None:
     """Be one rank of a worker group: train trial after trial, and leave the other ranks in the end."""
     from irtune.layers.collectives import broadcast, rank
-    from irtune.training.distributed import left_at_end
+    from irtune.training.distributed import leave_at_exit, leave_process_group
 
     pool, group, setup = config["pool"], config["group"], config["setup"]
 
@@ -116,7 +103,8 @@ def serve(config: Mapping[str, Any]) -> None:
         if not broadcast(ray.get(pool.report.remote(group, metrics)) if rank() == 0 else None):
             raise _TrialStoppedError
 
-    with left_at_end():
+    leave_at_exit()
+    try:
         if rank() == 0:
             ray.get(pool.started.remote(group, get_current_placement_group()))
         while (trial := ray.get(pool.next_trial.remote(group))) is not None:
@@ -128,6 +116,8 @@ def serve(config: Mapping[str, Any]) -> None:
             except BaseException:
                 ray.get(pool.failed.remote(group, traceback.format_exc()))
                 raise
+    finally:
+        leave_process_group()
 
 
 def worker_group(setup: TrialSetup, pool: Any, name: str) -> "TorchTrainer":

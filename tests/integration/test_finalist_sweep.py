@@ -6,6 +6,7 @@ import optuna
 import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from saying import says
 from sweeps import SweepRun, kill_when, run_sweep, start_sweep
 
 from irtune.training.record import RecordReader, result_of
@@ -33,7 +34,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> SweepRun:
 
 def test_the_best_trial_and_the_baseline_are_in_mlflow_on_common_seeds(sweep: SweepRun) -> None:
     assert sweep.status == 0, sweep.output
-    assert "2 and the baseline (all) of 9 steps; the best 1 and it again on 2 seeds" in sweep.output
+    assert says(sweep.output, "2 and the baseline … 9 steps … best 1 … 2 seeds")
     assert len(sweep.runs("trial")) == 3
     repeats = sweep.runs("finalist")
     assert {run.info.status for run in repeats} == {"FINISHED"}

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from saying import says
 from transformers import CanineConfig, CanineForSequenceClassification, CanineTokenizer
 
 from irtune.config.load import load
 from irtune.config.schema import ExperimentConfig, ModelConfig
+from irtune.layers import SelectionRecord
 from irtune.training import loop
 from irtune.training.evaluation import classification_metrics
 from irtune.training.loop import weights_of
@@ -46,8 +48,8 @@ class Memory:
     def artifact(self, path: Path, artifact_folder: str) -> None:
         assert path.exists()
 
-    def selection(self, record: Mapping[str, Any]) -> None:
-        self.records.append(record)
+    def write(self, record: SelectionRecord) -> None:
+        self.records.append(record.to_json())
 
     def resumed(self, step: int) -> None:
         self.resumed_at.append(step)
@@ -215,7 +217,7 @@ def test_a_run_without_enough_memory_goes_on_with_smaller_micro_batches(tmp_path
     result = run(config, folder=tmp_path, recorder=memory)
     assert 0 < result.metrics["cost/setup_s"] < time.monotonic() - started
     assert memory.resumed_at == [2]
-    assert memory.tag_values["irtune.out_of_memory"] == "with micro-batches of 4; tried again with 2"
+    assert says(memory.tag_values["irtune.out_of_memory"], "4 … again with 2")
     assert memory.param_values["training.micro_batch_size"] == 2
     # Steps see as many examples as before.
     assert memory.param_values["training.gradient_accumulation_steps"] == 2

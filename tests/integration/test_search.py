@@ -15,7 +15,7 @@ from irtune.config.sweep_schema import SweepConfig
 from irtune.search.optuna_source import open_study
 from irtune.search.source import BASELINE_OVERRIDES
 from irtune.search.space_checks import check_space
-from irtune.search.stopping import build_scheduler
+from irtune.search.stopping import Asha
 from irtune.workers import cluster
 
 pytestmark = pytest.mark.timeout(180)
@@ -72,7 +72,7 @@ def sweep(tmp_path_factory):
             tune.with_resources(make_trainable(metric), {"cpu": 1}),
             tune_config=tune.TuneConfig(
                 search_alg=searcher_of(study, config.space, config.tune),
-                scheduler=build_scheduler(config.tune.scheduler, max_steps=MAX_STEPS, metric=metric, mode=mode),
+                scheduler=Asha(config.tune.scheduler, MAX_STEPS, metric, mode),
                 num_samples=-1,
                 max_concurrent_trials=2,
                 reuse_actors=True,

@@ -120,7 +120,7 @@ def test_the_adapters_of_the_best_trial_and_the_baseline_are_kept_and_uploaded(t
     }
     assert {name for name, files in uploaded.items() if files} == kept
     assert {"adapter/adapter_config.json", "adapter/adapter_model.safetensors", "adapter/irtune.json"} <= uploaded[best]
-    told = f"2 kept of {len(finished)} finished trials (baseline, {best})"
+    told = f"2 kept of {len(finished)} finished trials (baseline and {best})"
     assert told in tiny_sweep.output
     assert told in tiny_sweep.runs("summary")[0].data.tags["irtune.adapters"]
 

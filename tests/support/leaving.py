@@ -7,7 +7,7 @@ import atexit
 import json
 import os
 import sys
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -27,7 +27,9 @@ def main(rank: int, store: str, stage: int, how: str) -> None:
     os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
     # Runs after what is registered later.
     atexit.register(lambda: print(json.dumps(gloo_threads()), flush=True))
-    with nullcontext() if how == "exit" else distributed.left_at_end():
+    with ExitStack() as end:
+        if how != "exit":
+            end.callback(distributed.leave_process_group)
         dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
         distributed.ensure_process_group(EngineConfig())
         blocks = make_blocks(stage, None, dropout=False)

@@ -57,22 +57,22 @@ class Model(nn.Module):
 
 
 class PlainBlocks:
-    """Of ``TrainableBlocks`` what the check at the start calls."""
+    """Of a trainer what the check at the start calls."""
 
-    def __init__(self, model: nn.Module, trainable: Blocks) -> None:
+    def __init__(self, model: nn.Module, blocks: Blocks) -> None:
         self.model = model
-        self.trainable = trainable
-        self.optimizer = torch.optim.AdamW([p for _, p in trainable.all()], lr=0.1)
+        self.blocks = blocks
+        self.optimizer = torch.optim.AdamW([p for _, p in blocks.all()], lr=0.1)
 
     def set_active(self, active: Sequence[int]) -> None:
-        for index, block in enumerate(self.trainable.per_block):
+        for index, block in enumerate(self.blocks.per_block):
             for _, parameter in block:
                 parameter.requires_grad_(index in active)
 
     @contextmanager
     def probing(self, batch: Mapping[str, Any], *, gradients: bool) -> Iterator[None]:
-        kept = {parameter: parameter.grad for _, parameter in self.trainable.all()}
-        trains = {parameter: parameter.requires_grad for _, parameter in self.trainable.all()}
+        kept = {parameter: parameter.grad for _, parameter in self.blocks.all()}
+        trains = {parameter: parameter.requires_grad for _, parameter in self.blocks.all()}
         states = torch.get_rng_state(), np.random.get_state(), random.getstate()
         try:
             for parameter in kept:
@@ -96,17 +96,17 @@ class PlainBlocks:
         if gradients:
             loss.backward()
 
-    def weights(self) -> dict[str, torch.Tensor]:
+    def local_state(self) -> dict[str, torch.Tensor]:
         """What a probe must leave alone."""
         moments = {
             f"{name}.{key}": value
-            for name, parameter in self.trainable.all()
+            for name, parameter in self.blocks.all()
             for key, value in self.optimizer.state.get(parameter, {}).items()
         }
         return dict(self.model.named_parameters()) | moments
 
-    def gradients(self) -> dict[str, torch.Tensor]:
-        return {name: p.grad for name, p in self.trainable.all() if p.grad is not None}
+    def local_gradients(self) -> dict[str, torch.Tensor]:
+        return {name: p.grad for name, p in self.blocks.all() if p.grad is not None}
 
 
 def build(trainer: type[PlainBlocks] = PlainBlocks, model: nn.Module | None = None) -> PlainBlocks:

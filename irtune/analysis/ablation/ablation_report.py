@@ -8,14 +8,14 @@ from numpy.typing import NDArray
 
 from irtune.analysis.ablation.cell_figures import Curve
 from irtune.analysis.ablation.cell_results import Cell, CellResult, results_of
-from irtune.analysis.ablation.cell_tables import cell_columns, cell_rows
+from irtune.analysis.ablation.cell_tables import cell_table
 from irtune.analysis.ablation.claims import Claimed, ClaimResult, judge
 from irtune.analysis.ablation.stability import Choices, Stability, stability
 from irtune.analysis.guessing import best_guess
 from irtune.analysis.metrics import Metric
 from irtune.analysis.report import environment
 from irtune.analysis.significance import smallest_p
-from irtune.analysis.tables import MISSING, Column, TableRow
+from irtune.analysis.tables import MISSING, Column, TableRow, TextTable
 from irtune.analysis.trials import TrialRow, metric_of
 
 STILL_IMPROVING = 0.02
@@ -183,52 +183,36 @@ def render_ablation(
         provenance: What the results come from.
     """
     results = findings.results
-    stable = {
-        one.cell.name: found for one in results if (found := stability(choices.get(one.cell.name, []))) is not None
-    }
     improving = ", ".join(findings.improving)
-    return (
-        environment()
-        .get_template("ablation.html")
-        .render(
-            title=title,
-            answer=findings.answer,
-            claims=[_claim_row(claim) for claim in findings.claims],
-            matched=matched,
-            recorded=claims_record["recorded"],
-            sha256=claims_record["sha256"],
-            caveats=findings.caveats,
-            columns=cell_columns(results),
-            rows=cell_rows(results),
-            cells_png=pictures.get("cells"),
-            trade_off_png=pictures.get("trade_off"),
-            curves_png=pictures.get("curves"),
-            selection_png=pictures.get("selection"),
-            unfinished_learning=improving and f"Still improving at the end: {improving}.",
-            factor_pngs=factor_pngs,
-            stability_columns=STABILITY_COLUMNS,
-            stability=[
-                TableRow(
-                    tuple(column.cell((one.cell.name, stable[one.cell.name])) for column in STABILITY_COLUMNS),
-                    False,
-                    one.cell.is_baseline,
-                )
-                for one in results
-                if one.cell.name in stable
-            ],
-            heat_maps=heat_maps,
-            classes=class_names,
-            per_class=per_class([one for one in results if one.cell.corpus == results[0].cell.corpus], class_names),
-            failures=failures,
-            data=data,
-            tracking_command=tracking[0],
-            tracking_url=tracking[1],
-            # Escaping does not disarm an address such as javascript:…, so only a web address becomes a link.
-            is_link=tracking[1].startswith(("http://", "https://")),
-            command=command,
-            study_yaml=study_yaml,
-            provenance=provenance,
-        )
+    page = environment().get_template("ablation.html")
+    return page.render(
+        title=title,
+        answer=findings.answer,
+        claims=[_claim_row(claim) for claim in findings.claims],
+        matched=matched,
+        recorded=claims_record["recorded"],
+        sha256=claims_record["sha256"],
+        caveats=findings.caveats,
+        cells=cell_table(results),
+        cells_png=pictures.get("cells"),
+        trade_off_png=pictures.get("trade_off"),
+        curves_png=pictures.get("curves"),
+        selection_png=pictures.get("selection"),
+        unfinished_learning=improving and f"Still improving at the end: {improving}.",
+        factor_pngs=factor_pngs,
+        stability=stability_table(results, choices),
+        heat_maps=heat_maps,
+        classes=class_names,
+        per_class=per_class([one for one in results if one.cell.corpus == results[0].cell.corpus], class_names),
+        failures=failures,
+        data=data,
+        tracking_command=tracking[0],
+        tracking_url=tracking[1],
+        # Escaping does not disarm an address such as javascript:…, so only a web address becomes a link.
+        is_link=tracking[1].startswith(("http://", "https://")),
+        command=command,
+        study_yaml=study_yaml,
+        provenance=provenance,
     )
 
 
@@ -261,6 +245,17 @@ STABILITY_COLUMNS: tuple[Column[Named], ...] = (
         lambda one: _or_missing(one[1].entropy),
     ),
 )
+
+
+def stability_table(results: Sequence[CellResult], choices: Mapping[str, Sequence[Choices]]) -> TextTable | None:
+    """How far the seeds of each cell agree; None where no trial has a trace."""
+    found = [(one.cell, stability(choices.get(one.cell.name, []))) for one in results]
+    lines = tuple(
+        TableRow(tuple(column.cell((cell.name, stable)) for column in STABILITY_COLUMNS), False, cell.is_baseline)
+        for cell, stable in found
+        if stable is not None
+    )
+    return TextTable(STABILITY_COLUMNS, lines, "", "= baseline") if lines else None
 
 
 def per_class(results: Sequence[CellResult], class_names: Sequence[str]) -> dict[str, list[str]]:

@@ -4,34 +4,48 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
-from rich.box import SIMPLE_HEAD
-from rich.markup import escape
-from rich.table import Table
 
 from irtune.analysis.ablation.cell_results import CellResult
-from irtune.analysis.tables import FULL_WIDTH, MISSING, Column, TableRow, duration, operations
+from irtune.analysis.tables import (
+    FULL_WIDTH,
+    MISSING,
+    Column,
+    TableRow,
+    TextTable,
+    classes_note,
+    duration,
+    operations,
+)
 from irtune.analysis.trials import metric_of
 
 NAME = "cells"
 """Of the files, before their endings."""
 
-_IN_FILES = ("IQM", "lowest block", "param share", "peak GiB")
-"""Columns for which a narrow terminal has no room."""
-
-_COSTS: tuple[tuple[str, str, str, Callable[[float], str]], ...] = (
-    ("mean_active", "blocks", "blocks training at a time, mean over steps and seeds", "{:.3g}".format),
-    ("mean_lowest_active", "lowest block", "mean lowest active block, where the backward pass ends", "{:.1f}".format),
-    ("trainable_share", "param share", "mean trainable parameters, as a share of those of all blocks", "{:.0%}".format),
-    ("flops", "FLOPs", "of training; T is 10^12, P is 10^15", operations),
-    ("seconds", "time", "spent training", duration),
-    ("peak_memory_bytes", "peak GiB", "peak memory", lambda size: f"{size / 2**30:.1f}"),
+_COSTS: tuple[tuple[str, str, str, Callable[[float], str], int], ...] = (
+    ("mean_active", "blocks", "blocks training at a time, mean over steps and seeds", "{:.3g}".format, 0),
+    (
+        "mean_lowest_active",
+        "lowest block",
+        "mean lowest active block, where the backward pass ends",
+        "{:.1f}".format,
+        FULL_WIDTH,
+    ),
+    (
+        "trainable_share",
+        "param share",
+        "mean trainable parameters, as a share of those of all blocks",
+        "{:.0%}".format,
+        FULL_WIDTH,
+    ),
+    ("flops", "FLOPs", "of training; T is 10^12, P is 10^15", operations, 0),
+    ("seconds", "time", "spent training", duration, 0),
+    ("peak_memory_bytes", "peak GiB", "peak memory", lambda size: f"{size / 2**30:.1f}", FULL_WIDTH),
 )
 
 
 def cell_columns(results: Sequence[CellResult]) -> tuple[Column[CellResult], ...]:
     """The columns of a table of cells: quality, what seeds tell of its difference to the baseline, and cost."""
     words = metric_of([row for one in results for row in one.rows]).words
-    best = best_shown(results)
     return (
         Column("cell", "configuration, and data where there are several", lambda one: one.cell.name, "left", True),
         *(
@@ -42,11 +56,10 @@ def cell_columns(results: Sequence[CellResult]) -> tuple[Column[CellResult], ...
         Column("seeds", "seeds that finished", lambda one: str(len(one.rows))),
         Column(
             f"test {words}",
-            "mean over seeds with half the width of its 95 % t interval; * where better than the baseline by Holm's "
-            "adjusted p-value, and no other cell that is has more",
-            lambda one: _with_margin(one.test) + ("*" if one.cell.name in best else ""),
+            "mean over seeds with half the width of its 95 % t interval",
+            lambda one: _with_margin(one.test),
         ),
-        Column("IQM", "mean of the middle half of the seeds", lambda one: _number(one.test_iqm)),
+        Column("IQM", "mean of the middle half of the seeds", lambda one: _number(one.test_iqm), from_width=FULL_WIDTH),
         Column("to baseline", "mean difference on common seeds, with its 95 % t interval", _difference),
         Column(
             "p",
@@ -55,34 +68,21 @@ def cell_columns(results: Sequence[CellResult]) -> tuple[Column[CellResult], ...
         ),
         Column("verdict", "of the seeds, at 5 %", lambda one: one.against.verdict if one.against else MISSING, "left"),
         *(
-            Column(heading, meaning, lambda one, name=name, say=say: _number(one.mean(name), say))  # type: ignore[misc]
-            for name, heading, meaning, say in _COSTS
+            Column(heading, meaning, _mean(name, say), from_width=width)
+            for name, heading, meaning, say, width in _COSTS
         ),
     )
 
 
-def terminal_table(results: Sequence[CellResult], width: int = 100) -> Table:
-    """The cells as a rich table for a terminal of ``width`` characters."""
-    caption = "* better than the baseline, and the best that is; = baseline; ± half of the 95 % t interval over seeds"
-    columns = [column for column in cell_columns(results) if width >= FULL_WIDTH or column.heading not in _IN_FILES]
-    shown = Table(box=SIMPLE_HEAD, padding=0, caption=caption)
-    shown.add_column("", width=2)
-    for column in columns:
-        heading = column.heading.replace(" ", "\n") if " " in column.heading else f"\n{column.heading}"
-        shown.add_column(heading, justify=column.justify, overflow="fold", no_wrap=not column.may_fold)
-    for one in results:
-        texts = [escape(column.cell(one)) for column in columns]
-        shown.add_row("=" * one.cell.is_baseline, *texts, style="bold" if one.cell.is_baseline else "")
-    return shown
-
-
-def cell_rows(results: Sequence[CellResult]) -> list[TableRow]:
-    """The cells as text, for the report; marked is the best of those that are shown to be better than the baseline."""
+def cell_table(results: Sequence[CellResult]) -> TextTable:
+    """The cells as text: marked is the best of those that are shown to be better than the baseline."""
     columns, best = cell_columns(results), best_shown(results)
-    return [
+    lines = tuple(
         TableRow(tuple(column.cell(one) for column in columns), one.cell.name in best, one.cell.is_baseline)
         for one in results
-    ]
+    )
+    note = classes_note([row for one in results for row in one.rows])
+    return TextTable(columns, lines, note, "* better than the baseline, and the best that is, = baseline")
 
 
 def best_shown(results: Sequence[CellResult]) -> set[str]:
@@ -172,18 +172,10 @@ def write_tables(results: Sequence[CellResult], folder: Path, caption: str) -> l
         written += [folder / f"{name}.csv", folder / f"{name}.parquet"]
         frame.to_csv(written[-2], index=False)
         frame.to_parquet(written[-1], index=False)
-    for ending, text in ((".md", markdown(results)), (".tex", latex(results, caption))):
+    for ending, text in ((".md", cell_table(results).markdown() + "\n"), (".tex", latex(results, caption))):
         written.append(folder / f"{NAME}{ending}")
         written[-1].write_text(text, encoding="utf-8")
     return written
-
-
-def markdown(results: Sequence[CellResult]) -> str:
-    """The table of cells as Markdown."""
-    columns = cell_columns(results)
-    lines = [[column.heading for column in columns], ["---" if c.justify == "left" else "---:" for c in columns]]
-    lines += [[column.cell(one).replace("|", "\\|") for column in columns] for one in results]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
 def latex(results: Sequence[CellResult], caption: str) -> str:
@@ -236,6 +228,10 @@ _LATEX = {
 
 def _escaped(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in text)
+
+
+def _mean(name: str, say: Callable[[float], str]) -> Callable[[CellResult], str]:
+    return lambda one: _number(one.mean(name), say)
 
 
 def _set(one: CellResult) -> str:

@@ -40,9 +40,13 @@ def read_delimited(text: str, suffix: str, source: str, columns: Columns, option
         raise DataError(f"{source}: is empty. Give a file with a header and a row per example.")
     header = recognise([row for row in islice(parsed.rows, _SAMPLE_LINES) if row], columns, options.header, source)
     notes += [*quoting_notes, *filter(None, [header.note])]
+    # As spreadsheets write them below a table.
+    num_empty = sum(len(row) > 1 and not any(row) for row in parsed.rows)
+    if num_empty:
+        notes.append(f"{source}: {num_empty} rows of empty cells are left out")
     rows = _records(parsed, header, delimiter, source, lines_before)
     hint = "Is there another delimiter? Set data.delimiter." if len(header.names) == 1 else header.hint
-    return Table(source, header.names, rows, notes=(*notes, *_empty_rows(parsed, source)), hint=hint)
+    return Table(source, header.names, rows, notes=tuple(notes), hint=hint)
 
 
 def _records(parsed: Parsed, header: Header, delimiter: str, source: str, before: int) -> Iterator[Record | Problem]:
@@ -63,12 +67,6 @@ def _records(parsed: Parsed, header: Header, delimiter: str, source: str, before
             few = len(cells) < width
             allowed = f"{width} cells a row" + ("" if few else f"; quote a text that holds {delimiter!r}")
             yield Problem(f"too {'few' if few else 'many'} cells", f"{source}:{number}", str(len(cells)), allowed)
-
-
-def _empty_rows(parsed: Parsed, source: str) -> list[str]:
-    """A note on rows of empty cells, as spreadsheets write them below a table."""
-    number = sum(len(row) > 1 and not any(row) for row in parsed.rows)
-    return [f"{source}: {number} rows of empty cells are left out"] if number else []
 
 
 def _recognise_delimiter(text: str, suffix: str, columns: Columns) -> str:

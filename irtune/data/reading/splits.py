@@ -2,18 +2,15 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from types import MappingProxyType
 
 from irtune.data.dataset import SPLITS, DataError, Split
 from irtune.data.reading.table import Table, plain
 
-CALLED: Mapping[Split, tuple[str, ...]] = MappingProxyType(
-    {
-        "train": ("train", "training"),
-        "validation": ("validation", "valid", "val", "dev", "development", "devel", "eval", "evaluation"),
-        "test": ("test", "testing"),
-    }
-)
+CALLED: Mapping[Split, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev", "development", "devel", "eval", "evaluation"),
+    "test": ("test", "testing"),
+}
 """Names of a split in any case, the usual one first."""
 
 
@@ -67,7 +64,7 @@ def only_part(tables: Sequence[Table], split: Split, source: str, remedy: str) -
     """
     names = {table.split: table for table in tables}
     if len(names) == 1:
-        return [replace(table, split=split) for table in tables], []
+        return [replace(table, split=split, is_chosen=True) for table in tables], []
     name = _named(split, names, source, remedy)
     if name is None:
         raise DataError(
@@ -75,7 +72,7 @@ def only_part(tables: Sequence[Table], split: Split, source: str, remedy: str) -
         )
     others = ", ".join(repr(other) for other in names if other != name)
     note = f"{source}: its part {name!r} is read as {split}, and not {others}"
-    return [replace(table, split=split) for table in tables if table.split == name], [note]
+    return [replace(table, split=split, is_chosen=True) for table in tables if table.split == name], [note]
 
 
 def _named(split: Split, names: Iterable[str], source: str, remedy: str) -> str | None:

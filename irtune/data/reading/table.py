@@ -28,6 +28,7 @@ class Table:
         columns: Every column that a record may have.
         records: Its rows in order, and in the place of a row that cannot be read what is wrong with it.
         split: What the container calls this part of the data; empty where it has one part.
+        is_chosen: Whether the user gave this part for its split by an option of its own.
         class_names: Names of the classes of columns that hold class indices.
         notes: What was guessed in reading it.
         hint: What may be wrong if its columns are not those that are looked for.
@@ -37,6 +38,7 @@ class Table:
     columns: tuple[str, ...]
     records: Iterable[Record | Problem]
     split: str = ""
+    is_chosen: bool = False
     class_names: Mapping[str, Sequence[str]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     hint: str = ""

@@ -82,7 +82,9 @@ def _table(rows: Iterator[tuple[Any, ...]], source: str, columns: Columns, optio
         raise DataError(f"{source}: is empty. Give a sheet with a header and a row per example.")
     width = max(len(row) for _, row in islice(cells, _SAMPLE_ROWS))
     sample = [_names((*row, *[None] * (width - len(row)))) for _, row in islice(cells, _SAMPLE_ROWS)]
-    header = recognise([_without_tail(row, sample) for row in sample], columns, options.header, source)
+    # Without the columns on the right that are empty in every row.
+    filled = max((place for row in sample for place, cell in enumerate(row, 1) if cell), default=0)
+    header = recognise([row[:filled] for row in sample], columns, options.header, source)
     body = cells[1:] if header.is_first_row else cells
     records = _records(body, header, source)
     return Table(source, header.names, records, notes=(*notes, *filter(None, [header.note])), hint=header.hint)
@@ -96,9 +98,3 @@ def _records(rows: list[tuple[int, tuple[Any, ...]]], header: Header, source: st
 
 def _names(row: Sequence[Any]) -> tuple[str, ...]:
     return tuple("" if cell is None else str(cell) for cell in row)
-
-
-def _without_tail(row: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-    """A row without the columns on the right that are empty in every row."""
-    width = max((place for other in rows for place, cell in enumerate(other, 1) if cell), default=0)
-    return row[:width]

@@ -1,4 +1,3 @@
-import io
 from typing import Any
 
 import numpy as np
@@ -6,9 +5,8 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from saying import refused
 
-from irtune.analysis.figures import save_png, trace_heat_map
+from irtune.analysis.heat_map import trace_heat_map
 
 STEPS = np.array([0, 20, 40, 60])
 
@@ -123,20 +121,3 @@ def test_cells_and_marks_keep_a_visible_size(num_refreshes: int, num_blocks: int
     mark_pt = 2 * np.array([marks._widths[0], marks._heights[0]])  # type: ignore[attr-defined]
     assert (mark_pt >= 2).all()
     assert (mark_pt < 0.8 * cell_pt).all()
-
-
-def test_mistakes_are_named(scores: np.ndarray, active: np.ndarray) -> None:
-    with refused(ValueError, "at least one", "(0, 5)"):
-        trace_heat_map(np.zeros((0, 5)), np.zeros((0, 5)), [], "")
-    with refused(ValueError, "(4, 5)", "(4, 4)", "(4,)"):
-        trace_heat_map(scores, active[:, :4], STEPS, "")
-
-
-def test_png_has_the_size_asked_for(scores: np.ndarray, active: np.ndarray) -> None:
-    figure = trace_heat_map(scores, active, STEPS, "")
-    written = io.BytesIO()
-    save_png(figure, written, dpi=50)
-    png = written.getvalue()
-    assert png.startswith(b"\x89PNG")
-    size = (int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big"))
-    assert size == pytest.approx(tuple(50 * figure.get_size_inches()), abs=1)

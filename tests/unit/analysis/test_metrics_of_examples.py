@@ -6,7 +6,7 @@ from sklearn.metrics import accuracy_score, average_precision_score, log_loss, p
 
 from irtune.analysis.guessing import best_guess
 from irtune.analysis.metrics import OVERALL, PER_CLASS, Metric, better
-from irtune.analysis.statistics import paired_bootstrap, paired_over_seeds, score_interval
+from irtune.analysis.statistics import paired_over_seeds, score_interval
 from irtune.training.evaluation import classification_metrics
 
 CLASSES = ("clarity", "fluency", "a/b", "style")
@@ -66,12 +66,12 @@ def test_what_is_no_better_than_itself(name: str, scored: tuple[np.ndarray, np.n
     metric = Metric.named(name, CLASSES)
     read = metric.read(labels, probabilities)
     perfect = metric.read(labels, np.eye(4)[labels])
-    with_itself = paired_bootstrap(labels, read, read, 4, 50, metric=metric)
+    with_itself = paired_over_seeds(labels, [read], [read], 50, metric=metric)
     assert (with_itself.difference, with_itself.low, with_itself.high) == (0, 0, 0)
-    clear = paired_over_seeds(labels, [perfect] * 3, [read] * 3, 4, 200, metric=metric)
+    clear = paired_over_seeds(labels, [perfect] * 3, [read] * 3, 200, metric=metric)
     assert clear.favours_first(metric.mode)
-    assert not paired_over_seeds(labels, [read] * 3, [perfect] * 3, 4, 200, metric=metric).favours_first(metric.mode)
-    interval = score_interval(labels, [read], 4, 200, metric=metric)
+    assert not paired_over_seeds(labels, [read] * 3, [perfect] * 3, 200, metric=metric).favours_first(metric.mode)
+    interval = score_interval(labels, [read], 200, metric=metric)
     assert interval.low < metric.score(labels, read) < interval.high
 
 

@@ -13,14 +13,9 @@ from rich.console import Console
 from saying import says
 
 from irtune.analysis.answer import answer_sweep
-from irtune.analysis.finalists_view import (
-    finalist_columns,
-    finalist_markdown,
-    finalist_plot,
-    finalist_rows,
-    finalist_table,
-)
-from irtune.analysis.over_seeds import Finalist, compare_finalists, winner
+from irtune.analysis.finalists_view import finalist_plot, finalist_table
+from irtune.analysis.outcome import outcome_of
+from irtune.analysis.over_seeds import Finalist, compare_finalists
 from irtune.analysis.report import render_report
 from irtune.analysis.trials import TrialRow
 
@@ -98,9 +93,7 @@ def test_the_difference_is_to_the_baseline_on_the_same_seeds(rows: list[TrialRow
 def test_the_best_on_validation_comes_first_and_wins_whatever_test_says(rows: list[TrialRow]) -> None:
     finalists = compare_finalists(rows)
     assert [one.mean.trial_id for one in finalists] == ["second", "baseline", "first"]
-    found = winner(finalists)
-    assert found is not None
-    assert found.mean.trial_id == "second"
+    assert outcome_of(rows).selective.trial_id == "second"
     as_loss = [replace(row, objective=1 - VALIDATION[row.repeats or row.trial_id]) for row in rows]
     assert [one.mean.trial_id for one in compare_finalists(as_loss, "min")] == ["second", "baseline", "first"]
 
@@ -124,13 +117,11 @@ def test_a_seed_that_the_baseline_lacks_is_left_out_of_every_comparison(rows: li
 
 
 def test_a_finalist_with_a_single_seed_is_shown_but_not_judged(rows: list[TrialRow]) -> None:
-    finalists = compare_finalists(lose(rows, "finalist_second_seed_1", "finalist_second_seed_2"))
-    second = by_name(finalists)["second"]
+    lost = lose(rows, "finalist_second_seed_1", "finalist_second_seed_2")
+    second = by_name(compare_finalists(lost))["second"]
     assert (second.deviation, second.interval) == (None, None)
     assert second.mean.test_score == pytest.approx(0.60)
-    found = winner(finalists)
-    assert found is not None
-    assert found.mean.trial_id == "first"
+    assert outcome_of(lost).selective.trial_id == "first"
 
 
 def test_without_predictions_or_on_other_examples_there_is_no_interval(rows: list[TrialRow]) -> None:
@@ -165,7 +156,7 @@ def test_the_answer_rests_on_the_finalists(rows: list[TrialRow]) -> None:
     assert answer.best is not None
     assert (answer.best.trial_id, answer.best.validation_score) == ("second", pytest.approx(0.75))
     # Seconds of the seeds: 600, 700, 800 against 1100, 1200, 1300.
-    assert answer.saving_seconds == pytest.approx(1 - 700 / 1200)
+    assert answer.saving("seconds") == pytest.approx(1 - 700 / 1200)
     text = "\n".join(answer.caveats)
     assert says(text, "seeds 1, 2 and 3", "none … search")
     assert "test examples chose nothing" in text
@@ -192,18 +183,19 @@ def test_without_a_baseline_over_seeds_the_answer_rests_on_the_search(rows: list
 
 
 def test_the_table_says_it_in_numbers(rows: list[TrialRow]) -> None:
-    finalists = compare_finalists(rows)
-    best, baseline, _ = finalist_rows(finalists)
-    cells = dict(zip([column.heading for column in finalist_columns(finalists)], best.cells, strict=True))
+    table = finalist_table(compare_finalists(rows))
+    best, baseline, _ = table.lines
+    headings = [column.heading for column in table.columns]
+    cells = dict(zip(headings, best.cells, strict=True))
     assert best.mark == "*"
     assert baseline.mark == "="
     assert (cells["trial"], cells["configuration"], cells["seeds"]) == ("second", "top_k second", "3")
     assert (cells["test F1"], cells["val F1"], cells["vs all"]) == ("0.650 ± 0.050", "0.750", "-0.050")
     assert cells["95% interval"].startswith("-0.0")
     assert (cells["time"], cells["FLOPs"], cells["param share"]) == ("11m40s", "2.50P", "25%")
-    of_baseline = dict(zip([column.heading for column in finalist_columns(finalists)], baseline.cells, strict=True))
+    of_baseline = dict(zip(headings, baseline.cells, strict=True))
     assert (of_baseline["vs all"], of_baseline["95% interval"]) == ("–", "–")
-    assert len(finalist_markdown(compare_finalists(rows)).splitlines()) == 2 + 3
+    assert len(table.markdown().splitlines()) == 2 + 3
 
 
 @pytest.mark.parametrize("width", [68, 80, 100, 160])
@@ -211,7 +203,7 @@ def test_the_table_fits_the_terminal(rows: list[TrialRow], width: int) -> None:
     console = Console(width=width, record=True, file=io.StringIO())
     named = [replace(row, trial_id="trial_0007") if row.trial_id == "first" else row for row in rows]
     named = [replace(row, repeats="trial_0007") if row.repeats == "first" else row for row in named]
-    console.print(finalist_table(compare_finalists(named), width))
+    console.print(finalist_table(compare_finalists(named)).rich(width))
     text = console.export_text()
     assert max(len(line.rstrip()) for line in text.splitlines()) <= width
     assert "…" not in text
@@ -243,7 +235,7 @@ def test_the_picture_has_a_dot_for_every_repeat_and_every_difference(rows: list[
 
 def test_the_report_shows_finalists_where_there_are_any(rows: list[TrialRow]) -> None:
     searched = [row for row in rows if row.repeats is None]
-    page = render_report(title="t", answer=answer_sweep(rows), rows=searched, finalists_png=b"dots")
+    page = render_report(title="t", answer=answer_sweep(rows), rows=searched, figures={"finalists": b"dots"})
     assert "Finalists, repeated over seeds" in page
     assert "0.650 ± 0.050" in page
     assert "Finalists" not in render_report(title="t", answer=answer_sweep(searched), rows=searched)

@@ -11,10 +11,9 @@ from rich.console import Console
 from saying import says
 
 from irtune.analysis.answer import answer_sweep
-from irtune.analysis.figures import pareto_plot, save_png
-from irtune.analysis.pareto import pareto_front
+from irtune.analysis.pareto import pareto_front, pareto_plot
 from irtune.analysis.report import render_report
-from irtune.analysis.tables import columns_of, markdown_table, table_rows, trial_table, worded
+from irtune.analysis.tables import trial_table, worded
 from irtune.analysis.trials import TrialRow, chosen
 
 Trial = Callable[..., TrialRow]
@@ -83,7 +82,8 @@ def test_nobody_beats_the_front_and_somebody_beats_everyone_else(points: list[tu
 
 
 def test_the_table_marks_the_front_and_says_who_is_infeasible(rows: list[TrialRow]) -> None:
-    texts = {text.cells[0]: text for text in table_rows(rows, front=pareto_front(rows, MODES))}
+    table = trial_table(rows, front=pareto_front(rows, MODES))
+    texts = {text.cells[0]: text for text in table.lines}
     assert {name: text.mark for name, text in texts.items()} == {
         "infeasible": "",
         "baseline": "*+=",
@@ -94,14 +94,14 @@ def test_the_table_marks_the_front_and_says_who_is_infeasible(rows: list[TrialRo
         "failed": "",
     }
     assert texts["infeasible"].cells[-1] == "infeasible"
-    cost = [column.heading for column in columns_of(rows)].index("step flops")
+    cost = [column.heading for column in table.columns].index("step flops")
     assert [texts[name].cells[cost] for name in ("good", "cheap", "failed")] == ["5.00G", "1.00G", "–"]
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(trial_table(rows, width=80, front=pareto_front(rows, MODES)))
+    console.print(table.rich(80))
     shown = console.export_text()
     assert says(" ".join(shown.split()), "* best … eval/f1_macro", "+ … Pareto front", "= baseline")
     assert "…" not in shown
-    assert "| + | good |" in markdown_table(rows, front=pareto_front(rows, MODES))
+    assert "| + | good |" in table.markdown()
 
 
 def test_an_infeasible_trial_is_never_the_best_and_an_infeasible_baseline_is_one(trial: Trial) -> None:
@@ -142,7 +142,7 @@ def test_the_figure_draws_the_front_as_what_was_reached(rows: list[TrialRow], tm
     assert shown["infeasible"] == [[0.5e9, 0.95]]
     assert shown["did not finish: as last measured"] == [[0.1e9, 0.7]]
     assert shown["finished"] == [[2e9, 0.5]]
-    save_png(pareto_plot([], MODES), tmp_path / "empty.png")
+    pareto_plot([], MODES).savefig(tmp_path / "empty.png")
     three = pareto_plot(rows, {**MODES, "cost/train_s": "min"})
     assert [axes.get_xlabel() for axes in three.axes] == ["cost/step_flops (min)", "cost/train_s (min)"]
 
@@ -150,7 +150,12 @@ def test_the_figure_draws_the_front_as_what_was_reached(rows: list[TrialRow], tm
 def test_the_report_shows_the_front(rows: list[TrialRow]) -> None:
     answer = answer_sweep(rows)
     page = render_report(
-        title="Sweep", answer=answer, rows=rows, pareto_png=b"png", front=pareto_front(rows, MODES), best_yaml="name: x"
+        title="Sweep",
+        answer=answer,
+        rows=rows,
+        figures={"pareto": b"png"},
+        front=pareto_front(rows, MODES),
+        best_yaml="name: x",
     )
     assert "What quality costs: the Pareto front" in page
     assert page.count('<span class="tag">front</span>') == 3

@@ -56,7 +56,7 @@ def full(rows: list[TrialRow], text: str) -> str:
     return report(
         rows,
         title=text,
-        response_png=b"response",
+        figures={"response": b"response", "pareto": None},
         data={"data": text},
         data_notes=[text],
         best_yaml=text,

@@ -6,7 +6,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from irtune.analysis.figures import response_curves
+from irtune.analysis.response import response_curves
 from irtune.analysis.trials import TrialRow
 
 Trial = Callable[..., TrialRow]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
-from irtune.analysis.tables import COLUMNS, columns_of, duration, markdown_table, operations, table_rows, trial_table
+from irtune.analysis.tables import COLUMNS, columns_of, duration, operations, trial_table
 from irtune.analysis.trials import TrialRow
 
 Trial = Callable[..., TrialRow]
@@ -26,7 +26,7 @@ def rows(trial: Trial) -> list[TrialRow]:
 
 def rendered(rows: list[TrialRow], width: int) -> str:
     console = Console(width=width, record=True, file=io.StringIO())
-    console.print(trial_table(rows, width=width))
+    console.print(trial_table(rows).rich(width))
     return console.export_text()
 
 
@@ -36,7 +36,7 @@ def test_every_number_is_whole_at_any_width(rows: list[TrialRow], width: int) ->
     assert max(len(line.rstrip()) for line in text.splitlines()) <= width
     assert "…" not in text
     lines = [line.split() for line in text.splitlines()]
-    for row in table_rows(rows):
+    for row in trial_table(rows).lines:
         shown = [
             cell
             for cell, column in zip(row.cells, COLUMNS, strict=True)
@@ -55,7 +55,7 @@ def test_a_wide_terminal_shows_every_column_and_a_narrow_one_the_essential(rows:
 
 
 def test_sorted_by_validation_with_best_and_baseline_marked(rows: list[TrialRow]) -> None:
-    texts = table_rows(rows)
+    texts = trial_table(rows).lines
     names = [text.cells[0] for text in texts]
     assert names == [
         "trial-ist",
@@ -66,7 +66,7 @@ def test_sorted_by_validation_with_best_and_baseline_marked(rows: list[TrialRow]
     ]
     # The first was stopped, and only a finished trial can be the best.
     assert [text.mark for text in texts] == ["", "*", "", "=", ""]
-    assert [text.mark for text in table_rows(rows[:1])] == ["*="]
+    assert [text.mark for text in trial_table(rows[:1]).lines] == ["*="]
     lines = rendered(rows, 160).splitlines()
     assert [line.split()[1] for line in lines if re.match(r"\s*[*=] +trial", line)] == [
         "trial-variance_split",
@@ -124,7 +124,7 @@ def test_operations(flops: float, text: str) -> None:
 
 
 def test_markdown_has_one_line_a_trial_and_its_cells_cannot_break_it(trial: Trial) -> None:
-    lines = markdown_table([trial(name="a|b"), trial("all", num_wrong=200)]).splitlines()
+    lines = trial_table([trial(name="a|b"), trial("all", num_wrong=200)]).markdown().splitlines()
     assert len(lines) == 4
     assert [line.replace(r"\|", "").count("|") for line in lines] == [len(COLUMNS) + 2] * 4
     assert lines[2].startswith(r"| * | a\|b | top_k |")
@@ -137,9 +137,9 @@ def test_names_are_not_taken_for_markup(trial: Trial) -> None:
 
 def test_macro_scores_over_some_classes_only_say_so(trial: Trial) -> None:
     rows = [trial("all"), trial(classes={"test": "3 of 4 classes"})]
-    assert "test F1 is over 3 of 4 classes" in markdown_table(rows)
+    assert "test F1 is over 3 of 4 classes" in trial_table(rows).markdown()
     meanings = {column.heading: column.meaning for column in columns_of(rows)}
     assert meanings["test F1"].endswith("over 3 of 4 classes")
     assert "classes" not in meanings["val F1"]
-    assert "test F1 is over 3 of 4 classes" in str(trial_table(rows).caption)
-    assert "classes" not in markdown_table([trial("all"), trial()])
+    assert "test F1 is over 3 of 4 classes" in str(trial_table(rows).rich().caption)
+    assert "classes" not in trial_table([trial("all"), trial()]).markdown()

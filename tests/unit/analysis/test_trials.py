@@ -1,9 +1,6 @@
 from collections.abc import Callable
 
-import pytest
-from saying import refused
-
-from irtune.analysis.trials import TrialRow, chosen, other_differences, ranked, same_configuration
+from irtune.analysis.trials import TrialRow, chosen, other_differences, ranked
 
 Trial = Callable[..., TrialRow]
 
@@ -34,22 +31,6 @@ def test_a_metric_to_minimise_is_the_objective_not_the_f1(trial: Trial) -> None:
     low_loss = trial(objective=0.2, validation_score=0.5)
     high_loss = trial(objective=0.9, validation_score=0.8)
     assert chosen([high_loss, low_loss], "min") is low_loss
-    with pytest.raises(ValueError, match=r"mode is 'min'.*objective of \['trial-top_k'\]"):
-        chosen([trial()], "min")
-    with refused(ValueError, "mode … 'max' or 'min' … 'best'"):
-        ranked([], "best")  # type: ignore[arg-type]
-
-
-def test_seeds_of_one_configuration_belong_together(trial: Trial) -> None:
-    settings = {"training.learning_rate": 1e-4, "tracking.uri": "a"}
-    rows = [
-        trial(name="first", seed=1, params={**settings, "seed": 1, "name": "a"}),
-        trial(name="second", seed=2, params={**settings, "seed": 2, "name": "b", "tracking.uri": "b"}),
-        trial(name="other rate", seed=3, params={**settings, "seed": 3, "training.learning_rate": 2e-4}),
-        trial(name="other k", seed=4, k=5, params={**settings, "seed": 4}),
-        trial(name="stopped", seed=5, status="pruned", params={**settings, "seed": 5}),
-    ]
-    assert [row.name for row in same_configuration(rows[0], rows)] == ["first", "second"]
 
 
 def test_another_method_is_a_difference_in_the_selection(trial: Trial) -> None:

@@ -12,7 +12,6 @@ from irtune.config.load import (
     ConfigError,
     apply_overrides,
     build,
-    concise,
     dotted_keys,
     explicit,
     load,
@@ -245,21 +244,8 @@ options = st.fixed_dictionaries(
 @given(st.sampled_from([None, *NAMES]), options)
 def test_the_best_configuration_as_yaml_builds_the_same(name, overrides):
     config = with_overrides(ExperimentConfig(), {"method": name, **overrides})
-    for tree in (concise(config), explicit(config), config.model_dump(mode="json")):
+    for tree in (explicit(config), config.model_dump(mode="json")):
         assert build(ExperimentConfig, yaml.safe_load(yaml.safe_dump(tree)), "x") == config
-
-
-def test_a_concise_configuration_says_little():
-    unchanged = concise(config_of(method="lisa"))
-    assert unchanged["method"] == "lisa"
-    assert "selection" not in unchanged
-    assert concise(config_of(method="lisa", selection={"policy": {"k": 4}}))["selection"] == {"policy": {"k": 4}}
-    # 20 is the default of the schema, and not that of the method.
-    changed = concise(config_of(method="badam", selection={"reselect_every": 20}))
-    assert changed["selection"] == {"reselect_every": 20}
-    assert concise(config_of(selection={"policy": {"name": "random", "k": 2}}))["selection"] == {
-        "policy": {"name": "random", "k": 2}
-    }
 
 
 @given(st.sampled_from(NAMES), options)

@@ -180,7 +180,7 @@ def test_no_text_is_lost_to_a_list_of_labels(cases, tokenizer):
     data = read(cases / "many_classes.csv", instruction="auto")
     texts, encoded = inputs(data, tokenizer, "auto")
     assert len(set(texts)) == 1200
-    assert encoded.all_cuts.cut == 0
+    assert encoded.num_cut == 0
 
 
 @pytest.mark.parametrize("length", [64, 96, 128])
@@ -191,14 +191,14 @@ def test_a_change_is_in_the_input(cases, tokenizer, length):
     assert says(encoded.in_words(), f"{length} tokens", "60 of 60 examples cut", "0 without their change")
     texts, encoded = inputs(read(cases / "long_before.csv"), tokenizer, length)
     assert all(text.partition("After: ")[2].startswith("after ") for text in texts)
-    assert encoded.all_cuts.without_change == 60
+    assert encoded.num_without_change == 60
 
 
 def test_a_long_cell_is_trimmed_like_any_text(cases, tokenizer):
     data = read(cases / "long_cell.csv")
     assert len(rows(data)) == 60
     _, encoded = inputs(data, tokenizer, "auto")
-    assert encoded.all_cuts.cut == 1
+    assert encoded.num_cut == 1
 
 
 def test_single_texts(cases, tokenizer):

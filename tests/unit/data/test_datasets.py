@@ -27,7 +27,7 @@ class Toy(DatasetConfig):
         parts = {"train": self.train_labels, "validation": "ab", "test": self.test_labels}
         splits = {split: revisions(split, labels) for split, labels in parts.items()}
         labels = tuple(sorted(set(self.train_labels)))
-        return LabelledDataset(self.name, labels, splits, self.prompt("revisions", "Which"), {"a": 3})
+        return LabelledDataset(self.name, labels, splits, self.prompt("revisions", "Which"), 3)
 
 
 def test_the_registry_knows_every_dataset_by_the_name_it_gives_itself():
@@ -40,7 +40,7 @@ def test_a_cap_keeps_the_shares_of_the_labels_and_is_seeded():
     capped = Toy(max_train=3, max_validation=100).load()
     assert Counter(revision.label for revision in capped.splits["train"]) == {"a": 2, "b": 1}
     assert len(capped.splits["validation"]) == 2
-    assert capped.skipped == {"a": 3}
+    assert capped.num_skipped == 3
     assert capped == Toy(max_train=3, max_validation=100).load()
     assert len({Toy(max_train=3, seed=seed).load().splits["train"] for seed in range(8)}) > 1
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from irtune.data import Example, LabelledDataset
 from irtune.data.batches import evaluation_batches, share_hash, training_batches
 from irtune.data.dataset import SPLITS
-from irtune.data.encode import LENGTH_CAP, Cuts, EncodedSplit, LengthError, encode, encode_once
+from irtune.data.encode import LENGTH_CAP, EncodedSplit, LengthError, encode, encode_once
 from irtune.data.prompt import Prompt
 
 PAD = 99
@@ -77,7 +77,6 @@ def test_a_pair_whose_change_fits_always_shows_it():
     assert text(encoded.splits["train"], 0) == "Before: steady old\nAfter: steady new"
     assert text(encoded.splits["train"], 1) == "Before: short\nAfter: text"
     assert says(encoded.in_words(), "40 tokens", "3 of 4 examples cut", "0 without their change")
-    assert encoded.cuts["train"] == Cuts(2, 1, 0)
 
 
 def test_as_much_context_is_shown_as_fits():
@@ -92,7 +91,6 @@ def test_as_much_context_is_shown_as_fits():
 def test_a_change_that_does_not_fit_is_counted():
     data = revisions(("a b c", "d e f"), ("x " * 50, "y " * 50), instruction=None)
     encoded = encode(data, letters(), max_length=40)
-    assert encoded.cuts == {"train": Cuts(2, 1, 1), "validation": Cuts(1, 0, 0), "test": Cuts(1, 0, 0)}
     assert says(encoded.in_words(), "40 tokens", "1 of 4 examples cut", "1 without their change")
     assert {"x", "y"} <= set(text(encoded.splits["train"], 1))
 
@@ -107,7 +105,7 @@ def test_auto_takes_the_longest_example_up_to_a_cap_and_to_what_the_model_reads(
     data = revisions(("a", "b"), ("c" * 30, "d"), instruction=None)
     longest = len("Before: \nAfter: d") + 30
     assert encode(data, letters(), "auto").max_length == longest
-    assert encode(data, letters(), "auto").all_cuts == Cuts(4, 0, 0)
+    assert encode(data, letters(), "auto").num_cut == 0
     assert encode(data, letters(), "auto", positions=40).max_length == 40
     assert encode(revisions(("a" * 2000, "b"), instruction=None), letters(), "auto").max_length == LENGTH_CAP
 
@@ -121,7 +119,7 @@ def test_the_label_list_is_left_out_where_it_would_take_more_than_a_third():
         encoded = encode(data, letters(), length)
         assert encoded.instruction == "Why?"
         assert text(encoded.splits["train"], 0) == "Why?\nmy card is lost"
-        assert encoded.all_cuts.cut == 0
+        assert encoded.num_cut == 0
         assert "does not list the labels" in encoded.in_words()
     # Exactly a third is not more than a third.
     data = revisions(("text " * 20,), ("other",), labels=("abc", "defg"), instruction="auto")
@@ -134,7 +132,7 @@ def test_an_instruction_that_leaves_too_little_for_texts_is_refused_with_the_fig
     with refused(LengthError, "90 tokens", "take 77", "leave 13", "16 at least"):
         encode(data, letters(), 90)
     # Where all texts fit there is nothing to refuse.
-    assert encode(data, letters(), 110).all_cuts.cut == 0
+    assert encode(data, letters(), 110).num_cut == 0
 
 
 def test_a_text_without_any_space_is_cut_too():
@@ -146,7 +144,7 @@ def test_counts_are_kept_with_the_tokens(tmp_path):
     data = revisions(("a b c", "d e f"), ("x " * 50, "y " * 50), instruction=None)
     for _ in range(2):
         kept = encode_once(data, letters(), 40, tmp_path, 64)
-        assert kept.cuts["train"] == Cuts(2, 1, 1)
+        assert (kept.num_cut, kept.num_without_change) == (1, 1)
         assert (kept.max_length, kept.instruction, kept.of_revisions) == (40, None, True)
 
 

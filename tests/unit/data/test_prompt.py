@@ -4,7 +4,6 @@ import pytest
 from pydantic import ValidationError
 from saying import refused
 
-from irtune.data import DataError
 from irtune.data.prompt import Prompt
 from irtune.data.synthetic import SyntheticConfig
 
@@ -59,9 +58,9 @@ def test_a_template_that_cannot_be_filled_is_refused(template, told):
 
 
 def test_a_template_must_show_every_text_and_only_those_there_are():
-    with refused(DataError, "data.template:", "must hold {before}, {after}", "found {before}"):
+    with refused(ValueError, "data.template:", "must hold {before}, {after}", "found {before}"):
         SyntheticConfig(template="{before}").load()
-    with pytest.raises(DataError, match=r"data\.template"):
+    with pytest.raises(ValueError, match=r"data\.template"):
         SyntheticConfig(template="{before} {after} {text}").load()
 
 

@@ -9,12 +9,12 @@ from ray.tune.schedulers import ASHAScheduler
 
 from irtune.config.sweep_schema import AshaConfig
 from irtune.search.source import TrialSpec
-from irtune.search.stopping import build_scheduler
+from irtune.search.stopping import Asha, InOrder
 
 
 def asha(grace_steps=10, max_steps=100, mode="max"):
     config = AshaConfig(grace_steps=grace_steps, reduction_factor=3)
-    return build_scheduler(config, max_steps=max_steps, metric="score", mode=mode)
+    return Asha(config, max_steps, "score", mode)
 
 
 def run(scheduler, trial_id, scores, is_baseline=False):
@@ -31,7 +31,7 @@ def run(scheduler, trial_id, scores, is_baseline=False):
 
 
 def test_without_a_scheduler_nothing_is_stopped():
-    scheduler = build_scheduler(None, max_steps=100, metric="score", mode="max")
+    scheduler = InOrder()
     assert run(scheduler, "good", {10: 0.9, 30: 0.9, 100: 0.9}) is None
     assert run(scheduler, "bad", {10: 0.1, 30: 0.1, 100: 0.1}) is None
 
@@ -40,9 +40,7 @@ def test_without_a_scheduler_nothing_is_stopped():
 @pytest.mark.parametrize(("grace", "last", "factor"), [(1, 100, 4), (10, 90, 3), (7, 1000, 2.5), (100, 100, 2)])
 def test_decisions_are_those_of_ray(grace, last, factor, mode):
     """Of trials in any order, with equal scores, scores that are no number, and steps that pass rungs by."""
-    ours = build_scheduler(
-        AshaConfig(grace_steps=grace, reduction_factor=factor), max_steps=last + 1, metric="score", mode=mode
-    )
+    ours = Asha(AshaConfig(grace_steps=grace, reduction_factor=factor), last + 1, "score", mode)
     theirs = ASHAScheduler(
         time_attr="step", metric="score", mode=mode, max_t=last + 1, grace_period=grace, reduction_factor=factor,
         stop_last_trials=False,
@@ -67,9 +65,8 @@ def test_decisions_are_those_of_ray(grace, last, factor, mode):
     assert set(decisions) == {"STOP", "CONTINUE"}
 
 
-@pytest.mark.parametrize("config", [None, AshaConfig()])
-def test_a_trial_is_chosen_from_those_that_live_the_earliest_and_a_new_one_first(config):
-    scheduler = build_scheduler(config, max_steps=100, metric="score", mode="max")
+@pytest.mark.parametrize("scheduler", [InOrder(), asha()])
+def test_a_trial_is_chosen_from_those_that_live_the_earliest_and_a_new_one_first(scheduler):
     names = ("over", "running", "paused", "later", "latest")
     states = ("TERMINATED", "RUNNING", "PAUSED", "PENDING", "PENDING")
     trials = [SimpleNamespace(trial_id=n, status=s, config={}) for n, s in zip(names, states, strict=True)]

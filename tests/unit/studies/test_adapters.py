@@ -14,7 +14,7 @@ from irtune.config.sweep_schema import SweepConfig
 from irtune.studies.adapters import Adapters
 from irtune.studies.trial_record import TrialRecord
 from irtune.tracking.mlflow_tracker import MlflowTracker
-from irtune.tracking.run_record import Ended, RunRecord
+from irtune.tracking.run_record import Ended, Opened, RunRecord
 from irtune.tracking.uploader import Uploader
 from irtune.training.record import RecordWriter
 
@@ -67,7 +67,7 @@ def test_the_best_trial_and_the_baseline_are_kept_in_whatever_order_they_end(tmp
         # However many there will be, storage never holds more than the best, the baseline and what just ended.
         assert len(trials.kept) <= 2
     assert trials.kept == {"trial_0029", "baseline"}
-    assert says(trials.adapters.told(), "2 kept of 31 … baseline, trial_0029 … trials/*/adapter")
+    assert says(trials.adapters.told(), "2 kept of 31 … baseline and trial_0029 … trials/*/adapter")
 
 
 def test_as_many_are_kept_as_there_are_finalists_and_all_repeats(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_without_mlflow_they_wait_for_the_next_chance(tmp_path: Path) -> None:
     trials = Trials(tmp_path)
     entry = trials.end("trial_0000", 0.1)
     record = RunRecord(entry.folder)
-    record.begin("sweep/trial_0000", "n", {})
+    record.begin(Opened("sweep/trial_0000", "n", {}, 1_000))
     record.finish(Ended("FINISHED", {}, None, 1_000))
     record.mark_sent("run", "http://host", 0, 0)
     assert record.is_sent()

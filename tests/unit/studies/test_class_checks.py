@@ -39,7 +39,7 @@ def test_labels_without_a_weight_are_doubted(ready):
 
 
 def test_a_metric_of_a_class_that_validation_lacks_is_refused(ready):
-    assert "style" in "".join(ready().dataset.notes)
+    assert "style" in "".join(ready().inputs.dataset.notes)
     with pytest.raises(ConfigError, match=r"metric: f1/style is of a class that the validation"):
         ready(**{"tune.metric": "eval/f1/style"})
     ready(**{"tune.metric": "eval/f1/clarity"})

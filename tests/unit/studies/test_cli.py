@@ -279,6 +279,7 @@ def test_an_explanation_has_source_deviations_and_options(capsys, monkeypatch):
     assert [cell.strip() for cell in option if cell.strip()] == [
         "selection.policy.k",
         "required",
+        "whole number or number",
         "blocks that train: a count, or a fraction of all",
     ]
     here = next(line for line in explained(capsys, "ir_authors").splitlines() if "importance.frozen_blocks" in line)
@@ -325,7 +326,7 @@ class Sweeps:
         self.resume = resume
         if self.error:
             raise self.error
-        return SimpleNamespace(succeeded=self.succeeded)
+        return SimpleNamespace(best=self.succeeded)
 
 
 @pytest.fixture

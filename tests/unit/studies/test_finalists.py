@@ -13,7 +13,7 @@ from irtune.search.source import ListSource, Outcome
 from irtune.search.space_checks import check_space
 from irtune.studies.driver import known_end
 from irtune.studies.finalists import FINALISTS, choose_repeats, num_repeats
-from irtune.tracking.run_record import Ended, RunRecord
+from irtune.tracking.run_record import Ended, Opened, RunRecord
 from irtune.training.record import RecordWriter
 from irtune.workers.worker import TrialSetup
 
@@ -156,7 +156,7 @@ def test_a_later_driver_finds_what_is_left(search, tmp_path):
     finished, failed, killed, unheard, _ = repeats[:5]
     for repeat, status in ((finished, "FINISHED"), (failed, "FAILED"), (killed, "KILLED")):
         record = RunRecord(setup.trial_folder(repeat.name))
-        record.begin(repeat.name, "name", {})
+        record.begin(Opened(repeat.name, "name", {}, 1_000))
         record.finish(Ended(status, {}, "a bug" if status == "FAILED" else None, 1))
     # The driver died before it heard of this one's end: it is begun again, finds its result, and is over at once.
     for repeat in (finished, unheard):

@@ -9,7 +9,7 @@ from irtune.config.load import build
 from irtune.config.schema import ExperimentConfig
 from irtune.studies.plan import Plan, actual, side_by_side, table
 from irtune.studies.trial_record import TrialRecord
-from irtune.tracking.run_record import DRIVER_RECORD, Ended, RunRecord
+from irtune.tracking.run_record import DRIVER_RECORD, Ended, Opened, RunRecord
 
 PREDICTED = {
     "step_s": 4.0,
@@ -24,15 +24,14 @@ PLAN = Plan({}, PREDICTED, "measured steps")
 
 
 @pytest.fixture
-def entry(tmp_path, monkeypatch):
+def entry(tmp_path):
     def entry(status, start_s, end_s, *, baseline=False, **latest):
         values = {f"cost/{name}": value for name, value in latest.items()}
         config = build(ExperimentConfig, {}, "x")
         folder = tmp_path / f"{start_s}"
         folder.mkdir()
         record = RunRecord(folder)
-        monkeypatch.setattr("irtune.tracking.run_record.time.time_ns", lambda: round(start_s * 10**9))
-        record.begin("key", "t", {})
+        record.begin(Opened("key", "t", {}, round(1000 * start_s)))
         record.finish(Ended("FINISHED", {}, None, round(1000 * end_s)))
         return TrialRecord(
             "baseline" if baseline else f"{start_s}",

@@ -12,6 +12,7 @@ from saying import refused, says
 from irtune.config.load import ConfigError, build
 from irtune.config.sweep_schema import SweepConfig
 from irtune.studies.resume import IDENTITY, new_folder, resume_command, sweep_to_resume, write_identity
+from irtune.tracking.heartbeat import Heartbeat
 
 DATA = "5f3c"
 
@@ -34,12 +35,12 @@ def begun(tmp_path):
     return begin
 
 
-def choose(config, resume, *, answer=None, live=(), fingerprint=DATA):
+def choose(config, resume, *, answer=None, fingerprint=DATA):
     """The chosen folder, and what was said; ``answer`` is what somebody at a terminal types."""
     said = io.StringIO()
     console = Console(file=said, width=400, force_terminal=answer is not None)
     console.input = lambda prompt: (said.write(prompt), answer)[1]
-    folder = sweep_to_resume(config, fingerprint, resume, source="file", console=console, is_live=lambda f: f in live)
+    folder = sweep_to_resume(config, fingerprint, resume, source="file", console=console)
     return folder, said.getvalue()
 
 
@@ -140,9 +141,10 @@ def test_finalists_may_be_asked_for_later_and_on_more_seeds(tmp_path, begun):
 
 def test_one_that_still_runs_is_left_alone(tmp_path, begun):
     folder = begun()
-    assert choose(sweep(tmp_path), "ask", live=[folder]) == (None, "")
-    with pytest.raises(ConfigError, match="tiny-20260101-120000 is running"):
-        choose(sweep(tmp_path), "always", live=[folder])
+    with Heartbeat(folder):
+        assert choose(sweep(tmp_path), "ask") == (None, "")
+        with pytest.raises(ConfigError, match="tiny-20260101-120000 is running"):
+            choose(sweep(tmp_path), "always")
 
 
 def test_no_secret_is_written_down(tmp_path, begun):

@@ -10,6 +10,8 @@ import pytest
 from irtune.config.load import build
 from irtune.config.schema import ExperimentConfig
 from irtune.config.sweep_schema import TuneConfig
+from irtune.importance import Importance
+from irtune.layers import SelectionRecord
 from irtune.studies.trial_record import TrialRecord, config_hash, trial_name
 from irtune.training.record import RecordReader, RecordWriter
 
@@ -175,9 +177,7 @@ def test_what_a_trial_records_is_what_the_table_reads(tmp_path):
     for record in STEPS:
         writer.metrics(record["step"], record["values"])
     writer.metrics(3, {"eval/f1_macro": 0.25})
-    writer.selection(
-        {"step": 0, "active": [0], "scores": [1], "measured_at": [0], "trainable_parameters": 1, "lowest_active": 0}
-    )
+    writer.write(SelectionRecord(0, (0,), Importance.unseen(1), 1))
     writer.close()
     entry = entry_of()
     entry.take(RecordReader(tmp_path).poll())

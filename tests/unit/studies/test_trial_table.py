@@ -8,10 +8,13 @@ from saying import says
 
 from irtune.config.load import explicit, load
 from irtune.config.sweep_schema import SweepConfig
-from irtune.search.source import TrialSpec
+from irtune.importance import Importance
+from irtune.layers import SelectionRecord
+from irtune.search.source import Outcome, TrialSpec
 from irtune.studies import provenance, trial_table
 from irtune.studies.ray_tune import TableCallback
 from irtune.studies.trial_table import TrialTable
+from irtune.tracking.run_record import Ended, Opened, RunRecord
 from irtune.training.record import RecordReader, RecordWriter
 from irtune.workers.error_text import NO_ERROR, last_line
 from irtune.workers.worker import TrialSetup
@@ -21,7 +24,7 @@ class Uploader:
     """Notes what it is told."""
 
     def __init__(self):
-        self.added, self.finished = {}, []
+        self.added, self.finished, self.resent = {}, [], []
 
     def add(self, key, folder, *, name, tags, params, is_new):
         self.added[key] = (name, tags, is_new)
@@ -29,6 +32,9 @@ class Uploader:
 
     def finish(self, key, status, tags, error_text):
         self.finished.append((key, status, error_text))
+
+    def resend(self, record):
+        self.resent.append(record.folder.name)
 
 
 READY = SimpleNamespace(inputs=SimpleNamespace(num_blocks=6), data_tags=lambda data: {"irtune.data": data.name})
@@ -103,8 +109,8 @@ def test_the_end_of_a_trial_waits_for_its_drawing_and_tune_does_not(driver, monk
 def test_a_drawing_that_fails_costs_a_trial_nothing(driver, monkeypatch, caplog):
     monkeypatch.setattr("irtune.studies.artifacts.trace_heat_map", lambda *facts, **more: 1 / 0)
     trial = driver.start("trial_0000")
-    choice = {"active": [0], "scores": [1.0], "measured_at": [0], "trainable_parameters": 1, "lowest_active": 0}
-    RecordWriter(driver.setup.trial_folder("trial_0000")).selection({"step": 0} | choice)
+    choice = SelectionRecord(0, (0,), Importance.unseen(1), 1)
+    RecordWriter(driver.setup.trial_folder("trial_0000")).write(choice)
     driver.complete(trial)
     driver.table.wait()
     assert driver.uploader.finished == [("mine/trial_0000", "FINISHED", None)]
@@ -127,6 +133,22 @@ def test_what_still_runs_is_closed_before_the_driver_goes(driver):
     driver.start("trial_0000")
     driver.table.close_open()
     assert driver.uploader.finished == [("mine/trial_0000", "KILLED", None)]
+
+
+def test_an_end_that_an_earlier_driver_noted_stands_and_one_that_it_only_heard_of_is_noted(driver):
+    names = ("trial_0000", "trial_0001", "trial_0002")
+    noted, sent, heard = (RunRecord(driver.setup.trial_folder(name)) for name in names)
+    for record in (noted, sent, heard):
+        record.begin(Opened(f"mine/{record.folder.name}", "n", {}, 1_000))
+    for record in (noted, sent):
+        record.finish(Ended("FINISHED", {}, None, 61_000))
+    sent.mark_sent("id", "uri", num_bytes=0, num_artifacts=0)
+    driver.table.restore([(TrialSpec(name, {}), Outcome("pruned")) for name in names])
+    driver.table.wait()
+    assert driver.uploader.resent == ["trial_0000"]
+    assert list(driver.uploader.added) == ["mine/trial_0002"]
+    assert driver.uploader.finished == [("mine/trial_0002", "FINISHED", None)]
+    assert [record.status for record in driver.table.records.values()] == ["pruned"] * 3
 
 
 def test_a_trial_is_settled_when_all_that_it_measured_was_read(driver, monkeypatch):

@@ -1,4 +1,5 @@
 import shlex
+import sys
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -41,8 +42,9 @@ def test_a_file_serves_one_machine_only() -> None:
     assert not requires_server("http://host:5000")
 
 
-def test_the_command_survives_spaces_and_stays_on_this_machine() -> None:
-    words = shlex.split(ui_command("sqlite:////my storage/mlflow.db", python="/my env/bin/python", port=5001))
+def test_the_command_survives_spaces_and_stays_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.executable", "/my env/bin/python")
+    words = shlex.split(ui_command("sqlite:////my storage/mlflow.db"))
     assert words == [
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false",
         "/my env/bin/python",
@@ -56,16 +58,15 @@ def test_the_command_survives_spaces_and_stays_on_this_machine() -> None:
         "--host",
         "127.0.0.1",
         "--port",
-        "5001",
+        "5000",
         "--workers",
         "1",
     ]
 
 
 def test_a_server_is_its_own_user_interface() -> None:
-    assert shlex.split(ui_command("http://me:secret@host:5000", python="python")) == [
-        "python", "-m", "webbrowser", "http://host:5000/#",
-    ]  # fmt: skip
+    words = shlex.split(ui_command("http://me:secret@host:5000"))
+    assert words == [sys.executable, "-m", "webbrowser", "http://host:5000/#"]
 
 
 def test_the_link_opens_the_table_of_one_sweep() -> None:

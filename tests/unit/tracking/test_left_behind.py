@@ -6,6 +6,7 @@ import threading
 import time
 import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
 from saying import says
@@ -17,7 +18,7 @@ from irtune.tracking.heartbeat import is_live
 from irtune.tracking.left_behind import close_dead
 from irtune.tracking.mlflow_tracker import MlflowTracker
 from irtune.tracking.outbox import open_tracker, sync, write_address
-from irtune.tracking.run_record import Ended, RunRecord
+from irtune.tracking.run_record import Ended, Opened, RunRecord
 from irtune.training.record import RecordReader
 
 FINISHED = Ended("FINISHED", {}, None, 61_000)
@@ -33,7 +34,7 @@ def leave(storage: Path, uri: str) -> Path:
     folder = storage / f"sweep-{uuid.uuid4().hex}"
     write_address(folder, uri, "irtune")
     run_record = RunRecord(folder / "trials/a")
-    run_record.begin(f"{folder.name}/a", "n", {})
+    run_record.begin(Opened(f"{folder.name}/a", "n", {}, 1_000))
     run_record.finish(FINISHED)
     return folder
 
@@ -53,7 +54,7 @@ def test_a_driver_that_is_killed_is_closed_and_one_that_lives_is_not(
         assert driver.stdout.readline() == "ready\n"
         assert is_live(folder)
         assert close_dead(storage, store_uri) == []
-        assert sync(folder, tracker).is_live
+        assert sync(folder, lambda _: tracker).is_live
         assert {trial: run.status for trial, run in stored(store_uri, folder).items()} == {
             "a": "FINISHED",
             "b": "RUNNING",
@@ -160,6 +161,21 @@ def test_an_address_that_does_not_answer_is_waited_for_once(storage: Path, caplo
     assert close_dead(storage, "http://127.0.0.1:9", open_tracker=open_or_fail) == []
     assert len(opened) == 1
     assert says(caplog.text, "of 3 … sweeps MLflow … lacks")
+
+
+def test_a_sweep_belongs_to_an_address_whatever_the_login(storage: Path) -> None:
+    opened: list[Path] = []
+
+    def note(folder: Path, uri: str) -> Any:
+        # Nothing can be sent with what it returns.
+        opened.append(folder)
+
+    ours, former = leave(storage, "https://me:secret@host:5000"), leave(storage, "https://host:5000")
+    leave(storage, "https://me:secret@host:5001")
+    # As it was written formerly.
+    (former / "tracking.json").write_text('{"uri": "https://***@host:5000", "experiment": "mine"}')
+    assert close_dead(storage, "https://you:other@host:5000", open_tracker=note) == []
+    assert set(opened) == {ours, former}
 
 
 def test_a_new_sweep_does_not_wait_for_old_ones(

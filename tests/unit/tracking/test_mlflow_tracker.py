@@ -13,6 +13,7 @@ from servers import free_ports
 
 from irtune.tracking.connection import TrackingError
 from irtune.tracking.mlflow_tracker import MlflowTracker
+from irtune.tracking.run_record import Ended, Opened
 from irtune.training.record import Record, RecordReader, RecordWriter
 
 NewKey = Callable[[], str]
@@ -62,7 +63,7 @@ def test_a_record_arrives_whole(
     writer.artifact(trial / "adapter", "adapter")
     key = new_key()
 
-    run_id = tracker.start_run(key, "ir k=17", {"irtune.sweep": "s"}, start_time_ms=123_000)
+    run_id = tracker.start_run(Opened(key, "ir k=17", {"irtune.sweep": "s"}, 123_000))
     tracker.send(key, RecordReader(trial_folder).poll())
 
     run = run_of(client, run_id)
@@ -96,11 +97,11 @@ def test_sending_the_same_records_twice_adds_nothing(
     key, tracker = new_key(), MlflowTracker(store_uri, "irtune")
     params: Record = {"kind": "params", "values": {"a.b": "1"}}
     records = [params, *(metrics(step, loss=float(step)) for step in range(5)), metrics(5, loss=math.nan)]
-    run_id = tracker.start_run(key, "n", {})
+    run_id = tracker.start_run(Opened(key, "n", {}, 1000))
     tracker.send(key, records)
     if forgets:
         tracker = MlflowTracker(store_uri, "irtune")
-        assert tracker.start_run(key, "n", {}) == run_id
+        assert tracker.start_run(Opened(key, "n", {}, 1000)) == run_id
     tracker.send(key, records)
     assert [step for step, _ in history(client, run_id, "loss")] == [0, 1, 2, 3, 4, 5]
 
@@ -109,7 +110,7 @@ def test_steps_that_a_resumed_attempt_repeats_are_kept_once(
     tracker: MlflowTracker, client: MlflowClient, new_key: NewKey
 ) -> None:
     key = new_key()
-    run_id = tracker.start_run(key, "n", {})
+    run_id = tracker.start_run(Opened(key, "n", {}, 1000))
     tracker.send(key, [metrics(step, loss=1.0) for step in (0, 1, 2)])
     resumed: Record = {"kind": "resumed", "step": 1, "time_ms": 5, "attempt": 1}
     tracker.send(key, [resumed, *(metrics(step, attempt=1, loss=2.0) for step in (1, 2, 3))])
@@ -119,7 +120,7 @@ def test_steps_that_a_resumed_attempt_repeats_are_kept_once(
 
 def test_the_first_value_of_a_parameter_stands(tracker: MlflowTracker, client: MlflowClient, new_key: NewKey) -> None:
     key = new_key()
-    run_id = tracker.start_run(key, "n", {})
+    run_id = tracker.start_run(Opened(key, "n", {}, 1000))
     tracker.send(key, [{"kind": "params", "values": {"workers": "2"}}])
     tracker.send(key, [{"kind": "params", "values": {"workers": "4", "other": "x" * 7000}}])
     params = run_of(client, run_id).data.params
@@ -131,8 +132,8 @@ def test_the_first_value_of_a_parameter_stands(tracker: MlflowTracker, client: M
 @pytest.mark.parametrize(
     ("status", "tags", "error"),
     [
-        ("FINISHED", {"irtune.pruned": False}, None),
-        ("FINISHED", {"irtune.pruned": True}, None),
+        ("FINISHED", {"irtune.pruned": "False"}, None),
+        ("FINISHED", {"irtune.pruned": "True"}, None),
         ("FAILED", {}, "out of memory at http://me:secret@host " + "x" * 5000),
         ("KILLED", {}, None),
     ],
@@ -142,15 +143,15 @@ def test_a_run_ends_as_the_driver_says(
     client: MlflowClient,
     new_key: NewKey,
     status: Any,
-    tags: dict[str, Any],
+    tags: dict[str, str],
     error: str | None,
 ) -> None:
     key = new_key()
-    run_id = tracker.start_run(key, "n", {}, start_time_ms=1000)
-    tracker.finish(key, status, tags, error, end_time_ms=61_000)
+    run_id = tracker.start_run(Opened(key, "n", {}, 1000))
+    tracker.finish(key, Ended(status, tags, error, 61_000))
     run = run_of(client, run_id)
     assert (run.info.status, run.info.end_time) == (status, 61_000)
-    assert {tag: str(value) for tag, value in tags.items()}.items() <= run.data.tags.items()
+    assert tags.items() <= run.data.tags.items()
     assert ("irtune.error" in run.data.tags) == (error is not None)
     if error is not None:
         assert len(run.data.tags["irtune.error"]) == 4000
@@ -163,7 +164,7 @@ def test_a_file_that_is_gone_is_reported_and_holds_up_nothing(
     tracker: MlflowTracker, client: MlflowClient, new_key: NewKey, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     key = new_key()
-    run_id = tracker.start_run(key, "n", {})
+    run_id = tracker.start_run(Opened(key, "n", {}, 1000))
     (tmp_path / "kept.txt").touch()
     gone, kept = (
         {"kind": "artifact", "time_ms": 1, "folder": str(tmp_path), "path": file, "artifact_folder": ""}
@@ -191,7 +192,7 @@ def test_an_upload_that_may_work_later_is_not_given_up(
         raise requests.HTTPError(response=response)
 
     key = new_key()
-    run_id = tracker.start_run(key, "n", {})
+    run_id = tracker.start_run(Opened(key, "n", {}, 1000))
     (tmp_path / "file").touch()
     record: Record = {
         "kind": "artifact",
@@ -215,7 +216,7 @@ def test_points_that_did_not_get_through_can_be_sent_again(
         raise MlflowException("API request failed with exception")
 
     key = new_key()
-    run_id = tracker.start_run(key, "n", {})
+    run_id = tracker.start_run(Opened(key, "n", {}, 1000))
     with monkeypatch.context() as broken:
         broken.setattr(MlflowClient, "log_batch", fail)
         with pytest.raises(MlflowException):
@@ -228,9 +229,9 @@ def test_a_run_that_somebody_deleted_is_reported_and_let_go(
     tracker: MlflowTracker, client: MlflowClient, new_key: NewKey, caplog: pytest.LogCaptureFixture
 ) -> None:
     key = new_key()
-    client.delete_run(tracker.start_run(key, "n", {}))
+    client.delete_run(tracker.start_run(Opened(key, "n", {}, 1000)))
     tracker.send(key, [metrics(0, loss=1.0)])
-    tracker.finish(key, "FINISHED", {"irtune.pruned": False})
+    tracker.finish(key, Ended("FINISHED", {"irtune.pruned": "False"}, None, 61_000))
     assert "stays in the run's folder only" in caplog.text
     with pytest.raises(KeyError):
         tracker.send(key, [])
@@ -239,7 +240,7 @@ def test_a_run_that_somebody_deleted_is_reported_and_let_go(
 def test_artifacts_lie_next_to_the_database(
     tracker: MlflowTracker, client: MlflowClient, new_key: NewKey, store_uri: str
 ) -> None:
-    location = run_of(client, tracker.start_run(new_key(), "n", {})).info.artifact_uri
+    location = run_of(client, tracker.start_run(Opened(new_key(), "n", {}, 1000))).info.artifact_uri
     root = Path(store_uri.removeprefix("sqlite:///")).parent / "mlartifacts"
     assert location is not None
     assert location.startswith(root.as_uri())
@@ -254,11 +255,11 @@ def test_an_experiment_in_the_bin_is_refused(store_uri: str, client: MlflowClien
 def test_a_server_that_may_be_away_is_asked_only_when_it_is_needed() -> None:
     tracker = MlflowTracker(f"http://127.0.0.1:{free_ports(1)[0]}", "irtune", may_be_away=True)
     with pytest.raises(MlflowException, match="refused"):
-        tracker.start_run("key", "n", {})
+        tracker.start_run(Opened("key", "n", {}, 1000))
 
 
 def test_no_run_is_active_in_the_process(tracker: MlflowTracker, new_key: NewKey) -> None:
     import mlflow
 
-    tracker.start_run(new_key(), "n", {})
+    tracker.start_run(Opened(new_key(), "n", {}, 1000))
     assert mlflow.active_run() is None

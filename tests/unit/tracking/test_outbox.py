@@ -1,5 +1,6 @@
 import json
 import os
+import time
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,16 +16,14 @@ from irtune.tracking.heartbeat import Heartbeat
 from irtune.tracking.mlflow_tracker import MlflowTracker
 from irtune.tracking.outbox import (
     SyncResult,
-    belongs_to,
     find_sweeps,
     open_tracker,
     read_address,
     sync,
-    try_sync,
     unsent,
     write_address,
 )
-from irtune.tracking.run_record import Ended, RunRecord
+from irtune.tracking.run_record import Ended, Opened, RunRecord
 from irtune.tracking.uploader import Uploader
 from irtune.training.record import MEASURED, RecordWriter
 
@@ -42,7 +41,8 @@ def folder(tmp_path: Path, store_uri: str) -> Path:
 def leave(folder: Path, trial: str, steps: Iterable[int], end: Ended | None) -> RunRecord:
     """A run as a driver leaves it that never reached MLflow; ``None``: it died before the run's end."""
     run_record = RunRecord(folder / trial)
-    run_record.begin(f"{folder.name}/{trial}", f"name of {trial}", {"irtune.sweep": folder.name})
+    began_ms = time.time_ns() // 1_000_000
+    run_record.begin(Opened(f"{folder.name}/{trial}", f"name of {trial}", {"irtune.sweep": folder.name}, began_ms))
     write(folder, trial, steps)
     if end is not None:
         run_record.finish(end)
@@ -79,10 +79,10 @@ def test_everything_that_a_dead_driver_left_arrives_with_its_true_end(
     open_one = leave(folder, "trials/c", range(4), None)
     os.utime(open_one.folder / MEASURED, (70, 70))
     never_ran = RunRecord(folder / "trials/d")
-    start = never_ran.begin(f"{folder.name}/trials/d", "d", {})
+    start = never_ran.begin(Opened(f"{folder.name}/trials/d", "d", {}, 1_000))
 
     # 5, 3, 1 and 4 metrics, and parameters of four runs.
-    assert sync(folder, tracker) == SyncResult(num_runs=5, num_records=13 + 4)
+    assert sync(folder, lambda _: tracker) == SyncResult(num_runs=5, num_records=13 + 4)
 
     runs = stored(store_uri, folder)
     assert {trial: run.status for trial, run in runs.items()} == {
@@ -127,26 +127,26 @@ def test_a_second_time_nothing_is_sent_and_nothing_doubled(
     store_uri: str, tracker: MlflowTracker, folder: Path
 ) -> None:
     run_records = [leave(folder, "trials/a", range(5), FINISHED), leave(folder, "trials/b", range(3), None)]
-    sync(folder, tracker)
+    sync(folder, lambda _: tracker)
     before = stored(store_uri, folder)
     assert [len(run.points) for run in before.values()] == [10, 6]
 
-    assert sync(folder, tracker) == SyncResult()
+    assert sync(folder, lambda _: tracker) == SyncResult()
     # Nor if it died before it could note that all was sent.
     for run_record in run_records:
         *others, sent = run_record.file.read_text().splitlines(keepends=True)
         assert json.loads(sent)["kind"] == "sent"
         run_record.file.write_text("".join(others))
-    assert sync(folder, MlflowTracker(store_uri, "irtune")) == SyncResult(num_runs=2, num_records=10)
+    assert sync(folder, lambda _: MlflowTracker(store_uri, "irtune")) == SyncResult(num_runs=2, num_records=10)
     assert stored(store_uri, folder) == before
 
 
 def test_what_was_written_later_is_sent_later(tracker: MlflowTracker, store_uri: str, folder: Path) -> None:
     leave(folder, "trials/a", range(3), None)
-    sync(folder, tracker)
+    sync(folder, lambda _: tracker)
     # A worker may outlive its driver for a moment.
     write(folder, "trials/a", range(3, 5))
-    assert sync(folder, tracker).num_runs == 1
+    assert sync(folder, lambda _: tracker).num_runs == 1
     assert stored(store_uri, folder)["trials/a"].steps("train/loss") == [0, 1, 2, 3, 4]
     assert stored(store_uri, folder)["trials/a"].status == "KILLED"
 
@@ -191,7 +191,7 @@ def test_a_driver_that_goes_on_where_another_was_killed_doubles_no_point(store_u
 
 def test_a_killed_run_can_go_on_and_finish(tracker: MlflowTracker, store_uri: str, folder: Path) -> None:
     leave(folder, "trials/a", range(3), None)
-    sync(folder, tracker)
+    sync(folder, lambda _: tracker)
     assert stored(store_uri, folder)["trials/a"].status == "KILLED"
     write(folder, "trials/a", range(2, 6))
     uploader = follow(tracker, folder, "trials/a")
@@ -222,7 +222,7 @@ def test_an_end_that_only_mlflow_knows_stands(
     assert before.status == "FINISHED"
     assert RunRecord(folder / trial).end() is None
 
-    assert sync(folder, tracker).num_runs == 1
+    assert sync(folder, lambda _: tracker).num_runs == 1
     assert stored(store_uri, folder)[trial] == before
     assert "irtune.killed_by" not in before.tags
 
@@ -230,21 +230,9 @@ def test_an_end_that_only_mlflow_knows_stands(
 def test_a_live_sweep_is_left_alone(tracker: MlflowTracker, store_uri: str, folder: Path) -> None:
     leave(folder, "trials/a", range(3), None)
     with Heartbeat(folder):
-        assert sync(folder, tracker) == SyncResult(is_live=True)
-        assert try_sync(folder, open_tracker) == SyncResult(is_live=True)
+        assert sync(folder, lambda _: tracker) == SyncResult(is_live=True)
     assert stored(store_uri, folder) == {}
     assert RunRecord(folder / "trials/a").end() is None
-
-
-def test_a_driver_that_goes_on_sends_what_ended_and_leaves_the_rest(
-    tracker: MlflowTracker, store_uri: str, folder: Path
-) -> None:
-    leave(folder, "trials/a", range(3), FINISHED)
-    leave(folder, "trials/b", range(3), None)
-    with Heartbeat(folder):
-        assert sync(folder, tracker, close_open=False) == SyncResult(num_runs=1, num_records=4)
-    assert {trial: run.status for trial, run in stored(store_uri, folder).items()} == {"trials/a": "FINISHED"}
-    assert RunRecord(folder / "trials/b").end() is None
 
 
 class Refusing(MlflowTracker):
@@ -255,18 +243,18 @@ class Refusing(MlflowTracker):
         self.refused = refused
         self.tried: list[str] = []
 
-    def start_run(self, key: str, *arguments: Any, **named: Any) -> str:
-        self.tried.append(key[-1])
-        if key[-1] in self.refused:
+    def start_run(self, start: Opened, **named: Any) -> str:
+        self.tried.append(start.key[-1])
+        if start.key[-1] in self.refused:
             raise MlflowException("http://me:secret@host is away")
-        return super().start_run(key, *arguments, **named)
+        return super().start_run(start, **named)
 
 
 def test_a_run_that_cannot_be_sent_is_named_and_holds_up_no_other(store_uri: str, folder: Path) -> None:
     for trial in "abc":
         leave(folder, f"trials/{trial}", range(2), FINISHED)
     (folder / "trials/a/driver.jsonl").write_text("{\n")
-    result = sync(folder, Refusing(store_uri, "b"))
+    result = sync(folder, lambda _: Refusing(store_uri, "b"))
     assert (result.num_runs, set(result.left)) == (1, {"a", "b"})
     assert str(folder / "trials/a/driver.jsonl") in result.left["a"]
     assert result.left["b"] == "http://***@host is away"
@@ -278,7 +266,7 @@ def test_an_absent_server_is_not_asked_for_every_run(store_uri: str, folder: Pat
     for trial in "abcdef":
         leave(folder, f"trials/{trial}", [], FINISHED)
     tracker = Refusing(store_uri, "abcdef")
-    result = sync(folder, tracker)
+    result = sync(folder, lambda _: tracker)
     assert len(tracker.tried) == 3
     assert set(result.left) == set("abcdef")
 
@@ -286,7 +274,7 @@ def test_an_absent_server_is_not_asked_for_every_run(store_uri: str, folder: Pat
 def test_time_is_bounded(store_uri: str, folder: Path) -> None:
     leave(folder, "trials/a", [], FINISHED)
     tracker = Refusing(store_uri, "")
-    assert sync(folder, tracker, timeout_s=0).left == {"a": "not tried for lack of time"}
+    assert sync(folder, lambda _: tracker, timeout_s=0).left == {"a": "not tried for lack of time"}
     assert tracker.tried == []
 
 
@@ -300,15 +288,6 @@ def test_the_address_holds_no_login_and_any_path(tmp_path: Path) -> None:
     assert read_address(tmp_path / "s").uri == "sqlite:////home/me@work/mlflow.db"
     with refused(ValueError, "not the folder of a sweep", "tracking.json"):
         read_address(tmp_path)
-
-
-def test_a_sweep_belongs_to_an_address_whatever_the_login(tmp_path: Path) -> None:
-    write_address(tmp_path, "https://me:secret@host:5000", "mine")
-    assert belongs_to(tmp_path, "https://you:other@host:5000")
-    assert not belongs_to(tmp_path, "https://me:secret@host:5001")
-    # As it was written formerly.
-    (tmp_path / "tracking.json").write_text('{"uri": "https://***@host:5000", "experiment": "mine"}')
-    assert belongs_to(tmp_path, "https://you:other@host:5000")
 
 
 def test_the_address_that_is_said_is_used_with_its_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

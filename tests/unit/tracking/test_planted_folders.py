@@ -20,7 +20,7 @@ from irtune.tracking.heartbeat import is_live
 from irtune.tracking.left_behind import close_dead
 from irtune.tracking.mlflow_tracker import MlflowTracker
 from irtune.tracking.outbox import StoreAddress, find_sweeps, sync, write_address
-from irtune.tracking.run_record import DRIVER_RECORD, Ended, RunRecord
+from irtune.tracking.run_record import DRIVER_RECORD, Ended, Opened, RunRecord
 from irtune.training.record import MEASURED, RecordReader, RecordWriter, last_written_ms, result_of, size_bytes
 
 FINISHED = Ended("FINISHED", {}, None, 61_000)
@@ -75,7 +75,7 @@ def plant(folder: Path, uri: str, *artifacts: str) -> Path:
     """A sweep with a run that MLflow lacks, whose record names artifacts; returns the run's folder."""
     write_address(folder, uri, "irtune")
     run_record = RunRecord(folder / "trials" / "a")
-    run_record.begin(f"{folder.name}/a", "n", {})
+    run_record.begin(Opened(f"{folder.name}/a", "n", {}, 1_000))
     run_record.finish(FINISHED)
     (run_record.folder / MEASURED).write_text("".join(map(artifact, artifacts)))
     return run_record.folder
@@ -253,7 +253,7 @@ def test_nothing_outside_of_a_runs_folder_is_uploaded(
     named = [lure(run, secret), "harmless.txt"]
     with (run / (MEASURED if by == "trial" else DRIVER_RECORD)).open("a") as file:
         file.write("".join(map(artifact, named)))
-    result = sync(folder, tracker)
+    result = sync(folder, lambda _: tracker)
     assert (result.num_runs, result.left) == (1, {})
     sent = uploads(store_uri)
     assert KEY.encode() not in sent
@@ -288,7 +288,7 @@ def test_runs_behind_links_are_left_alone(tmp_path: Path, folder: Path, store_ur
     plant(folder, store_uri)
     theirs = plant(tmp_path / "theirs" / "sweep", store_uri)
     (folder / "trials" / "b").symlink_to(theirs)
-    assert sync(folder, tracker).num_runs == 1
+    assert sync(folder, lambda _: tracker).num_runs == 1
     assert names_of(store_uri, folder) == {f"{folder.name}/a"}
 
 
@@ -325,7 +325,7 @@ def test_neither_record_is_read_or_written_through_something_else(
     plant_it(run / name, secret)
     # A torn last line would be cut off.
     secret.write_text(f"{KEY}\ntorn")
-    assert sync(folder, tracker).num_runs == 0
+    assert sync(folder, lambda _: tracker).num_runs == 0
     assert names_of(store_uri, folder) == set()
     assert "a run is left alone" in caplog.text
     if name == MEASURED:
@@ -340,7 +340,7 @@ def test_neither_record_is_read_or_written_through_something_else(
                 use()
         assert not record.is_sent()
         # A driver that goes on with it puts a file of its own there.
-        record.begin("key", "n", {})
+        record.begin(Opened("key", "n", {}, 1_000))
         assert record.start().key == "key"
     assert secret.read_text() == f"{KEY}\ntorn"
 
@@ -351,7 +351,7 @@ def test_a_record_of_another_user_is_left_alone(
     name: str, folder: Path, store_uri: str, tracker: MlflowTracker
 ) -> None:
     os.chown(plant(folder, store_uri) / name, 12345, -1)
-    assert sync(folder, tracker).num_runs == 0
+    assert sync(folder, lambda _: tracker).num_runs == 0
     assert names_of(store_uri, folder) == set()
 
 

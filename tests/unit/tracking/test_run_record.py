@@ -44,7 +44,7 @@ def begin_at(record: RunRecord, start_time_ms: int) -> None:
 
 
 def test_what_is_known_of_a_run_is_a_line_for_each_event(record: RunRecord) -> None:
-    start = record.begin("s/a", "ir k=3", {"irtune.sweep": "s"})
+    start = record.begin(Opened("s/a", "ir k=3", {"irtune.sweep": "s"}, 1_000))
     record.add_artifact(record.folder / "trace" / "map.png", "trace")
     record.finish(Ended("FAILED", {"x": "y"}, "out of memory", 61_000))
     record.mark_sent("abc", "http://me:secret@host:5000", 12, 1)
@@ -83,40 +83,40 @@ def test_an_end_is_read_as_it_was_written(text: str, end_time_ms: int) -> None:
 
 
 def test_a_run_that_goes_on_keeps_its_start_and_forgets_that_it_was_killed(record: RunRecord) -> None:
-    record.begin("s/a", "n", {"irtune.git_commit": "1"})
+    record.begin(Opened("s/a", "n", {"irtune.git_commit": "1"}, 1_000))
     begin_at(record, 5)
     record.finish(KILLED)
     record.mark_sent("abc", "sqlite:////x.db", 0, 0)
     assert record.is_sent()
 
     again = RunRecord(record.folder)
-    start = again.begin("s/a", "n", {"irtune.git_commit": "2"})
+    start = again.begin(Opened("s/a", "n", {"irtune.git_commit": "2"}, 1_000))
     assert start == Opened("s/a", "n", {"irtune.git_commit": "2"}, 5) == again.start()
     assert again.end() is None
     assert not again.is_sent()
 
 
 def test_a_true_end_outlives_a_new_beginning_but_its_mark_does_not(record: RunRecord) -> None:
-    record.begin("s/a", "n", {})
+    record.begin(Opened("s/a", "n", {}, 1_000))
     record.finish(END)
     record.mark_sent("abc", "sqlite:////x.db", 0, 0)
-    record.begin("s/a", "n", {})
+    record.begin(Opened("s/a", "n", {}, 1_000))
     assert record.end() == END
     assert not record.is_sent()
 
 
 def test_another_key_makes_another_run(record: RunRecord) -> None:
-    record.begin("s/a", "n", {})
+    record.begin(Opened("s/a", "n", {}, 1_000))
     begin_at(record, 5)
     record.add_artifact(record.folder / "map.png", "")
     record.finish(END)
-    assert record.begin("copy/a", "n", {}).start_time_ms > 5
+    assert record.begin(Opened("copy/a", "n", {}, 1_000)).start_time_ms > 5
     assert record.end() is None
     assert record.artifacts() == []
 
 
 def test_what_is_measured_after_the_mark_is_not_sent(record: RunRecord) -> None:
-    record.begin("s/a", "n", {})
+    record.begin(Opened("s/a", "n", {}, 1_000))
     writer = RecordWriter(record.folder)
     writer.metrics(0, {"loss": 1.0})
     record.mark_sent("abc", "sqlite:////x.db", size_bytes(record.folder), 0)
@@ -128,7 +128,7 @@ def test_what_is_measured_after_the_mark_is_not_sent(record: RunRecord) -> None:
 def test_after_a_later_event_a_run_is_not_sent(record: RunRecord) -> None:
     assert not record.is_sent()
     for later in (
-        lambda: record.begin("s/a", "n", {}),
+        lambda: record.begin(Opened("s/a", "n", {}, 1_000)),
         lambda: record.add_artifact(record.folder / "map.png", ""),
         lambda: record.finish(END),
     ):
@@ -152,7 +152,7 @@ def test_an_artifact_is_found_after_the_storage_has_moved(tmp_path: Path) -> Non
 
 
 def test_a_last_line_torn_at_any_byte_is_passed_over_and_cut_off(record: RunRecord) -> None:
-    record.begin("s/a", "n", {})
+    record.begin(Opened("s/a", "n", {}, 1_000))
     whole = record.file.read_bytes()
     record.finish(END)
     line = record.file.read_bytes()[len(whole) :]
@@ -167,7 +167,7 @@ def test_a_last_line_torn_at_any_byte_is_passed_over_and_cut_off(record: RunReco
 
 @pytest.mark.parametrize("text", DAMAGES)
 def test_a_damaged_file_is_named(record: RunRecord, text: str) -> None:
-    record.begin("s/a", "n", {})
+    record.begin(Opened("s/a", "n", {}, 1_000))
     with record.file.open("a") as file:
         file.write(f"{text}\n")
     for read in (record.start, record.end, record.artifacts):
@@ -186,7 +186,7 @@ def test_a_file_that_does_not_say_how_the_run_was_opened_is_damaged(record: RunR
 def test_a_run_goes_on_over_a_damaged_file(record: RunRecord, text: str, caplog: pytest.LogCaptureFixture) -> None:
     record.folder.mkdir()
     record.file.write_text(f"{text}\n")
-    start = record.begin("s/a", "n", {})
+    start = record.begin(Opened("s/a", "n", {}, 1_000))
     assert record.start() == start
     assert record.end() is None
     assert DRIVER_RECORD in caplog.text
@@ -197,7 +197,7 @@ def test_a_write_that_fails_leaves_the_file_as_it_was(record: RunRecord, monkeyp
     def fail(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    record.begin("s/a", "n", {})
+    record.begin(Opened("s/a", "n", {}, 1_000))
     record.finish(END)
     before = {file.name: file.read_bytes() for file in record.folder.iterdir()}
     with monkeypatch.context() as full:

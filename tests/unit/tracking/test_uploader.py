@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 
 from irtune.tracking import uploader as uploader_module
 from irtune.tracking.mlflow_tracker import MlflowTracker
-from irtune.tracking.run_record import DRIVER_RECORD, RunRecord
+from irtune.tracking.run_record import DRIVER_RECORD, Opened, RunRecord
 from irtune.tracking.uploader import Uploader
 from irtune.training.record import Record, RecordReader, RecordWriter
 
@@ -31,9 +31,9 @@ class Outage(MlflowTracker):
             self.num_failures -= 1
             raise ConnectionError("http://me:secret@host is away")
 
-    def start_run(self, key: str, *arguments: Any, **named: Any) -> str:
-        self._fail_when_told(key)
-        return super().start_run(key, *arguments, **named)
+    def start_run(self, start: Opened, **named: Any) -> str:
+        self._fail_when_told(start.key)
+        return super().start_run(start, **named)
 
     def send(self, key: str, records: Sequence[Mapping[str, Any]]) -> None:
         if self.num_failures == 1:
@@ -326,9 +326,9 @@ def test_a_new_run_is_not_searched_for_among_all_others_unless_a_call_failed(
         searched.append(key)
         return find(key)
 
-    def answer_lost(key: str, *arguments: Any, **named: Any) -> str:
-        run_id = start(tracker_with_outages, key, *arguments, **named)
-        if key == lost and not searched:
+    def answer_lost(opened: Opened, **named: Any) -> str:
+        run_id = start(tracker_with_outages, opened, **named)
+        if opened.key == lost and not searched:
             raise ConnectionError("the answer is lost")
         return run_id
 

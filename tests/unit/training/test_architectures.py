@@ -18,12 +18,11 @@ from transformers import AutoConfig
 from irtune.config.schema import AdapterConfig
 from irtune.layers import BlockError, map_parameters
 from irtune.layers.blocks import find_blocks
-from irtune.layers.self_check import check_at_start
-from irtune.selection import TopK
 from irtune.training.adapter import AdapterError, add_adapter
 from irtune.training.cost import CostModel
 from irtune.training.errors import ModelError
 from irtune.training.model import enable_gradient_checkpointing, shapes_only
+from irtune.training.self_check import check_at_start
 
 SMALL = AdapterConfig(r=2, alpha=4, dropout=0, target_modules="all-linear")
 WITH_DEFAULT_TARGETS = {"llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2"}
@@ -138,10 +137,7 @@ def test_the_cost_is_near_what_pytorch_counts_and_falls_as_the_lowest_active_blo
 
 
 def test_the_check_at_the_start_passes(built):
-    blocks = PlainBlocks(built.model, built.blocks)
-    check_at_start(
-        blocks, built.model, built.blocks, TopK(k=2), batch(), weights=blocks.weights, gradients=blocks.gradients
-    )
+    check_at_start(PlainBlocks(built.model, built.blocks), batch())
 
 
 def test_shapes_alone_tell_the_same(built, tmp_path):

@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from irtune.importance import Importance
+from irtune.layers import SelectionRecord
 from irtune.training import record as record_module
 from irtune.training.record import (
     MEASURED,
@@ -62,23 +64,14 @@ def test_every_kind_comes_back_as_written(trial_folder: Path) -> None:
 def test_numbers_that_json_lacks_survive_in_strict_json(trial_folder: Path) -> None:
     writer = RecordWriter(trial_folder)
     writer.metrics(0, {"a": math.nan, "b": math.inf, "c": -math.inf, "d": np.float32(0.5)})
-    writer.selection(
-        {
-            "step": np.int64(0),
-            "active": (np.int64(1),),
-            "scores": np.array([math.nan, math.inf, 1.0]),
-            "measured_at": np.array([-1, 2, 3]),
-            "trainable_parameters": 7,
-            "lowest_active": 1,
-        }
-    )
+    importance = Importance(np.array([math.nan, math.inf, 1.0]), np.array([-1, 2, 3]), np.array([0, 1, 1]))
+    writer.write(SelectionRecord(0, (1,), importance, 7))
 
     assert len(lines(trial_folder / MEASURED)) == 2
     metrics, selection = RecordReader(trial_folder).poll()
     assert math.isnan(metrics["values"].pop("a"))
     assert metrics["values"] == {"b": math.inf, "c": -math.inf, "d": 0.5}
-    assert math.isnan(selection["scores"][0])
-    assert selection["scores"][1:] == [math.inf, 1.0]
+    assert selection["scores"] == [None, math.inf, 1.0]
     assert (selection["active"], selection["measured_at"]) == ([1], [-1, 2, 3])
 
 

@@ -11,8 +11,7 @@ from saying import refused, says
 from torch import nn
 
 from irtune.layers import BlockError, Blocks, map_parameters
-from irtune.layers.self_check import MAX_TOKENS, SelfCheckError, check_at_start, one_example
-from irtune.selection import AllBlocks, TopK
+from irtune.training.self_check import MAX_TOKENS, SelfCheckError, check_at_start, one_example
 
 
 def batch(batch_size=3, length=6):
@@ -20,17 +19,8 @@ def batch(batch_size=3, length=6):
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": torch.arange(batch_size) % 3}
 
 
-def check(blocks, policy=None, inputs=None, trainable=None, **options):
-    check_at_start(
-        blocks,
-        blocks.model,
-        blocks.trainable if trainable is None else trainable,
-        policy or TopK(k=2),
-        inputs or batch(),
-        weights=blocks.weights,
-        gradients=blocks.gradients,
-        **options,
-    )
+def check(blocks, **options):
+    check_at_start(blocks, batch(), **options)
 
 
 def complaint(blocks, **options):
@@ -48,18 +38,18 @@ def test_a_sound_trainer_passes_and_is_left_as_it_was():
     for _ in range(2):
         blocks.model(**batch()).backward()
         blocks.optimizer.step()
-    weights = {name: tensor.clone() for name, tensor in blocks.weights().items()}
-    gradients = {name: tensor.clone() for name, tensor in blocks.gradients().items()}
+    weights = {name: tensor.clone() for name, tensor in blocks.local_state().items()}
+    gradients = {name: tensor.clone() for name, tensor in blocks.local_gradients().items()}
     assert len(weights) > len(gradients) > 0
     states = torch.get_rng_state(), np.random.get_state()[2], random.getstate()
 
     check(blocks)
 
-    assert all(torch.equal(blocks.weights()[name], tensor) for name, tensor in weights.items())
-    assert all(torch.equal(blocks.gradients()[name], tensor) for name, tensor in gradients.items())
+    assert all(torch.equal(blocks.local_state()[name], tensor) for name, tensor in weights.items())
+    assert all(torch.equal(blocks.local_gradients()[name], tensor) for name, tensor in gradients.items())
     assert torch.equal(torch.get_rng_state(), states[0])
     assert (np.random.get_state()[2], random.getstate()) == states[1:]
-    assert all(parameter.requires_grad for _, parameter in blocks.trainable.all())
+    assert all(parameter.requires_grad for _, parameter in blocks.blocks.all())
     blocks.model.seen.clear()
     check(blocks)
     assert blocks.model.seen == [(1, 6)] * 3
@@ -100,7 +90,7 @@ class StepsWeights(Probing):
 
 class StepsOptimizer(Probing):
     def trace(self):
-        for _, parameter in self.trainable.shared:
+        for _, parameter in self.blocks.shared:
             self.optimizer.state[parameter]["exp_avg"] = torch.zeros_like(parameter)
 
 
@@ -185,19 +175,19 @@ class ForgetsToThaw(PlainBlocks):
     def set_active(self, active):
         super().set_active(active)
         if len(active) == NUM_BLOCKS:
-            self.trainable.per_block[2][1][1].requires_grad_(False)
+            self.blocks.per_block[2][1][1].requires_grad_(False)
 
 
 class ForgetsToFreeze(PlainBlocks):
     def set_active(self, active):
         super().set_active(active)
-        self.trainable.per_block[3][0][1].requires_grad_(True)
+        self.blocks.per_block[3][0][1].requires_grad_(True)
 
 
 class FreezesShared(PlainBlocks):
     def set_active(self, active):
         super().set_active(active)
-        for _, parameter in self.trainable.shared:
+        for _, parameter in self.blocks.shared:
             parameter.requires_grad_(len(active) == NUM_BLOCKS)
 
 
@@ -219,7 +209,7 @@ class NeverTheSameAgain(PlainBlocks):
     def run_probe(self, batch, gradients):
         super().run_probe(batch, gradients)
         if self.frozen_before:
-            gradient = self.trainable.per_block[1][0][1].grad
+            gradient = self.blocks.per_block[1][0][1].grad
             # The smallest change that there is.
             gradient[0, 0] = torch.nextafter(gradient[0, 0], torch.tensor(torch.inf))
 
@@ -246,7 +236,7 @@ class Noisy(PlainBlocks):
 
     def run_probe(self, batch, gradients):
         super().run_probe(batch, gradients)
-        for _, parameter in self.trainable.all():
+        for _, parameter in self.blocks.all():
             parameter.grad *= 1 + self.noise * torch.randn(1, generator=self.generator)
 
 
@@ -254,17 +244,13 @@ class NoisyAndWrong(Noisy):
     def run_probe(self, batch, gradients):
         super().run_probe(batch, gradients)
         if len(self.model.seen) == 3:
-            self.trainable.per_block[1][1][1].grad *= 1.01
+            self.blocks.per_block[1][1][1].grad *= 1.01
 
 
 def test_kernels_that_are_not_deterministic_are_told_from_mistakes(caplog):
     check(build(Noisy))
     assert "kernels are not deterministic" in caplog.text
     assert says(complaint(build(NoisyAndWrong)), "freezing … changes … gradients")
-
-
-def test_more_blocks_than_the_model_has():
-    assert says(complaint(build(), policy=TopK(k=5)), "- selection.policy.k: 5 … 4")
 
 
 def without(trainable, name):
@@ -278,23 +264,27 @@ def without(trainable, name):
 @pytest.mark.parametrize("lost", ["head.bias", "blocks.2.lora_B.weight"])
 def test_a_tuner_parameter_in_nobodys_hands(lost):
     blocks = build()
-    message = complaint(blocks, trainable=without(blocks.trainable, lost))
-    assert says(message, f"neither in a block nor shared: {lost}")
+    blocks.blocks = without(blocks.blocks, lost)
+    assert says(complaint(blocks), f"neither in a block nor shared: {lost}")
 
 
 def test_parameters_in_two_places_or_of_no_model():
     blocks = build()
-    mapped = blocks.trainable
-    twice = Blocks(mapped.name, mapped.per_block, (*mapped.shared, mapped.per_block[0][0]))
-    assert says(complaint(blocks, trainable=twice), "two places: blocks.0.lora_A.weight")
-    stray = Blocks(mapped.name, mapped.per_block, (*mapped.shared, ("stray", nn.Parameter(torch.ones(1)))))
-    assert says(complaint(blocks, trainable=stray), "not trained: stray")
+    mapped = blocks.blocks
+    blocks.blocks = Blocks(mapped.name, mapped.per_block, (*mapped.shared, mapped.per_block[0][0]))
+    assert says(complaint(blocks), "two places: blocks.0.lora_A.weight")
+    blocks.blocks = Blocks(mapped.name, mapped.per_block, (*mapped.shared, ("stray", nn.Parameter(torch.ones(1)))))
+    assert says(complaint(blocks), "not trained: stray")
+
+
+def mapped_on_another_model():
+    blocks = build()
+    blocks.blocks = Blocks("layers", blocks.blocks.per_block[:2], blocks.blocks.shared)
+    return blocks
 
 
 def test_parameters_mapped_on_another_model():
-    blocks = build()
-    other = Blocks("layers", blocks.trainable.per_block[:2], blocks.trainable.shared)
-    assert says(complaint(blocks, trainable=other), "2 blocks of layers", "4 in blocks")
+    assert says(complaint(mapped_on_another_model()), "2 blocks of layers", "4 in blocks")
 
 
 def test_blocks_of_another_class():
@@ -316,7 +306,7 @@ def test_blocks_of_unequal_shapes():
 
 def test_shapes_are_whole_where_zero_has_partitioned_parameters_away():
     blocks = build()
-    for index, block in enumerate(blocks.trainable.per_block):
+    for index, block in enumerate(blocks.blocks.per_block):
         for _, parameter in block:
             parameter.ds_shape = parameter.shape if index < 3 else torch.Size([9, 9])
     assert says(complaint(blocks), "lora_A.weight … (9, 9) in block 3 of blocks")
@@ -360,15 +350,13 @@ def test_a_mistake_of_this_rank_is_told_to_the_others():
 
 
 def test_a_mistake_of_all_ranks_is_said_once():
-    with refused(ValueError, "selection.policy.k: 5 … 4") as own:
-        TopK(k=5).check(4)
-    message = complaint(build(), policy=TopK(k=5), gather=Ranks([str(own.value)]))
-    assert message.count(str(own.value)) == message.count("selection.policy.k") == 1
+    message = complaint(mapped_on_another_model(), gather=lambda value: [value, value])
+    assert message.count("2 blocks of layers") == 1
     assert "rank" not in message
 
 
 def test_a_rank_without_gradients_of_its_own_is_none_of_a_mistake():
     # Under ZeRO a rank may hold no part of anything, as long as another does.
-    check(build(), policy=AllBlocks(), gather=Ranks([], False, []))
+    check(build(), gather=Ranks([], False, []))
     blocks = build(ProbesNothing)
     check(blocks, gather=Ranks([], True, []))

@@ -15,8 +15,9 @@ import torch
 from torch import nn
 
 from irtune.layers.blocks import Blocks, find_blocks, shape_of
-from irtune.layers.controller import Batch, TrainableBlocks
-from irtune.selection import SelectionPolicy
+from irtune.layers.collectives import gather
+from irtune.layers.measured_model import Batch
+from irtune.training.engine import DeepSpeedBlocks
 
 MAX_TOKENS = 32
 MAX_NOISE = 0.05
@@ -30,42 +31,27 @@ class SelfCheckError(ValueError):
     """Blocks, freezing or probing do not do what every result rests on."""
 
 
-def check_at_start(
-    blocks: TrainableBlocks,
-    model: nn.Module,
-    trainable: Blocks,
-    policy: SelectionPolicy,
-    batch: Batch,
-    *,
-    weights: Callable[[], Tensors],
-    gradients: Callable[[], Tensors],
-    gather: Gather = lambda value: [value],
-) -> None:
+def check_at_start(blocks: DeepSpeedBlocks, batch: Batch, gather: Gather = gather) -> None:
     """Check blocks, freezing and probing before the first step, while every block trains. Leaves no trace.
 
     Every rank calls it, and if one finds a mistake all of them raise.
 
     Args:
         blocks: The trainer.
-        model: What it trains.
-        trainable: The model's trainable parameters by block.
-        policy: Will choose among the blocks.
         batch: This rank's first micro-batch, on its device.
-        weights: Reads what a probe must leave alone, by name: this rank's part of the trained weights, and of what the
-            optimizer knows of them.
-        gradients: Reads this rank's part of all gradients, by name; inside a probe those of the probe.
         gather: Every rank's value in rank order, on every rank.
 
     Raises:
         SelfCheckError: With every mistake of every rank, and what to do.
     """
     # Before any pass, so that no rank waits in a collective call for another that has given up.
-    _agree([*_unequal_blocks(model, trainable), *_wrong_owners(model, trainable), *_refusal(policy, trainable)], gather)
-    watched = _Watched(blocks, trainable, one_example(batch), weights, gradients)
-    mistakes, first = watched.mistakes_of_a_probe()
-    second = watched.probe()
-    mistakes += watched.mistakes_of_freezing()
-    mistakes += _differences(first, second, watched.probe())
+    _agree([*_unequal_blocks(blocks.model, blocks.blocks), *_wrong_owners(blocks.model, blocks.blocks)], gather)
+    example, before = one_example(batch), _state(blocks)
+    first = _probe(blocks, example)
+    mistakes = before.mistakes(_state(blocks), "a probe")
+    second = _probe(blocks, example)
+    mistakes += _mistakes_of_freezing(blocks)
+    mistakes += _differences(first, second, _probe(blocks, example))
     if not any(gather(bool(first))):
         mistakes.append("a probe computes no gradients; probing(…, gradients=True) must run a backward pass")
     _agree(mistakes, gather)
@@ -111,53 +97,41 @@ class _State:
         ]
 
 
-@dataclass(frozen=True)
-class _Watched:
-    """A trainer, and what is needed to see what it does."""
+def _state(blocks: DeepSpeedBlocks) -> _State:
+    left = {name: gradient for name, gradient in _copied(blocks.local_gradients()).items() if gradient.any()}
+    trains = {name: parameter.requires_grad for name, parameter in blocks.blocks.all()}
+    return _State(_copied(blocks.local_state()), left, _generators(), trains)
 
-    blocks: TrainableBlocks
-    trainable: Blocks
-    example: Batch
-    weights: Callable[[], Tensors]
-    gradients: Callable[[], Tensors]
 
-    def state(self) -> _State:
-        left = {name: gradient for name, gradient in _copied(self.gradients()).items() if gradient.any()}
-        trains = {name: parameter.requires_grad for name, parameter in self.trainable.all()}
-        return _State(_copied(self.weights()), left, _generators(), trains)
+def _probe(blocks: DeepSpeedBlocks, example: Batch) -> Tensors:
+    """Gradients of a pass over the example."""
+    with blocks.probing(example, gradients=True):
+        return _copied(blocks.local_gradients())
 
-    def probe(self) -> Tensors:
-        """Gradients of a pass over the example."""
-        with self.blocks.probing(self.example, gradients=True):
-            return _copied(self.gradients())
 
-    def mistakes_of_a_probe(self) -> tuple[list[str], Tensors]:
-        before = self.state()
-        gradients = self.probe()
-        return before.mistakes(self.state(), "a probe"), gradients
+def _mistakes_of_freezing(blocks: DeepSpeedBlocks) -> list[str]:
+    """Of training every block alone for no step, and then all of them again."""
+    before, every = _state(blocks), tuple(range(len(blocks.blocks)))
+    mistakes: list[str] = []
+    for active in [*((index,) for index in every), every]:
+        blocks.set_active(active)
+        mistakes = mistakes or _wrongly_frozen(blocks.blocks, active)
+    return mistakes or before.mistakes(_state(blocks), "freezing and thawing")
 
-    def mistakes_of_freezing(self) -> list[str]:
-        """Of training every block alone for no step, and then all of them again."""
-        before, every = self.state(), tuple(range(len(self.trainable)))
-        mistakes: list[str] = []
-        for active in [*((index,) for index in every), every]:
-            self.blocks.set_active(active)
-            mistakes = mistakes or self._wrongly_frozen(active)
-        return mistakes or before.mistakes(self.state(), "freezing and thawing")
 
-    def _wrongly_frozen(self, active: Sequence[int]) -> list[str]:
-        chosen = {id(p) for index in active for _, p in self.trainable.per_block[index]}
-        chosen |= {id(p) for _, p in self.trainable.shared}
-        wrong = {
-            "leaves frozen": [n for n, p in self.trainable.all() if id(p) in chosen and not p.requires_grad],
-            "lets train": [n for n, p in self.trainable.all() if id(p) not in chosen and p.requires_grad],
-        }
-        return [
-            f"set_active({list(active)}) {what} {_few(names)}; exactly the parameters of active blocks and the shared "
-            "ones must have requires_grad"
-            for what, names in wrong.items()
-            if names
-        ]
+def _wrongly_frozen(trainable: Blocks, active: Sequence[int]) -> list[str]:
+    chosen = {id(p) for index in active for _, p in trainable.per_block[index]}
+    chosen |= {id(p) for _, p in trainable.shared}
+    wrong = {
+        "leaves frozen": [n for n, p in trainable.all() if id(p) in chosen and not p.requires_grad],
+        "lets train": [n for n, p in trainable.all() if id(p) not in chosen and p.requires_grad],
+    }
+    return [
+        f"set_active({list(active)}) {what} {_few(names)}; exactly the parameters of active blocks and the shared "
+        "ones must have requires_grad"
+        for what, names in wrong.items()
+        if names
+    ]
 
 
 def _differences(first: Tensors, second: Tensors, thawed: Tensors) -> list[str]:
@@ -233,14 +207,6 @@ def _wrong_owners(model: nn.Module, trainable: Blocks) -> list[str]:
         for what, names in wrong.items()
         if names
     ]
-
-
-def _refusal(policy: SelectionPolicy, trainable: Blocks) -> list[str]:
-    try:
-        policy.check(len(trainable))
-    except ValueError as error:
-        return [str(error)]
-    return []
 
 
 def _agree(mistakes: list[str], gather: Gather) -> None:
