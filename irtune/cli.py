@@ -152,8 +152,8 @@ def _study(
             # So that Python does not spend seconds on looking through torch's objects once more as it ends.
             gc.freeze()
             return 0
-        kind = runner()
-        return 0 if kind.succeeded(kind.run(*study)) else 1
+        made = runner()
+        return 0 if made.succeeded(made.run(*study)) else 1
 
 
 def _validate(options: argparse.Namespace, console: Console) -> int:

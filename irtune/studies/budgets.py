@@ -57,8 +57,8 @@ def cells_at_budget(config: AblationConfig, checkpoint: Path, lengths: np.ndarra
 
     @cache
     def cost_of_adapter(adapter: str) -> CostModel:
-        experiment = with_overrides(config.experiment(), {})
-        return CostModel.of(shapes_only(checkpoint, type(experiment.adapter).model_validate_json(adapter)))
+        model = shapes_only(checkpoint, type(experiment.adapter).model_validate_json(adapter))
+        return CostModel.of(model, recompute=experiment.model.gradient_checkpointing)
 
     def cost_of(one: ExperimentConfig) -> CostModel:
         return cost_of_adapter(one.adapter.model_dump_json())
@@ -105,9 +105,9 @@ def _blocks(
 ) -> Mapping[str, Any]:
     cost = cost_of(one)
     most = share * mean_step_flops(reference, cost_of(reference), length)
-    policy = one.selection.policy
+    policy, values = one.selection.policy, list[float]()
     if hasattr(policy, "k"):
-        key, values = KEY_OF_K, list(range(len(cost.forward), 0, -1))
+        key, values = KEY_OF_K, [*range(len(cost.forward), 0, -1)]
     elif hasattr(policy, "budget"):
         key, values = BUDGET, [round(hundredths / 100, 2) for hundredths in range(100, 0, -1)]
     else:

@@ -101,8 +101,6 @@ class MlflowTracker:
                 run = self._known(found)
                 self._client.update_run(run.run_id, status="RUNNING", name=start.name)
                 self._client.log_batch(run.run_id, tags=[RunTag(tag, text) for tag, text in texts.items()])
-            if start.params:
-                self._send_params(run, [{"values": start.params}])
             if {DATA_TAG, DIGEST_TAG} <= start.tags.keys():
                 # Of one that the run has already nothing comes of it.
                 name, digest = start.tags[DATA_TAG], start.tags[DIGEST_TAG]
@@ -110,6 +108,8 @@ class MlflowTracker:
                 used = InputTag("mlflow.data.context", "training")
                 self._client.log_inputs(run.run_id, [DatasetInput(data, [used])])
         self._runs[start.key] = run
+        if start.params:
+            self.send(start.key, [{"kind": "params", "values": start.params}])
         return run.run_id
 
     def end_of(self, key: str) -> Ended | None:

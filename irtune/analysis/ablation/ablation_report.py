@@ -57,10 +57,8 @@ def findings_of(
         curves: Validation scores by the id of a trial.
         num_classes: Classes of the task; of several corpora of the first.
     """
-    # Other corpora may have other classes, which are then those met.
-    known = num_classes if len({cell.corpus for cell in cells}) == 1 else None
-    results = results_of(cells, rows, known)
-    judged = judge(claims, results, known)
+    results = results_of(cells, rows)
+    judged = judge(claims, results)
     improving = tuple(one.cell.name for one in results if _is_improving(one, curves))
     return AblationFindings(
         tuple(results),

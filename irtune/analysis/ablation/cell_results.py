@@ -78,7 +78,7 @@ class CellResult:
         return {row.seed: row.test_score for row in self.rows if row.test_score is not None}
 
 
-def results_of(cells: Sequence[Cell], rows: Sequence[TrialRow], num_classes: int | None = None) -> list[CellResult]:
+def results_of(cells: Sequence[Cell], rows: Sequence[TrialRow]) -> list[CellResult]:
     """Every cell with what its trials measured, in the order of ``cells``.
 
     A seed on which a cell or its baseline failed is left out of that comparison only.
@@ -86,7 +86,6 @@ def results_of(cells: Sequence[Cell], rows: Sequence[TrialRow], num_classes: int
     Args:
         cells: All of the study.
         rows: All of its trials, in any state.
-        num_classes: Classes of the task; None: the highest class index met, plus one.
     """
     by_cell: dict[str, list[TrialRow]] = {cell.name: [] for cell in cells}
     for row in sorted(rows, key=lambda row: row.seed):
@@ -103,9 +102,7 @@ def results_of(cells: Sequence[Cell], rows: Sequence[TrialRow], num_classes: int
     more_is_better = metric_of(rows).mode == "max"
     judged = compare([differences(*pair[1:]) for pair in paired.values()], more_is_better=more_is_better)
     against = dict(zip(paired, judged, strict=True))
-    return [
-        _result(cell, by_cell[cell.name], paired.get(cell.name), against.get(cell.name), num_classes) for cell in cells
-    ]
+    return [_result(cell, by_cell[cell.name], paired.get(cell.name), against.get(cell.name)) for cell in cells]
 
 
 def baseline_of(cell: Cell, cells: Sequence[Cell]) -> Cell | None:
@@ -139,7 +136,6 @@ def _result(
     rows: Sequence[TrialRow],
     paired: tuple[str, list[TrialRow], list[TrialRow]] | None,
     against: Comparison | None,
-    num_classes: int | None,
 ) -> CellResult:
     finished = tuple(row for row in rows if row.status == "finished")
     scores = [row.test_score for row in finished if row.test_score is not None]
@@ -153,7 +149,7 @@ def _result(
         test_deviation=float(np.std(scores, ddof=1)) if len(scores) > 1 else None,
         baseline=baseline,
         against=against,
-        interval=interval_between(ours, theirs, num_classes) if len(ours) > 1 else None,
+        interval=interval_between(ours, theirs) if len(ours) > 1 else None,
         mcnemar=_mcnemar(ours[0], theirs[0]) if ours else None,
     )
 

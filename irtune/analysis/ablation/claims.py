@@ -81,9 +81,7 @@ class ClaimResult:
         return f"It can't be told whether {first} is better than {second}{where}: {figures}.{needed}"
 
 
-def judge(
-    claims: Sequence[Claimed], results: Sequence[CellResult], num_classes: int | None = None
-) -> list[ClaimResult]:
+def judge(claims: Sequence[Claimed], results: Sequence[CellResult]) -> list[ClaimResult]:
     """Every claim on every corpus, Holm-adjusted among themselves, in the order of the claims.
 
     An arm that factors vary is taken at the first level of each.
@@ -91,7 +89,6 @@ def judge(
     Args:
         claims: What was claimed.
         results: All cells.
-        num_classes: Classes of the task; None: the highest class index met, plus one.
     """
     corpora = list(dict.fromkeys(one.cell.corpus for one in results))
     pairs = []
@@ -114,7 +111,7 @@ def judge(
             claimed=claimed,
             corpus=corpus,
             comparison=next(comparisons) if ours else None,
-            interval=interval_between(ours, theirs, num_classes) if len(ours) > 1 else None,
+            interval=interval_between(ours, theirs) if len(ours) > 1 else None,
             seeds=tuple(row.seed for row in ours),
             metric=f"test {metric.words}",
         )

@@ -29,7 +29,7 @@ def rows_of(trial: Trial, wrong: dict[str, tuple[int, ...]], **replaced: Any) ->
 
 @pytest.fixture
 def results(trial: Trial) -> list[CellResult]:
-    return results_of([FULL, FEW, SAME], rows_of(trial, WRONG), 4)
+    return results_of([FULL, FEW, SAME], rows_of(trial, WRONG))
 
 
 def test_a_cell_has_the_mean_of_its_seeds(results: list[CellResult]) -> None:
@@ -63,7 +63,7 @@ def test_one_configuration_under_two_names_differs_in_nothing(results: list[Cell
 def test_a_seed_that_failed_is_left_out_of_its_own_comparison_only(trial: Trial) -> None:
     rows = rows_of(trial, WRONG)
     failed = [replace(row, status="failed", test_score=None) if row.trial_id == "few_2" else row for row in rows]
-    full, few, same = results_of([FULL, FEW, SAME], failed, 4)
+    full, few, same = results_of([FULL, FEW, SAME], failed)
     assert few.against is not None
     assert same.against is not None
     assert (few.against.num_seeds, same.against.num_seeds, len(full.rows)) == (5, 6, 6)
@@ -79,7 +79,7 @@ def test_where_less_is_better_a_negative_difference_is_better(trial: Trial) -> N
         replace(row, metric=loss, test_score=1 - (row.test_score or 0), test_predictions=None)
         for row in rows_of(trial, wrong)
     ]
-    _, few = results_of([FULL, FEW], rows, 4)
+    _, few = results_of([FULL, FEW], rows)
     assert few.against is not None
     assert few.against.difference[0] < 0
     assert few.against.verdict == "better"
@@ -111,24 +111,24 @@ CLAIM = Claimed("few", "full", 0.01)
     ],
 )
 def test_verdicts_of_a_claim(trial: Trial, few: tuple[int, ...], margin: float | None, state: str) -> None:
-    results = results_of([FULL, FEW], rows_of(trial, {"full": WRONG["full"], "few": few}), 4)
-    (found,) = judge([Claimed("few", "full", margin)], results, 4)
+    results = results_of([FULL, FEW], rows_of(trial, {"full": WRONG["full"], "few": few}))
+    (found,) = judge([Claimed("few", "full", margin)], results)
     assert found.state == state
     assert found.seeds == tuple(range(6))
     assert says(found.sentence, "few", "full", "6 seeds", "95%")
 
 
 def test_a_claim_that_was_not_run_says_so(trial: Trial) -> None:
-    results = results_of([FULL, FEW], rows_of(trial, {"full": WRONG["full"]}), 4)
-    (found,) = judge([CLAIM], results, 4)
+    results = results_of([FULL, FEW], rows_of(trial, {"full": WRONG["full"]}))
+    (found,) = judge([CLAIM], results)
     assert found.state == "not run"
     assert says(found.sentence, "few", "full")
 
 
 def test_claims_are_adjusted_among_themselves(trial: Trial) -> None:
-    results = results_of([FULL, FEW, SAME], rows_of(trial, WRONG), 4)
-    alone = judge([Claimed("few", "full")], results, 4)[0].comparison
-    among = judge([Claimed("few", "full"), Claimed("same", "full")], results, 4)[0].comparison
+    results = results_of([FULL, FEW, SAME], rows_of(trial, WRONG))
+    alone = judge([Claimed("few", "full")], results)[0].comparison
+    among = judge([Claimed("few", "full"), Claimed("same", "full")], results)[0].comparison
     assert alone is not None
     assert among is not None
     assert (alone.verdict, among.verdict) == ("better", "can't tell")

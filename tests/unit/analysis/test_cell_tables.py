@@ -21,7 +21,7 @@ from irtune.analysis.ablation.cell_figures import (
     trade_off_plot,
 )
 from irtune.analysis.ablation.cell_results import Cell, CellResult, results_of
-from irtune.analysis.ablation.cell_tables import best_shown, latex, markdown, terminal_table, write_tables
+from irtune.analysis.ablation.cell_tables import best_shown, cell_table, latex, write_tables
 from irtune.analysis.ablation.claims import Claimed
 from irtune.analysis.ablation.stability import Choices, jaccard_of_chance, stability
 from irtune.analysis.trials import TrialRow
@@ -53,7 +53,7 @@ def rows(trial: Trial) -> list[TrialRow]:
 
 @pytest.fixture
 def results(rows: list[TrialRow]) -> list[CellResult]:
-    return results_of(CELLS, rows, 4)
+    return results_of(CELLS, rows)
 
 
 def choices(seed: int, last: tuple[int, ...] = (0, 1), num_blocks: int = 6) -> Choices:
@@ -89,10 +89,12 @@ def test_best_is_marked_only_where_holm_lets_it(results: list[CellResult], rows:
     # Two comparisons on six seeds: twice 2/64 is .0625, and nothing is marked; of one comparison it is.
     assert best_shown(results) == set()
     assert "textbf" not in latex(results, "c")
-    two = results_of(CELLS[:2], rows, 4)
+    two = results_of(CELLS[:2], rows)
     assert best_shown(two) == {CELLS[1].name}
     assert latex(two, "c").count("textbf") == 1
-    assert f"{1 - 60 / 400:.3f}" in next(line for line in markdown(two).splitlines() if "reselect_every=20" in line)
+    assert f"{1 - 60 / 400:.3f}" in next(
+        line for line in cell_table(two).markdown().splitlines() if "reselect_every=20" in line
+    )
 
 
 def test_latex_escapes_what_names_hold_and_every_line_has_all_columns(results: list[CellResult]) -> None:
@@ -116,7 +118,7 @@ def test_latex_compiles(results: list[CellResult], tmp_path: Path) -> None:
 @pytest.mark.parametrize("width", [80, 100, 160])
 def test_the_terminal_shows_all_cells_at_any_width(results: list[CellResult], width: int) -> None:
     console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(terminal_table(results, width))
+    console.print(cell_table(results).rich(width))
     lines = console.export_text().splitlines()
     assert max(map(len, lines)) <= width
     assert "0.750" in "".join(lines)

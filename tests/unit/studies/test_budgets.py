@@ -39,7 +39,7 @@ def cells(checkpoint: Path, **ablation: Any) -> dict[str, Cell]:
 
 def step_flops(checkpoint: Path, cell: Cell, **more: Any) -> float:
     config = with_overrides(study().experiment(), {**cell.overrides, **more})
-    return mean_step_flops(config, CostModel.of(shapes_only(checkpoint, config.adapter)), 40)
+    return mean_step_flops(config, CostModel.of(shapes_only(checkpoint, config.adapter), recompute=False), 40)
 
 
 def test_nothing_is_set_where_nothing_is_matched(checkpoint: Path) -> None:

@@ -316,17 +316,21 @@ class Sweeps:
 
     def __init__(self, monkeypatch):
         self.asked = []
-        self.succeeded = True
+        self.has_succeeded = True
         self.error = None
         monkeypatch.setitem(sys.modules, "irtune.studies.sweep", SimpleNamespace(SweepRunner=lambda: self))
         monkeypatch.setattr("irtune.training.rehearsal.Rehearsal", contextlib.nullcontext)
+
+    def succeeded(self, found):
+        assert found == "found"
+        return self.has_succeeded
 
     def run(self, config, source, console, resume, rehearsal):
         self.asked.append((config, source))
         self.resume = resume
         if self.error:
             raise self.error
-        return SimpleNamespace(best=self.succeeded)
+        return "found"
 
 
 @pytest.fixture
@@ -414,7 +418,7 @@ def test_a_single_run_is_no_sweep(sweeps, write, capsys):
 
 
 def test_a_sweep_in_which_no_trial_finished(sweeps, write):
-    sweeps.succeeded = False
+    sweeps.has_succeeded = False
     assert main(["sweep", write("sweep.yaml", GOOD | {"space": SPACE})]) == 1
 
 

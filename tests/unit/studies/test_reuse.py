@@ -13,7 +13,7 @@ from irtune.studies.driver import known_end
 from irtune.studies.resume import write_identity
 from irtune.studies.reuse import REUSED, take_over
 from irtune.studies.trial_record import config_hash
-from irtune.tracking.run_record import Ended, RunRecord
+from irtune.tracking.run_record import Ended, Opened, RunRecord
 from irtune.training.record import RecordWriter, result_of
 from irtune.workers.worker import TrialSetup
 
@@ -38,7 +38,7 @@ def earlier(storage: Path, *specs: TrialSpec, finished: bool = True, data: str =
         trial = folder / "trials" / f"other_{number}"
         (trial / "checkpoints").mkdir(parents=True)
         known = {"irtune.config_hash": config_hash(with_overrides(CONFIG.experiment(), spec.overrides))}
-        RunRecord(trial).begin(f"earlier/{trial.name}", "x", {**known, **provenance.code_tags(), **tags})
+        RunRecord(trial).begin(Opened(f"earlier/{trial.name}", "x", {**known, **provenance.code_tags(), **tags}, 1))
         writer = RecordWriter(trial)
         writer.metrics(9, {"final/test_f1_macro": 0.5 + number / 10})
         if finished:

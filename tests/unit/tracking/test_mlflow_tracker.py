@@ -80,10 +80,11 @@ def test_a_record_arrives_whole(
 def test_what_a_run_belongs_to_and_its_data_are_there_from_its_start(
     tracker: MlflowTracker, client: MlflowClient, new_key: Callable[[], str]
 ) -> None:
-    key, tags = new_key(), {"irtune.data": "argrewrite", "irtune.data.digest": "0123456789abcdef"}
-    run_id = tracker.start_run(key, "n", tags, params={"irtune.cell": "few"})
+    tags = {"irtune.data": "argrewrite", "irtune.data.digest": "0123456789abcdef"}
+    start = Opened(new_key(), "n", tags, 1000, {"irtune.cell": "few"})
+    run_id = tracker.start_run(start)
     # As a driver does whose call failed, although it had taken effect.
-    assert tracker.start_run(key, "n", tags, params={"irtune.cell": "few"}) == run_id
+    assert tracker.start_run(start) == run_id
     run = run_of(client, run_id)
     assert run.data.params == {"irtune.cell": "few"}
     ((name, digest),) = [(one.dataset.name, one.dataset.digest) for one in run.inputs.dataset_inputs]
