@@ -60,8 +60,9 @@ def test_equal_time_is_a_matter_of_steps(checkpoint: Path) -> None:
     for name in ("few", "upper"):
         steps = found[name].set_by_budget["training.max_steps"]
         assert steps > 100
-        each = step_flops(checkpoint, found[name])
-        assert steps * each == pytest.approx(whole, abs=each)
+        # How many of the steps are refreshes depends on how many there are, if little.
+        each = step_flops(checkpoint, found[name], **{"training.max_steps": steps})
+        assert steps * each == pytest.approx(whole, rel=0.02)
 
 
 def test_equal_flops_are_the_most_blocks_that_a_step_has_room_for(checkpoint: Path) -> None:
