@@ -27,7 +27,9 @@ _LOCK_TIMEOUT_S = 120
 _TOLD_LENGTH = 300
 _FOUND_SCHEMA = re.compile(r"database schema \(found version (\w+)")
 _MIGRATIONS = Path(mlflow.__file__).parent / "store" / "db_migrations" / "versions"
-_calling = threading.RLock()
+_lock = threading.Lock()
+_callers = 0
+_before: dict[str, str | None] = {}
 
 
 class TrackingError(ValueError):
@@ -43,24 +45,35 @@ def fail_fast(timeout_s: int) -> Iterator[None]:
     """Let MLflow's client fail after one try of at most ``timeout_s`` a request, and print nothing, in this block.
 
     By itself it retries for minutes, and prints a link at each run's end. It learns otherwise from the environment
-    alone, which is therefore changed meanwhile, and one thread at a time is in such a block.
+    alone, which is therefore changed while any thread is in such a block; of overlapping blocks the first one sets
+    the timeout.
     """
+    global _callers
     limits = {
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": str(timeout_s),
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     }
-    with _calling:
-        before = {name: os.environ.get(name) for name in limits}
-        os.environ.update(limits)
-        try:
-            yield
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
+    with _lock:
+        if _callers == 0:
+            _before.update({name: os.environ.get(name) for name in limits})
+            os.environ.update(limits)
+        _callers += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _callers -= 1
+            if _callers == 0:
+                _restore()
+
+
+def _restore() -> None:
+    for name, value in _before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def check_tracking(uri: str) -> None:

@@ -2,8 +2,6 @@
 
 from collections.abc import Collection, Sequence
 
-import numpy as np
-
 from irtune.analysis import metrics
 from irtune.data.dataset import LabelledDataset, Split
 from irtune.data.label_names import metric_labels
@@ -19,17 +17,6 @@ def metric_names(labels: Sequence[str], held: Collection[str] | None = None) -> 
     """
     names = zip(labels, metric_labels(labels), strict=True)
     return metrics.metric_names([name for label, name in names if held is None or label in held])
-
-
-def classification_metrics(labels: np.ndarray, probabilities: np.ndarray, names: Sequence[str]) -> dict[str, float]:
-    """Every metric of a model's predictions, as ``irtune.analysis.metrics.evaluation`` has them.
-
-    Args:
-        labels: ``(N,)`` class indices.
-        probabilities: ``(N, C)``, rows adding up to 1.
-        names: ``(C,)`` the labels of the data set.
-    """
-    return metrics.evaluation(labels, probabilities, metric_labels(names))
 
 
 def check_metric(name: str, dataset: LabelledDataset) -> None:

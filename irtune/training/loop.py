@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from irtune.analysis.metrics import better
+from irtune.analysis.metrics import better, evaluation
 from irtune.config.schema import ExperimentConfig
 from irtune.data.batches import evaluation_batches, training_batches
 from irtune.data.dataset import Split
@@ -27,7 +27,6 @@ from irtune.training.checkpoint import (
 )
 from irtune.training.cost import CostModel, PeakMemory
 from irtune.training.engine import DeepSpeedBlocks
-from irtune.training.evaluation import classification_metrics
 from irtune.training.record import Recorder, Report
 
 BEST_WEIGHTS = "best"
@@ -75,7 +74,7 @@ class Loop:
     blocks: DeepSpeedBlocks
     controller: LayerController
     data: EncodedDataset
-    labels: Sequence[str]
+    class_names: Sequence[str]
     pad_token_id: int
     cost: CostModel
     memory: PeakMemory
@@ -120,7 +119,7 @@ class Loop:
             data.lengths, self.config.training.eval_batch_size, rank=self.blocks.rank, world_size=world_size
         )
         self.blocks.engine.eval()
-        probabilities = np.zeros((len(data), len(self.labels)))
+        probabilities = np.zeros((len(data), len(self.class_names)))
         with torch.no_grad():
             for mine in batches:
                 # A rank without examples left still takes part in the forward pass, for ZeRO stage 3's collectives.
@@ -207,7 +206,7 @@ class Loop:
     def _validate(self, last: bool) -> None:
         totals = self.totals
         probabilities = self.evaluate("validation")
-        metrics = classification_metrics(self.data.splits["validation"].labels, probabilities, self.labels)
+        metrics = evaluation(self.data.splits["validation"].labels, probabilities, self.class_names)
         name = self.config.metric
         score = metrics[name] if better(name) == "max" else -metrics[name]
         # Of equal scores the lower loss is better, and of equal losses the weights that trained longer.

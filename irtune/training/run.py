@@ -13,11 +13,13 @@ import numpy as np
 import torch
 from transformers import set_seed
 
+from irtune.analysis.metrics import evaluation
 from irtune.config.load import dotted_keys
 from irtune.config.schema import ExperimentConfig
 from irtune.data.batches import share_hash
 from irtune.data.dataset import LabelledDataset, Split
 from irtune.data.encode import encode_once
+from irtune.data.label_names import metric_labels
 from irtune.files import once_there_is_room, write_arrays
 from irtune.layers import Blocks, LayerController, map_parameters
 from irtune.layers.collectives import gather
@@ -28,7 +30,7 @@ from irtune.training.class_weights import weights_of_classes
 from irtune.training.cost import CostModel, PeakMemory, release_memory
 from irtune.training.distributed import ensure_process_group, select_accelerator
 from irtune.training.engine import DeepSpeedBlocks
-from irtune.training.evaluation import check_metric, classification_metrics
+from irtune.training.evaluation import check_metric
 from irtune.training.loop import CHECKPOINTS, Loop, Totals
 from irtune.training.model import (
     QuietLoading,
@@ -178,7 +180,7 @@ def _prepare(
         blocks=blocks,
         controller=controller,
         data=encoded,
-        labels=dataset.labels,
+        class_names=metric_labels(dataset.labels),
         pad_token_id=tokenizer.pad_token_id,
         cost=cost,
         memory=PeakMemory(device),
@@ -235,8 +237,7 @@ def _finish(loop: Loop, dataset: LabelledDataset, totals: Totals, setup_s: float
     validation = loop.evaluate("validation") if loop.best_validation is None else loop.best_validation
     probabilities: dict[Split, np.ndarray] = {"validation": validation, "test": loop.evaluate("test")}
     scores = {
-        split: classification_metrics(loop.data.splits[split].labels, probabilities[split], loop.labels)
-        for split in splits
+        split: evaluation(loop.data.splits[split].labels, probabilities[split], loop.class_names) for split in splits
     }
     metrics = {f"final/{split}_{name}": value for split in splits for name, value in scores[split].items()}
     metrics |= {

@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 from saying import says
 from transformers import CanineConfig, CanineForSequenceClassification, CanineTokenizer
 
+from irtune.analysis.metrics import evaluation
 from irtune.config.load import load
 from irtune.config.schema import ExperimentConfig, ModelConfig
 from irtune.layers import SelectionRecord
 from irtune.training import loop
-from irtune.training.evaluation import classification_metrics
 from irtune.training.loop import weights_of
 from irtune.training.model import materialize
 from irtune.training.record import RecordReader, RecordWriter, result_of
@@ -143,14 +143,14 @@ def test_weights_that_were_best_after_the_checkpoint_are_of_a_lost_timeline(
     evaluations = iter(score)
 
     def scored(*arguments: Any) -> dict[str, float]:
-        metrics = classification_metrics(*arguments)
+        metrics = evaluation(*arguments)
         return metrics | {"f1_macro": score.get(next(evaluations, 0), 0.0)}
 
     def killed(metrics: Mapping[str, Any]) -> None:
         if metrics["step"] == 6:
             raise InterruptedError
 
-    monkeypatch.setattr(loop, "classification_metrics", scored)
+    monkeypatch.setattr(loop, "evaluation", scored)
     with pytest.raises(InterruptedError):
         run(config, folder=tmp_path, recorder=Memory(), report=killed)
     kept = load_file(weights_of(tmp_path, 4))
@@ -176,9 +176,9 @@ def test_of_equal_scores_the_lower_loss_is_best_and_then_the_later_step(
     evaluations = iter(zip(scores, losses, strict=True))
 
     def scored(*arguments: Any) -> dict[str, float]:
-        return classification_metrics(*arguments) | dict(zip(("f1_macro", "loss"), next(evaluations), strict=True))
+        return evaluation(*arguments) | dict(zip(("f1_macro", "loss"), next(evaluations), strict=True))
 
-    monkeypatch.setattr(loop, "classification_metrics", scored)
+    monkeypatch.setattr(loop, "evaluation", scored)
     result = run(tiny(**{"training.eval_every": 2}), folder=tmp_path, recorder=Memory())
     assert result.metrics["final/best_step"] == best
 

@@ -5,9 +5,8 @@ import pytest
 from sklearn.metrics import accuracy_score, average_precision_score, log_loss, precision_recall_fscore_support
 
 from irtune.analysis.guessing import best_guess
-from irtune.analysis.metrics import OVERALL, PER_CLASS, Metric, better
+from irtune.analysis.metrics import OVERALL, PER_CLASS, Metric, better, evaluation
 from irtune.analysis.statistics import paired_over_seeds, score_interval
-from irtune.training.evaluation import classification_metrics
 
 CLASSES = ("clarity", "fluency", "a/b", "style")
 NAMES = [*OVERALL, *(f"{measure}/{label}" for measure in PER_CLASS for label in CLASSES)]
@@ -26,7 +25,7 @@ def scored() -> tuple[np.ndarray, np.ndarray]:
 def test_as_an_evaluation_gives_it(name: str, scored: tuple[np.ndarray, np.ndarray]) -> None:
     labels, probabilities = scored
     metric = Metric.named(name, CLASSES)
-    expected = classification_metrics(labels, probabilities, CLASSES)[name]
+    expected = evaluation(labels, probabilities, CLASSES)[name]
     assert metric.score(labels, metric.read(labels, probabilities)) == pytest.approx(expected, abs=1e-12)
 
 
@@ -38,7 +37,7 @@ def test_weights_count_as_examples_that_come_again(name: str, scored: tuple[np.n
     found = metric.scores(weights.astype(float), labels, metric.read(labels, probabilities))
     for weight, value in zip(weights, found, strict=True):
         again = np.repeat(np.arange(len(labels)), weight)
-        assert value == pytest.approx(classification_metrics(labels[again], probabilities[again], CLASSES)[name])
+        assert value == pytest.approx(evaluation(labels[again], probabilities[again], CLASSES)[name])
 
 
 def test_with_the_weights_of_sklearn(scored: tuple[np.ndarray, np.ndarray]) -> None:

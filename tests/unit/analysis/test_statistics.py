@@ -8,9 +8,8 @@ from saying import refused
 from sklearn.metrics import f1_score
 
 from irtune.analysis import statistics
-from irtune.analysis.metrics import MACRO_F1
+from irtune.analysis.metrics import MACRO_F1, evaluation
 from irtune.analysis.statistics import Interval, paired_over_seeds, score_interval
-from irtune.training.evaluation import classification_metrics
 
 NUM_CLASSES = 4
 
@@ -42,7 +41,7 @@ def test_macro_f1_is_that_of_sklearn(arrays: list[np.ndarray]) -> None:
     assert found == pytest.approx(f1_score(labels, predictions, labels=np.unique(labels), **arguments), abs=1e-12)
     if set(predictions) <= set(labels):
         assert found == pytest.approx(f1_score(labels, predictions, **arguments), abs=1e-12)
-    trained = classification_metrics(labels, np.eye(NUM_CLASSES)[predictions], tuple("abcd"))
+    trained = evaluation(labels, np.eye(NUM_CLASSES)[predictions], tuple("abcd"))
     assert found == pytest.approx(trained["f1_macro"], abs=1e-12)
 
 

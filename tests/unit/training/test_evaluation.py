@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score, precision_score, recall_score
 
-from irtune.analysis.metrics import better
-from irtune.training.evaluation import classification_metrics, metric_names
+from irtune.analysis.metrics import better, evaluation
+from irtune.data.label_names import metric_labels
+from irtune.training.evaluation import metric_names
 
 CLASSES = ("clarity", "fluency", "style")
 LABELS = np.array([0, 0, 1, 1, 1])
@@ -39,7 +40,7 @@ KNOWN = {
 
 
 def test_known_answer_with_a_class_that_occurs_nowhere():
-    metrics = classification_metrics(LABELS, PROBABILITIES, CLASSES)
+    metrics = evaluation(LABELS, PROBABILITIES, CLASSES)
     assert {name: metrics[name] for name in KNOWN} == pytest.approx(KNOWN)
     assert not [name for name in metrics if name.endswith("/style")]
 
@@ -47,27 +48,27 @@ def test_known_answer_with_a_class_that_occurs_nowhere():
 def test_a_class_that_is_never_predicted_scores_nothing_and_warns_of_nothing():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        metrics = classification_metrics(np.array([0, 1]), np.array([[0.9, 0.1], [0.6, 0.4]]), ("a", "b"))
+        metrics = evaluation(np.array([0, 1]), np.array([[0.9, 0.1], [0.6, 0.4]]), ("a", "b"))
     assert metrics["f1/b"] == metrics["precision/b"] == 0
     assert metrics["f1_macro"] == pytest.approx((2 / 3) / 2)
     assert metrics["auprc/b"] == 1
 
 
 def test_certain_and_right_is_a_score_of_one():
-    metrics = classification_metrics(np.array([0, 1, 2]), np.eye(3), CLASSES)
+    metrics = evaluation(np.array([0, 1, 2]), np.eye(3), CLASSES)
     assert metrics.pop("loss") == pytest.approx(0, abs=1e-9)
     assert {value for name, value in metrics.items() if better(name) == "max"} == {1.0}
 
 
 def test_certain_and_wrong_still_has_a_finite_loss():
-    metrics = classification_metrics(np.array([0, 1]), np.array([[0.0, 1.0], [0.0, 1.0]]), ("a", "b"))
+    metrics = evaluation(np.array([0, 1]), np.array([[0.0, 1.0], [0.0, 1.0]]), ("a", "b"))
     assert math.isfinite(metrics["loss"])
     assert metrics["loss"] > 10
 
 
 def test_the_names_of_metrics_are_known_before_there_are_any():
-    assert set(classification_metrics(np.array([0, 1, 2]), np.eye(3), CLASSES)) == set(metric_names(CLASSES))
-    found = set(classification_metrics(LABELS, PROBABILITIES, CLASSES))
+    assert set(evaluation(np.array([0, 1, 2]), np.eye(3), CLASSES)) == set(metric_names(CLASSES))
+    found = set(evaluation(LABELS, PROBABILITIES, CLASSES))
     assert found == set(metric_names(CLASSES, {"clarity", "fluency"}))
     missing = set(metric_names(CLASSES)) - found
     assert {"precision/style", "recall/style", "f1/style", "auprc/style"} <= missing
@@ -88,7 +89,7 @@ def scored(draw):
 @given(scored())
 def test_macro_scores_are_scikit_learn_s_over_the_classes_that_occur(arrays):
     labels, predicted = arrays
-    metrics = classification_metrics(labels, np.eye(5)[predicted], tuple("abcde"))
+    metrics = evaluation(labels, np.eye(5)[predicted], tuple("abcde"))
     for measure, score in {"f1": f1_score, "precision": precision_score, "recall": recall_score}.items():
         arguments = {"average": "macro", "zero_division": 0}
         assert metrics[f"{measure}_macro"] == pytest.approx(
@@ -99,11 +100,11 @@ def test_macro_scores_are_scikit_learn_s_over_the_classes_that_occur(arrays):
 
 
 def test_a_class_that_occurs_nowhere_caps_nothing():
-    metrics = classification_metrics(np.array([0, 1, 0]), np.eye(4)[[0, 1, 0]], tuple("abcd"))
+    metrics = evaluation(np.array([0, 1, 0]), np.eye(4)[[0, 1, 0]], tuple("abcd"))
     assert metrics["f1_macro"] == metrics["auprc_macro"] == 1.0
 
 
 def test_labels_that_would_share_a_metric_have_one_each():
-    metrics = classification_metrics(np.array([0, 1, 1]), np.eye(2)[[0, 1, 0]], ("style?", "style!"))
+    metrics = evaluation(np.array([0, 1, 1]), np.eye(2)[[0, 1, 0]], metric_labels(("style?", "style!")))
     assert metrics["recall/0 style_"] == 1.0
     assert metrics["recall/1 style_"] == 0.5
