@@ -3,9 +3,9 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import ClassVar, Literal, Protocol, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from irtune.analysis.metrics import Mode, better
 from irtune.config.schema import EngineConfig, ExperimentConfig, Section, mistakes
@@ -91,16 +91,6 @@ class TrialsConfig(Section):
     def trials_per_process(self, engine: EngineConfig) -> float:
         """Trials that a process takes before another takes its place."""
         return self.renew_after if self.execution_of(engine) == "pool" else math.inf
-
-    @field_validator("execution", mode="before")
-    @classmethod
-    def _not_renamed(cls, execution: Any) -> Any:
-        """Name the present words for those of earlier versions."""
-        if execution == "slots":
-            raise ValueError("slots is called pool now; set tune.execution=pool")
-        if execution == "isolated":
-            raise ValueError("isolated is a pool without reuse now; set tune.execution=pool and tune.renew_after=1")
-        return execution
 
 
 class StudyConfig(ExperimentConfig):
