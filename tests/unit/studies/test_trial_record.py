@@ -218,7 +218,10 @@ def test_names_tell_what_is_special(tree, name):
 
 
 def test_configurations_are_the_same_wherever_their_results_lie():
-    elsewhere = {"name": "other"} | {"storage": "/elsewhere", "tracking": {"uri": "http://host:5000", "experiment": "other"}}
+    elsewhere = {"name": "other"} | {
+        "storage": "/elsewhere",
+        "tracking": {"uri": "http://host:5000", "experiment": "other"},
+    }
     assert config_hash(config_of()) == config_hash(config_of(TOP_K | elsewhere))
     assert re.fullmatch("[0-9a-f]{12}", config_hash(config_of()))
 
