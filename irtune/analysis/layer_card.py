@@ -211,9 +211,7 @@ def card_plot(card: LayerCard) -> Figure:
     ]
     rows.append(("trained\n(share of steps)", [block.selection_frequency for block in card.blocks]))
     if any(block.train_share is not None for block in card.blocks):
-        rows.append(
-            ("cost of a step\nthat trains it alone", [Spread(block.train_share, None) for block in card.blocks])
-        )
+        rows.append(("cost of training\nit alone (all: 1)", [Spread(block.train_share, None) for block in card.blocks]))
     figure = Figure(figsize=(7.5, 1.5 + 1.7 * len(rows)), layout="constrained")
     all_axes = figure.subplots(len(rows), 1, sharex=True, squeeze=False)[:, 0]
     colours = [_CHOSEN if block.is_recommended else _OTHER for block in card.blocks]

@@ -101,7 +101,7 @@ def _doubts(choices: Sequence[Choices]) -> list[str]:
     found = stability(choices)
     if found is None or found.jaccard is None or found.jaccard_of_chance is None:
         return ["This is one seed: another may name other blocks."]
-    if found.jaccard > found.jaccard_of_chance:
+    if found.jaccard > found.jaccard_of_chance or found.jaccard == 1.0:
         return []
     return [
         f"Seeds agree on blocks no more than chance does (overlap {found.jaccard:.2f}, chance "
