@@ -99,6 +99,12 @@ def recommend(name: str, storage: Path, trial: str | None = None) -> tuple[Path,
     blocks = chosen[0].tags.get("irtune.blocks.name", "")
     if re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", blocks) is None:
         raise StudyError(f"{chosen[0].folder}: its record names no list of blocks (irtune.blocks.name)")
+    if shape.has_stacks:
+        raise StudyError(
+            f"{folder}: adapter.target_modules of {configuration} reaches experts kept as one stack, and PEFT puts "
+            "those of every block under an adapter whatever layers_to_transform says; go by a trial whose "
+            "target_modules name linear layers only, such as q_proj, k_proj, v_proj"
+        )
     trains_head = chosen[0].settings.get("model.train_head") is not False
     adapter = LoraAdapter(_settings(adapter_config), blocks, shape.head, trains_head)
     advice = advise(choices, adapter)
@@ -218,10 +224,12 @@ class _Shape:
     Args:
         head: Names of what trains beside its body.
         costs: Of its blocks; None if it is not on this machine.
+        has_stacks: Whether adapters sit on experts that are kept as one stack.
     """
 
     head: tuple[str, ...] = ()
     costs: BlockCosts | None = None
+    has_stacks: bool = False
 
     @classmethod
     def of(cls, trial: RecordedTrial) -> "_Shape":
@@ -245,8 +253,10 @@ class _Shape:
         train = np.array([step.of([block]) for block in blocks]) / step.of(blocks)
         # PEFT names heads of other models too.
         beside = {key for key, _ in model.get_base_model().named_modules()}
-        head = dict.fromkeys(key for key in model.peft_config["default"].modules_to_save or () if key in beside)
-        return cls(tuple(head), BlockCosts(cost.forward / cost.forward.sum(), train))
+        peft_config = model.peft_config["default"]
+        head = dict.fromkeys(key for key in peft_config.modules_to_save or () if key in beside)
+        has_stacks = bool(peft_config.target_parameters)
+        return cls(tuple(head), BlockCosts(cost.forward / cost.forward.sum(), train), has_stacks)
 
 
 def _origin(

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from pydantic import TypeAdapter
 from saying import refused, says
+from tiny_models import classifier
 
 from irtune.analysis.layer_card import LayerCard
 from irtune.cli import main
@@ -222,7 +223,8 @@ def test_the_newest_study_of_a_name(study, tmp_path):
 
 def test_a_policy_that_measures_nothing_names_blocks_only(study, tmp_path):
     folder = study()
-    cell(folder, "few", [0.5, 0.6], scores=None)
+    for seed in (0, 1):
+        trial(folder, f"few_seed_{seed}", 0.5, seed=seed, repeats="few", scores=None)
     found = recommend(str(folder), tmp_path)[1]
     assert (found.advice.layers, found.advice.ranks) == ((0, 5), None)
     assert list(yaml.safe_load(found.yaml())) == ["layers"]
@@ -237,6 +239,17 @@ def test_a_model_that_is_not_here_costs_the_costs_only(study, tmp_path, monkeypa
     assert {(block.forward_share, block.train_share) for block in found.card.blocks} == {(None, None)}
     assert found.advice.ranks == (1, 2, 3, 4, 5, 9)
     assert "modules_to_save" not in found.advice.configs["layers"]
+
+
+def test_experts_that_peft_cannot_tell_apart_by_block_are_refused(study, tmp_path, monkeypatch):
+    folder, model = study(), tmp_path / "mixtral"
+    classifier("mixtral").save_pretrained(model)
+    monkeypatch.setitem(TREE, "model", {"name": str(model)})
+    cell(folder, "few", [0.5], target_modules="all-linear")
+    with refused(StudyError, "adapter.target_modules", "stack", "q_proj"):
+        recommend(str(folder), tmp_path)
+    cell(folder, "attention", [0.6], target_modules=["q_proj", "v_proj"])
+    assert recommend(str(folder), tmp_path)[1].advice.layers == (0, 5)
 
 
 def test_dora_is_lora_and_nothing_else_is(study, tmp_path):
