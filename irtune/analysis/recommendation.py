@@ -205,8 +205,7 @@ def layers_config(adapter: LoraAdapter, layers: Sequence[int]) -> dict[str, Any]
     if isinstance(settings["target_modules"], str):
         numbers = "|".join(map(str, layers))
         return settings | {"exclude_modules": _outside(adapter, rf"(?:{numbers})")}
-    name = adapter.blocks.rpartition(".")[2]
-    return settings | {"layers_to_transform": list(layers), "layers_pattern": name}
+    return settings | {"layers_to_transform": list(layers), "layers_pattern": re.escape(adapter.blocks)}
 
 
 def ranks_config(adapter: LoraAdapter, ranks: Sequence[int]) -> dict[str, Any]:

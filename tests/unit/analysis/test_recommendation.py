@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from saying import refused, says
 from tiny_models import ARCHITECTURES, NUM_BLOCKS, classifier
+from torch import nn
 
 from irtune.analysis.ablation.stability import Choices
 from irtune.analysis.recommendation import (
@@ -180,6 +181,21 @@ def test_the_tenth_block_is_not_taken_for_the_first():
         config = ranks_config(adapter, (9, *range(2, 13)))
         wrapped = peft.get_peft_model(classifier("llama", settings), peft.LoraConfig(**config))
         assert facts("llama", wrapped).ranks == {0: {9}} | {block: {block + 1} for block in range(1, 12)}
+
+
+@pytest.mark.parametrize("targets", [["q_proj"], r".*q_proj"])
+def test_another_list_of_blocks_is_left_alone(targets):
+    def blocks(count):
+        body = nn.Module()
+        body.layers = nn.ModuleList(nn.ModuleDict({"q_proj": nn.Linear(8, 8)}) for _ in range(count))
+        return body
+
+    adapter = LoraAdapter(SETTINGS | {"target_modules": targets}, "model.layers")
+    for config in (layers_config(adapter, (1,)), ranks_config(adapter, (4, 4, 4))):
+        model = nn.ModuleDict({"visual": blocks(3), "model": blocks(3)})
+        wrapped = peft.get_peft_model(model, peft.LoraConfig(**config | {"task_type": None}))
+        places = {key.split(".")[2] for key, module in wrapped.named_modules() if hasattr(module, "lora_A")}
+        assert places == {"model"}
 
 
 def test_rank_stabilized_scaling_is_kept_too():

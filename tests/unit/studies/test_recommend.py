@@ -269,8 +269,9 @@ def test_dora_is_lora_and_nothing_else_is(study, tmp_path):
         (lambda folder: None, ["none has", "0 others"]),
         (lambda folder: trial(folder, "few", 0.5, finished=False), ["none has", "1 others"]),
         (all_blocks, ["2 trials have finished", "every block"]),
+        (lambda folder: trial(folder, "tune_few_trial_0000", 0.5, tags={"irtune.kind": "tuning"}), ["none has"]),
     ],
-    ids=["nothing", "unfinished", "baselines"],
+    ids=["nothing", "unfinished", "baselines", "tuning"],
 )
 def test_a_study_in_which_nothing_selective_finished(study, tmp_path, capsys, trials, facts):
     folder = study()
