@@ -1,4 +1,4 @@
-"""The command line: ``irtune sweep | ablate | validate | settings | methods | sync``."""
+"""The command line: ``irtune sweep | ablate | recommend | validate | settings | methods | sync``."""
 
 import argparse
 import gc
@@ -15,12 +15,14 @@ from rich.console import Console
 
 from irtune.config.ablation_schema import AblationConfig
 from irtune.config.load import load, load_any, parse_overrides
+from irtune.config.schema import ExperimentConfig
 from irtune.config.study_schema import StudyConfig
 from irtune.config.sweep_schema import SweepConfig
 from irtune.redaction import raised_publicly, redact
 
 QUICKSTART = "search_spaces/quickstart.yaml"
 ABLATION = "search_spaces/ablation_quickstart.yaml"
+STORAGE = str(ExperimentConfig.model_fields["storage"].default)
 RUN = f"irtune sweep {QUICKSTART} 'space={{training.learning_rate: {{type: float, low: 3e-4, high: 3e-3, log: true}}}}'"
 """A command that compares anything with the baseline, over a space that every method has."""
 
@@ -76,6 +78,15 @@ def _parser() -> argparse.ArgumentParser:
     _add_ways_to_run(ablate)
     ablate.add_argument("--fresh", action="store_true", help="train again what an earlier study has trained just so")
     ablate.set_defaults(command=_ablate)
+
+    recommend = commands.add_parser(
+        "recommend", help="say what a study's best trial comes to without irtune: PEFT settings, and a layer card"
+    )
+    recommend.add_argument("study", metavar="NAME", help="a sweep's or ablation's folder, or its name under --storage")
+    recommend.add_argument("--storage", type=Path, help=f"where studies lie (default: {STORAGE})")
+    recommend.add_argument("--trial", metavar="NAME", help="the trial, or the cell, to go by (default: the best one)")
+    recommend.add_argument("--out", type=Path, metavar="FOLDER", help="where to write (default: the study's folder)")
+    recommend.set_defaults(command=_recommend)
 
     validate = commands.add_parser(
         "validate", help="check files as a sweep does before it starts: settings, space, model, data"
@@ -154,6 +165,19 @@ def _study(
             return 0
         made = runner()
         return 0 if made.succeeded(made.run(*study)) else 1
+
+
+def _recommend(options: argparse.Namespace, console: Console) -> int:
+    from irtune.studies.recommend import recommend
+
+    storage = (options.storage or Path(STORAGE)).expanduser().resolve()
+    folder, recommended = recommend(options.study, storage, options.trial)
+    files = recommended.write((options.out or folder).expanduser())
+    for text in (recommended.python(), recommended.yaml()):
+        console.print(text, highlight=False, soft_wrap=True, markup=False)
+    for file in files:
+        console.print(f"wrote {file}", highlight=False, soft_wrap=True, markup=False)
+    return 0
 
 
 def _validate(options: argparse.Namespace, console: Console) -> int:

@@ -52,6 +52,20 @@ def materialize(config: ModelConfig) -> Path:
     return _fetch_from_hub(config)
 
 
+def find_local(config: ModelConfig) -> Path | None:
+    """The model's folder where it is on this machine already; None where it would have to be fetched."""
+    if config.name in BUILT_IN or Path(config.name).expanduser().exists():
+        return materialize(config)
+    import huggingface_hub
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        found = huggingface_hub.snapshot_download(config.name, revision=config.revision, local_files_only=True)
+    except (HFValidationError, LocalEntryNotFoundError):
+        return None
+    return Path(found)
+
+
 def load_classifier(folder: Path, labels: Sequence[str], pad_token_id: int | None, seed: int) -> PreTrainedModel:
     """The checkpoint as a sequence classifier whose new head is drawn with ``seed``, in fp32 on the CPU."""
     torch.manual_seed(seed)

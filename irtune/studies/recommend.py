@@ -1,0 +1,289 @@
+"""What a study recommends to people without irtune: PEFT settings and a layer card, read from its records."""
+
+import json
+import logging
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from irtune.analysis.ablation.stability import Choices
+from irtune.analysis.figures import save_png
+from irtune.analysis.layer_card import BlockCosts, LayerCard, Origin, card_of, card_plot, spreads
+from irtune.analysis.recommendation import Advice, LoraAdapter, advise, as_python, as_yaml
+from irtune.config.schema import AdapterConfig, ModelConfig
+from irtune.config.study_schema import Aim
+from irtune.files import appearing, once_there_is_room, write_whole
+from irtune.redaction import redact, redacted
+from irtune.search import objectives
+from irtune.studies.recorded import (
+    RecordedTrial,
+    StudyError,
+    aim_of,
+    find_study,
+    finished_trials,
+    read_identity,
+    scores_of,
+)
+
+YAML, PYTHON, CARD, PICTURE = "recommendation.yaml", "recommendation.py", "layer_card.json", "layer_card.png"
+LORA = ("lora", "dora")
+"""Adapters with a rank per block."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """What to do without irtune, and why.
+
+    Args:
+        advice: PEFT settings.
+        card: What was learnt of the blocks.
+        about: The study and its configuration, in a line.
+    """
+
+    advice: Advice
+    card: LayerCard
+    about: str
+
+    def python(self) -> str:
+        """The settings as a module."""
+        return as_python(self.advice, self.about)
+
+    def yaml(self) -> str:
+        """The settings as YAML."""
+        return as_yaml(self.advice, self.about)
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write all four files, in place of those of an earlier recommendation; returns their paths."""
+        files = [folder / name for name in (YAML, PYTHON, CARD, PICTURE)]
+        card = json.dumps(asdict(self.card), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+        def write() -> None:
+            for file, text in zip(files, (self.yaml(), self.python(), card), strict=False):
+                write_whole(file, text)
+            with appearing(files[-1]) as partial:
+                save_png(card_plot(self.card), partial)
+
+        once_there_is_room(write, folder)
+        return files
+
+
+def recommend(name: str, storage: Path, trial: str | None = None) -> tuple[Path, Recommendation]:
+    """The study's folder, and what follows from its best configuration that selects blocks, over all of its seeds.
+
+    Args:
+        name: The study's folder, or its name under ``storage``.
+        storage: Where studies lie.
+        trial: A trial, or a cell, to go by instead of the best one.
+
+    Raises:
+        ValueError: If there is no such study, nothing in it that selects blocks has finished, or its adapter is not
+            LoRA.
+    """
+    folder = find_study(name, storage)
+    identity = read_identity(folder)
+    aim = aim_of(identity.settings)
+    trials, num_others = finished_trials(folder)
+    configuration, chosen = _chosen(folder, trials, num_others, aim, trial)
+    adapter_config = _lora(chosen[0], folder)
+    choices = _choices(chosen, folder)
+    shape = _Shape.of(chosen[0])
+    blocks = chosen[0].tags.get("irtune.blocks.name", "")
+    if re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", blocks) is None:
+        raise StudyError(f"{chosen[0].folder}: its record names no list of blocks (irtune.blocks.name)")
+    if shape.has_stacks:
+        raise StudyError(
+            f"{folder}: adapter.target_modules of {configuration} reaches experts kept as one stack, and PEFT puts "
+            "those of every block under an adapter whatever layers_to_transform says; go by a trial whose "
+            "target_modules name linear layers only, such as q_proj, k_proj, v_proj"
+        )
+    trains_head = chosen[0].settings.get("model.train_head") is not False
+    adapter = LoraAdapter(_settings(adapter_config), blocks, shape.head, trains_head)
+    advice = advise(choices, adapter)
+    costs = shape.costs if shape.costs is not None and len(shape.costs.forward) == len(choices[0].frequency) else None
+    command = ["irtune", "recommend", name, "--storage", str(storage), *(["--trial", trial] if trial else [])]
+    seeds = tuple(one.seed for one in choices)
+    origin = _origin(folder, chosen, seeds, adapter_config, aim, redact(shlex.join(command)))
+    card = card_of(choices, advice, origin, blocks, costs)
+    about = (
+        f"From {origin.study}: {configuration} ({origin.strategy}), seeds {', '.join(map(str, seeds))} of "
+        f"{origin.steps} steps each; {origin.model} on {origin.corpus}, data {origin.data_fingerprint}."
+    )
+    return folder, Recommendation(advice, card, about)
+
+
+def _chosen(
+    folder: Path, trials: Sequence[RecordedTrial], num_others: int, aim: Aim, name: str | None
+) -> tuple[str, list[RecordedTrial]]:
+    """The configuration to go by, and its trials in the order of seeds."""
+    groups: dict[str, list[RecordedTrial]] = {}
+    for trial in sorted(trials, key=lambda trial: trial.seed):
+        groups.setdefault(trial.configuration, []).append(trial)
+    selective = {one: group for one, group in groups.items() if not all(trial.is_baseline for trial in group)}
+    if not selective:
+        finished = f"{len(trials)} trials have finished, all of which train every block" if trials else "none has"
+        raise StudyError(
+            f"{folder}: no trial that selects blocks has finished ({finished}; {num_others} others have not); let the "
+            "study go on with --resume, or give it a method or a policy other than all"
+        )
+    if name is not None:
+        of_trial = {trial.name: trial.configuration for trial in trials}
+        found = name if name in groups else of_trial.get(name)
+        if found is None:
+            raise StudyError(f"--trial {name}: no finished trial or cell; available: {', '.join(selective)}")
+        if found not in selective:
+            raise StudyError(f"--trial {name}: trains every block; name one of {', '.join(selective)}")
+        return found, selective[found]
+    corpora = sorted({trial.tags.get("irtune.corpus", "") for group in selective.values() for trial in group})
+    if len(corpora) > 1:
+        raise StudyError(
+            f"{folder}: its cells are of {len(corpora)} corpora ({', '.join(corpora)}), whose scores cannot be "
+            f"compared; say with --trial which to go by: {', '.join(selective)}"
+        )
+    return _best(folder, selective, aim)
+
+
+def _best(folder: Path, groups: Mapping[str, list[RecordedTrial]], aim: Aim) -> tuple[str, list[RecordedTrial]]:
+    """The best on validation, by the mean over seeds; where some were repeated, the others don't compete."""
+    metric, mode = aim.first_objective
+    repeated = {one: group for one, group in groups.items() if any(trial.repeats for trial in group)}
+    scores = {
+        one: float(np.mean(known))
+        for one, group in (repeated or groups).items()
+        if (known := scores_of(group, metric))
+        and not any(objectives.broken(trial.results, aim.constraints) for trial in group)
+    }
+    if not scores:
+        raise StudyError(
+            f"{folder}: no trial that selects blocks keeps to tune.constraints and has a number for {metric}; say with "
+            f"--trial which to go by: {', '.join(groups)}"
+        )
+    best = (max if mode == "max" else min)(scores, key=scores.__getitem__)
+    return best, groups[best]
+
+
+def _choices(trials: Sequence[RecordedTrial], folder: Path) -> list[Choices]:
+    """What the trials chose, one of each seed; those whose trace cannot be read are warned of."""
+    found: dict[int, Choices] = {}
+    for trial in trials:
+        try:
+            one = trial.choices()
+        except ValueError as error:
+            logger.warning("%s; it is passed over", error)
+            continue
+        found.setdefault(one.seed, one)
+    sizes = sorted({len(one.frequency) for one in found.values()})
+    if len(sizes) != 1:
+        reason = f"its trials have {' and '.join(map(str, sizes))} blocks" if sizes else "no trace of it can be read"
+        raise StudyError(f"{folder}: {trials[0].configuration}: {reason}; say with --trial which other one to go by")
+    return list(found.values())
+
+
+def _lora(trial: RecordedTrial, folder: Path) -> AdapterConfig:
+    """The adapter of a trial, if it is LoRA."""
+    try:
+        adapter = AdapterConfig.model_validate(trial.section("adapter"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise StudyError(
+            f"{trial.folder}: its record says adapter.{'.'.join(map(str, first['loc']))} wrongly: {first['msg']}"
+        ) from error
+    if adapter.type not in LORA:
+        raise StudyError(
+            f"{folder}: adapter.type of {trial.configuration} is {adapter.type}, and layers_to_transform and "
+            "rank_pattern are LoRA's; say with --trial which trial with lora or dora to go by, or run the study with "
+            "adapter.type=lora"
+        )
+    return adapter
+
+
+def _settings(adapter: AdapterConfig) -> dict[str, Any]:
+    """Arguments of ``LoraConfig``."""
+    targets = adapter.target_modules
+    settings = {
+        "r": adapter.r,
+        "lora_alpha": adapter.alpha,
+        "lora_dropout": adapter.dropout,
+        "target_modules": targets if isinstance(targets, str) else list(targets),
+    }
+    return settings | ({"use_dora": True} if adapter.type == "dora" else {}) | adapter.options
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """What only the model itself tells.
+
+    Args:
+        head: Names of what trains beside its body.
+        costs: Of its blocks; None if it is not on this machine.
+        has_stacks: Whether adapters sit on experts that are kept as one stack.
+    """
+
+    head: tuple[str, ...] = ()
+    costs: BlockCosts | None = None
+    has_stacks: bool = False
+
+    @classmethod
+    def of(cls, trial: RecordedTrial) -> "_Shape":
+        """Look at the model without its weights, if it is here."""
+        from irtune.training.cost import CostModel
+        from irtune.training.model import find_local, shapes_only
+
+        try:
+            config = ModelConfig.model_validate(trial.section("model"))
+            checkpoint = find_local(config)
+            if checkpoint is None:
+                return cls()
+            model = shapes_only(checkpoint, AdapterConfig.model_validate(trial.section("adapter")))
+        # Whatever the checkpoint is by now, the study's records stand.
+        except Exception as error:
+            logger.warning("%s: %s; costs are left out", trial.settings["model.name"], error)
+            return cls()
+        cost = CostModel.of(model, recompute=config.gradient_checkpointing)
+        step = cost.per_block(0.0)
+        blocks = range(len(cost.forward))
+        train = np.array([step.of([block]) for block in blocks]) / step.of(blocks)
+        # PEFT names heads of other models too.
+        beside = {key for key, _ in model.get_base_model().named_modules()}
+        peft_config = model.peft_config["default"]
+        head = dict.fromkeys(key for key in peft_config.modules_to_save or () if key in beside)
+        has_stacks = bool(peft_config.target_parameters)
+        return cls(tuple(head), BlockCosts(cost.forward / cost.forward.sum(), train), has_stacks)
+
+
+def _origin(
+    folder: Path,
+    trials: Sequence[RecordedTrial],
+    seeds: tuple[int, ...],
+    adapter: AdapterConfig,
+    aim: Aim,
+    command: str,
+) -> Origin:
+    first, (metric, _) = trials[0], aim.first_objective
+    revision = first.settings.get("model.revision")
+    (score,) = spreads([np.array([one]) for one in scores_of(trials, metric) or [np.nan]])
+    return Origin(
+        model=redact(str(first.settings["model.name"]) + (f"@{revision}" if revision else "")),
+        corpus=first.tags.get("irtune.data", "unknown"),
+        data_fingerprint=first.tags.get("irtune.data.fingerprint", "unknown"),
+        study=folder.resolve().name,
+        configuration=first.configuration,
+        strategy=first.tags.get("irtune.strategy", "unknown"),
+        adapter=adapter.type,
+        signal=str(redacted(first.settings.get("importance.name", "unknown"))),
+        seeds=seeds,
+        steps=first.steps,
+        metric=metric,
+        score=score,
+        command=command,
+        irtune_version=version("irtune"),
+        git_commit=first.tags.get("irtune.git_commit", "unknown"),
+    )

@@ -1,0 +1,219 @@
+"""The trials of a study as their own records tell them, without its driver, its file or MLflow."""
+
+import ast
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from irtune.analysis.ablation.stability import Choices
+from irtune.analysis.trials import BASELINE
+from irtune.config.study_schema import Aim, OneMetric
+from irtune.config.sweep_schema import TuneConfig
+from irtune.config.tree import put
+from irtune.files import read_json
+from irtune.plugins import nearest
+from irtune.search import objectives
+from irtune.studies.resume import FORMAT, IDENTITY, Identity
+from irtune.studies.tuning import TUNING
+from irtune.tracking.ownership import why_not_own
+from irtune.tracking.run_record import RunRecord
+from irtune.tracking.trace import read_trace
+from irtune.training.record import RecordReader, result_of
+
+logger = logging.getLogger(__name__)
+
+_STARTED = r"-\d{8}-\d{6}"
+_LATER = "irtune.blocks"
+"""A tag that is written with the last of what describes a trial."""
+
+
+class StudyError(ValueError):
+    """A folder cannot be read as a study; the message says why, and what to do."""
+
+
+@dataclass(frozen=True)
+class RecordedTrial:
+    """A trial that finished.
+
+    Args:
+        name: Its folder's.
+        folder: Where it lies.
+        repeats: The cell that it is of, or the trial that it repeats with another seed.
+        seed: Its seed.
+        steps: Its optimizer steps.
+        results: What it found, by metric.
+        settings: By dotted key.
+        tags: What the driver and the trial noted of it.
+    """
+
+    name: str
+    folder: Path
+    repeats: str | None
+    seed: int
+    steps: int
+    results: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    tags: Mapping[str, str]
+
+    @property
+    def configuration(self) -> str:
+        """What all of its seeds have in common."""
+        return self.name if self.repeats is None else self.repeats
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether every block trained at every step."""
+        return self.tags.get("irtune.strategy") == BASELINE
+
+    def section(self, name: str) -> dict[str, Any]:
+        """A section of its settings as a tree."""
+        return section(self.settings, name)
+
+    def choices(self) -> Choices:
+        """Which blocks it trained.
+
+        Raises:
+            ValueError: Its trace is absent or damaged.
+        """
+        try:
+            trace = read_trace(self.folder)
+            if len(trace.step):
+                return Choices.of(self.seed, trace.step, trace.active, trace.scores, self.steps)
+        except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
+            raise ValueError(f"{self.folder}: its choices of blocks cannot be read ({error})") from error
+        raise ValueError(f"{self.folder}: no choice of blocks is recorded")
+
+
+def find_study(name: str, storage: Path) -> Path:
+    """The folder of a study.
+
+    Args:
+        name: The folder, its name under ``storage``, or the study's own name, of which it is the newest.
+        storage: Where studies lie.
+
+    Raises:
+        StudyError: If there is none, or it is not this user's own.
+    """
+    given = Path(name).expanduser()
+    of_this_name = re.compile(re.escape(name) + _STARTED)
+    known = sorted(file.parent for file in storage.glob(f"*/{IDENTITY}"))
+    candidates = [given, storage / name, *(one for one in reversed(known) if of_this_name.fullmatch(one.name))]
+    folder = next((one for one in candidates if (one / IDENTITY).is_file()), None)
+    if folder is None:
+        there = next((one for one in candidates[:2] if one.exists()), None)
+        wrong = f"{there} is no study: it has no {IDENTITY}" if there else f"no study {name!r} lies under {storage}"
+        remedy = f": {nearest(name, [one.name for one in known])}" if known else ", which has none"
+        raise StudyError(f"{wrong}; give the folder of a sweep or an ablation, or --storage and a name there{remedy}")
+    foreign = why_not_own(folder)
+    if foreign is not None:
+        raise StudyError(f"{folder} {foreign}; copy it to a folder of your own, and give that")
+    return folder
+
+
+def read_identity(folder: Path) -> Identity:
+    """What a study is.
+
+    Raises:
+        StudyError: Another version of irtune wrote it.
+        ValueError: The file is damaged.
+    """
+    identity = read_json(folder / IDENTITY, Identity)
+    if identity.format != FORMAT:
+        raise StudyError(
+            f"{folder}: another version of irtune wrote it (format {identity.format}; this one reads {FORMAT}); use "
+            "that version"
+        )
+    return identity
+
+
+def aim_of(settings: Mapping[str, Any]) -> Aim:
+    """What a study's trials are judged by, from its settings by dotted key.
+
+    Raises:
+        StudyError: They don't say it.
+    """
+    try:
+        return _aim_of(settings)
+    except (ValueError, TypeError, KeyError) as error:
+        raise StudyError(f"{IDENTITY} does not say what trials are judged by ({error}); bring it back") from error
+
+
+def _aim_of(settings: Mapping[str, Any]) -> Aim:
+    if any(key.startswith("ablation.") for key in settings):
+        return OneMetric(f"eval/{settings['metric']}")
+    said = ("metrics",) if settings.get("tune.metrics") else ("metric", "mode")
+    fields = {key: settings[f"tune.{key}"] for key in said if settings.get(f"tune.{key}") is not None}
+    return TuneConfig.model_validate(fields | {"constraints": section(settings, "tune").get("constraints", {})})
+
+
+def section(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The settings under a dotted key as a tree."""
+    tree: dict[str, Any] = {}
+    for key, value in settings.items():
+        if key.startswith(f"{name}."):
+            put(tree, key.removeprefix(f"{name}.").split("."), value)
+    return tree
+
+
+def finished_trials(folder: Path) -> tuple[list[RecordedTrial], int]:
+    """The trials of a study that finished, and how many others there are; trials that only tune a cell are neither.
+
+    One whose records are damaged is warned of, and passed over.
+    """
+    found, num_others = [], 0
+    for trial in sorted((folder / "trials").glob("*")):
+        if why_not_own(trial) is not None:
+            continue
+        try:
+            read = _read(trial)
+        except (ValueError, TypeError, KeyError, RecursionError, MemoryError) as error:
+            logger.warning("%s is passed over: %s", trial, error)
+            continue
+        if read is None:
+            num_others += 1
+        elif read.tags.get("irtune.kind") != TUNING:
+            found.append(read)
+    return found, num_others
+
+
+def scores_of(trials: Sequence[RecordedTrial], metric: str) -> list[float]:
+    """What trials of one configuration measured on validation: repeats over seeds alone, where there are any.
+
+    The seed that a configuration was chosen by flatters it.
+    """
+    repeats = [trial for trial in trials if trial.repeats is not None]
+    return [score for one in repeats or trials if (score := objectives.measured(one.results, metric)) is not None]
+
+
+def _read(folder: Path) -> RecordedTrial | None:
+    """A trial; None if it has not finished."""
+    results = result_of(folder)
+    if results is None:
+        return None
+    opened = RunRecord(folder).start()
+    settings: dict[str, Any] = {}
+    tags = dict(opened.tags)
+    # Later attempts say the same again.
+    for record in RecordReader(folder):
+        if record["kind"] == "params":
+            settings |= {str(key): _value(text) for key, text in record["values"].items()}
+        elif record["kind"] == "tags":
+            tags |= {str(key): str(text) for key, text in record["values"].items()}
+            if settings and _LATER in tags:
+                break
+    lacking = [key for key in ("seed", "training.max_steps", "model.name") if key not in settings]
+    if lacking:
+        raise ValueError(f"its record does not say {', '.join(lacking)}")
+    seed, steps = int(settings["seed"]), int(settings["training.max_steps"])
+    return RecordedTrial(folder.name, folder, tags.get("irtune.repeats"), seed, steps, results, settings, tags)
+
+
+def _value(text: Any) -> Any:
+    """A setting from how a record has it: as Python's text of it."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+        return text

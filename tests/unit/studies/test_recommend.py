@@ -1,0 +1,338 @@
+"""``irtune recommend`` on the folders of studies, as their trials' records leave them."""
+
+import json
+import shutil
+from importlib.metadata import version
+
+import peft
+import pytest
+import yaml
+from pydantic import TypeAdapter
+from saying import refused, says
+from tiny_models import classifier
+
+from irtune.analysis.layer_card import LayerCard
+from irtune.cli import main
+from irtune.config.ablation_schema import AblationConfig
+from irtune.config.load import build, dotted_keys
+from irtune.config.schema import ExperimentConfig
+from irtune.config.sweep_schema import SweepConfig
+from irtune.studies.recommend import recommend
+from irtune.studies.recorded import StudyError
+from irtune.studies.resume import IDENTITY, write_identity
+from irtune.tracking.run_record import Ended, RunRecord
+from irtune.training.record import RecordWriter
+
+NUM_BLOCKS = 6
+CELLS = {"all": {"selection.policy.name": "all"}, "few": {"method": "lisa"}, "same": {"method": "lisa"}}
+TREE = {
+    "name": "tiny",
+    "model": {"name": "tiny-random"},
+    "adapter": {"r": 4, "alpha": 8, "dropout": 0.0},
+    "training": {"max_steps": 10},
+}
+TOP_K = {"name": "top_k", "k": 2}
+SWEEP = {"selection": {"policy": TOP_K}, "space": {"selection.policy.k": {"type": "int", "low": 1, "high": 5}}}
+SCORES = [1.0, 2.0, 3.0, 4.0, 5.0, 9.0]
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path, monkeypatch):
+    monkeypatch.setenv("IRTUNE_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture
+def study(tmp_path):
+    """A folder of an ablation or a sweep in which nothing has run yet."""
+
+    def make(kind=AblationConfig, name="tiny-20261127-230158", **more):
+        beside = {"ablation": {"cells": CELLS}} if kind is AblationConfig else SWEEP | more
+        folder = tmp_path / "storage" / name
+        (folder / "trials").mkdir(parents=True)
+        write_identity(folder, build(kind, TREE | beside, "x"), "f1ngerprint")
+        return folder
+
+    return make
+
+
+def trial(
+    folder,
+    name,
+    score,
+    *,
+    choices=((0, (4, 5)), (4, (0, 5))),
+    scores=SCORES,
+    policy=TOP_K,
+    seed=0,
+    repeats=None,
+    finished=True,
+    tags=None,
+    **adapter,
+):
+    """Write what a trial and its driver leave behind.
+
+    Args:
+        choices: From which step on which blocks trained.
+        adapter: Settings of it.
+    """
+    tree = TREE | {"seed": seed, "selection": {"policy": policy}, "adapter": TREE["adapter"] | adapter}
+    config = build(ExperimentConfig, tree, "x")
+    place = folder / "trials" / name
+    driver = {"irtune.strategy": config.strategy, "irtune.kind": "cell", "irtune.git_commit": "abc123"}
+    driver |= ({} if repeats is None else {"irtune.repeats": repeats}) | (tags or {})
+    RunRecord(place).begin(f"{folder.name}/{name}", name, driver)
+    writer = RecordWriter(place)
+    writer.params(dotted_keys(config))
+    data = {"irtune.data": "synthetic", "irtune.data.fingerprint": "f1ngerprint"}
+    writer.tags(data | {"irtune.blocks": NUM_BLOCKS, "irtune.blocks.name": "model.layers"})
+    for step, active in choices:
+        measured_at = [None if scores is None else step] * NUM_BLOCKS
+        row = {"step": step, "active": active, "scores": scores or [None] * NUM_BLOCKS, "measured_at": measured_at}
+        writer.selection(row | {"trainable_parameters": 1, "lowest_active": min(active)})
+    if finished:
+        writer.result({"step": 10, "final": True, "final/validation_f1_macro": score, "cost/train_s": 5.0})
+        RunRecord(place).finish(Ended("FINISHED", {}, None, 0))
+    writer.close()
+    return place
+
+
+def cell(folder, name, scores, **more):
+    for seed, score in enumerate(scores):
+        trial(folder, f"{name}_seed_{seed}", score, seed=seed, repeats=name, **more)
+
+
+def all_blocks(folder, **more):
+    cell(folder, "all", [0.9, 0.9], policy={"name": "all"}, choices=((0, range(NUM_BLOCKS)),), **more)
+
+
+def test_an_ablation_from_its_folder_to_four_files(study, capsys, tmp_path):
+    folder = study()
+    all_blocks(folder)
+    cell(folder, "few", [0.5, 0.7])
+    cell(folder, "worse", [0.5, 0.6], choices=((0, (1, 2)),))
+    trial(folder, "tune_few_trial_0000", 0.99, choices=((0, (1, 2)),), tags={"irtune.kind": "tuning"})
+    trial(folder, "few_seed_2", 0.99, seed=2, repeats="few", choices=((0, (1, 2)),), finished=False)
+
+    assert main(["recommend", "tiny", "--storage", str(tmp_path / "storage")]) == 0
+    out = capsys.readouterr().out
+    names = {}
+    exec((folder / "recommendation.py").read_text(), names)
+    # Blocks 4, 5 for four steps of ten and 0, 5 for six.
+    assert names["layers"].layers_to_transform == [0, 5]
+    settings = yaml.safe_load((folder / "recommendation.yaml").read_text())
+    assert peft.LoraConfig(**settings["layers"]).to_dict() == names["layers"].to_dict()
+    # Of 24 as 1 : 2 : 3 : 4 : 5 : 9.
+    ranks = list(settings["ranks"]["rank_pattern"].values())
+    assert ranks == [1, 2, 3, 4, 5, 9]
+    assert list(settings["ranks"]["alpha_pattern"].values()) == [2 * rank for rank in ranks]
+    assert (folder / "recommendation.py").read_text().strip() in out
+    assert (folder / "layer_card.png").read_bytes().startswith(b"\x89PNG")
+    assert says(out, f"wrote {folder / 'layer_card.png'}")
+
+    card = TypeAdapter(LayerCard).validate_json((folder / "layer_card.json").read_bytes())
+    assert (card.origin.configuration, card.origin.seeds, card.origin.steps) == ("few", (0, 1), 10)
+    assert card.origin.score.mean == pytest.approx(0.6)
+    assert (card.origin.model, card.origin.corpus, card.origin.data_fingerprint) == (
+        "tiny-random",
+        "synthetic",
+        "f1ngerprint",
+    )
+    assert (card.origin.strategy, card.origin.git_commit, card.origin.irtune_version) == (
+        "top_k",
+        "abc123",
+        version("irtune"),
+    )
+    assert [block.selection_frequency.mean for block in card.blocks] == pytest.approx([0.6, 0, 0, 0, 0.4, 1.0])
+    assert [block.importance["gradient_norm"].mean for block in card.blocks] == SCORES
+    assert [block.rank for block in card.blocks] == ranks
+    # The model of the tests has six equal blocks.
+    assert [block.forward_share for block in card.blocks] == pytest.approx([1 / 6] * 6)
+    shares = [block.train_share for block in card.blocks]
+    assert shares == sorted(shares, reverse=True)
+    assert 0.3 < shares[-1] < shares[0] < 1.0
+
+
+def test_of_a_sweep_the_best_on_validation_and_of_finalists_the_best_mean(study, tmp_path):
+    folder = study(SweepConfig)
+    trial(folder, "baseline", 0.95, policy={"name": "all"}, choices=((0, range(NUM_BLOCKS)),))
+    trial(folder, "trial_0000", 0.8, choices=((0, (0, 1)),))
+    trial(folder, "trial_0001", 0.9, choices=((0, (2, 3)),))
+    found = recommend(str(folder), tmp_path)[1]
+    assert (found.card.origin.configuration, found.advice.layers) == ("trial_0001", (2, 3))
+    assert says(*found.advice.notes, "one seed")
+    # The trial that the search liked best is not the best over seeds.
+    for seed, (first, second) in enumerate([(0.8, 0.7), (0.7, 0.75)], start=1):
+        trial(
+            folder, f"finalist_trial_0000_seed_{seed}", first, seed=seed, repeats="trial_0000", choices=((0, (0, 1)),)
+        )
+        trial(
+            folder, f"finalist_trial_0001_seed_{seed}", second, seed=seed, repeats="trial_0001", choices=((0, (2, 3)),)
+        )
+    found = recommend(str(folder), tmp_path)[1]
+    assert (found.card.origin.configuration, found.card.origin.seeds) == ("trial_0000", (0, 1, 2))
+    assert found.advice.layers == (0, 1)
+    # The seed that the search chose it by flatters it.
+    assert found.card.origin.score.mean == pytest.approx(0.75)
+
+
+def test_what_is_minimised_and_what_breaks_a_constraint(study, tmp_path):
+    tune = {"metric": "cost/train_s", "mode": "min", "constraints": {"eval/f1_macro": {"min": 0.5}}}
+    folder = study(SweepConfig, tune=tune)
+    for name, score, seconds in [("trial_0000", 0.4, 1.0), ("trial_0001", 0.6, 2.0), ("trial_0002", 0.9, 3.0)]:
+        place = trial(folder, name, score, finished=False)
+        writer = RecordWriter(place)
+        writer.result({"step": 10, "final": True, "final/validation_f1_macro": score, "cost/train_s": seconds})
+        writer.close()
+    assert recommend(str(folder), tmp_path)[1].card.origin.configuration == "trial_0001"
+
+
+def test_another_trial_or_cell_on_request(study, tmp_path):
+    folder = study()
+    all_blocks(folder)
+    cell(folder, "few", [0.5, 0.7])
+    cell(folder, "worse", [0.1, 0.2], choices=((0, (1, 2)),))
+    for name in ("worse", "worse_seed_1"):
+        found = recommend(str(folder), tmp_path, name)[1]
+        assert (found.advice.layers, found.card.origin.seeds) == ((1, 2), (0, 1))
+    with refused(StudyError, "--trial all", "every block", "few, worse"):
+        recommend(str(folder), tmp_path, "all")
+    with refused(StudyError, "--trial other", "few, worse"):
+        recommend(str(folder), tmp_path, "other")
+
+
+def test_scores_on_several_corpora_are_not_compared(study, tmp_path):
+    folder = study()
+    for corpus in ("essays", "wiki"):
+        cell(folder, f"few @ {corpus}", [0.5, 0.7], tags={"irtune.corpus": corpus})
+    with refused(StudyError, "essays, wiki", "--trial", "few @ wiki"):
+        recommend(str(folder), tmp_path)
+    assert recommend(str(folder), tmp_path, "few @ wiki")[1].card.origin.configuration == "few @ wiki"
+
+
+def test_the_newest_study_of_a_name(study, tmp_path):
+    for name, choices in [
+        ("tiny-20261127-230158", (0, 1)),
+        ("tiny-20261128-000000", (2, 3)),
+        ("tiny-b-20261129-000000", (4, 5)),
+    ]:
+        cell(study(name=name), "few", [0.5], choices=((0, choices),))
+    folder, found = recommend("tiny", tmp_path / "storage")
+    assert (folder.name, found.advice.layers) == ("tiny-20261128-000000", (2, 3))
+    assert recommend("tiny-20261127-230158", tmp_path / "storage")[1].advice.layers == (0, 1)
+
+
+def test_a_policy_that_measures_nothing_names_blocks_only(study, tmp_path):
+    folder = study()
+    for seed in (0, 1):
+        trial(folder, f"few_seed_{seed}", 0.5, seed=seed, repeats="few", scores=None)
+    found = recommend(str(folder), tmp_path)[1]
+    assert (found.advice.layers, found.advice.ranks) == ((0, 5), None)
+    assert list(yaml.safe_load(found.yaml())) == ["layers"]
+    assert says(" ".join(found.advice.notes), "selection.measure=always")
+
+
+def test_a_model_that_is_not_here_costs_the_costs_only(study, tmp_path, monkeypatch):
+    folder = study()
+    cell(folder, "few", [0.5, 0.6])
+    monkeypatch.setattr("irtune.training.model.find_local", lambda config: None)
+    found = recommend(str(folder), tmp_path)[1]
+    assert {(block.forward_share, block.train_share) for block in found.card.blocks} == {(None, None)}
+    assert found.advice.ranks == (1, 2, 3, 4, 5, 9)
+    assert "modules_to_save" not in found.advice.configs["layers"]
+
+
+def test_experts_that_peft_cannot_tell_apart_by_block_are_refused(study, tmp_path, monkeypatch):
+    folder, model = study(), tmp_path / "mixtral"
+    classifier("mixtral").save_pretrained(model)
+    monkeypatch.setitem(TREE, "model", {"name": str(model)})
+    cell(folder, "few", [0.5], target_modules="all-linear")
+    with refused(StudyError, "adapter.target_modules", "stack", "q_proj"):
+        recommend(str(folder), tmp_path)
+    cell(folder, "attention", [0.6], target_modules=["q_proj", "v_proj"])
+    assert recommend(str(folder), tmp_path)[1].advice.layers == (0, 5)
+
+
+def test_dora_is_lora_and_nothing_else_is(study, tmp_path):
+    folder = study()
+    cell(folder, "few", [0.5], type="dora", target_modules="all-linear")
+    config = recommend(str(folder), tmp_path)[1].advice.configs["layers"]
+    assert (config["use_dora"], config["target_modules"]) == (True, "all-linear")
+    assert "layers_to_transform" not in config
+    cell(folder, "better", [0.9], type="ia3")
+    with refused(StudyError, "adapter.type", "ia3", "--trial"):
+        recommend(str(folder), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("trials", "facts"),
+    [
+        (lambda folder: None, ["none has", "0 others"]),
+        (lambda folder: trial(folder, "few", 0.5, finished=False), ["none has", "1 others"]),
+        (all_blocks, ["2 trials have finished", "every block"]),
+        (lambda folder: trial(folder, "tune_few_trial_0000", 0.5, tags={"irtune.kind": "tuning"}), ["none has"]),
+    ],
+    ids=["nothing", "unfinished", "baselines", "tuning"],
+)
+def test_a_study_in_which_nothing_selective_finished(study, tmp_path, capsys, trials, facts):
+    folder = study()
+    trials(folder)
+    with refused(StudyError, "no trial that selects blocks", "--resume", *facts):
+        recommend(str(folder), tmp_path)
+    assert main(["recommend", str(folder)]) == 2
+    assert says(capsys.readouterr().err, "error: ", "no trial that selects blocks")
+    assert not (folder / "recommendation.py").exists()
+
+
+def test_a_folder_that_is_no_study(study, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with refused(StudyError, str(tmp_path / "empty"), "sweep.json"):
+        recommend(str(tmp_path / "empty"), tmp_path)
+    with refused(StudyError, "'other'", "--storage", "which has none"):
+        recommend("other", tmp_path)
+    folder = study()
+    with refused(StudyError, "'tinny'", folder.name):
+        recommend("tinny", folder.parent)
+
+
+def test_other_peoples_and_older_folders_are_refused(study, tmp_path):
+    folder = study()
+    cell(folder, "few", [0.5, 0.6])
+    link = tmp_path / "link"
+    link.symlink_to(folder)
+    with refused(StudyError, "is a link to"):
+        recommend(str(link), tmp_path)
+    folder.chmod(0o777)
+    with refused(StudyError, "everybody", "of your own"):
+        recommend(str(folder), tmp_path)
+    folder.chmod(0o755)
+    identity = json.loads((folder / IDENTITY).read_text()) | {"format": 1}
+    (folder / IDENTITY).write_text(json.dumps(identity))
+    with refused(StudyError, "format 1"):
+        recommend(str(folder), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda place: (place / "driver.jsonl").write_text("{}\n"),
+        lambda place: rewrite(place, "selection", active=[17]),
+        lambda place: rewrite(place, "selection", active="first"),
+        lambda place: rewrite(place, "params", values={"seed": "one"}),
+        lambda place: rewrite(place, "params", values={"seed": "(" * 100_000}),
+        lambda place: [shutil.move(place, place.parent.parent / "x"), place.symlink_to(place.parent.parent / "x")],
+    ],
+    ids=["driver", "block", "text", "seed", "nested", "link"],
+)
+def test_a_trial_whose_records_are_damaged_is_passed_over(study, tmp_path, damage):
+    folder = study()
+    cell(folder, "few", [0.5, 0.6, 0.7])
+    damage(folder / "trials" / "few_seed_1")
+    found = recommend(str(folder), tmp_path)[1]
+    assert found.card.origin.seeds == (0, 2)
+
+
+def rewrite(place, kind, **content):
+    file = place / "measured.jsonl"
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    changed = [record | (content if record["kind"] == kind else {}) for record in records]
+    file.write_text("".join(json.dumps(record) + "\n" for record in changed))
