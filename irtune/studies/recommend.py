@@ -14,7 +14,6 @@ import numpy as np
 from pydantic import ValidationError
 
 from irtune.analysis.ablation.stability import Choices
-from irtune.analysis.figures import save_png
 from irtune.analysis.layer_card import BlockCosts, LayerCard, Origin, card_of, card_plot, spreads
 from irtune.analysis.recommendation import Advice, LoraAdapter, advise, as_python, as_yaml
 from irtune.config.schema import AdapterConfig, ModelConfig
@@ -70,7 +69,7 @@ class Recommendation:
             for file, text in zip(files, (self.yaml(), self.python(), card), strict=False):
                 write_whole(file, text)
             with appearing(files[-1]) as partial:
-                save_png(card_plot(self.card), partial)
+                card_plot(self.card).savefig(partial, format="png", dpi=120)
 
         once_there_is_room(write, folder)
         return files

@@ -80,8 +80,8 @@ class RecordedTrial:
         """
         try:
             trace = read_trace(self.folder)
-            if len(trace.step):
-                return Choices.of(self.seed, trace.step, trace.active, trace.scores, self.steps)
+            if len(trace["step"]):
+                return Choices.of(self.seed, trace["step"], trace["active"], trace["scores"], self.steps)
         except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
             raise ValueError(f"{self.folder}: its choices of blocks cannot be read ({error})") from error
         raise ValueError(f"{self.folder}: no choice of blocks is recorded")
