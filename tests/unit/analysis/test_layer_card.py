@@ -10,7 +10,6 @@ from matplotlib.image import imread
 from pydantic import TypeAdapter
 
 from irtune.analysis.ablation.stability import Choices
-from irtune.analysis.figures import save_png
 from irtune.analysis.layer_card import SCHEMA_VERSION, BlockCosts, LayerCard, Origin, Spread, card_of, card_plot
 from irtune.analysis.recommendation import LoraAdapter, advise
 
@@ -81,7 +80,7 @@ def test_the_picture_is_900_pixels_wide_and_draws_what_is_known(seeds, num_panel
     figure = card_plot(card(seeds))
     assert len(figure.axes) == num_panels
     drawn = io.BytesIO()
-    save_png(figure, drawn)
+    figure.savefig(drawn, format="png", dpi=120)
     drawn.seek(0)
     assert imread(drawn).shape[1] == 900
     heights = [bar.get_height() for bar in figure.axes[-1].patches]

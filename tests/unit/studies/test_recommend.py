@@ -20,7 +20,7 @@ from irtune.config.sweep_schema import SweepConfig
 from irtune.studies.recommend import recommend
 from irtune.studies.recorded import StudyError
 from irtune.studies.resume import IDENTITY, write_identity
-from irtune.tracking.run_record import Ended, RunRecord
+from irtune.tracking.run_record import Ended, Opened, RunRecord
 from irtune.training.record import RecordWriter
 
 NUM_BLOCKS = 6
@@ -80,15 +80,21 @@ def trial(
     place = folder / "trials" / name
     driver = {"irtune.strategy": config.strategy, "irtune.kind": "cell", "irtune.git_commit": "abc123"}
     driver |= ({} if repeats is None else {"irtune.repeats": repeats}) | (tags or {})
-    RunRecord(place).begin(f"{folder.name}/{name}", name, driver)
+    RunRecord(place).begin(Opened(f"{folder.name}/{name}", name, driver, 1_000))
     writer = RecordWriter(place)
     writer.params(dotted_keys(config))
     data = {"irtune.data": "synthetic", "irtune.data.fingerprint": "f1ngerprint"}
     writer.tags(data | {"irtune.blocks": NUM_BLOCKS, "irtune.blocks.name": "model.layers"})
     for step, active in choices:
         measured_at = [None if scores is None else step] * NUM_BLOCKS
-        row = {"step": step, "active": active, "scores": scores or [None] * NUM_BLOCKS, "measured_at": measured_at}
-        writer.selection(row | {"trainable_parameters": 1, "lowest_active": min(active)})
+        row = {
+            "step": step,
+            "active": list(active),
+            "scores": scores or [None] * NUM_BLOCKS,
+            "measured_at": measured_at,
+        }
+        more = {"trainable_parameters": 1, "lowest_active": min(active)}
+        writer._write("selection", **row, **more)
     if finished:
         writer.result({"step": 10, "final": True, "final/validation_f1_macro": score, "cost/train_s": 5.0})
         RunRecord(place).finish(Ended("FINISHED", {}, None, 0))
