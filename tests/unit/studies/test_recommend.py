@@ -86,7 +86,7 @@ def trial(
     data = {"irtune.data": "synthetic", "irtune.data.fingerprint": "f1ngerprint"}
     writer.tags(data | {"irtune.blocks": NUM_BLOCKS, "irtune.blocks.name": "model.layers"})
     for step, active in choices:
-        measured_at = [None if scores is None else step] * NUM_BLOCKS
+        measured_at = [-1 if scores is None else step] * NUM_BLOCKS
         row = {
             "step": step,
             "active": list(active),
