@@ -39,7 +39,7 @@ class Factor(Section):
 
 
 class Claim(Section):
-    """What a study is to show, fixed before its first trial; its two cells are run on ``seeds`` seeds."""
+    """Something that a study is to show, fixed before its first trial; its two cells are run on ``seeds`` seeds."""
 
     better: str = Field(description="the cell of which something is claimed")
     than: str = Field(description="the cell that it is compared with")
@@ -69,7 +69,7 @@ class TuningSection(Section):
 
 
 class AblationSection(Section):
-    """Which cells there are, and over how many seeds each is run."""
+    """The cells, and the number of seeds that each is run on."""
 
     cells: dict[Annotated[str, Field(pattern=NAME)], Overrides] = Field(
         min_length=2, description="what each cell changes of the experiment, by name: {full: {method: full}, …}"

@@ -202,7 +202,7 @@ def relative_paths(config: ExperimentConfig) -> dict[str, str | list[str]]:
 
 
 def _kind_of(tree: Mapping[str, Any]) -> type[ExperimentConfig]:
-    """What a file describes: an ablation, a sweep, or a single run."""
+    """The kind of a file: an ablation, a sweep, or a single run."""
     if "ablation" in tree:
         return AblationConfig
     return SweepConfig if "space" in tree or "tune" in tree else ExperimentConfig

@@ -1,4 +1,4 @@
-"""What every study is, a sweep or an ablation: an experiment, and how its trials are run and judged."""
+"""Settings of every study, a sweep or an ablation: an experiment, and the way in which trials are run and judged."""
 
 import math
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ class Constraint(Section):
 
 
 class Aim(Protocol):
-    """What trials are judged by."""
+    """The measure that trials are judged by."""
 
     @property
     def objectives(self) -> Mapping[str, Mode]:
@@ -68,7 +68,7 @@ class OneMetric:
 
 
 class TrialsConfig(Section):
-    """How the trials of a study are run."""
+    """The way in which the trials of a study are run."""
 
     max_concurrent_trials: int | None = Field(None, gt=0, description="default: as many as the cluster holds")
     time_budget_s: float | None = Field(
@@ -85,7 +85,7 @@ class TrialsConfig(Section):
     )
 
     def execution_of(self, engine: EngineConfig) -> str:
-        """Where trials with these workers run."""
+        """The place where trials with these workers run."""
         return self.execution or ("in_process" if engine.num_workers == 1 else "pool")
 
     def trials_per_process(self, engine: EngineConfig) -> float:
@@ -97,7 +97,7 @@ class StudyConfig(ExperimentConfig):
     """An experiment that trials vary, and how these are run; what they vary is said by its subclasses."""
 
     kind: ClassVar[str] = "study"
-    """What it is, in a word."""
+    """The kind in a word."""
 
     tune: TrialsConfig = TrialsConfig()
 
@@ -115,7 +115,7 @@ class StudyConfig(ExperimentConfig):
 
     @property
     def aim(self) -> Aim:
-        """What trials are judged by."""
+        """The measure that trials are judged by."""
         return OneMetric(f"eval/{self.metric}")
 
     @property

@@ -205,7 +205,7 @@ class SweepConfig(StudyConfig):
 
     @property
     def aim(self) -> Aim:
-        """What trials are judged by."""
+        """The measure that trials are judged by."""
         return self.tune
 
     @property

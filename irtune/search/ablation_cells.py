@@ -68,7 +68,7 @@ def folder_of(cell: Cell) -> str:
 
 
 def group_of(cell: Cell) -> dict[str, str]:
-    """What the runs of a cell are found and grouped by."""
+    """The tags that runs of a cell are found and grouped by."""
     group = {"cell": cell.name, "arm": cell.arm, "baseline": str(cell.is_baseline).lower()}
     group |= {} if cell.corpus is None else {"corpus": cell.corpus}
     return group | {f"level.{key}": str(level) for key, level in cell.levels.items()}
@@ -81,7 +81,7 @@ def trials_of(config: AblationConfig, cells: Sequence[Cell]) -> list[TrialSpec]:
 
 
 def matched_in_words(config: AblationConfig) -> str:
-    """What the cells have in common, as every table says it."""
+    """The budget that cells have in common, as every table says it."""
     study = config.ablation
     if study.tuning is not None and study.matched == "tuning_budget":
         return f"equal tuning budgets ({study.tuning.num_trials} trials per cell)"
@@ -121,7 +121,7 @@ def check_cells(config: AblationConfig, num_blocks: int | None = None) -> list[s
 
 
 def space_of(config: AblationConfig, cell: Cell) -> dict[str, Dimension]:
-    """What is tuned of a cell: what is of all, and what is its arm's own; nothing that a factor varies."""
+    """The space in which a cell is tuned: that of all, and its arm's own; nothing that a factor varies."""
     tuning = config.ablation.tuning
     space = {} if tuning is None else tuning.space | tuning.own.get(cell.arm, {})
     return {key: dimension for key, dimension in space.items() if key not in cell.levels}
@@ -174,7 +174,7 @@ def configurations(config: AblationConfig) -> dict[str, ExperimentConfig]:
 
 
 def _said(config: AblationConfig) -> Iterator[tuple[str, list[str]]]:
-    """Where settings are varied, and which."""
+    """The places where settings are varied, and their keys."""
     study = config.ablation
     yield from ((f"ablation.cells.{name}", list(overrides)) for name, overrides in study.cells.items())
     yield "ablation.factors", list(study.factors)

@@ -30,7 +30,7 @@ from irtune.training.rehearsal import Rehearsal
 
 
 class AblationRunner(StudyRunner[AblationConfig, AblationFindings]):
-    """How an ablation goes.
+    """The way of an ablation.
 
     Args:
         fresh: Whether trials are run again that an earlier study has run with the same settings, data and code.
@@ -45,7 +45,7 @@ class AblationRunner(StudyRunner[AblationConfig, AblationFindings]):
         return sum(len(seeds_of(config, cell)) for cell in cells) + (tuning.num_trials * len(cells) if tuning else 0)
 
     def trials_in_words(self, config: AblationConfig) -> str:
-        """How many cells and seeds there are."""
+        """The number of cells and seeds."""
         cells = cells_of(config)
         seeds = sorted({len(seeds_of(config, cell)) for cell in cells})
         of_each = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
@@ -75,7 +75,7 @@ class AblationRunner(StudyRunner[AblationConfig, AblationFindings]):
     def make_plan(
         self, study: Ablation, lengths: Mapping[Split, np.ndarray], rehearsal: Rehearsal, at_once: int
     ) -> Plan:
-        """What each cell takes, on the data of the first corpus."""
+        """The cost of each cell, on the data of the first corpus."""
         config, engine = study.config, study.config.engine
         cells = study_cells(study)
         varied = {cell.name: with_overrides(config.experiment(), cell.overrides) for cell in cells}
@@ -114,11 +114,11 @@ class AblationRunner(StudyRunner[AblationConfig, AblationFindings]):
     def conclude(
         self, study: Ablation, table: TrialTable, uploader: Uploader, tracker: MlflowTracker, console: Console
     ) -> AblationFindings:
-        """What the seeds say of the cells, and of what was claimed."""
+        """Judge cells and claims."""
         return conclude_ablation(study, table, uploader, tracker, console)
 
     def succeeded(self, found: AblationFindings) -> bool:
-        """Whether every cell has at least one seed that finished."""
+        """Tell whether every cell has at least one seed that finished."""
         return all(one.rows for one in found.results)
 
 

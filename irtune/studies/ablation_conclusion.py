@@ -106,7 +106,7 @@ def _curve(entry: TrialRecord, metric: str) -> Curve:
 
 
 def _choices(entries: Sequence[TrialRecord]) -> dict[str, list[Choices]]:
-    """What the finished trials of each cell chose."""
+    """The choices of the finished trials of each cell."""
     found: dict[str, list[Choices]] = {}
     for entry in sorted(entries, key=lambda entry: entry.config.seed):
         if entry.status != "finished" or entry.repeats is None:

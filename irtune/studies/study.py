@@ -37,11 +37,11 @@ AWAY = ", which does not answer: records wait in the {kind}'s folder until it do
 Config = TypeVar("Config", bound=StudyConfig)
 Found = TypeVar("Found")
 KnownEnd = Callable[[TrialSpec], Outcome | None]
-"""How a trial ended under an earlier driver; None if there is work left."""
+"""The end of a trial under an earlier driver; None if there is work left."""
 
 
 class StudyRunner(ABC, Generic[Config, Found]):
-    """How studies of one kind go; ``Found`` is what they conclude."""
+    """The way of studies of one kind; ``Found`` is what they conclude."""
 
     @abstractmethod
     def most_trials(self, config: Config) -> int:
@@ -49,7 +49,7 @@ class StudyRunner(ABC, Generic[Config, Found]):
 
     @abstractmethod
     def trials_in_words(self, config: Config) -> str:
-        """What will be run."""
+        """Say what will be run."""
 
     @abstractmethod
     def phases(self, study: Study[Config], known_end: KnownEnd) -> list[Phase]:
@@ -76,7 +76,7 @@ class StudyRunner(ABC, Generic[Config, Found]):
 
     @abstractmethod
     def succeeded(self, found: Found) -> bool:
-        """Whether there is anything to tell."""
+        """Tell whether there is a result."""
 
     def run(self, config: Config, source: str, console: Console, resume: Resume, rehearsal: Rehearsal) -> Found:
         """Check, run all trials, and conclude.
@@ -157,7 +157,7 @@ class StudyRunner(ABC, Generic[Config, Found]):
             return self.make_plan(study, ready.inputs.keep(config, Path(encoded)), rehearsal, at_once)
 
     def trials_at_once(self, study: Study[Config], nodes: Sequence[cluster.Node]) -> int:
-        """How many trials run at a time.
+        """The number of trials that run at a time.
 
         Raises:
             ConfigError: If none fits onto the nodes, or MLflow's store is a file and there are several nodes.

@@ -26,14 +26,14 @@ from irtune.training.rehearsal import Rehearsal
 
 
 class SweepRunner(StudyRunner[SweepConfig, Answer]):
-    """How a sweep goes."""
+    """The way of a sweep."""
 
     def most_trials(self, config: SweepConfig) -> int:
         """Those of the search, and the baseline."""
         return config.tune.num_trials + 1
 
     def trials_in_words(self, config: SweepConfig) -> str:
-        """How many are searched, and what is repeated."""
+        """The number of trials, and of repeats."""
         finalists = config.tune.finalists
         repeated = f"; the best {finalists.top} and it again on {finalists.seeds} seeds" if finalists else ""
         repeated += "; the baseline again at the settings of the best" if may_differ(config) else ""
@@ -56,15 +56,15 @@ class SweepRunner(StudyRunner[SweepConfig, Answer]):
         return phases
 
     def make_plan(self, study: Sweep, lengths: Mapping[Split, np.ndarray], rehearsal: Rehearsal, at_once: int) -> Plan:
-        """What the search draws, what is stopped, and what follows."""
+        """The cost of what the search draws, of what is stopped, and of what follows."""
         return make_plan(study, lengths, rehearsal, at_once)
 
     def conclude(
         self, study: Sweep, table: TrialTable, uploader: Uploader, tracker: MlflowTracker, console: Console
     ) -> Answer:
-        """How many blocks to train."""
+        """Say how many blocks to train."""
         return conclude(study, table, uploader, tracker, console)
 
     def succeeded(self, found: Answer) -> bool:
-        """Whether at least one trial ran to its end, and kept to the constraints."""
+        """Tell whether at least one trial ran to its end, and kept to the constraints."""
         return found.best is not None

@@ -23,7 +23,7 @@ TUNING = "tuning"
 """The folder of the searches in that of a study."""
 
 SEED_BEFORE = 1_000_000
-"""What is added to the experiment's seed for tuning: far from the seeds that cells are compared on."""
+"""A number that is added to the experiment's seed for tuning: far from the seeds that cells are compared on."""
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Within:
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether the source is."""
+        """Tell whether the source is."""
         return self.source.is_exhausted
 
     def ended(self) -> list[Ended]:

@@ -1,4 +1,4 @@
-"""How to look at a study in MLflow: the command that opens it, and the link to a view of its trials."""
+"""Ways to look at a study in MLflow: the command that opens it, and the link to a view of its trials."""
 
 import logging
 from collections.abc import Sequence

@@ -1,1 +1,1 @@
-"""What an ablation study found: its cells over seeds, what is claimed of them, tables, figures and the report."""
+"""Findings of an ablation study: its cells over seeds, what is claimed of them, tables, figures and the report."""

@@ -1,4 +1,4 @@
-"""What an ablation says, and its report: one HTML file that needs nothing else, neither network nor server."""
+"""Findings of an ablation, and its report: one HTML file that needs nothing else, neither network nor server."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ STILL_IMPROVING = 0.02
 
 @dataclass(frozen=True, eq=False)
 class AblationFindings:
-    """What a study found.
+    """The findings of a study.
 
     Args:
         results: Every cell over its seeds.
@@ -131,7 +131,7 @@ def _beats(one: CellResult, guess: float) -> bool:
 
 
 def _is_improving(one: CellResult, curves: Mapping[str, Curve]) -> bool:
-    """Whether the mean score over seeds rises by more than ``STILL_IMPROVING`` from the last but one evaluation."""
+    """Tell whether the mean score over seeds rises by more than ``STILL_IMPROVING`` in the last quarter of a run."""
     sign = 1 if metric_of(one.rows).mode == "max" else -1
     rises = []
     for row in one.rows:
@@ -246,7 +246,7 @@ STABILITY_COLUMNS: tuple[Column[Named], ...] = (
 
 
 def stability_table(results: Sequence[CellResult], choices: Mapping[str, Sequence[Choices]]) -> TextTable | None:
-    """How far the seeds of each cell agree; None where no trial has a trace."""
+    """The agreement between the seeds of each cell; None where no trial has a trace."""
     found = [(one.cell, stability(choices.get(one.cell.name, []))) for one in results]
     lines = tuple(
         TableRow(tuple(column.cell((cell.name, stable)) for column in STABILITY_COLUMNS), False, cell.is_baseline)

@@ -166,7 +166,7 @@ def trade_off_plot(results: Sequence[CellResult]) -> Figure:
 
 
 def selection_plot(choices: Mapping[str, Sequence[Choices]]) -> Figure:
-    """How often each block trained, by cell: the share of steps, mean over seeds; the lowest block below.
+    """The share of steps in which each block trained, by cell, mean over seeds; the lowest block below.
 
     Args:
         choices: The trials of each cell by its name, in the order of columns.
@@ -200,7 +200,7 @@ def _band(
 
 
 def _is_usual(one: CellResult, results: Sequence[CellResult], besides: str) -> bool:
-    """Whether a cell is at the first level of every factor but one, among the cells of its arm."""
+    """Tell whether a cell is at the first level of every factor but one, among the cells of its arm."""
     of_arm = [other.cell.levels for other in results if other.cell.arm == one.cell.arm]
     return all(level == of_arm[0][key] for key, level in one.cell.levels.items() if key != besides)
 

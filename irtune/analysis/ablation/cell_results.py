@@ -39,7 +39,7 @@ class Cell:
 
 @dataclass(frozen=True, eq=False)
 class CellResult:
-    """What the seeds of one cell found.
+    """The findings of the seeds of one cell.
 
     Args:
         cell: Which.
@@ -155,7 +155,7 @@ def _result(
 
 
 def _mcnemar(ours: TrialRow, theirs: TrialRow) -> float | None:
-    """Where what was kept of predictions are classes."""
+    """The p-value, where classes were kept of predictions."""
     kept = ours.test_predictions, theirs.test_predictions
     if ours.test_labels is None or ours.metric.measure.reads != "classes" or any(one is None for one in kept):
         return None

@@ -1,4 +1,4 @@
-"""What a study says of the claims that were fixed before its first trial."""
+"""Verdicts on the claims that were fixed before its first trial."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Claimed:
 
 @dataclass(frozen=True, eq=False)
 class ClaimResult:
-    """What the seeds say of one claim on one corpus.
+    """The verdict of the seeds on one claim on one corpus.
 
     Args:
         claimed: What.
@@ -50,7 +50,7 @@ class ClaimResult:
 
     @property
     def state(self) -> State:
-        """Whether what was claimed is shown, or its opposite is."""
+        """The verdict on what was claimed: shown, its opposite shown, or neither."""
         if self.comparison is None:
             return "not run"
         verdict = self.comparison.verdict

@@ -11,7 +11,7 @@ from scipy import stats
 
 @dataclass(frozen=True)
 class Choices:
-    """What one trial chose, weighted by the steps for which each choice held.
+    """The choices of one trial, weighted by the steps for which each choice held.
 
     Args:
         seed: Of the trial.
@@ -48,7 +48,7 @@ class Choices:
 
 @dataclass(frozen=True)
 class Stability:
-    """How far the seeds of one cell agree.
+    """The agreement between the seeds of one cell.
 
     Args:
         num_seeds: Trials with a trace.
