@@ -141,6 +141,9 @@ def _answer_with_pace(connection: Connection, config: ExperimentConfig, folder: 
     if sys.platform == "linux":
         # Should memory run out, this process is the one to go.
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+    # This process ends without cleaning up: locks of libraries, such as tqdm's, would be told as leaked when the driver
+    # ends, but for those of this kind, which lose their names as they are made.
+    multiprocessing.set_start_method("fork", force=True)
     # DeepSpeed's autotuner, which nothing uses here, would import it, and that takes longer than the rest of DeepSpeed.
     sys.modules["mlflow"] = None  # type: ignore[assignment]
     try:

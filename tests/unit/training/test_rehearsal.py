@@ -1,5 +1,6 @@
 """Trying a few steps in a process of its own: what is made of them, and what is said when it fails."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -86,3 +87,13 @@ def test_starting_it_imports_nothing_heavy():
     check = "import sys, irtune.training.rehearsal; assert not {'torch', 'ray', 'deepspeed'} & set(sys.modules)"
     run = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stderr
+
+
+def test_locks_of_libraries_are_not_told_as_leaked():
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=rehearsals.tells_its_start_method, args=(theirs,))
+    process.start()
+    # Such locks have no name, by which they would be missed when the process is gone.
+    assert ours.recv() == "fork"
+    process.join()
