@@ -100,6 +100,33 @@ METHODS: dict[str, Method] = {
             {"selection.policy.name": "random", "selection.policy.k": 2, "selection.reselect_every": 20},
         ),
         Method(
+            "lisa_blocks_only",
+            "LISA without the group that it always trains: the classification head stays random too",
+            "Pan et al., LISA (arXiv 2403.17919), whose embeddings and head train at every step; with adapters that is "
+            "the head. It shows what the blocks learn alone.",
+            {
+                "selection.policy.name": "random",
+                "selection.policy.k": 2,
+                "selection.reselect_every": 20,
+                "model.train_head": False,
+            },
+        ),
+        Method(
+            "grass",
+            "GRASS: two random blocks every 20 steps, likelier those of large mean gradient norm so far",
+            "Tian et al., GRASS (ACL 2026, arXiv 2604.07808). How norms become probabilities, how far back the mean "
+            "reaches, k and the period are left open by what we could read of it: here in proportion, to the beginning "
+            "(importance.over_time=ema forgets), and as LISA. The gradients are those of lora_B; nothing is offloaded.",
+            {
+                "selection.policy.name": "weighted_random",
+                "selection.policy.k": 2,
+                "selection.reselect_every": 20,
+                "importance.name": "gradient_norm",
+                "importance.within_block": "mean",
+                "importance.over_time": "mean",
+            },
+        ),
+        Method(
             "rst",
             "RST: an eighth of the blocks at random, drawn anew at every step",
             f"A baseline of {IR_TUNING}, there 4 of 32 blocks.",
@@ -184,6 +211,31 @@ METHODS: dict[str, Method] = {
                 "importance.name": "signal_to_noise",
             },
         ),
+        Method(
+            "aletheia",
+            "Aletheia: the half of the blocks with the largest gradient norms of one probe, chosen once",
+            "Saket, Aletheia (arXiv 2604.15351); norms of a block's matrices are summed as in its code. There the "
+            "gradients are those of the pretrained weights over five batches of one example, and attention and MLP "
+            "have ranks of their own; here those of lora_B in the first step, at equal ranks.",
+            {
+                "selection.policy.name": "top_k",
+                "selection.policy.k": 0.5,
+                "selection.reselect_every": 0,
+                "importance.name": "gradient_norm",
+                "importance.within_block": "sum",
+            },
+        ),
+        Method(
+            "cka",
+            "layer-wise LoRA by CKA: the half of the blocks that change most how examples are alike, chosen once",
+            "Ogawa et al. (arXiv 2602.05988). Deviations are those of the signal.",
+            {
+                "selection.policy.name": "top_k",
+                "selection.policy.k": 0.5,
+                "selection.reselect_every": 0,
+                "importance.name": "cka_distance",
+            },
+        ),
         *(
             Method(
                 which,
@@ -199,6 +251,13 @@ METHODS: dict[str, Method] = {
             for which, where, source in (
                 ("first", "the third of the blocks next to the input", "A control."),
                 ("last", "the third of the blocks next to the head", "Freeze training of LLaMA-Factory."),
+                (
+                    "middle",
+                    "the third of the blocks in the middle",
+                    "Mid-block tuning of Zhao et al. (ACL 2026, arXiv 2604.11838), whose code tries one to three "
+                    "fifths of the blocks at a rank that keeps the number of parameters; here a third, as the other "
+                    "controls, at the same rank.",
+                ),
                 ("strided", "a third of the blocks, evenly spread", "The places of LLaMA Pro (arXiv 2401.02415)."),
             )
         ),

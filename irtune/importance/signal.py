@@ -71,6 +71,9 @@ Source = Literal["gradients", "forward", "weights"]
 Gradient = Literal["averaged", "local"]
 """``averaged`` over ranks and accumulation, as the optimizer sees it; ``local`` to a micro-batch of one rank."""
 
+Token = Literal["first", "last"]
+"""The real token of an example that stands for it."""
+
 ClipQuantile = Annotated[
     float, Field(gt=0, lt=1, description="where the _clipped aggregations clip: a quantile of the blocks' scores")
 ]
@@ -105,6 +108,23 @@ class MeasuredBlocks(Protocol):
         """``(L,)`` mean over real tokens of the cosine between hidden states before and after each block."""
         ...
 
+    def token_states(self, token: Token) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Per block the hidden states ``(n, d)`` before and after it, at one token of each of the probe's examples."""
+        ...
+
+    def activation_energies(self) -> list[np.ndarray]:
+        """Per block ``(P,)`` mean over real tokens of the squared norm of what enters each adapted layer."""
+        ...
+
+    def record_features(self) -> None:
+        """From now on read in gradient probes apart what ``low_rank_moments`` needs."""
+        ...
+
+    def low_rank_moments(self) -> list[list[tuple[np.ndarray, np.ndarray]]]:
+        """Per block, for each ``lora_B`` that sees tokens, two matrices ``(r, r)``: the Gram matrix of its gradient,
+        and the second moments over real tokens of the features that it multiplies."""
+        ...
+
 
 class ImportanceSignal(BaseModel):
     """Base of every signal: its options are its fields, ``measure`` gives the scores of one probe.
@@ -135,6 +155,9 @@ class ImportanceSignal(BaseModel):
 
     source: ClassVar[Source] = "gradients"
     """What a probe reads."""
+
+    apart: ClassVar[bool] = False
+    """Whether a probe of gradients has to be a pass of its own, since it also reads what passes forward."""
 
     @property
     def stale(self) -> bool:

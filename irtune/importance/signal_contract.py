@@ -11,12 +11,12 @@ In a test of your own::
 import json
 import pickle
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from irtune.importance.signal import Gradient, Importance, ImportanceSignal, Source
+from irtune.importance.signal import Gradient, Importance, ImportanceSignal, Source, Token
 
 
 @dataclass
@@ -29,6 +29,10 @@ class FakeBlocks:
         cosines: ``(L,)`` cosine between the hidden states before and after each block.
         source: What the probe reads; asking for anything else is a mistake. None allows everything.
         tensor_size: Number of elements of every adapter tensor.
+        states: Per block the hidden states ``(n, d)`` before and after it at one token of each example.
+        energies: Per block ``(P,)`` mean squared norm of what enters each adapted layer.
+        moments: Per block and adapted layer two matrices ``(r, r)``: Gram matrix of the gradient, moments of features.
+        apart: Whether the probe is a pass of its own.
     """
 
     norms: list[dict[str, float]]
@@ -37,6 +41,11 @@ class FakeBlocks:
     source: Source | None = None
     tensor_size: int = 64
     records_local_norms: bool = False
+    states: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+    energies: list[np.ndarray] = field(default_factory=list)
+    moments: list[list[tuple[np.ndarray, np.ndarray]]] = field(default_factory=list)
+    apart: bool = True
+    records_features: bool = False
 
     @classmethod
     def ordinary(
@@ -69,7 +78,13 @@ class FakeBlocks:
             }
             for _ in range(num_blocks)
         ]
-        return cls(norms, weights, generator.uniform(0.7, 1, num_blocks), source)
+        cosines = generator.uniform(0.7, 1, num_blocks)
+        passing = generator.normal(size=(num_blocks + 1, 8, 24))
+        states = list(zip(passing[:-1], passing[:-1] + 0.5 * passing[1:], strict=True))
+        energies = list(generator.lognormal(size=(num_blocks, len(modules))))
+        factors = generator.normal(size=(num_blocks, len(modules), 2, 4, 8))
+        moments = [[(gradient @ gradient.T, f @ f.T) for gradient, f in block] for block in factors]
+        return cls(norms, weights, cosines, source, states=states, energies=energies, moments=moments)
 
     def gradient_norms(self, tensors: str, gradient: Gradient = "averaged") -> list[np.ndarray]:
         """The given norms; the local ones are half as large again, as norms are that are added before averaging."""
@@ -104,6 +119,29 @@ class FakeBlocks:
         self._refuse_unless("forward", "similarities")
         return self.cosines
 
+    def token_states(self, token: Token) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The given states themselves; those at the first token are half as large."""
+        self._refuse_unless("forward", "token_states")
+        return [(before / 2, after / 2) for before, after in self.states] if token == "first" else self.states
+
+    def activation_energies(self) -> list[np.ndarray]:
+        """The given energies themselves."""
+        self._refuse_unless("forward", "activation_energies")
+        return self.energies
+
+    def record_features(self) -> None:
+        """From now on moments are there."""
+        self.records_features = True
+
+    def low_rank_moments(self) -> list[list[tuple[np.ndarray, np.ndarray]]]:
+        """The given matrices themselves."""
+        self._refuse_unless("gradients", "low_rank_moments")
+        assert self.records_features, (
+            "it asks for moments of features, which are lost unless its prepare() calls blocks.record_features()"
+        )
+        assert self.apart, "features are not read in training steps; it has to set apart = True"
+        return self.moments
+
     def same_as(self, other: "FakeBlocks") -> bool:
         """Whether both hold the same values."""
         return (
@@ -113,7 +151,15 @@ class FakeBlocks:
                 mine.keys() == theirs.keys() and all(matrix.equal(theirs[name]) for name, matrix in mine.items())
                 for mine, theirs in zip(self.weights, other.weights, strict=True)
             )
+            and all(
+                np.array_equal(mine, theirs) for mine, theirs in zip(self._passing(), other._passing(), strict=True)
+            )
         )
+
+    def _passing(self) -> list[np.ndarray]:
+        """All that is known of what passes through blocks."""
+        moments = [matrix for block in self.moments for layer in block for matrix in layer]
+        return [*(states for pair in self.states for states in pair), *self.energies, *moments]
 
     def _refuse_unless(self, source: Source, method: str) -> None:
         assert self.source in (None, source), f"its source is {self.source!r}, so that {method}() has nothing to read"
@@ -151,6 +197,7 @@ def check_signal(signal: ImportanceSignal) -> None:
 
 
 def _measure(signal: ImportanceSignal, blocks: FakeBlocks) -> np.ndarray:
+    blocks.apart = signal.apart
     signal.prepare(blocks)
     return signal.measure(blocks)
 

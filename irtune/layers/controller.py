@@ -22,8 +22,8 @@ class LayerController:
     - gradients: the step itself is the probe. All blocks are trainable for that one backward pass, scores are read from
       its gradients, the choice is made, and the gradients of the blocks that were not chosen are discarded before the
       optimizer sees them. So frozen blocks have scores as fresh as active ones.
-    - gradients of a part of the micro-batch (``importance.probe_fraction``), or activations: a pass of its own before
-      the step, which leaves no trace in training.
+    - gradients of a part of the micro-batch (``importance.probe_fraction``) or along with what passes forward, or
+      activations: a pass of its own before the step, which leaves no trace in training.
     - weights: they are read, once if training does not change them.
     - stale gradients (as in the code of IR-Tuning's authors): every step's gradients of the blocks that train.
 

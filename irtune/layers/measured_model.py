@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from irtune.importance import Gradient
+from irtune.importance import Gradient, Token
 from irtune.layers import collectives
+from irtune.layers.activations import ForwardPass, LowRankFeatures
 from irtune.layers.blocks import EFFECTIVE_UPDATE, Blocks, counts, find_blocks, low_rank_pairs, shape_of, size_of
 from irtune.selection import Suppression
 
@@ -55,6 +56,7 @@ class MeasuredModel(ABC):
         self._local_hooks: list[Any] = []
         self._probe_batch: Batch | None = None
         self._probed: dict[int, torch.Tensor] | None = None
+        self._features: LowRankFeatures | None = None
 
     # What a trainer defines.
 
@@ -153,30 +155,35 @@ class MeasuredModel(ABC):
 
         Runs a forward pass over the probe's batch.
         """
-        batch = self._probe_batch
-        assert batch is not None, "similarities are measured inside probing"
-        sums = torch.zeros(len(self.blocks), 2, dtype=torch.float64, device=self.device)
-        mask = batch.get("attention_mask")
+        return self._forward_pass().similarities()
 
-        def add(index: int, before: torch.Tensor, after: torch.Tensor) -> None:
-            cosine = torch.nn.functional.cosine_similarity(before.float(), after.float(), dim=-1).double()
-            real = mask if mask is not None and mask.shape == cosine.shape else torch.ones_like(cosine)
-            sums[index] += torch.stack([(cosine * real).sum(), real.sum().double()])
+    def token_states(self, token: Token) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Per block the hidden states ``(n, d)`` before and after it, at one token of the examples of all ranks.
 
-        handles = [
-            member.register_forward_hook(
-                lambda _, args, kwargs, output, index=index: add(index, _hidden(args, kwargs), _hidden_after(output)),
-                with_kwargs=True,
-            )
-            for index, member in enumerate(self.members)
-        ]
-        try:
-            self._losses_apart(batch)
-        finally:
-            for handle in handles:
-                handle.remove()
-        totals = collectives.sum_over_ranks(sums).cpu().numpy()
-        return np.asarray(totals[:, 0] / totals[:, 1])
+        Runs a forward pass over the probe's batch.
+        """
+        return self._forward_pass().token_states(token)
+
+    def activation_energies(self) -> list[np.ndarray]:
+        """Per block ``(P,)`` mean over the real tokens of all ranks of the squared norm of what enters a layer.
+
+        Runs a forward pass over the probe's batch.
+        """
+        return self._forward_pass().activation_energies({id(parameter) for _, parameter in self.blocks.all()})
+
+    def record_features(self) -> None:
+        """Read what enters ``lora_B`` in the forward pass of every gradient probe that is a pass of its own."""
+        ups = [[up for _, up in low_rank_pairs(block)] for block in self.blocks.per_block]
+        self._features = LowRankFeatures(ups, self.members)
+
+    def low_rank_moments(self) -> list[list[tuple[np.ndarray, np.ndarray]]]:
+        """Per block, for each ``lora_B`` that saw tokens, Gram matrix of its gradient and moments of features.
+
+        Call it inside ``probing`` with gradients.
+        """
+        assert self._features is not None, "record_features comes first"
+        assert self._probed is not None, "features are read in a gradient probe of its own"
+        return self._features.moments(self._probed)
 
     # What the controller asks for.
 
@@ -271,7 +278,8 @@ class MeasuredModel(ABC):
         """Gradients of every block on ``batch``, averaged over ranks, without touching those of the step."""
         parameters = [p for block in self.blocks.per_block for _, p in block]
         self.require_gradients(range(len(self.blocks)))
-        with _generators_kept(self.device):
+        recorded = nullcontext() if self._features is None else self._features.recorded(batch)
+        with _generators_kept(self.device), recorded:
             loss = self._loss(batch) * self.loss_scale()
             found = torch.autograd.grad(loss, parameters, allow_unused=True)
         self.require_gradients(self.active)
@@ -295,6 +303,10 @@ class MeasuredModel(ABC):
                 "with probe_fraction=1, which are read from the training step itself"
             )
         return loss
+
+    def _forward_pass(self) -> ForwardPass:
+        assert self._probe_batch is not None, "what passes forward is measured inside probing"
+        return ForwardPass(self.members, self._probe_batch, self._losses_apart, self.device)
 
     def _losses_apart(self, batch: Batch) -> torch.Tensor:
         """Loss ``()`` of a forward pass in evaluation mode, that is without dropout."""
@@ -332,17 +344,6 @@ def innermost_optimizer(optimizer: Any) -> Any:
     while hasattr(optimizer, "optimizer"):
         optimizer = optimizer.optimizer
     return optimizer
-
-
-def _hidden(arguments: Sequence[Any], keywords: Mapping[str, Any]) -> torch.Tensor:
-    """The hidden states that a block is called with."""
-    hidden: torch.Tensor = arguments[0] if arguments else keywords["hidden_states"]
-    return hidden.detach()
-
-
-def _hidden_after(output: Any) -> torch.Tensor:
-    hidden: torch.Tensor = output[0] if isinstance(output, tuple | list) else output
-    return hidden.detach()
 
 
 @contextmanager

@@ -52,7 +52,8 @@ class RefreshRule:
     @property
     def step_has_scores(self) -> bool:
         """Whether a training step in which all blocks are trainable gives every score by itself."""
-        return self.signal.source == "gradients" and not self.signal.stale and self.signal.probe_fraction == 1
+        by_itself = self.signal.probe_fraction == 1 and not self.signal.apart
+        return self.signal.source == "gradients" and not self.signal.stale and by_itself
 
     @property
     def probes_in_step(self) -> bool:

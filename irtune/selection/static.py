@@ -9,16 +9,19 @@ from irtune.selection.policy import BlockCount, PolicyState, SelectionContext, S
 
 
 class Static(SelectionPolicy):
-    """Trains the first k, the last k, k evenly spread, or explicitly listed blocks.
+    """Trains the first k, the last k, the k in the middle, k evenly spread, or explicitly listed blocks.
 
-    Evenly spread blocks end each of k parts of the model, so the last one is among them.
+    Evenly spread blocks end each of k parts of the model, so the last one is among them. Where the k in the middle
+    cannot have as many blocks below as above, they have one fewer below.
 
     Source: freeze training of LLaMA-Factory (Zheng et al., arXiv 2403.13372); strided blocks as in LLaMA Pro (Wu et
-    al., arXiv 2401.02415). Deviations: adapters train, not weights; LLaMA Pro trains blocks that it inserts there.
+    al., arXiv 2401.02415); middle blocks as in mid-block tuning (Zhao et al., ACL 2026, arXiv 2604.11838). Deviations:
+    adapters train, not weights; LLaMA Pro trains blocks that it inserts there; mid-block tuning raises the adapters'
+    rank by as much as it saves blocks.
     """
 
     name: Literal["static"] = "static"
-    which: Literal["first", "last", "strided"] = Field("last", description="where the k blocks lie")
+    which: Literal["first", "last", "middle", "strided"] = Field("last", description="where the k blocks lie")
     k: BlockCount | None = Field(None, description="blocks that train: a count, or a fraction of all")
     blocks: tuple[int, ...] | None = Field(None, description="indices from 0 of the blocks that train, instead of k")
     uses_importance: ClassVar[bool] = False
@@ -48,7 +51,7 @@ class Static(SelectionPolicy):
         k = resolve_count(self.k, num_blocks)
         if self.which == "strided":
             return tuple(num_blocks * part // k - 1 for part in range(1, k + 1)), {}
-        first = 0 if self.which == "first" else num_blocks - k
+        first = {"first": 0, "middle": (num_blocks - k) // 2, "last": num_blocks - k}[self.which]
         return tuple(range(first, first + k)), {}
 
     def among(self, indices: Sequence[int]) -> "Static":

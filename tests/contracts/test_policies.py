@@ -49,6 +49,7 @@ def examples():
     yield Progressive(start=0, end=0.3)
     yield BlockOrder(order="descending", group_size=3)
     yield Static(which="strided", k=3)
+    yield Static(which="middle", k=3)
     yield Static(blocks=(5, 0, 2))
     yield CostAware(budget=0.55)
     yield CostAware(budget=1)

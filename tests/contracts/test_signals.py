@@ -24,6 +24,7 @@ AUTHORS = {
 MORE_OPTIONS = {
     "gradient_norm": [AUTHORS, {"tensors": "all", "within_block": "max_clipped", "clip_quantile": 0.5}],
     "relative_gradient_norm": [{"modules": "o_proj", "over_time": "mean"}],
+    "residual_norm": [{"damping": 1}],
     "weight_norm": [{"modules": "o_proj"}, {"modules": "mlp.up_proj", "within_block": "rms_clipped"}],
     "outlier_ratio": [{"multiple": 3}, {"modules": "self_attn"}],
     "signal_to_noise": [{"relative_to_largest": False, "within_block": "max"}],
@@ -234,6 +235,35 @@ class LocalWithoutRecording(Sound):
         return np.array([norms.sum() for norms in blocks.gradient_norms("all", "local")])
 
 
+class FeaturesWithoutRecording(Sound):
+    """Source: this test."""
+
+    apart: ClassVar = True
+
+    def measure(self, blocks):
+        return np.array([layers[0][0].sum() for layers in blocks.low_rank_moments()])
+
+
+class FeaturesInTheStep(FeaturesWithoutRecording):
+    """Source: this test."""
+
+    apart: ClassVar = False
+
+    def prepare(self, blocks):
+        blocks.record_features()
+
+
+class ChangesWhatPasses(Sound):
+    """Source: this test."""
+
+    source: ClassVar = "forward"
+
+    def measure(self, blocks):
+        for before, after in blocks.token_states("last"):
+            after -= before
+        return np.array([after.std() for _, after in blocks.token_states("last")])
+
+
 class WrongSource(Sound):
     """Source: this test."""
 
@@ -341,6 +371,9 @@ def test_a_sound_signal_of_a_user_passes():
         (Drawn(), "equal blocks do not give equal scores"),
         (Remembers(), "equal blocks do not give equal scores"),
         (LocalWithoutRecording(), "unless its prepare.. calls blocks.record_local_norms"),
+        (FeaturesWithoutRecording(), "unless its prepare.. calls blocks.record_features"),
+        (FeaturesInTheStep(), "it has to set apart = True"),
+        (ChangesWhatPasses(), "measure changes the blocks"),
         (WrongSource(), "its source is 'weights', so that gradient_norms.. has nothing to read"),
         (ChangesTheBlocks(), "measure changes the blocks"),
         (LendsTheBlocksArray(), "measure changes the blocks, or returns an array that is theirs"),

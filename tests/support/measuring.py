@@ -15,6 +15,7 @@ import torch.distributed as dist
 from tiny_models import NUM_BLOCKS, VOCABULARY, classifier
 
 from irtune.config.schema import AdapterConfig, EngineConfig, TrainingConfig
+from irtune.importance import ActivationEnergy, CkaDistance, ResidualNorm
 from irtune.layers import map_parameters
 from irtune.layers.blocks import low_rank_pairs
 from irtune.selection import Suppression
@@ -99,6 +100,8 @@ def expected(world: int, weights: list[float] | None) -> dict[str, Any]:
     # The engine divides each micro-batch's loss by their number, and local norms are averaged over ranks.
     found["local"] = (np.array(local).sum(0) / world / ACCUMULATION).tolist()
     sums = np.zeros((NUM_BLOCKS, 2))
+    last: list[list[list[torch.Tensor]]] = [[[], []] for _ in range(NUM_BLOCKS)]
+    entering: list[list[torch.Tensor]] = [[] for _ in range(NUM_BLOCKS)]
     with torch.no_grad():
         for rank in range(world):
             each = batch(7, 0, rank)
@@ -108,7 +111,20 @@ def expected(world: int, weights: list[float] | None) -> dict[str, Any]:
             for index in range(NUM_BLOCKS):
                 cosine = torch.nn.functional.cosine_similarity(states[index], states[index + 1], dim=-1)
                 sums[index] += [float((cosine * each["attention_mask"]).sum()), float(each["attention_mask"].sum())]
+                for side in (0, 1):
+                    at_end = states[index + side][torch.arange(4), each["attention_mask"].sum(1) - 1]
+                    last[index][side].append(at_end.double())
+                norm = model.get_base_model().model.layers[index].input_layernorm
+                entering[index].append(norm(states[index])[each["attention_mask"] > 0].double())
         found["similarities"] = (sums[:, 0] / sums[:, 1]).tolist()
+        found["cka_distances"] = [1 - cka(*map(torch.cat, sides)) for sides in last]
+        found["energies"] = [float(torch.cat(rows).square().sum(1).mean()) for rows in entering]
+        gradients_of_probe = [batch(7, 0, rank) for rank in range(world)]
+    gradients(gradients_of_probe)
+    with torch.no_grad():
+        found["residual_norms"] = [
+            residual_norm(blocks.per_block[index], torch.cat(entering[index])) for index in range(NUM_BLOCKS)
+        ]
         losses = []
         for probe in PROBES:
             # Turning an adapter down by a factor is the same as turning its second matrix down.
@@ -123,6 +139,24 @@ def expected(world: int, weights: list[float] | None) -> dict[str, Any]:
     return found
 
 
+def cka(before: torch.Tensor, after: torch.Tensor) -> float:
+    """Linear CKA by features."""
+    before, after = before - before.mean(0), after - after.mean(0)
+    norms = (before.T @ before).norm() * (after.T @ after).norm()
+    return float((before.T @ after).norm() ** 2 / norms)
+
+
+def residual_norm(block: Any, entering: torch.Tensor) -> float:
+    """Root of the summed squares of ``G M^(-1/2)``; both layers of a block are called with ``entering``."""
+    square = 0.0
+    for down, up in low_rank_pairs(block):
+        features = 2 * entering @ down.double().T  # alpha / r
+        values, vectors = torch.linalg.eigh(features.T @ features / len(features))
+        whitened = up.grad.double() @ vectors / (values + 1e-4 * values.mean()).sqrt()
+        square += float(whitened.square().sum())
+    return square**0.5
+
+
 def last_output(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     outputs: list[Any] = []
     hook = model.get_base_model().model.layers[-1].register_forward_hook(lambda *call: outputs.append(call[2]))
@@ -135,12 +169,17 @@ def measured(stage: int, class_weights: list[float] | None) -> dict[str, Any]:
     blocks = make_blocks(stage, class_weights, dropout=False)
     rank = dist.get_rank()
     blocks.record_local_norms()
+    residual = ResidualNorm(damping=1e-4)
+    residual.prepare(blocks)
     blocks.set_active([1, 3])
     found: dict[str, Any] = {}
     with blocks.probing(batch(7, 0, rank), gradients=True):
         found["probe"] = {kind: lists(blocks.gradient_norms(kind)) for kind in ("all", "effective_update")}
+        found["residual_norms"] = residual.measure(blocks).tolist()
     with blocks.probing(batch(7, 0, rank), gradients=False):
         found["similarities"] = blocks.similarities().tolist()
+        found["cka_distances"] = CkaDistance().measure(blocks).tolist()
+        found["energies"] = ActivationEnergy().measure(blocks).tolist()
     found["suppressed_losses"] = blocks.suppressed_losses(PROBES, batch(7, 0, rank)).tolist()
     blocks.set_active(range(NUM_BLOCKS))
     blocks.train_step([batch(0, micro, rank) for micro in range(ACCUMULATION)])
@@ -158,12 +197,17 @@ def trained(stage: int, class_weights: list[float] | None, *, probes: bool) -> d
     """Weights after four steps with changing blocks and with dropout."""
     blocks, rank = make_blocks(stage, class_weights, dropout=True), dist.get_rank()
     torch.manual_seed(100 + rank)
+    if probes:
+        blocks.record_features()
     for step, active in enumerate(([0, 2], [0, 2], [1, 3], [3])):
         if probes:
             with blocks.probing(batch(50 + step, 0, rank), gradients=True):
                 blocks.gradient_norms("all")
+                blocks.low_rank_moments()
             with blocks.probing(batch(50 + step, 0, rank), gradients=False):
                 blocks.similarities()
+                blocks.token_states("last")
+                blocks.activation_energies()
             blocks.suppressed_losses(PROBES, batch(50 + step, 0, rank))
             matrices = [[name for name, _ in blocks.weight_matrices(index)] for index in range(NUM_BLOCKS)]
             assert matrices == [matrices[0]] * NUM_BLOCKS

@@ -2,10 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from refreshes import choose, shares, within_chance
 from saying import says
 
 from irtune.config.load import (
@@ -19,9 +21,10 @@ from irtune.config.load import (
 )
 from irtune.config.schema import ExperimentConfig, SelectionConfig
 from irtune.config.sweep_schema import SweepConfig
-from irtune.importance import SIGNALS, GradientNorm
+from irtune.importance import SIGNALS, GradientNorm, Importance
+from irtune.importance.signal_contract import FakeBlocks
 from irtune.methods import METHODS
-from irtune.selection import POLICIES, RandomBlocks, TopK
+from irtune.selection import POLICIES, RandomBlocks, Static, TopK, WeightedRandom
 
 NAMES = sorted(METHODS)
 BASELINE = {"method": None, "selection.policy.name": "all"}
@@ -75,6 +78,44 @@ def test_lisa_and_the_authors_own_ir_tuning_by_hand():
     assert authors.selection.reselect_every == 1
     assert not authors.model.train_head
     assert config_of(method="ir").model.train_head
+
+
+def test_the_rivals_of_2026_by_hand():
+    once = {name: config_of(method=name) for name in ("middle", "aletheia", "cka")}
+    assert {config.selection.reselect_every for config in once.values()} == {0}
+    assert once["middle"].selection.policy == Static(which="middle", k=0.33)
+    assert once["aletheia"].selection.policy == once["cka"].selection.policy == TopK(k=0.5)
+    assert once["aletheia"].importance == GradientNorm(within_block="sum")
+    assert once["cka"].importance.name == "cka_distance"
+    grass, lisa = config_of(method="grass"), config_of(method="lisa")
+    assert grass.selection.policy == WeightedRandom(k=2)
+    assert grass.selection.reselect_every == lisa.selection.reselect_every == 20
+    assert grass.importance == GradientNorm(within_block="mean", over_time="mean")
+    blocks_only = config_of(method="lisa_blocks_only")
+    assert blocks_only.selection == lisa.selection
+    assert lisa.model.train_head
+    assert not blocks_only.model.train_head
+
+
+def test_aletheia_adds_the_norms_of_a_block_and_takes_the_upper_half():
+    config = config_of(method="aletheia")
+    # As sums 5, 4.2, 4, 1; as norms of whole blocks 5, 3, 4, 1.
+    norms = [(5.0, 0.0), (2.1, 2.1), (4.0, 0.0), (1.0, 0.0)]
+    named = [{f"m{place}.lora_B.weight": norm for place, norm in enumerate(block)} for block in norms]
+    scores = config.importance.measure(FakeBlocks(named, [{}] * 4, np.ones(4)))
+    assert choose(config.selection.policy, scores) == (0, 1)
+
+
+def test_grass_draws_in_proportion_to_the_mean_of_norms_over_matrices_and_probes():
+    config = config_of(method="grass", selection={"policy": {"k": 1}})
+    importance = Importance.unseen(3)
+    # Means over matrices 1, 2, 6 and then 1, 4, 2: over both 1, 3, 4.
+    for step, norms in ((0, [(1, 1), (1, 3), (5, 7)]), (20, [(0, 2), (4, 4), (1, 3)])):
+        named = [{f"m{place}.lora_B.weight": float(n) for place, n in enumerate(block)} for block in norms]
+        scores = config.importance.measure(FakeBlocks(named, [{}] * 3, np.ones(3)))
+        importance = config.importance.update(importance, scores, step)
+    found = shares(config.selection.policy, 1500, 3, scores=importance.scores)
+    assert within_chance(found, [1 / 8, 3 / 8, 4 / 8], 1500)
 
 
 def test_what_is_said_lies_above_the_method(tmp_path):

@@ -43,7 +43,14 @@ def moved(model, before):
     ]
 
 
-SIGNALS = [None, "weight_norm", "cosine_similarity", {"name": "gradient_norm", "tensors": "all", "probe_fraction": 0.5}]
+SIGNALS = [
+    None,
+    "weight_norm",
+    "cosine_similarity",
+    "cka_distance",
+    "activation_energy",
+    {"name": "gradient_norm", "tensors": "all", "probe_fraction": 0.5},
+]
 
 
 @pytest.mark.parametrize("importance", SIGNALS, ids=str)

@@ -29,6 +29,26 @@ def test_strided_blocks_end_equal_parts_of_the_model(num_blocks, k, expected):
 
 
 @pytest.mark.parametrize(
+    ("num_blocks", "k", "expected"),
+    [
+        # The middle one and the middle three of five equal parts of 16 blocks, which the authors cut at 3.2, 6.4, 9.6
+        # and 12.8, rounded down.
+        (16, 3, range(6, 9)),
+        (16, 9, range(3, 12)),
+        # And of 32, cut at 6.4, 12.8, 19.2, 25.6.
+        (32, 7, range(12, 19)),
+        (32, 19, range(6, 25)),
+        (10, 4, range(3, 7)),
+        (10, 3, range(3, 6)),
+        (3, 1, [1]),
+        (4, 4, range(4)),
+    ],
+)
+def test_blocks_in_the_middle(num_blocks, k, expected):
+    assert blocks(num_blocks, which="middle", k=k) == tuple(expected)
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({}, "found neither"),
@@ -37,7 +57,7 @@ def test_strided_blocks_end_equal_parts_of_the_model(num_blocks, k, expected):
         ({"blocks": [1, 1]}, "distinct … [1, 1]"),
         ({"blocks": [-1]}, "from 0 … [-1]"),
         ({"k": 0}, "0 is not … count from 1 … (0, 1]"),
-        ({"which": "middle", "k": 3}, "'first', 'last' or 'strided'"),
+        ({"which": "centre", "k": 3}, "'first', 'last', 'middle' or 'strided'"),
     ],
 )
 def test_what_is_no_choice_is_refused(options, message):

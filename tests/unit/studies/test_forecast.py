@@ -91,6 +91,18 @@ class CountedBlocks:
     def similarities(self):
         return np.array([0.5, 0.6])
 
+    def token_states(self, token):
+        return [(np.eye(3), np.eye(3)[:, : 1 + block]) for block in range(2)]
+
+    def activation_energies(self):
+        return [np.array([1.0, 2.0 + block]) for block in range(2)]
+
+    def record_features(self):
+        pass
+
+    def low_rank_moments(self):
+        return [[(np.eye(2) * (1 + block), np.eye(2))] for block in range(2)]
+
     def weight_matrices(self, block):
         yield "o_proj", torch.full((2, 2), 1.0 + block)
 
@@ -124,6 +136,9 @@ class CountedBlocks:
         {"probe_fraction": 0.5},
         {"frozen_blocks": "stale"},
         {"name": "cosine_similarity"},
+        {"name": "cka_distance"},
+        {"name": "activation_energy", "probe_fraction": 0.5},
+        {"name": "residual_norm"},
         {"name": "weight_norm", "modules": "o_proj"},
     ],
     ids=str,
