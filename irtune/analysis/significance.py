@@ -268,6 +268,7 @@ def compare(
     *,
     margin: float | Sequence[float | None] | None = None,
     more_is_better: bool = True,
+    others: int = 0,
 ) -> list[Comparison]:
     """Judge M comparisons together.
 
@@ -280,16 +281,17 @@ def compare(
         margin: The largest difference that does not matter, of all or of each comparison; None looks for none that is
             equivalent.
         more_is_better: Whether a positive difference is good.
+        others: Comparisons that were begun and given up, which count in the adjustment with a p-value of 1.
 
     Raises:
         ValueError: If a comparison has no differences, or some are not finite, or the margin is not above 0.
     """
     found = [_checked(pair) for pair in pairs]
     p_values = [sign_flip_p(differences) for differences in found]
-    adjusted = holm(p_values)
+    adjusted = holm([*p_values, *[1.0] * others])[: len(found)]
     margins = list(margin) if isinstance(margin, Sequence) else [margin] * len(found)
     return [
-        _judged(differences, p, adjusted_p, most, more_is_better, len(found))
+        _judged(differences, p, adjusted_p, most, more_is_better, len(found) + others)
         for differences, p, adjusted_p, most in zip(found, p_values, adjusted, margins, strict=True)
     ]
 

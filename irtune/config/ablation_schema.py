@@ -101,12 +101,25 @@ class AblationSection(Section):
     tuning: TuningSection | None = Field(
         None, description="tune every cell by as many trials, before they are compared"
     )
+    drop_hopeless: float | None = Field(
+        None,
+        gt=0,
+        lt=0.5,
+        description="give no more seeds to cells that on validation are worse than the best, by Wilcoxon's one-sided "
+        "test at this level over pairs of seed and corpus (.05 needs 5); never the baseline, nor what is claimed of",
+    )
     claims: tuple[Claim, ...] = Field((), description="[{better: ir, than: full, margin: .01, seeds: 10}, …]")
 
     @property
     def baseline_cell(self) -> str:
         """The cell that all others are compared with."""
         return self.baseline or next(iter(self.cells))
+
+    @property
+    def droppable(self) -> tuple[str, ...]:
+        """The cells that ``drop_hopeless`` may drop."""
+        claimed = {name for claim in self.claims for name in (claim.better, claim.than)}
+        return tuple(name for name in self.cells if name not in claimed | {self.baseline_cell})
 
     @model_validator(mode="after")
     def _names_are_known(self) -> "AblationSection":
@@ -141,6 +154,15 @@ class AblationSection(Section):
             without = [name for name in self.cells if not self.tuning.space and not self.tuning.own.get(name)]
             if without:
                 found["tuning", "space"] = f"leaves nothing to tune of {', '.join(without)}; name a dimension"
+        if self.drop_hopeless is not None:
+            num_pairs = (self.seeds - 1) * max(len(self.corpora), 1)
+            if not self.droppable:
+                found["drop_hopeless",] = "drops nothing: each cell is the baseline, or something is claimed of it"
+            elif 0.5**num_pairs > self.drop_hopeless:
+                found["drop_hopeless",] = (
+                    f"drops nothing: before the last seed there are {num_pairs} pairs of seed and corpus, whose least "
+                    f"p-value is {0.5**num_pairs:.2g}; raise it, or ablation.seeds"
+                )
         if found:
             raise mistakes(found)
         return self

@@ -74,10 +74,14 @@ def group_of(cell: Cell) -> dict[str, str]:
     return group | {f"level.{key}": str(level) for key, level in cell.levels.items()}
 
 
-def trials_of(config: AblationConfig, cells: Sequence[Cell]) -> list[TrialSpec]:
-    """The trials of all cells, seed after seed, so that a study that is stopped halfway has whole comparisons."""
-    specs = [(seed, trial_of(cell, seed)) for cell in cells for seed in seeds_of(config, cell)]
-    return [spec for _, spec in sorted(specs, key=lambda pair: pair[0])]
+def trials_of(config: AblationConfig, cells: Sequence[Cell], seeds: range) -> list[TrialSpec]:
+    """The trials of cells, seed after seed, so that a study that is stopped halfway has whole comparisons."""
+    return [trial_of(cell, seed) for seed in seeds for cell in cells if is_run(config, cell, seed)]
+
+
+def is_run(config: AblationConfig, cell: Cell, seed: int) -> bool:
+    """Tell whether a cell is run on a seed."""
+    return seed in seeds_of(config, cell) and (cell.dropped_from is None or seed < cell.dropped_from)
 
 
 def matched_in_words(config: AblationConfig) -> str:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from rich.console import Console
@@ -14,6 +15,7 @@ from irtune.config.ablation_schema import AblationConfig
 from irtune.config.load import with_overrides
 from irtune.data.dataset import Split
 from irtune.search.ablation_cells import cells_of, matched_in_words, seeds_of, trials_of
+from irtune.search.hopeless import rounds_of, without_hopeless
 from irtune.search.source import ListSource, Together
 from irtune.studies.ablation_conclusion import conclude_ablation, write_claims
 from irtune.studies.driver import Phase
@@ -54,6 +56,7 @@ class AblationRunner(StudyRunner[AblationConfig, AblationFindings]):
         return (
             f"{self.most_trials(config)}: {len(cells)} cells{corpora} on {of_each} seeds, of {steps} steps; compared "
             f"with {config.ablation.baseline_cell}, at {matched_in_words(config)}"
+            + (", or fewer: hopeless cells are dropped" if config.ablation.drop_hopeless else "")
         )
 
     def phases(self, study: Ablation, known_end: KnownEnd) -> list[Phase]:
@@ -64,13 +67,14 @@ class AblationRunner(StudyRunner[AblationConfig, AblationFindings]):
         num_tuning = sum(each.num_trials for each in own)
         phases = [Phase(lambda rows: Together(own), num_tuning)] if own else []
 
-        def compared(rows: Sequence[TrialRow]) -> ListSource:
-            trials = trials_of(config, tuned(folder, config, cells))
+        def compared(seeds: range, rows: Sequence[TrialRow]) -> ListSource:
+            trials = trials_of(config, without_hopeless(config, tuned(folder, config, cells), rows), seeds)
             if not self._fresh:
                 trials = take_over(folder, config.experiment(), study.ready.fingerprint(), trials)
             return ListSource(trials, known_end)
 
-        return [*phases, Phase(compared, self.most_trials(config) - num_tuning)]
+        rounds = rounds_of(config, cells)
+        return [*phases, *(Phase(partial(compared, seeds), len(trials_of(config, cells, seeds))) for seeds in rounds)]
 
     def make_plan(
         self, study: Ablation, lengths: Mapping[Split, np.ndarray], rehearsal: Rehearsal, at_once: int

@@ -32,6 +32,7 @@ from irtune.config.load import dotted_keys, explicit
 from irtune.files import once_there_is_room, write_whole
 from irtune.redaction import public_address, redact, redacted
 from irtune.search.ablation_cells import matched_in_words
+from irtune.search.hopeless import without_hopeless
 from irtune.studies.artifacts import HEAT_MAP
 from irtune.studies.plan import PLAN, Compared, compared_with_plan, table
 from irtune.studies.preflight import Ablation, study_cells
@@ -75,7 +76,9 @@ def conclude_ablation(
     claims = [Claimed(claim.better, claim.than, claim.margin) for claim in config.ablation.claims]
     num_classes = len(study.ready.inputs.dataset.labels)
     curves = {entry.trial_id: curve for entry in entries if (curve := _curve(entry, study.metric.name))[0]}
-    findings = findings_of(tuned(study.folder, config, study_cells(study)), trials.rows(), claims, curves, num_classes)
+    rows = trials.rows()
+    cells = without_hopeless(config, tuned(study.folder, config, study_cells(study)), rows)
+    findings = findings_of(cells, rows, claims, curves, num_classes)
     choices = _choices(entries)
     levels = sorted({key for one in findings.results for key in one.cell.levels})
     commands = ways_to_look(

@@ -87,6 +87,22 @@ def test_more_seeds_are_added_to_a_study_that_is_over(study: SweepRun) -> None:
     assert all(file.stat().st_mtime == then for file, then in before.items())
 
 
+def test_a_hopeless_cell_gets_no_more_seeds(tmp_path: Path) -> None:
+    changed = (
+        "metric=loss",
+        "ablation.seeds=3",
+        "ablation.drop_hopeless=.25",
+        "ablation.cells.same.training.learning_rate=.1",
+    )
+    done = run_sweep(tmp_path, FILE, *changed, job="ablate.py")
+    assert done.status == 0, done.output
+    found = trials(done)
+    assert found.groupby("cell")["seed"].apply(list).to_dict() == {
+        cell: [0, 1, 2][: 3 - (cell == "same")] for cell in CELLS
+    }
+    assert says(done.output, "same after 2 seeds", "no verdict")
+
+
 def test_a_plan_says_what_each_cell_takes_and_starts_nothing(tmp_path: Path) -> None:
     planned = run_sweep(tmp_path / "storage", FILE, "--plan", job="ablate.py")
     assert planned.status == 0, planned.output

@@ -84,22 +84,31 @@ def _answer(results: Sequence[CellResult], claims: Sequence[ClaimResult]) -> str
     parts += [f"{', '.join(by_verdict['worse'])}: worse"] if by_verdict["worse"] else []
     parts += [f"{', '.join(by_verdict[untold])}: can't be told"] if by_verdict[untold := "can't tell"] else []
     seeds = min(one.against.num_seeds for one in compared if one.against)
-    return f"Over {seeds} seeds, Holm-adjusted over {len(compared)} comparisons at 5 %: {'; '.join(parts)}."
+    num_judged = len(compared) + sum(one.cell.dropped_from is not None for one in results)
+    return f"Over {seeds} seeds, Holm-adjusted over {num_judged} comparisons at 5 %: {'; '.join(parts)}."
 
 
 def _caveats(results: Sequence[CellResult], improving: Sequence[str], num_classes: int) -> list[str]:
     found = []
     compared = [one for one in results if one.against is not None]
+    dropped = [one for one in results if one.cell.dropped_from is not None]
+    num_judged = len(compared) + len(dropped)
     seeds = min((one.against.num_seeds for one in compared if one.against), default=0)
-    if compared and smallest_p(seeds) * len(compared) > 0.05:
+    if compared and smallest_p(seeds) * num_judged > 0.05:
         found.append(
-            f"{seeds} paired seeds give a p-value of {smallest_p(seeds):.2g} at least, times {len(compared)} "
+            f"{seeds} paired seeds give a p-value of {smallest_p(seeds):.2g} at least, times {num_judged} "
             "comparisons: no cell can be shown to be better or worse. Raise ablation.seeds, or have fewer cells"
         )
     needed = [(one.cell.name, one.against.needed) for one in compared if one.against and one.against.needed]
     if needed:
         shown = ", ".join(f"{name} about {number}" for name, number in needed)
         found.append(f"Seeds that would tell differences of the size seen: {shown}")
+    if dropped:
+        shown = ", ".join(f"{one.cell.name} after {len(one.rows)} seeds" for one in dropped)
+        found.append(
+            f"Dropped early, since they were clearly worse than the best on validation: {shown}. They have no verdict: "
+            "their means are of seeds that ended when they looked bad"
+        )
     lost = [f"{one.cell.name} {len(one.unfinished)}" for one in results if one.unfinished]
     if lost:
         found.append(f"Trials that did not finish: {', '.join(lost)}; their seeds are left out of comparisons")

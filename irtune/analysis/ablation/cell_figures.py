@@ -33,7 +33,7 @@ def cells_plot(results: Sequence[CellResult]) -> Figure:
     for row, one in enumerate(results):
         colour = "black" if one.cell.is_baseline else _COLOURS[0]
         values = list(one.scores.values())
-        heights = row + np.linspace(-0.22, 0.22, len(values)) if len(values) > 1 else [row]
+        heights = row + (np.linspace(-0.22, 0.22, len(values)) if len(values) > 1 else np.zeros(len(values)))
         scores.plot(values, heights, "o", color=colour, markersize=4.5, alpha=0.5)
         if one.test is not None:
             mean, low, high = one.test

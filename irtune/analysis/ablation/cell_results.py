@@ -25,6 +25,7 @@ class Cell:
         is_baseline: Whether its arm is what others are compared with.
         tuned: Of ``overrides`` those that a search of its own found, by dotted key.
         set_by_budget: Of ``overrides`` those that bring it to the budget at which cells are compared.
+        dropped_from: The first seed that it is not run on, since it was clearly worse on validation; None: not dropped.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Cell:
     is_baseline: bool = False
     tuned: Mapping[str, Any] = field(default_factory=dict)
     set_by_budget: Mapping[str, Any] = field(default_factory=dict)
+    dropped_from: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +52,8 @@ class CellResult:
         test_deviation: Standard deviation over the seeds; None below two.
         baseline: The baseline cell on the same corpus, and at the same levels where both have a factor; None for a
             baseline itself, and without one.
-        against: Its test scores against the baseline's on common seeds, Holm-adjusted over all cells of the study.
+        against: Its test scores against the baseline's on common seeds, Holm-adjusted over all cells of the study; None
+            for one that was dropped: how many seeds it has depends on how it did on them, which no test allows for.
         interval: Mean difference to the baseline for other seeds and other test examples; None below two common seeds,
             or without predictions.
         mcnemar: P-value that both are right equally often on other examples, of the first common seed.
@@ -81,7 +84,8 @@ class CellResult:
 def results_of(cells: Sequence[Cell], rows: Sequence[TrialRow]) -> list[CellResult]:
     """Every cell with what its trials measured, in the order of ``cells``.
 
-    A seed on which a cell or its baseline failed is left out of that comparison only.
+    A seed on which a cell or its baseline failed is left out of that comparison only. A cell that was dropped counts in
+    Holm's adjustment as one that showed nothing.
 
     Args:
         cells: All of the study.
@@ -95,12 +99,16 @@ def results_of(cells: Sequence[Cell], rows: Sequence[TrialRow]) -> list[CellResu
     paired: dict[str, tuple[str, list[TrialRow], list[TrialRow]]] = {}
     for cell in cells:
         baseline = baseline_of(cell, cells)
-        if baseline is not None:
+        if baseline is not None and cell.dropped_from is None:
             ours, theirs = on_common_seeds(finished[cell.name], finished[baseline.name])
             if ours:
                 paired[cell.name] = baseline.name, ours, theirs
     more_is_better = metric_of(rows).mode == "max"
-    judged = compare([differences(*pair[1:]) for pair in paired.values()], more_is_better=more_is_better)
+    judged = compare(
+        [differences(*pair[1:]) for pair in paired.values()],
+        more_is_better=more_is_better,
+        others=sum(cell.dropped_from is not None for cell in cells),
+    )
     against = dict(zip(paired, judged, strict=True))
     return [_result(cell, by_cell[cell.name], paired.get(cell.name), against.get(cell.name)) for cell in cells]
 

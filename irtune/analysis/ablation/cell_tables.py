@@ -66,7 +66,7 @@ def cell_columns(results: Sequence[CellResult]) -> tuple[Column[CellResult], ...
             "of the sign-flip test over seeds, Holm-adjusted over all cells",
             lambda one: MISSING if one.against is None else f"{one.against.adjusted_p:.2g}",
         ),
-        Column("verdict", "of the seeds, at 5 %", lambda one: one.against.verdict if one.against else MISSING, "left"),
+        Column("verdict", "of the seeds, at 5 %", _verdict, "left"),
         *(
             Column(heading, meaning, _mean(name, say), from_width=width)
             for name, heading, meaning, say, width in _COSTS
@@ -130,6 +130,7 @@ def cell_frame(results: Sequence[CellResult]) -> pd.DataFrame:
                 "mcnemar_p": one.mcnemar,
                 "effect_size": against.effect if against else None,
                 "verdict": against.verdict if against else None,
+                "dropped_from_seed": one.cell.dropped_from,
                 "seeds_needed": against.needed if against else None,
                 **{name: one.mean(name) for name, *_ in _COSTS},
             }
@@ -250,6 +251,12 @@ def _with_margin(interval: tuple[float, float, float] | None) -> str:
         return MISSING
     mean, low, high = interval
     return f"{mean:.3f}" if high == float("inf") else f"{mean:.3f} ± {(high - low) / 2:.3f}"
+
+
+def _verdict(one: CellResult) -> str:
+    if one.cell.dropped_from is not None:
+        return "dropped"
+    return one.against.verdict if one.against else MISSING
 
 
 def _difference(one: CellResult) -> str:

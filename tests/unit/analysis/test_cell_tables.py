@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -196,3 +197,22 @@ def test_the_page_needs_nothing_else_and_escapes_what_it_is_given(rows: list[Tri
     assert "trial &lt;x&gt;: failed" in text
     for fact in ("shown", "equal k (10)", "abc123", "irtune ablate x.yaml", "Kendall", "0.850"):
         assert fact in text, fact
+
+
+@pytest.mark.parametrize("lost", [CELLS[:1], CELLS[1:2], CELLS[1:], CELLS], ids=["baseline", "one", "others", "all"])
+def test_cells_of_which_nothing_finished_cost_no_table_and_no_figure(
+    lost: tuple[Cell, ...], rows: list[TrialRow], tmp_path: Path
+) -> None:
+    names = [cell.name for cell in lost]
+    measured = {"validation_score": None, "test_score": None, "flops": None, "seconds": None, "test_predictions": None}
+    failed = [replace(row, status="failed", **measured) if row.repeats in names else row for row in rows]
+    curves = {row.trial_id: ([10, 20], [0.4, 0.5]) for row in failed if row.status == "finished"}
+    findings = findings_of(CELLS, failed, [Claimed("few_50%", "full", 0.01)], curves, 4)
+    assert {one.cell.name: len(one.unfinished) for one in findings.results if not one.rows} == dict.fromkeys(names, 6)
+    write_tables(findings.results, tmp_path, "a study")
+    assert len(pd.read_csv(tmp_path / "cells.csv")) == 3
+    for figure in (cells_plot(findings.results), trade_off_plot(findings.results)):
+        figure.savefig(tmp_path / "figure.png")
+    curves_plot(findings.results, curves).savefig(tmp_path / "curves.png")
+    if any(one.rows for one in findings.results[1:]):
+        factor_plot(findings.results, EVERY).savefig(tmp_path / "factor.png")

@@ -92,7 +92,7 @@ def test_seeds_follow_that_of_the_experiment_and_claims_have_their_own() -> None
 
 def test_trials_come_seed_after_seed_and_say_what_they_belong_to() -> None:
     config = study(seeds=2, factors={EVERY: {"levels": [20, 5], "of": ["few"]}})
-    trials = trials_of(config, cells_of(config))
+    trials = trials_of(config, cells_of(config), range(10))
     assert [trial.overrides["seed"] for trial in trials] == [0] * 4 + [1] * 4
     assert len({trial.name for trial in trials}) == 8
     few = next(trial for trial in trials if trial.repeats == "few reselect_every=5")

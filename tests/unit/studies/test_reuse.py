@@ -20,7 +20,7 @@ from irtune.workers.worker import TrialSetup
 CONFIG = AblationConfig(
     name="later", ablation={"cells": {"all": {"selection.policy.name": "all"}, "lisa": {"method": "lisa"}}, "seeds": 2}
 )
-TRIALS = trials_of(CONFIG, cells_of(CONFIG))
+TRIALS = trials_of(CONFIG, cells_of(CONFIG), range(99))
 
 
 @pytest.fixture(autouse=True)
