@@ -45,11 +45,12 @@ lint: install ## ruff and mypy --strict, and no half-made merge
 e2e: install ## What takes longer: job submission, browser, the real model
 	@$(RUN) -m pytest tests/e2e --timeout 1200
 
-bench: install ## Print the figures that README and docstrings quote (about four hours and a half)
+bench: install ## Print the figures that README and docstrings quote (about five hours)
 	@$(RUN) benchmarks/exactness.py
 	@$(RUN) benchmarks/overhead.py
 	@$(RUN) benchmarks/scale.py
 	@$(RUN) benchmarks/coverage.py
+	@$(RUN) benchmarks/verdicts.py
 	@$(RUN) benchmarks/faults.py
 	@$(RUN) benchmarks/every_method.py
 	@$(RUN) benchmarks/first_run.py

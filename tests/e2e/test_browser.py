@@ -34,9 +34,18 @@ def page(url: str, picture: Path | None = None) -> str:
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    storage = tmp_path_factory.mktemp("storage")
+    return run(tmp_path_factory.mktemp("storage"), "sweep", "tune.scheduler=null")
+
+
+@pytest.fixture(scope="module")
+def ablation(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    return run(tmp_path_factory.mktemp("ablations"), "ablation")
+
+
+def run(storage: Path, kind: str, *overrides: str) -> tuple[str, Path]:
+    job = {"sweep": "jobs/sweep.py", "ablation": "jobs/ablate.py"}[kind]
     finished = subprocess.run(
-        [sys.executable, "jobs/sweep.py", "tests/support/tiny_sweep.yaml", f"storage={storage}", "tune.scheduler=null"],
+        [sys.executable, job, f"tests/support/tiny_{kind}.yaml", f"storage={storage}", *overrides],
         cwd=ROOT,
         env=os.environ | {"COLUMNS": "300"},
         capture_output=True,
@@ -61,6 +70,18 @@ def test_the_printed_command_and_link_open_the_comparison(sweep: tuple[str, Path
     with server([f"exec env MLFLOW{command}"], f"http://127.0.0.1:{port}/health", tmp_path / "log", shell=True):
         document = page(url)
     for text in ("top_k k=", "refresh=3", "final/validation_f1_macro", "cost/total_flops"):
+        assert text in document, f"{text!r} is not on the page"
+
+
+def test_the_link_of_an_ablation_opens_its_runs_grouped_by_cell(ablation: tuple[str, Path], tmp_path: Path) -> None:
+    output, _ = ablation
+    (port,) = free_ports(1)
+    command = printed(output, "MLflow MLFLOW").replace("--port 5000", f"--port {port}")
+    url = printed(output, "then open").replace(":5000", f":{port}")
+    with server([f"exec env MLFLOW{command}"], f"http://127.0.0.1:{port}/health", tmp_path / "log", shell=True):
+        document = page(url)
+        page(url, tmp_path / "page.png")
+    for text in ("irtune.cell: all", "irtune.cell: few within_block=max", "final/test_f1_macro", "cost/total_flops"):
         assert text in document, f"{text!r} is not on the page"
 
 
