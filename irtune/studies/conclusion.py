@@ -54,8 +54,8 @@ class _Found:
 
 def conclude(sweep: Sweep, trials: TrialTable, uploader: Uploader, tracker: MlflowTracker, console: Console) -> Answer:
     """Answer, write, record, and then show: what a terminal cannot print costs no report."""
-    metric, mode = sweep.config.tune.first_objective
-    objectives, all_rows = sweep.config.tune.objectives, trials.rows()
+    metric, mode = sweep.config.aim.first_objective
+    objectives, all_rows = sweep.config.aim.objectives, trials.rows()
     rows = [row for row in all_rows if row.repeats is None]
     answer = answer_sweep(
         all_rows,
@@ -78,9 +78,9 @@ def conclude(sweep: Sweep, trials: TrialTable, uploader: Uploader, tracker: Mlfl
 
 def _write_files(found: _Found) -> None:
     sweep, answer, rows, records = found.sweep, found.answer, found.rows, found.trials.records
-    _, mode = sweep.config.tune.first_objective
+    _, mode = sweep.config.aim.first_objective
     response = _drawn(response_curves(rows, mode=mode), sweep.folder / FIGURE)
-    pareto = _drawn(pareto_plot(rows, sweep.config.tune.objectives), sweep.folder / PARETO) if found.front else None
+    pareto = _drawn(pareto_plot(rows, sweep.config.aim.objectives), sweep.folder / PARETO) if found.front else None
     tables, finalists = [trial_table(rows, mode, found.front).markdown()], None
     if answer.finalists:
         tables.append(finalist_table(answer.finalists).markdown())
@@ -161,7 +161,7 @@ def _show(found: _Found, console: Console) -> None:
         console.print()
         console.print(table(*found.compared[:2]))
     console.print()
-    metric, mode = sweep.config.tune.first_objective
+    metric, mode = sweep.config.aim.first_objective
     console.print(trial_table(found.rows, mode, found.front).rich(console.width))
     if answer.finalists:
         console.print("[bold]Finalists over seeds[/]")

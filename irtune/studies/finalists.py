@@ -46,7 +46,7 @@ def choose_repeats(study: optuna.Study, rows: Sequence[TrialRow], config: SweepC
     Returns:
         Nothing if no trial that selects blocks finished.
     """
-    finalists, mode = config.tune.finalists, config.tune.first_objective[1]
+    finalists, mode = config.tune.finalists, config.aim.first_objective[1]
     assert finalists is not None
     searched = [row for row in rows if row.repeats is None and not row.trial_id.startswith(MATCHED)]
     best = [row.trial_id for row in best_first(searched, mode, baseline=False)]

@@ -56,7 +56,7 @@ def matched_baseline(study: optuna.Study, rows: Sequence[TrialRow], config: Swee
     Returns:
         Nothing if nothing that selects finished, or if a baseline ran at these settings.
     """
-    mode = config.tune.first_objective[1]
+    mode = config.aim.first_objective[1]
     best = chosen([row for row in rows if row.repeats is None], mode, baseline=False)
     if best is None or baseline_for(best, rows, mode) is not None:
         return []

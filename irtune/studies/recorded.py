@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from irtune.analysis.ablation.stability import Choices
+from irtune.analysis.metrics import better
 from irtune.analysis.trials import BASELINE
-from irtune.config.study_schema import Aim, OneMetric
+from irtune.config.study_schema import Aim
 from irtune.config.sweep_schema import TuneConfig
 from irtune.config.tree import put
 from irtune.files import read_json
@@ -143,10 +144,12 @@ def aim_of(settings: Mapping[str, Any]) -> Aim:
 
 def _aim_of(settings: Mapping[str, Any]) -> Aim:
     if any(key.startswith("ablation.") for key in settings):
-        return OneMetric(f"eval/{settings['metric']}")
+        metric = f"eval/{settings['metric']}"
+        return Aim({metric: better(metric)})
     said = ("metrics",) if settings.get("tune.metrics") else ("metric", "mode")
     fields = {key: settings[f"tune.{key}"] for key in said if settings.get(f"tune.{key}") is not None}
-    return TuneConfig.model_validate(fields | {"constraints": section(settings, "tune").get("constraints", {})})
+    tune = TuneConfig.model_validate(fields | {"constraints": section(settings, "tune").get("constraints", {})})
+    return Aim(tune.objectives, tune.constraints)
 
 
 def section(settings: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -68,7 +68,7 @@ class Search:
         return [repeat.repeats for repeat in self.repeats() if repeat.overrides["seed"] == self.config.seed + 1]
 
     def _row(self, name, strategy, score, flops, status):
-        objective = score if self.config.tune.first_objective[1] == "min" else None
+        objective = score if self.config.aim.first_objective[1] == "min" else None
         return TrialRow(
             trial_id=name,
             name=name,
