@@ -5,27 +5,25 @@ from collections.abc import Sequence
 import optuna
 
 from irtune.analysis.trials import TrialRow, best_first, chosen
-from irtune.config.sweep_schema import FinalistsConfig, SweepConfig
-from irtune.search.optuna_source import ended_trials
+from irtune.config.sweep_schema import SweepConfig
+from irtune.search.optuna_source import ended_trials, num_searched
 from irtune.search.source import BASELINE_OVERRIDES, BASELINE_TRIAL, MATCHED, TrialSpec
-from irtune.studies.matched import matched_overrides
+from irtune.studies.matched import matched_overrides, may_differ
 
 FINALISTS = "finalists"
 """User attribute of a study: which trials were chosen, and out of what."""
 
 
-def num_repeats(finalists: FinalistsConfig | None, num_trials: int, *, with_matched: bool = False) -> int:
-    """How many repeats there will be after a search of ``num_trials`` that all finish, the baselines' among them.
+def num_repeats(config: SweepConfig) -> int:
+    """How many repeats there will be after a search whose trials all finish, the baselines' among them.
 
-    Args:
-        finalists: What is repeated.
-        num_trials: Trials of the search, besides the baseline.
-        with_matched: Whether every finalist has a baseline at its own settings, which is the most that can be.
+    Where trials may differ in more than which blocks train, every finalist has a baseline at its own settings at most.
     """
+    finalists = config.tune.finalists
     if finalists is None:
         return 0
-    best = min(finalists.top, num_trials)
-    return (best + 1 + best * with_matched) * finalists.seeds
+    best = min(finalists.top, num_searched(config.tune, config.space))
+    return (best + 1 + best * may_differ(config)) * finalists.seeds
 
 
 def choose_repeats(study: optuna.Study, rows: Sequence[TrialRow], config: SweepConfig) -> list[TrialSpec]:

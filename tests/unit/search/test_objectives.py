@@ -58,7 +58,10 @@ def test_one_objective_or_several():
     assert tune(metric="eval/loss", mode="min").objectives == {"eval/loss": "min"}
     several = tune(metrics=[{"cost/step_flops": "min"}, {"eval/f1_macro": "max"}])
     assert list(several.objectives.items()) == [("cost/step_flops", "min"), ("eval/f1_macro", "max")]
-    assert sweep(metrics=[{"cost/step_flops": "min"}, {"eval/f1_macro": "max"}]).aim.first_objective == ("cost/step_flops", "min")
+    assert sweep(metrics=[{"cost/step_flops": "min"}, {"eval/f1_macro": "max"}]).aim.first_objective == (
+        "cost/step_flops",
+        "min",
+    )
 
 
 @pytest.mark.parametrize(
