@@ -8,7 +8,7 @@ from irtune.redaction import redact
 from irtune.studies.preflight import Study
 from irtune.tracking.address import comparison_url, requires_server, ui_command
 from irtune.tracking.mlflow_tracker import MlflowTracker
-from irtune.tracking.view import SweepView
+from irtune.tracking.view import COST, view_state
 
 LOCAL_UI = "http://127.0.0.1:5000"
 COLUMNS = (
@@ -16,7 +16,7 @@ COLUMNS = (
     "final/test_{}",
     "final/train_loss",
     "cost/train_s",
-    "cost/total_flops",
+    COST,
     "cost/trainable_share",
     "cost/mean_lowest_active_block",
 )
@@ -47,17 +47,16 @@ def ways_to_look(
         # The server has been away all the time.
         logging.getLogger(__name__).warning("MLflow cannot be asked for the experiment: %s", redact(str(error)))
         return ui_command(uri), base
-    view = SweepView(
-        sweep=study.name,
+    state = view_state(
+        study.name,
         metrics=tuple(name.format(study.metric.name) for name in COLUMNS),
         params=params,
         tags=tags,
         largest_first=study.metric.mode == "max",
-        cost="cost/total_flops",
         group_by=group_by,
     )
     try:
-        view_id: str | None = tracker.save_view(view)
+        view_id: str | None = tracker.save_view(study.name, state)
     except Exception:
         # The view is a convenience; the comparison opens without it too.
         logging.getLogger(__name__).warning("MLflow did not take the view of the %s", study.config.kind)

@@ -1,5 +1,6 @@
 """The driver's hand in MLflow: it alone starts runs, sends what trials measured, and says how each run ended."""
 
+import hashlib
 import json
 import logging
 import posixpath
@@ -13,6 +14,7 @@ from typing import Any, get_args
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.utils import chunk_list
 from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, MAX_PARAMS_TAGS_PER_BATCH, MAX_TAG_VAL_LENGTH
 from requests import HTTPError
 
@@ -20,9 +22,8 @@ from irtune.redaction import public_address, redact
 from irtune.tracking.address import artifact_root, local_database, quoted
 from irtune.tracking.connection import TrackingError, fail_fast
 from irtune.tracking.contained import OutsideError, check_inside, files_inside
-from irtune.tracking.conversion import POINTS_PER_CALL, chunks, cut, names_and_texts, points
+from irtune.tracking.conversion import POINTS_PER_CALL, cut, names_and_texts, points
 from irtune.tracking.run_record import DATA_TAG, DIGEST_TAG, Ended, Opened, RunStatus
-from irtune.tracking.view import SweepView
 
 logger = logging.getLogger(__name__)
 
@@ -140,11 +141,11 @@ class MlflowTracker:
                     new.setdefault((point.key, point.step), point)
         unknown = [Param(name, text) for name, text in params.items() if name not in run.params]
         with fail_fast(_CALL_TIMEOUT_S):
-            for some in chunks(unknown, MAX_PARAMS_TAGS_PER_BATCH):
+            for some in chunk_list(unknown, MAX_PARAMS_TAGS_PER_BATCH):
                 self._log_batch(run, params=some)
                 run.params.update(param.key for param in some)
             self._log_tags(run, tags)
-            for chunk in chunks(list(new.values()), POINTS_PER_CALL):
+            for chunk in chunk_list(list(new.values()), POINTS_PER_CALL):
                 self._log_batch(run, metrics=chunk)
                 for point in chunk:
                     run.steps[point.key].add(point.step)
@@ -167,15 +168,17 @@ class MlflowTracker:
             )
         del self._runs[key]
 
-    def save_view(self, view: SweepView) -> str:
-        """Save how the user interface shows a sweep; saved again, a view is replaced.
+    def save_view(self, sweep: str, state: Mapping[str, Any]) -> str:
+        """Save how the user interface shows a sweep (``irtune.tracking.view``); saved again, a view is replaced.
 
         Returns:
-            The view's id for ``comparison_url``.
+            The view's id for ``comparison_url``: one a sweep, of characters that any name may have.
         """
+        view_id, now_ms = f"irtune-{hashlib.sha256(sweep.encode()).hexdigest()[:16]}", time.time_ns() // 1_000_000
+        view = {"name": sweep, "createdAt": now_ms, "updatedAt": now_ms, "state": json.dumps(state)}
         with fail_fast(_CALL_TIMEOUT_S):
-            self._client.set_experiment_tag(self.experiment_id, view.tag, view.to_json(time.time_ns() // 1_000_000))
-        return view.view_id
+            self._client.set_experiment_tag(self.experiment_id, f"mlflow.sharedViewState.{view_id}", json.dumps(view))
+        return view_id
 
     def _find_or_create(self, uri: str, experiment: str) -> str:
         found = self._client.get_experiment_by_name(experiment)
@@ -209,7 +212,7 @@ class MlflowTracker:
         return _Run(run_id, steps, set(found.data.params))
 
     def _log_tags(self, run: _Run, texts: Mapping[str, str]) -> None:
-        for chunk in chunks([RunTag(key, text) for key, text in texts.items()], MAX_PARAMS_TAGS_PER_BATCH):
+        for chunk in chunk_list([RunTag(key, text) for key, text in texts.items()], MAX_PARAMS_TAGS_PER_BATCH):
             self._log_batch(run, tags=chunk)
 
     def _log_batch(
