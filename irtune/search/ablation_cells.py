@@ -11,7 +11,7 @@ from irtune.config.load import ConfigError, apply_overrides, build, explicit
 from irtune.config.schema import ExperimentConfig
 from irtune.config.sweep_schema import Choice, Dimension, SweepConfig
 from irtune.search.source import TrialSpec
-from irtune.search.space_checks import NOT_SEARCHABLE, check_space
+from irtune.search.space_checks import NOT_SEARCHABLE, check_space, mistakes_of
 
 FIXED = NOT_SEARCHABLE | {
     "seed": "every cell is run on the same seeds; ablation.seeds says how many",
@@ -114,7 +114,7 @@ def check_cells(config: AblationConfig, num_blocks: int | None = None) -> list[s
     for twice in sorted({name for name in names if names.count(name) > 1}):
         mistakes.append(f"ablation: two cells would lie in one folder, {twice}; name them otherwise")
     for cell in cells:
-        for mistake in _mistakes_of(tree, cell, num_blocks):
+        for mistake in mistakes_of(tree, cell.overrides, num_blocks):
             mistakes.append(_placed(mistake, cell, study.matched))
         mistakes += [] if mistakes else _mistaken_tuning(config, cell, tree, num_blocks)
     return list(dict.fromkeys(mistakes))
@@ -193,16 +193,3 @@ def _short(key: str, levels: Mapping[str, Choice]) -> str:
     """The last part of a dotted key; all of it where two factors share that."""
     last = key.rpartition(".")[2]
     return last if sum(other.rpartition(".")[2] == last for other in levels) == 1 else key
-
-
-def _mistakes_of(tree: Mapping[str, Any], cell: Cell, num_blocks: int | None) -> list[str]:
-    try:
-        config = build(ExperimentConfig, apply_overrides(tree, cell.overrides), cell.name)
-    except ConfigError as error:
-        return list(error.mistakes)
-    try:
-        if num_blocks is not None:
-            config.selection.policy.check(num_blocks)
-    except ValueError as error:
-        return str(error).splitlines()
-    return []

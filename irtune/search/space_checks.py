@@ -242,7 +242,7 @@ def _misfits(config: SweepConfig, num_blocks: int | None) -> list[str]:
     wrong: dict[tuple[str, str], set[str]] = {}
     right: set[tuple[str, str]] = set()
     for values in _cases(config.space):
-        blames = [_blame(mistake, values) for mistake in _mistakes_of(tree, values, num_blocks)]
+        blames = [_blame(mistake, values) for mistake in mistakes_of(tree, values, num_blocks)]
         for key, message in blames:
             wrong.setdefault((key, message), set()).add(repr(values.get(key)))
         right |= {(key, repr(value)) for key, value in values.items() if key not in dict(blames)}
@@ -251,7 +251,8 @@ def _misfits(config: SweepConfig, num_blocks: int | None) -> list[str]:
     )
 
 
-def _mistakes_of(tree: Mapping[str, object], values: Values, num_blocks: int | None) -> list[str]:
+def mistakes_of(tree: Mapping[str, object], values: Mapping[str, object], num_blocks: int | None) -> list[str]:
+    """Mistakes of an experiment with other values, by dotted key; its policy is tried on the blocks, where known."""
     try:
         varied = apply_overrides(tree, values)
     except ConfigError as error:
