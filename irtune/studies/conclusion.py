@@ -28,11 +28,10 @@ from irtune.studies.plan import PLAN, Compared, compared_with_plan, table
 from irtune.studies.preflight import Sweep
 from irtune.studies.provenance import environment
 from irtune.studies.trial_table import TrialTable
-from irtune.studies.ways_to_look import ways_to_look
+from irtune.studies.ways_to_look import show_answer, show_attempts, ways_to_look
 from irtune.tracking.mlflow_tracker import MlflowTracker
 from irtune.tracking.uploader import Uploader
 from irtune.training.record import RecordWriter
-from irtune.workers.error_text import last_line
 
 REPORT, TABLE, BEST = "report.html", "trials.md", "best.yaml"
 FIGURE, PARETO, FINALISTS_FIGURE = "response.png", "pareto.png", "finalists.png"
@@ -166,28 +165,17 @@ def _show(found: _Found, console: Console) -> None:
     if answer.finalists:
         console.print("[bold]Finalists over seeds[/]")
         console.print(finalist_table(answer.finalists).rich(console.width))
-    for entry in records.values():
-        happened = [f"tried again: {entry.trial_id}, {entry.name}: {reason}" for reason in entry.interruptions]
-        if entry.error is not None:
-            happened.append(f"failed: {entry.trial_id}, {entry.name}: {last_line(entry.error)}")
-        for line in happened:
-            console.out(line, highlight=False)
+    show_attempts(records.values(), console)
     if answer.best is not None:
         where = f"what was set; all of it: {sweep.folder / BEST}"
         by = f" by {metric}, the first objective" if found.front else ""
         console.print(f"\n[bold]Best configuration{by}[/] ({escape(where)})", highlight=False, soft_wrap=True)
         best = redacted(explicit(records[answer.best.trial_id].config))
         console.print(Syntax(yaml.safe_dump(best, sort_keys=False), "yaml", background_color="default"))
-    console.print("[bold]Look at it[/]")
-    for label, what in {
+    places = {
         "report": str(sweep.folder / REPORT),
         "figure": str(sweep.folder / (PARETO if found.front else FIGURE)),
         "adapters": found.trials.adapters.told(),
         "study": shlex.join(["optuna-dashboard", str(sweep.folder / "study.journal")]),
-        "MLflow": found.ways_to_look[0],
-        "": f"then open {found.ways_to_look[1]}",
-    }.items():
-        console.out(f"  {label:8} {what}", highlight=False)
-    console.print(f"\n[bold green]Answer[/] {escape(answer.sentence)}", highlight=False, soft_wrap=True)
-    for caveat in answer.caveats:
-        console.out(f"  - {caveat}", highlight=False)
+    }
+    show_answer(places, found.ways_to_look, answer.sentence, answer.caveats, console)

@@ -84,10 +84,10 @@ def new_folder(config: StudyConfig) -> Path:
             return folder
 
 
-def resume_command() -> str:
-    """The command that goes on with the sweep of this process."""
+def command_line(*more: str) -> str:
+    """The command of this process without what says to begin or to go on; ``--resume`` as ``more`` goes on with it."""
     program = ["python"] * sys.argv[0].endswith(".py") + sys.argv
-    return shlex.join([*(each for each in program if each not in ("--new", "--resume")), "--resume"])
+    return shlex.join([*(each for each in program if each not in ("--new", "--resume")), *more])
 
 
 def sweep_to_resume(
