@@ -90,40 +90,31 @@ class MeasuredBlocks(Protocol):
 
     def gradient_norms(self, tensors: str, gradient: Gradient = "averaged") -> list[np.ndarray]:
         """Per block the L2 norm ``(P,)`` of each tensor's gradient; ``local`` ones summed over micro-batches."""
-        ...
 
     def tensor_sizes(self, tensors: str) -> list[np.ndarray]:
         """Per block the number of elements ``(P,)`` of each of those tensors."""
-        ...
 
     def record_local_norms(self) -> None:
         """From now on keep what ``gradient_norms(..., "local")`` needs."""
-        ...
 
     def weight_matrices(self, block: int) -> Iterator[tuple[str, Any]]:
         """The pretrained matrices of a block, whole, one after the other: name in the block, tensor ``(out, in)``."""
-        ...
 
     def similarities(self) -> np.ndarray:
         """``(L,)`` mean over real tokens of the cosine between hidden states before and after each block."""
-        ...
 
     def token_states(self, token: Token) -> list[tuple[np.ndarray, np.ndarray]]:
         """Per block the hidden states ``(n, d)`` before and after it, at one token of each of the probe's examples."""
-        ...
 
     def activation_energies(self) -> list[np.ndarray]:
         """Per block ``(P,)`` mean over real tokens of the squared norm of what enters each adapted layer."""
-        ...
 
     def record_features(self) -> None:
         """From now on read in gradient probes apart what ``low_rank_moments`` needs."""
-        ...
 
     def low_rank_moments(self) -> list[list[tuple[np.ndarray, np.ndarray]]]:
         """Per block, for each ``lora_B`` that sees tokens, two matrices ``(r, r)``: the Gram matrix of its gradient,
         and the second moments over real tokens of the features that it multiplies."""
-        ...
 
 
 class ImportanceSignal(BaseModel):
@@ -134,7 +125,6 @@ class ImportanceSignal(BaseModel):
         >>> from irtune.importance.signal_contract import FakeBlocks
         >>> class LargestNorm(ImportanceSignal):
         ...     name: str = "largest_norm"
-        ...
         ...     def measure(self, blocks):
         ...         return np.array([norms.max() for norms in blocks.gradient_norms("lora_B")])
         >>> LargestNorm().measure(FakeBlocks.ordinary(3)).shape

@@ -238,6 +238,7 @@ def _raise_killed(number: int, frame: FrameType | None) -> None:
 def _say_lost(what: str, sweep: Study[StudyConfig], console: Console) -> None:
     console.out(
         f"error: {what}: it was killed (look whether memory ran out), or has crashed, and the sweep ends. What was "
-        f"measured is in {sweep.folder}; the trials in flight go on from their checkpoints with: {command_line('--resume')}",
+        f"measured is in {sweep.folder}; the trials in flight go on from their checkpoints with: "
+        f"{command_line('--resume')}",
         highlight=False,
     )
