@@ -242,7 +242,7 @@ def _quieten_libraries() -> None:
     # MLflow sets its level as it is imported.
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     # So does DeepSpeed, which warns of every machine without a GPU.
-    logging.getLogger("DeepSpeed").addFilter(_is_news)
+    logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator to CPU" not in record.getMessage())
     warnings.simplefilter("ignore")
     for name in ("mlflow", "alembic", "deepspeed", "ray.tune"):
         logging.getLogger(name).setLevel(logging.CRITICAL if name == "ray.tune" else logging.WARNING)
@@ -273,10 +273,6 @@ class _PublicConsole(Console):
     def print(self, *objects: Any, **options: Any) -> None:
         """As Rich does, with texts redacted."""
         super().print(*(redact(each) if isinstance(each, str) else each for each in objects), **options)
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-    return "Setting accelerator to CPU" not in record.getMessage()
 
 
 def _console() -> Console:

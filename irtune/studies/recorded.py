@@ -2,7 +2,6 @@
 
 import ast
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from irtune.config.tree import put
 from irtune.files import read_json
 from irtune.plugins import nearest
 from irtune.search import objectives
-from irtune.studies.resume import FORMAT, IDENTITY, Identity
+from irtune.studies.resume import FORMAT, IDENTITY, Identity, known_studies, studies_called
 from irtune.studies.tuning import TUNING
 from irtune.tracking.ownership import why_not_own
 from irtune.tracking.run_record import RunRecord
@@ -26,7 +25,6 @@ from irtune.training.record import RecordReader, result_of
 
 logger = logging.getLogger(__name__)
 
-_STARTED = r"-\d{8}-\d{6}"
 _LATER = "irtune.blocks"
 """A tag that is written with the last of what describes a trial."""
 
@@ -99,13 +97,12 @@ def find_study(name: str, storage: Path) -> Path:
         StudyError: If there is none, or it is not this user's own.
     """
     given = Path(name).expanduser()
-    of_this_name = re.compile(re.escape(name) + _STARTED)
-    known = sorted(file.parent for file in storage.glob(f"*/{IDENTITY}"))
-    candidates = [given, storage / name, *(one for one in reversed(known) if of_this_name.fullmatch(one.name))]
+    candidates = [given, storage / name, *reversed(studies_called(name, storage))]
     folder = next((one for one in candidates if (one / IDENTITY).is_file()), None)
     if folder is None:
         there = next((one for one in candidates[:2] if one.exists()), None)
         wrong = f"{there} is no study: it has no {IDENTITY}" if there else f"no study {name!r} lies under {storage}"
+        known = known_studies(storage)
         remedy = f": {nearest(name, [one.name for one in known])}" if known else ", which has none"
         raise StudyError(f"{wrong}; give the folder of a sweep or an ablation, or --storage and a name there{remedy}")
     foreign = why_not_own(folder)

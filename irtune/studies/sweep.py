@@ -22,9 +22,8 @@ from irtune.search.space import size, suggest
 from irtune.search.warm_start import warm_start
 from irtune.studies.conclusion import conclude
 from irtune.studies.driver import Phase
-from irtune.studies.finalists import choose_repeats, num_repeats
+from irtune.studies.finalists import choose_repeats, matched_baseline, may_differ, num_repeats
 from irtune.studies.forecast import SweepCost, Trial, expected_stops
-from irtune.studies.matched import matched_baseline, may_differ
 from irtune.studies.plan import Plan, in_words, predictions, tried, with_starts
 from irtune.studies.preflight import Sweep
 from irtune.studies.study import KnownEnd, StudyRunner
