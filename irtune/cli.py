@@ -205,7 +205,7 @@ def _is_override(argument: str) -> bool:
 
 
 def _methods(options: argparse.Namespace, console: Console) -> int:
-    from irtune.config.catalogue_view import explain, overview
+    from irtune.config.catalogue import explain, overview
 
     for part in overview() if options.name is None else explain(options.name, RUN):
         console.print(part, soft_wrap=isinstance(part, str), highlight=False, markup=False)

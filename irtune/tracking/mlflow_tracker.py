@@ -78,7 +78,23 @@ class MlflowTracker:
     def experiment_id(self) -> str:
         """MLflow's id of the experiment; raises like the constructor."""
         with fail_fast(_CALL_TIMEOUT_S):
-            return self._find_or_create(self._uri, self._experiment)
+            found = self._client.get_experiment_by_name(self._experiment)
+            if found is None:
+                database = local_database(self._uri)
+                location = None if database is None else artifact_root(database).as_uri()
+                try:
+                    return str(self._client.create_experiment(self._experiment, artifact_location=location))
+                except MlflowException as error:
+                    if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                        raise
+                    # Another driver has just made it.
+                    found = self._client.get_experiment_by_name(self._experiment)
+        if found is None or found.lifecycle_stage != "active":
+            raise TrackingError(
+                f"tracking.experiment: {self._experiment!r} was deleted in MLflow and still holds its name; "
+                f"choose another name, or restore it with `mlflow experiments restore`"
+            )
+        return str(found.experiment_id)
 
     def start_run(self, start: Opened, *, is_new: bool = False) -> str:
         """Open a run, or open it again where the experiment has one with this key.
@@ -179,25 +195,6 @@ class MlflowTracker:
         with fail_fast(_CALL_TIMEOUT_S):
             self._client.set_experiment_tag(self.experiment_id, f"mlflow.sharedViewState.{view_id}", json.dumps(view))
         return view_id
-
-    def _find_or_create(self, uri: str, experiment: str) -> str:
-        found = self._client.get_experiment_by_name(experiment)
-        if found is None:
-            database = local_database(uri)
-            location = None if database is None else artifact_root(database).as_uri()
-            try:
-                return str(self._client.create_experiment(experiment, artifact_location=location))
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                    raise
-                # Another driver has just made it.
-                found = self._client.get_experiment_by_name(experiment)
-        if found is None or found.lifecycle_stage != "active":
-            raise TrackingError(
-                f"tracking.experiment: {experiment!r} was deleted in MLflow and still holds its name; "
-                f"choose another name, or restore it with `mlflow experiments restore`"
-            )
-        return str(found.experiment_id)
 
     def _find(self, key: str) -> Run | None:
         query = f"tags.`{KEY_TAG}` = {quoted(key)}"
