@@ -24,7 +24,6 @@ from irtune.studies.study import KnownEnd, StudyRunner
 from irtune.studies.trial_table import TrialTable
 from irtune.studies.tuning import searches, tuned
 from irtune.tracking.mlflow_tracker import MlflowTracker
-from irtune.tracking.uploader import Uploader
 from irtune.training.rehearsal import Rehearsal
 
 
@@ -97,10 +96,10 @@ class AblationRunner(StudyRunner[AblationConfig, AblationFindings]):
         )
 
     def conclude(
-        self, study: Ablation, table: TrialTable, uploader: Uploader, tracker: MlflowTracker, console: Console
+        self, study: Ablation, table: TrialTable, tracker: MlflowTracker, console: Console
     ) -> AblationFindings:
         """Judge cells and claims."""
-        return conclude_ablation(study, table, uploader, tracker, console)
+        return conclude_ablation(study, table, tracker, console)
 
     def succeeded(self, found: AblationFindings) -> bool:
         """Tell whether every cell has at least one seed that finished."""

@@ -66,7 +66,7 @@ def write_claims(study: Ablation) -> Mapping[str, str]:
 
 
 def conclude_ablation(
-    study: Ablation, trials: TrialTable, uploader: Uploader, tracker: MlflowTracker, console: Console
+    study: Ablation, trials: TrialTable, tracker: MlflowTracker, console: Console
 ) -> AblationFindings:
     """Judge, write, record, and then show: what a terminal cannot print costs no report."""
     entries, config = list(trials.records.values()), study.config
@@ -87,8 +87,8 @@ def conclude_ablation(
     once_there_is_room(
         lambda: _write_files(study, entries, findings, curves, choices, commands, compared), study.folder
     )
-    _record(study, findings, compared, uploader)
-    trials.adapters.upload(uploader)
+    _record(study, findings, compared, trials.uploader)
+    trials.adapters.upload(trials.uploader)
     _show(study, findings, entries, commands, compared, console)
     return findings
 

@@ -30,7 +30,6 @@ from irtune.studies.provenance import environment
 from irtune.studies.trial_table import TrialTable
 from irtune.studies.ways_to_look import show_answer, show_attempts, ways_to_look
 from irtune.tracking.mlflow_tracker import MlflowTracker
-from irtune.tracking.uploader import Uploader
 from irtune.training.record import RecordWriter
 
 REPORT, TABLE, BEST = "report.html", "trials.md", "best.yaml"
@@ -51,7 +50,7 @@ class _Found:
     compared: Compared
 
 
-def conclude(sweep: Sweep, trials: TrialTable, uploader: Uploader, tracker: MlflowTracker, console: Console) -> Answer:
+def conclude(sweep: Sweep, trials: TrialTable, tracker: MlflowTracker, console: Console) -> Answer:
     """Answer, write, record, and then show: what a terminal cannot print costs no report."""
     metric, mode = sweep.config.aim.first_objective
     objectives, all_rows = sweep.config.aim.objectives, trials.rows()
@@ -69,8 +68,8 @@ def conclude(sweep: Sweep, trials: TrialTable, uploader: Uploader, tracker: Mlfl
     compared = compared_with_plan(sweep.folder, list(trials.records.values()))
     found = _Found(sweep, trials, rows, front, answer, look, compared)
     once_there_is_room(lambda: _write_files(found), sweep.folder)
-    _record(found, uploader)
-    trials.adapters.upload(uploader)
+    _record(found)
+    trials.adapters.upload(trials.uploader)
     _show(found, console)
     return answer
 
@@ -121,9 +120,9 @@ def _drawn(figure: Figure, path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _record(found: _Found, uploader: Uploader) -> None:
+def _record(found: _Found) -> None:
     """A run of its own for the sweep, with everything that is about all of its trials."""
-    sweep, answer = found.sweep, found.answer
+    sweep, answer, uploader = found.sweep, found.answer, found.trials.uploader
     key, folder = f"{sweep.name}/{SUMMARY}", sweep.folder / SUMMARY
     tags = {"irtune.sweep": sweep.name, "irtune.kind": "summary", "irtune.data": sweep.ready.inputs.dataset.name}
     tags |= {"irtune.data.lengths": sweep.ready.inputs.encoded.in_words()}

@@ -26,7 +26,6 @@ from irtune.tracking.heartbeat import Heartbeat
 from irtune.tracking.left_behind import close_dead
 from irtune.tracking.mlflow_tracker import MlflowTracker
 from irtune.tracking.outbox import write_address
-from irtune.tracking.uploader import Uploader
 from irtune.training.rehearsal import Rehearsal, RehearsalError
 from irtune.workers import cluster
 from irtune.workers.node_watch import NodeWatch
@@ -69,9 +68,7 @@ class StudyRunner(ABC, Generic[Config, Found]):
         """
 
     @abstractmethod
-    def conclude(
-        self, study: Study[Config], table: TrialTable, uploader: Uploader, tracker: MlflowTracker, console: Console
-    ) -> Found:
+    def conclude(self, study: Study[Config], table: TrialTable, tracker: MlflowTracker, console: Console) -> Found:
         """Answer, write, record, and then show."""
 
     @abstractmethod
@@ -177,7 +174,7 @@ class StudyRunner(ABC, Generic[Config, Found]):
     def _run(self, study: Study[Config], at_once: int, watch: NodeWatch, console: Console) -> Found:
         with Driver(study, at_once, watch, console) as driver:
             is_complete = driver.run(self.phases(study, partial(known_end, setup=driver.setup)))
-            found = self.conclude(study, driver.table, driver.uploader, driver.tracker, console)
+            found = self.conclude(study, driver.table, driver.tracker, console)
             driver.uploader.drain(DRAIN_S)
             if is_complete:
                 write_identity(study.folder, study.config, study.ready.fingerprint(), complete=True)

@@ -29,7 +29,6 @@ from irtune.studies.preflight import Sweep
 from irtune.studies.study import KnownEnd, StudyRunner
 from irtune.studies.trial_table import TrialTable
 from irtune.tracking.mlflow_tracker import MlflowTracker
-from irtune.tracking.uploader import Uploader
 from irtune.training.rehearsal import Rehearsal
 
 NUM_DRAWN = 30
@@ -97,11 +96,9 @@ class SweepRunner(StudyRunner[SweepConfig, Answer]):
             },
         )
 
-    def conclude(
-        self, study: Sweep, table: TrialTable, uploader: Uploader, tracker: MlflowTracker, console: Console
-    ) -> Answer:
+    def conclude(self, study: Sweep, table: TrialTable, tracker: MlflowTracker, console: Console) -> Answer:
         """Say how many blocks to train."""
-        return conclude(study, table, uploader, tracker, console)
+        return conclude(study, table, tracker, console)
 
     def succeeded(self, found: Answer) -> bool:
         """Tell whether at least one trial ran to its end, and kept to the constraints."""

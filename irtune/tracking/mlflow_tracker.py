@@ -5,7 +5,7 @@ import json
 import logging
 import posixpath
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 KEY_TAG = "irtune.key"
 
+_chunks: Callable[..., Iterator[Any]] = chunk_list
 _CALL_TIMEOUT_S = 20
 _UPLOAD_TIMEOUT_S = 300
 _ERROR_TAG_LENGTH = 4000
@@ -157,11 +158,11 @@ class MlflowTracker:
                     new.setdefault((point.key, point.step), point)
         unknown = [Param(name, text) for name, text in params.items() if name not in run.params]
         with fail_fast(_CALL_TIMEOUT_S):
-            for some in chunk_list(unknown, MAX_PARAMS_TAGS_PER_BATCH):
+            for some in _chunks(unknown, MAX_PARAMS_TAGS_PER_BATCH):
                 self._log_batch(run, params=some)
                 run.params.update(param.key for param in some)
             self._log_tags(run, tags)
-            for chunk in chunk_list(list(new.values()), POINTS_PER_CALL):
+            for chunk in _chunks(list(new.values()), POINTS_PER_CALL):
                 self._log_batch(run, metrics=chunk)
                 for point in chunk:
                     run.steps[point.key].add(point.step)
@@ -209,7 +210,7 @@ class MlflowTracker:
         return _Run(run_id, steps, set(found.data.params))
 
     def _log_tags(self, run: _Run, texts: Mapping[str, str]) -> None:
-        for chunk in chunk_list([RunTag(key, text) for key, text in texts.items()], MAX_PARAMS_TAGS_PER_BATCH):
+        for chunk in _chunks([RunTag(key, text) for key, text in texts.items()], MAX_PARAMS_TAGS_PER_BATCH):
             self._log_batch(run, tags=chunk)
 
     def _log_batch(
