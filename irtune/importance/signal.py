@@ -47,7 +47,7 @@ class Importance:
     def to_json(self) -> dict[str, list[Any]]:
         """A form for checkpoints without NaN and infinities, which strict JSON lacks."""
         return {
-            "scores": [_to_json(float(score)) for score in self.scores],
+            "scores": [None if math.isnan(s) else s if math.isfinite(s) else str(s) for s in self.scores.tolist()],
             "measured_at": self.measured_at.tolist(),
             "num_probes": self.num_probes.tolist(),
         }
@@ -57,12 +57,6 @@ class Importance:
         """The inverse of ``to_json``."""
         scores = [np.nan if score is None else float(score) for score in state["scores"]]
         return cls(np.array(scores, dtype=float), np.array(state["measured_at"]), np.array(state["num_probes"]))
-
-
-def _to_json(score: float) -> float | str | None:
-    if math.isnan(score):
-        return None
-    return score if math.isfinite(score) else str(score)
 
 
 Source = Literal["gradients", "forward", "weights"]

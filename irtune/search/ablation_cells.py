@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from irtune.analysis.ablation.cell_results import Cell
@@ -103,7 +103,8 @@ def check_cells(config: AblationConfig, num_blocks: int | None = None) -> list[s
         num_blocks: Blocks of the model, where known; policies are then checked against it.
     """
     study, mistakes = config.ablation, []
-    for place, keys in _said(config):
+    said: dict[str, Mapping[str, Any]] = {f"ablation.cells.{name}": keys for name, keys in study.cells.items()}
+    for place, keys in (said | {"ablation.factors": study.factors}).items():
         for key in keys:
             reason = next((FIXED[one] for one in FIXED if key == one or key.startswith(f"{one}.")), None)
             mistakes += [f"{place}.{key}: cannot be varied: {reason}"] if reason else []
@@ -171,13 +172,6 @@ def configurations(config: AblationConfig) -> dict[str, ExperimentConfig]:
         cell.name: build(ExperimentConfig, apply_overrides(tree, cell.overrides), "ablation")
         for cell in cells_of(config)
     }
-
-
-def _said(config: AblationConfig) -> Iterator[tuple[str, list[str]]]:
-    """The places where settings are varied, and their keys."""
-    study = config.ablation
-    yield from ((f"ablation.cells.{name}", list(overrides)) for name, overrides in study.cells.items())
-    yield "ablation.factors", list(study.factors)
 
 
 def _combinations(config: AblationConfig, arm: str) -> list[dict[str, Choice]]:

@@ -12,10 +12,10 @@ from irtune.analysis.trials import TrialRow, baseline_for, beside_selection, bes
 from irtune.config.load import dotted_keys, with_overrides
 from irtune.config.schema import ExperimentConfig
 from irtune.config.sweep_schema import SweepConfig
-from irtune.methods import METHODS
 from irtune.search.optuna_source import ended_trials, num_searched
 from irtune.search.source import BASELINE_OVERRIDES, BASELINE_TRIAL, MATCHED, TrialSpec
 from irtune.search.space import Values
+from irtune.search.space_checks import set_by_methods
 
 FINALISTS = "finalists"
 """User attribute of a study: which trials were chosen, and out of what."""
@@ -23,9 +23,7 @@ FINALISTS = "finalists"
 
 def may_differ(config: SweepConfig) -> bool:
     """Whether trials of a sweep may differ from its baseline in more than which blocks train."""
-    choices = config.space["method"].choices or () if "method" in config.space else ()
-    of_methods = [key for name in choices if isinstance(name, str) for key in METHODS[name].settings]
-    return bool(beside_selection(dict.fromkeys([*config.space, *of_methods])))
+    return bool(beside_selection(dict.fromkeys([*config.space, *set_by_methods(config.space)])))
 
 
 def matched_overrides(experiment: ExperimentConfig, overrides: Values, baselines: Sequence[Values]) -> Values | None:
