@@ -145,12 +145,8 @@ class Together:
 
     def __init__(self, sources: Sequence[TrialSource]) -> None:
         self._sources = list(sources)
+        self.num_trials = sum(source.num_trials for source in self._sources)
         self._source_of: dict[str, TrialSource] = {}
-
-    @property
-    def num_trials(self) -> int:
-        """Of all together."""
-        return sum(source.num_trials for source in self._sources)
 
     @property
     def is_exhausted(self) -> bool:
