@@ -8,7 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from irtune.analysis.trace_plot import plot_trace
+    from irtune.analysis.heat_map import plot_trace
     from irtune.config.ablation_schema import AblationConfig
     from irtune.config.load import ConfigError
     from irtune.config.load import load as load_config
@@ -33,7 +33,7 @@ _HOME = {
     "LayerController": "irtune.layers",
     "MemoryTrace": "irtune.layers",
     "IRTuningCallback": "irtune.layers.hf_callback",
-    "plot_trace": "irtune.analysis.trace_plot",
+    "plot_trace": "irtune.analysis.heat_map",
     "run": "irtune.training.run",
 }
 _ALIASES = {"load_config": "load"}

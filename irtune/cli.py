@@ -7,7 +7,8 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,20 +65,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="irtune", description="Finds out which layers of a model are worth training.")
     commands = parser.add_subparsers(required=True)
-    overrides = {"nargs": "*", "metavar": "dotted.key=value", "help": "settings that replace those of the file"}
-
-    sweep = commands.add_parser("sweep", help="search a space and say how many blocks to train")
-    sweep.add_argument("file", nargs="?", help=f"a sweep file (default: {QUICKSTART})")
-    sweep.add_argument("overrides", **overrides)  # type: ignore[arg-type]
-    _add_ways_to_run(sweep)
-    sweep.set_defaults(command=_sweep)
-
-    ablate = commands.add_parser("ablate", help="compare cells over seeds, and judge what is claimed of them")
-    ablate.add_argument("file", nargs="?", help=f"a study file (default: {ABLATION})")
-    ablate.add_argument("overrides", **overrides)  # type: ignore[arg-type]
-    _add_ways_to_run(ablate)
+    _add_study(commands, "sweep", SweepConfig, QUICKSTART, "search a space and say how many blocks to train")
+    about = "compare cells over seeds, and judge what is claimed of them"
+    ablate = _add_study(commands, "ablate", AblationConfig, ABLATION, about)
     ablate.add_argument("--fresh", action="store_true", help="train again what an earlier study has trained just so")
-    ablate.set_defaults(command=_ablate)
 
     recommend = commands.add_parser(
         "recommend", help="say what a study's best trial comes to without irtune: PEFT settings, and a layer card"
@@ -92,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         "validate", help="check files as a sweep does before it starts: settings, space, model, data"
     )
     validate.add_argument("files", nargs="+", metavar="file", help="sweep files or single runs")
-    validate.add_argument("overrides", **overrides)  # type: ignore[arg-type]
+    _add_overrides(validate)
     validate.set_defaults(command=_validate)
 
     settings = commands.add_parser("settings", help="list every setting with its type, default and meaning")
@@ -110,7 +101,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_ways_to_run(command: argparse.ArgumentParser) -> None:
+def _add_study(commands: Any, name: str, kind: type[StudyConfig], file: str, about: str) -> argparse.ArgumentParser:
+    """Add the command of one kind of study, whose file is ``file`` by default."""
+    command: argparse.ArgumentParser = commands.add_parser(name, help=about)
+    command.add_argument("file", nargs="?", help=f"a study file (default: {file})")
+    _add_overrides(command)
     resume = command.add_mutually_exclusive_group()
     resume.add_argument(
         "--resume", action="store_const", const="always", default="ask", help="go on with the last one of this name"
@@ -119,52 +114,48 @@ def _add_ways_to_run(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--plan", action="store_true", help="say what would be done, how long and where, and do nothing"
     )
+    command.set_defaults(command=partial(_study, kind, file))
+    return command
 
 
-def _sweep(options: argparse.Namespace, console: Console) -> int:
-    def runner() -> Any:
-        from irtune.studies.sweep import SweepRunner
-
-        return SweepRunner()
-
-    return _study(SweepConfig, QUICKSTART, runner, options, console)
+def _add_overrides(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "overrides", nargs="*", metavar="dotted.key=value", help="settings that replace those of the file"
+    )
 
 
-def _ablate(options: argparse.Namespace, console: Console) -> int:
-    def runner() -> Any:
-        from irtune.studies.ablation import AblationRunner
-
-        return AblationRunner(fresh=options.fresh)
-
-    return _study(AblationConfig, ABLATION, runner, options, console)
-
-
-def _study(
-    kind: type[SweepConfig] | type[AblationConfig],
-    default: str,
-    runner: Callable[[], Any],
-    options: argparse.Namespace,
-    console: Console,
-) -> int:
-    """Run or plan a study; ``runner`` is made once the rehearsal's process has begun to import."""
+def _study(kind: type[StudyConfig], default: str, options: argparse.Namespace, console: Console) -> int:
     from irtune.training.rehearsal import Rehearsal
 
-    file, overrides = _file_and_overrides(options)
-    file = file or Path(default)
+    # As text: a path would lose one of the slashes of an address.
+    first, overrides = options.file, options.overrides
+    if first is not None and _is_override(first):
+        first, overrides = None, [first, *overrides]
+    file = Path(first or default)
     config = load(kind, file, parse_overrides(overrides))
     # It imports what training needs while this process imports what a study needs.
     with Rehearsal(config.experiment()) as rehearsal:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        runner = _runner(kind, options)
         study = config, str(file), console, options.resume, rehearsal
         if options.plan:
-            runner().plan(*study).show(console)
+            runner.plan(*study).show(console)
             # So that Python does not spend seconds on looking through torch's objects once more as it ends.
             gc.freeze()
             return 0
-        made = runner()
-        return 0 if made.succeeded(made.run(*study)) else 1
+        return 0 if runner.succeeded(runner.run(*study)) else 1
+
+
+def _runner(kind: type[StudyConfig], options: argparse.Namespace) -> Any:
+    if kind is SweepConfig:
+        from irtune.studies.sweep import SweepRunner
+
+        return SweepRunner()
+    from irtune.studies.ablation import AblationRunner
+
+    return AblationRunner(fresh=options.fresh)
 
 
 def _recommend(options: argparse.Namespace, console: Console) -> int:
@@ -214,7 +205,7 @@ def _is_override(argument: str) -> bool:
 
 
 def _methods(options: argparse.Namespace, console: Console) -> int:
-    from irtune.config.catalogue_view import explain, overview
+    from irtune.config.catalogue import explain, overview
 
     for part in overview() if options.name is None else explain(options.name, RUN):
         console.print(part, soft_wrap=isinstance(part, str), highlight=False, markup=False)
@@ -243,15 +234,6 @@ def _sync(options: argparse.Namespace, console: Console) -> int:
     return 1 if left else 0
 
 
-def _file_and_overrides(options: argparse.Namespace) -> tuple[Path | None, list[str]]:
-    """The file, if the first argument is one and not already an override."""
-    # As text: a path would lose one of the slashes of an address.
-    first: str | None = options.file
-    if first is not None and _is_override(first):
-        return None, [first, *options.overrides]
-    return Path(first) if first is not None else None, options.overrides
-
-
 def _quieten_libraries() -> None:
     """Leave the terminal to irtune's own messages; what goes wrong in a library is still raised or logged."""
     import warnings
@@ -260,7 +242,7 @@ def _quieten_libraries() -> None:
     # MLflow sets its level as it is imported.
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     # So does DeepSpeed, which warns of every machine without a GPU.
-    logging.getLogger("DeepSpeed").addFilter(_is_news)
+    logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator to CPU" not in record.getMessage())
     warnings.simplefilter("ignore")
     for name in ("mlflow", "alembic", "deepspeed", "ray.tune"):
         logging.getLogger(name).setLevel(logging.CRITICAL if name == "ray.tune" else logging.WARNING)
@@ -291,10 +273,6 @@ class _PublicConsole(Console):
     def print(self, *objects: Any, **options: Any) -> None:
         """As Rich does, with texts redacted."""
         super().print(*(redact(each) if isinstance(each, str) else each for each in objects), **options)
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-    return "Setting accelerator to CPU" not in record.getMessage()
 
 
 def _console() -> Console:

@@ -114,27 +114,12 @@ def read_json(file: Path, kind: type[_Content]) -> _Content:
     """
     adapter: TypeAdapter[_Content] = _adapter(cast(Any, kind))
     try:
-        return adapter.validate_json(_read(file))
+        return adapter.validate_json(read_alone(file))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         reason = f"{where}: {first['msg']}" if where else first["msg"]
         raise ValueError(f"{file}: is damaged ({reason}); bring it back from a backup, or delete it") from error
-
-
-def open_at_once(file: Path) -> BinaryIO:
-    """Open a file to read, without waiting for whoever writes where it is a pipe.
-
-    Raises:
-        ValueError: It is no file.
-    """
-    opened = open(  # noqa: SIM115
-        file, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)
-    )
-    if stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
-        return opened
-    opened.close()
-    raise ValueError(f"{file}: is no file but a pipe, a device or a folder; take it away")
 
 
 def open_alone(file: Path, mode: Literal["rb", "a+b"] = "rb") -> BinaryIO:
@@ -191,8 +176,14 @@ def _alone(path: str, flags: int) -> int:
     raise ValueError(f"{path}: {what}; take it away, or put a copy in its place")
 
 
-def _read(file: Path) -> bytes:
-    with open_at_once(file) as opened:
+def read_alone(file: Path) -> bytes:
+    """All of a small file, as ``open_alone`` opens it.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: It is something else, or too large to be one of irtune's.
+    """
+    with open_alone(file) as opened:
         content = opened.read(MOST_BYTES + 1)
     if len(content) > MOST_BYTES:
         raise ValueError(f"{file}: is larger than {MOST_BYTES:,} bytes, and so none of irtune's; take it away")

@@ -1,7 +1,9 @@
-"""The layer trace of one trial as a picture: how important each block was, and which blocks trained."""
+"""A layer trace as a picture, recorded or still in memory: how important each block was, and which blocks trained."""
 
 import math
 import textwrap
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -51,6 +53,35 @@ def trace_heat_map(
     _draw_share(axes[1], chosen.mean(axis=0))
     figure.suptitle("\n".join(textwrap.wrap(title, int(9 * (width + 3.2)))), fontsize=12)
     _add_legend(figure, bool(np.isnan(importance[shown]).any()))
+    return figure
+
+
+def plot_trace(
+    trace: Any, path: str | Path | None = None, *, title: str | None = None, score_label: str = "importance"
+) -> Figure:
+    """Importance of every block at every refresh, with the blocks that trained marked.
+
+    Args:
+        trace: A ``MemoryTrace``, or whatever has one: ``IRTuningCallback``, ``LayerController``.
+        path: Where to write the figure as PNG.
+        title: Title of the figure; by default how many blocks trained.
+        score_label: What the colour means.
+
+    Returns:
+        The figure; a notebook shows it.
+
+    Raises:
+        ValueError: If nothing was recorded, as on a rank other than 0.
+    """
+    kept = getattr(trace, "trace", trace)
+    if not kept.records:
+        raise ValueError("the trace is empty: records are kept on rank 0, from the first optimizer step on")
+    active = kept.active()
+    if title is None:
+        title = f"{active.sum(axis=1).mean():.3g} of {active.shape[1]} blocks train at a time"
+    figure = trace_heat_map(kept.scores(), active, [record.step for record in kept.records], title, score_label)
+    if path is not None:
+        figure.savefig(path, format="png", dpi=120)
     return figure
 
 

@@ -1,15 +1,24 @@
-"""What there is to choose from, in the words of the place where it is defined: presets, docstrings, descriptions."""
+"""What there is to choose from, in the words of the place where it is defined: as tables, and one entry explained."""
 
 import inspect
-import json
 import re
+import shlex
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import yaml
 from pydantic import BaseModel
+from rich.console import RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
 
+from irtune.config.load import apply_overrides
 from irtune.config.schema import VARIANTS, ExperimentConfig
+from irtune.config.settings_view import as_yaml, listing, setting_rows
+from irtune.importance import ImportanceSignal
 from irtune.importance.aggregations import OVER_TIME_DESCRIPTIONS, WITHIN_BLOCK_DESCRIPTIONS, rank_alike
 from irtune.methods import METHODS, Method
 from irtune.plugins import nearest
@@ -20,6 +29,9 @@ EQUAL_BLOCKS = [np.array([64, 64, 128])] * 2
 
 K = 0.33
 """The share of blocks that an example trains where neither a method nor a default says it."""
+
+INDENT = (0, 0, 0, 2)
+_KINDS = {"selection.policy.name": "Policy", "importance.name": "Signal"}
 
 
 @dataclass(frozen=True)
@@ -50,12 +62,154 @@ class Entry:
         return self.key.removesuffix(".name")
 
 
+def overview() -> list[RenderableType]:
+    """Tables of all methods, policies, signals and aggregations."""
+    return [
+        _method_table(),
+        _variant_table("selection.policy", "Policies", "what it does"),
+        _variant_table("importance", "Signals", "what it measures"),
+        _aggregation_table(),
+    ]
+
+
+def explain(name: str, run: str) -> list[RenderableType]:
+    """All about a method, policy, signal or aggregation; what is a str is there to be copied, and not to be folded.
+
+    Args:
+        name: Any of their names.
+        run: A command that runs something, to which settings can be appended.
+
+    Raises:
+        ValueError: If nothing is called so.
+    """
+    explained: list[RenderableType] = []
+    for found in find(name):
+        if isinstance(found, Method):
+            explained += [*_explain_method(found), *_ways_to_use(found.settings, {"method": found.name}, run)]
+        else:
+            explained += [*_explain_entry(found), *_ways_to_use(*example(found), run)]
+    return explained
+
+
+def _method_table() -> Table:
+    rows = []
+    for method in METHODS.values():
+        settings = _assignments((key.rpartition(".")[2], value) for key, value in method.defaults.items())
+        rows.append(
+            (
+                method.name,
+                _cited(method.summary, method.source),
+                "\n".join(variants_of(method).values()),
+                settings,
+            )
+        )
+    return listing(
+        "Methods: method=NAME",
+        ("name", "what it trains", "policy and signal", "settings"),
+        rows,
+        caption="Settings given explicitly lie above those of the method. irtune methods NAME explains any name.",
+    )
+
+
+def _variant_table(section: str, title: str, what: str) -> Table:
+    common = list(defaults(ImportanceSignal).items()) if section == "importance" else []
+    rows = [
+        (
+            entry.name,
+            _cited(entry.summary, entry.source),
+            _assignments(option for option in defaults(entry.model).items() if option not in common),
+        )
+        for entry in variants(section)
+    ]
+    caption = f"Options of all: {_assignments(common)}" if common else None
+    return listing(f"{title}: {section}.name=NAME", ("name", what, "options and defaults"), rows, caption)
+
+
+def _aggregation_table() -> Table:
+    rows = [(a.name, a.key, a.summary, ", ".join(a.ranks_like)) for a in aggregations()]
+    columns = ("name", "setting", "what it is", "ranks blocks of equal shape like")
+    return listing("Aggregations: importance.within_block=NAME and importance.over_time=NAME", columns, rows)
+
+
+def _explain_method(method: Method) -> list[RenderableType]:
+    config = ExperimentConfig(method=method.name)
+    sections = {"selection.policy": config.selection.policy, "importance": config.importance}
+    parts: list[RenderableType] = [
+        _heading(f"Method {method.name}", f"method={method.name}"),
+        _paragraph(method.summary),
+        _paragraph(f"Source: {method.source}"),
+    ]
+    for section, name in variants_of(method).items():
+        entry = entry_of(section, name)
+        parts += [*_described(entry), _option_table(entry, sections[section].model_dump(mode="json"))]
+    return parts
+
+
+def _explain_entry(entry: Entry) -> list[RenderableType]:
+    users = ", ".join(method.name for method in methods_of(entry))
+    used = [_paragraph(f"Methods made of it: {users}")] if users else []
+    options = [_option_table(entry)] if entry.key in _KINDS else []
+    return [*_described(entry), *options, *used]
+
+
+def _described(entry: Entry) -> list[RenderableType]:
+    source = [f"Source: {entry.source}"] if entry.source else []
+    paragraphs = [entry.summary, *source, *entry.details]
+    paragraphs += [f"Ranks blocks of equal shape like {', '.join(entry.ranks_like)}"] if entry.ranks_like else []
+    heading = _heading(f"{_KINDS.get(entry.key, 'Aggregation')} {entry.name}", f"{entry.key}={entry.name}")
+    return [heading, *map(_paragraph, paragraphs)]
+
+
+def _option_table(entry: Entry, values: Mapping[str, Any] | None = None) -> RenderableType:
+    """The options of a policy or signal, with the values that a method gives them where there is one."""
+    rows = []
+    # Its own before those that it has in common with others.
+    for name, key, kind, default, meaning in sorted(
+        setting_rows(entry.section, entry.model), key=lambda row: row[0] in ImportanceSignal.model_fields
+    ):
+        if name != "name":
+            here = [] if values is None else [as_yaml(values[name])]
+            rows.append((key, *here, default, kind, meaning))
+    if not rows:
+        return _paragraph("It has no options.")
+    columns = ("option", *(() if values is None else ("here",)), "default", "type", "what it is")
+    return Padding(listing(None, columns, rows), INDENT)
+
+
+def _ways_to_use(settings: Mapping[str, Any], overrides: Mapping[str, Any], run: str) -> list[RenderableType]:
+    """Dotted settings as YAML, and the command that runs with ``overrides``."""
+    arguments = [f"{key}={as_yaml(value)}" for key, value in overrides.items()]
+    return [
+        _heading("Settings", ""),
+        yaml.safe_dump(apply_overrides({}, settings), sort_keys=False).rstrip(),
+        _heading("Run it", ""),
+        f"{run} {shlex.join(arguments)}",
+    ]
+
+
+def _heading(title: str, setting: str) -> Padding:
+    return Padding(Text.assemble((title, "bold"), f"  {setting}" if setting else ""), (1, 0, 0, 0))
+
+
+def _paragraph(text: str) -> Padding:
+    return Padding(Text(text), INDENT)
+
+
+def _cited(summary: str, source: str) -> Text:
+    return Text.assemble(summary, ("\n" + source, "dim"))
+
+
+def _assignments(pairs: Iterable[tuple[str, Any]]) -> str:
+    """Options with their values, as ``k, window=[0.35, 0.65]``; without one where there is no default."""
+    return ", ".join(name if value is None else f"{name}={as_yaml(value)}" for name, value in pairs)
+
+
 def variants(section: str) -> list[Entry]:
     """Every policy (``selection.policy``) or signal (``importance``)."""
-    return [entry(section, name) for name in VARIANTS[section].registered]
+    return [entry_of(section, name) for name in VARIANTS[section].registered]
 
 
-def entry(section: str, name: str) -> Entry:
+def entry_of(section: str, name: str) -> Entry:
     """What the docstring and the fields of a variant say.
 
     Args:
@@ -82,11 +236,6 @@ def defaults(model: type[BaseModel]) -> dict[str, str | None]:
     """The default of each option of a variant as YAML; None if it has to be given."""
     fields = {name: field for name, field in model.model_fields.items() if name != "name"}
     return {name: None if field.is_required() else as_yaml(field.default) for name, field in fields.items()}
-
-
-def as_yaml(value: Any) -> str:
-    """A value as one would write it after ``key:`` in YAML."""
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def aggregations() -> list[Entry]:

@@ -152,7 +152,8 @@ def load_any(path: Path, overrides: Mapping[str, Any] | None = None) -> Experime
         ConfigError: With every mistake, by dotted key.
     """
     tree = apply_overrides(read_yaml(path), overrides or {})
-    return build(_kind_of(tree), tree, str(path))
+    of_sweeps = SweepConfig if "space" in tree or "tune" in tree else ExperimentConfig
+    return build(AblationConfig if "ablation" in tree else of_sweeps, tree, str(path))
 
 
 def with_overrides(config: ExperimentConfig, overrides: Mapping[str, Any]) -> ExperimentConfig:
@@ -199,13 +200,6 @@ def relative_paths(config: ExperimentConfig) -> dict[str, str | list[str]]:
         for key, value in candidates.items()
         if not all(os.path.isabs(os.path.expanduser(path)) for path in (value if isinstance(value, list) else [value]))
     }
-
-
-def _kind_of(tree: Mapping[str, Any]) -> type[ExperimentConfig]:
-    """The kind of a file: an ablation, a sweep, or a single run."""
-    if "ablation" in tree:
-        return AblationConfig
-    return SweepConfig if "space" in tree or "tune" in tree else ExperimentConfig
 
 
 def _parse(text: str) -> Any:

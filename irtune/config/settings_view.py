@@ -1,6 +1,7 @@
 """Every setting with its type, default and meaning, as the schema says them, in tables on a terminal."""
 
 import difflib
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, get_args
 
@@ -11,7 +12,6 @@ from rich.table import Table
 from rich.text import Text
 
 from irtune.config.ablation_schema import AblationConfig
-from irtune.config.catalogue import as_yaml
 from irtune.config.schema import VARIANTS
 from irtune.config.sweep_schema import Dimension, SweepConfig
 from irtune.config.tree import section_class
@@ -148,6 +148,11 @@ def _default(field: FieldInfo) -> str:
     if isinstance(value, BaseModel):
         return "the section below"
     return as_yaml(value)
+
+
+def as_yaml(value: Any) -> str:
+    """A value as one would write it after ``key:`` in YAML."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _dotted(section: str, name: str) -> str:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -26,45 +26,22 @@ class Constraint(Section):
         return self
 
 
-class Aim(Protocol):
-    """The measure that trials are judged by."""
+@dataclass(frozen=True)
+class Aim:
+    """What trials are judged by.
 
-    @property
-    def objectives(self) -> Mapping[str, Mode]:
-        """Metric to mode."""
-        ...
+    Args:
+        objectives: Metric to mode.
+        constraints: Bounds by metric.
+    """
+
+    objectives: Mapping[str, Mode]
+    constraints: Mapping[str, Constraint] = field(default_factory=dict)
 
     @property
     def first_objective(self) -> tuple[str, Mode]:
         """Metric and mode that decide which trial is called best."""
-        ...
-
-    @property
-    def constraints(self) -> Mapping[str, Constraint]:
-        """Bounds by metric."""
-        ...
-
-
-@dataclass(frozen=True)
-class OneMetric:
-    """One metric of an evaluation as all that trials are judged by.
-
-    Args:
-        name: ``eval/…``.
-    """
-
-    name: str
-    constraints: Mapping[str, Constraint] = field(default_factory=dict)
-
-    @property
-    def objectives(self) -> Mapping[str, Mode]:
-        """The metric, in the direction in which it is better."""
-        return {self.name: better(self.name)}
-
-    @property
-    def first_objective(self) -> tuple[str, Mode]:
-        """The metric and its direction."""
-        return self.name, better(self.name)
+        return next(iter(self.objectives.items()))
 
 
 class TrialsConfig(Section):
@@ -116,7 +93,8 @@ class StudyConfig(ExperimentConfig):
     @property
     def aim(self) -> Aim:
         """The measure that trials are judged by."""
-        return OneMetric(f"eval/{self.metric}")
+        metric = f"eval/{self.metric}"
+        return Aim({metric: better(metric)})
 
     @property
     def stops_by(self) -> tuple[str, Mode]:

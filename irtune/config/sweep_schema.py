@@ -148,11 +148,6 @@ class TuneConfig(TrialsConfig):
             return {self.metric: self.mode or better(self.metric)}
         return {name: mode for entry in self.metrics for name, mode in entry.items()}
 
-    @property
-    def first_objective(self) -> tuple[str, Mode]:
-        """Metric and mode that decide which trial is called best."""
-        return next(iter(self.objectives.items()))
-
     def _checked_modes(self, key: str, said: Mapping[str, Mode]) -> "TuneConfig":
         """Refuse a direction in which an evaluation gets worse."""
         for name, mode in said.items():
@@ -171,7 +166,7 @@ class SweepConfig(StudyConfig):
         ...     space={"selection.policy.k": {"type": "int", "low": 2, "high": 8}},
         ...     tune={"num_trials": 5},
         ... )
-        >>> config.tune.first_objective
+        >>> config.aim.first_objective
         ('eval/f1_macro', 'max')
     """
 
@@ -206,7 +201,7 @@ class SweepConfig(StudyConfig):
     @property
     def aim(self) -> Aim:
         """The measure that trials are judged by."""
-        return self.tune
+        return Aim(self.tune.objectives, self.tune.constraints)
 
     @property
     def stops_by(self) -> tuple[str, Mode]:

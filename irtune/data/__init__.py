@@ -11,14 +11,9 @@ from irtune.data.hub import HubConfig
 from irtune.data.iterater import IteraterConfig
 from irtune.data.synthetic import SyntheticConfig
 
-_CLASSES: tuple[type[DatasetConfig], ...] = (
-    SyntheticConfig,
-    ArgRewriteConfig,
-    IteraterConfig,
-    FileConfig,
-    HubConfig,
-)
-
-DATASETS: dict[str, type[DatasetConfig]] = {cls.model_fields["name"].default: cls for cls in _CLASSES}
+DATASETS: dict[str, type[DatasetConfig]] = {
+    cls.model_fields["name"].default: cls
+    for cls in (SyntheticConfig, ArgRewriteConfig, IteraterConfig, FileConfig, HubConfig)
+}
 
 __all__ = ["DATASETS", "DataError", "DatasetConfig", "Example", "LabelledDataset", "Split"]

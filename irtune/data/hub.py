@@ -34,7 +34,7 @@ class HubConfig(TableConfig):
     def tables(self, columns: Columns) -> tuple[list[Table], list[str]]:
         """The splits as tables."""
         found = load_from_hub(self.repo, self.config, self.revision, HUB_REMEDY)
-        chosen = self._chosen()
+        chosen = {split: name for split in SPLITS if (name := getattr(self, f"{split}_split")) is not None}
         there = ", ".join(found)
         absent = [f"{name!r} (data.{split}_split)" for split, name in chosen.items() if name not in found]
         if absent:
@@ -48,9 +48,6 @@ class HubConfig(TableConfig):
         if self.split_column is not None:
             return [replace(table, split="") for table in tables], []
         return self._as_chosen(tables, chosen)
-
-    def _chosen(self) -> dict[Split, str]:
-        return {split: name for split in SPLITS if (name := getattr(self, f"{split}_split")) is not None}
 
     def _as_chosen(self, tables: list[Table], chosen: dict[Split, str]) -> tuple[list[Table], list[str]]:
         """Tables with the splits that the user chose, the others with those that their names mean."""

@@ -41,9 +41,13 @@ class IteraterConfig(DatasetConfig):
     skip_bad_rows: SkipBadRows = False
 
     def read(self) -> LabelledDataset:
-        """Read the files below ``path``, or the hub's copy."""
+        """Read the files below ``path``, or the hub's copy, or the local cache of that with ``HF_HUB_OFFLINE``."""
         problems: list[Problem] = []
-        tables = tables_from_hub() if self.path is None else tables_from_folder(self.path.expanduser())
+        if self.path is None:
+            published = load_from_hub(HUB_NAME, None, None, REMEDY)
+            tables = of_datasets({split: published[split] for split in FILE_STEMS}, HUB_NAME, COLUMNS)
+        else:
+            tables = tables_from_folder(self.path.expanduser())
         rows = read_all(tables, COLUMNS, LabelReader(), problems)
         num_rows = len(rows) + len(problems)
         kept = [row for row in rows if row.label != DROPPED_LABEL]
@@ -73,13 +77,3 @@ def tables_from_folder(folder: Path) -> list[Table]:
         return [replace(table, split=split) for table in read_tables(path, COLUMNS, Options())]
 
     return [table for tables in of_each(read, FILE_STEMS) for table in tables]
-
-
-def tables_from_hub() -> list[Table]:
-    """The splits of the hub's copy (or of the local cache of it, where ``HF_HUB_OFFLINE`` is set).
-
-    Raises:
-        DataError: If the hub cannot be reached, known after seconds.
-    """
-    published = load_from_hub(HUB_NAME, None, None, REMEDY)
-    return of_datasets({split: published[split] for split in FILE_STEMS}, HUB_NAME, COLUMNS)

@@ -7,7 +7,7 @@ from irtune.importance.gradient_norm import GradientNorm
 from irtune.importance.outlier_ratio import OutlierRatio
 from irtune.importance.relative_gradient_norm import RelativeGradientNorm
 from irtune.importance.residual_norm import ResidualNorm
-from irtune.importance.signal import Gradient, Importance, ImportanceSignal, MeasuredBlocks, Source, Token
+from irtune.importance.signal import Gradient, Importance, ImportanceSignal, Token
 from irtune.importance.signal_to_noise import SignalToNoise
 from irtune.importance.weight_norm import WeightNorm
 
@@ -26,21 +26,4 @@ SIGNALS: dict[str, type[ImportanceSignal]] = {
     )
 }
 
-__all__ = [
-    "SIGNALS",
-    "ActivationEnergy",
-    "CkaDistance",
-    "CosineSimilarity",
-    "Gradient",
-    "GradientNorm",
-    "Importance",
-    "ImportanceSignal",
-    "MeasuredBlocks",
-    "OutlierRatio",
-    "RelativeGradientNorm",
-    "ResidualNorm",
-    "SignalToNoise",
-    "Source",
-    "Token",
-    "WeightNorm",
-]
+__all__ = ["SIGNALS", "Gradient", "GradientNorm", "Importance", "ImportanceSignal", "Token"]

@@ -19,11 +19,6 @@ ELEMENTS_AT_ONCE = 2**22
 """How much of a matrix is copied to double precision at a time: 32 MiB."""
 
 
-def num_blocks(blocks: MeasuredBlocks) -> int:
-    """L."""
-    return len(blocks.tensor_sizes("all"))
-
-
 def matrices(blocks: MeasuredBlocks, block: int, modules: str) -> Iterator[Any]:
     """The pretrained matrices ``(out, in)`` of a block that count, each valid until the next is asked for.
 
@@ -87,7 +82,7 @@ def per_matrix(
     ``(P,)``."""
     found: list[np.ndarray] = []
     sizes: list[np.ndarray] = []
-    for block in range(num_blocks(blocks)):
+    for block in range(len(blocks.tensor_sizes("all"))):
         pairs = np.array([(measure(matrix), matrix.numel()) for matrix in matrices(blocks, block, modules)])
         found.append(pairs[:, 0])
         sizes.append(pairs[:, 1])

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from irtune.importance.matrices import Modules, matrices, num_blocks, pieces
+from irtune.importance.matrices import Modules, matrices, pieces
 from irtune.importance.signal import ImportanceSignal, MeasuredBlocks, Source
 
 
@@ -34,7 +34,7 @@ class OutlierRatio(ImportanceSignal):
         Raises:
             ValueError: If no matrix is called ``modules``.
         """
-        return np.array([self._share(blocks, block) for block in range(num_blocks(blocks))])
+        return np.array([self._share(blocks, block) for block in range(len(blocks.tensor_sizes("all")))])
 
     def _share(self, blocks: MeasuredBlocks, block: int) -> float:
         num_weights = 0

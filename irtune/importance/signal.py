@@ -47,7 +47,7 @@ class Importance:
     def to_json(self) -> dict[str, list[Any]]:
         """A form for checkpoints without NaN and infinities, which strict JSON lacks."""
         return {
-            "scores": [_to_json(float(score)) for score in self.scores],
+            "scores": [None if math.isnan(s) else s if math.isfinite(s) else str(s) for s in self.scores.tolist()],
             "measured_at": self.measured_at.tolist(),
             "num_probes": self.num_probes.tolist(),
         }
@@ -57,12 +57,6 @@ class Importance:
         """The inverse of ``to_json``."""
         scores = [np.nan if score is None else float(score) for score in state["scores"]]
         return cls(np.array(scores, dtype=float), np.array(state["measured_at"]), np.array(state["num_probes"]))
-
-
-def _to_json(score: float) -> float | str | None:
-    if math.isnan(score):
-        return None
-    return score if math.isfinite(score) else str(score)
 
 
 Source = Literal["gradients", "forward", "weights"]
@@ -90,40 +84,31 @@ class MeasuredBlocks(Protocol):
 
     def gradient_norms(self, tensors: str, gradient: Gradient = "averaged") -> list[np.ndarray]:
         """Per block the L2 norm ``(P,)`` of each tensor's gradient; ``local`` ones summed over micro-batches."""
-        ...
 
     def tensor_sizes(self, tensors: str) -> list[np.ndarray]:
         """Per block the number of elements ``(P,)`` of each of those tensors."""
-        ...
 
     def record_local_norms(self) -> None:
         """From now on keep what ``gradient_norms(..., "local")`` needs."""
-        ...
 
     def weight_matrices(self, block: int) -> Iterator[tuple[str, Any]]:
         """The pretrained matrices of a block, whole, one after the other: name in the block, tensor ``(out, in)``."""
-        ...
 
     def similarities(self) -> np.ndarray:
         """``(L,)`` mean over real tokens of the cosine between hidden states before and after each block."""
-        ...
 
     def token_states(self, token: Token) -> list[tuple[np.ndarray, np.ndarray]]:
         """Per block the hidden states ``(n, d)`` before and after it, at one token of each of the probe's examples."""
-        ...
 
     def activation_energies(self) -> list[np.ndarray]:
         """Per block ``(P,)`` mean over real tokens of the squared norm of what enters each adapted layer."""
-        ...
 
     def record_features(self) -> None:
         """From now on read in gradient probes apart what ``low_rank_moments`` needs."""
-        ...
 
     def low_rank_moments(self) -> list[list[tuple[np.ndarray, np.ndarray]]]:
         """Per block, for each ``lora_B`` that sees tokens, two matrices ``(r, r)``: the Gram matrix of its gradient,
         and the second moments over real tokens of the features that it multiplies."""
-        ...
 
 
 class ImportanceSignal(BaseModel):
@@ -134,7 +119,6 @@ class ImportanceSignal(BaseModel):
         >>> from irtune.importance.signal_contract import FakeBlocks
         >>> class LargestNorm(ImportanceSignal):
         ...     name: str = "largest_norm"
-        ...
         ...     def measure(self, blocks):
         ...         return np.array([norms.max() for norms in blocks.gradient_norms("lora_B")])
         >>> LargestNorm().measure(FakeBlocks.ordinary(3)).shape

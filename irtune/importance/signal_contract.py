@@ -144,22 +144,14 @@ class FakeBlocks:
 
     def same_as(self, other: "FakeBlocks") -> bool:
         """Whether both hold the same values."""
-        return (
-            self.norms == other.norms
-            and np.array_equal(self.cosines, other.cosines)
-            and all(
-                mine.keys() == theirs.keys() and all(matrix.equal(theirs[name]) for name, matrix in mine.items())
-                for mine, theirs in zip(self.weights, other.weights, strict=True)
-            )
-            and all(
-                np.array_equal(mine, theirs) for mine, theirs in zip(self._passing(), other._passing(), strict=True)
-            )
-        )
+        pairs = zip(self._contents(), other._contents(), strict=True)
+        return self.norms == other.norms and all(np.array_equal(mine, theirs) for mine, theirs in pairs)
 
-    def _passing(self) -> list[np.ndarray]:
-        """All that is known of what passes through blocks."""
+    def _contents(self) -> list[Any]:
+        """All arrays and matrices."""
+        weights = [matrix.double().numpy() for block in self.weights for matrix in block.values()]
         moments = [matrix for block in self.moments for layer in block for matrix in layer]
-        return [*(states for pair in self.states for states in pair), *self.energies, *moments]
+        return [self.cosines, *weights, *(states for pair in self.states for states in pair), *self.energies, *moments]
 
     def _refuse_unless(self, source: Source, method: str) -> None:
         assert self.source in (None, source), f"its source is {self.source!r}, so that {method}() has nothing to read"

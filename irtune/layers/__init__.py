@@ -2,16 +2,6 @@
 
 from irtune.layers.blocks import BlockError, Blocks, map_parameters
 from irtune.layers.controller import LayerController
-from irtune.layers.measured_model import MeasuredModel
-from irtune.layers.selection_record import MemoryTrace, SelectionRecord, TraceSink
+from irtune.layers.selection_record import MemoryTrace, SelectionRecord
 
-__all__ = [
-    "BlockError",
-    "Blocks",
-    "LayerController",
-    "MeasuredModel",
-    "MemoryTrace",
-    "SelectionRecord",
-    "TraceSink",
-    "map_parameters",
-]
+__all__ = ["BlockError", "Blocks", "LayerController", "MemoryTrace", "SelectionRecord", "map_parameters"]

@@ -48,7 +48,6 @@ class TraceSink(Protocol):
 
     def write(self, record: SelectionRecord) -> None:
         """Take one record."""
-        ...
 
 
 class MemoryTrace:

@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from irtune.analysis.ablation.cell_results import Cell
@@ -11,7 +11,7 @@ from irtune.config.load import ConfigError, apply_overrides, build, explicit
 from irtune.config.schema import ExperimentConfig
 from irtune.config.sweep_schema import Choice, Dimension, SweepConfig
 from irtune.search.source import TrialSpec
-from irtune.search.space_checks import NOT_SEARCHABLE, check_space
+from irtune.search.space_checks import NOT_SEARCHABLE, check_space, mistakes_of
 
 FIXED = NOT_SEARCHABLE | {
     "seed": "every cell is run on the same seeds; ablation.seeds says how many",
@@ -107,7 +107,8 @@ def check_cells(config: AblationConfig, num_blocks: int | None = None) -> list[s
         num_blocks: Blocks of the model, where known; policies are then checked against it.
     """
     study, mistakes = config.ablation, []
-    for place, keys in _said(config):
+    said: dict[str, Mapping[str, Any]] = {f"ablation.cells.{name}": keys for name, keys in study.cells.items()}
+    for place, keys in (said | {"ablation.factors": study.factors}).items():
         for key in keys:
             reason = next((FIXED[one] for one in FIXED if key == one or key.startswith(f"{one}.")), None)
             mistakes += [f"{place}.{key}: cannot be varied: {reason}"] if reason else []
@@ -118,7 +119,7 @@ def check_cells(config: AblationConfig, num_blocks: int | None = None) -> list[s
     for twice in sorted({name for name in names if names.count(name) > 1}):
         mistakes.append(f"ablation: two cells would lie in one folder, {twice}; name them otherwise")
     for cell in cells:
-        for mistake in _mistakes_of(tree, cell, num_blocks):
+        for mistake in mistakes_of(tree, cell.overrides, num_blocks):
             mistakes.append(_placed(mistake, cell, study.matched))
         mistakes += [] if mistakes else _mistaken_tuning(config, cell, tree, num_blocks)
     return list(dict.fromkeys(mistakes))
@@ -177,13 +178,6 @@ def configurations(config: AblationConfig) -> dict[str, ExperimentConfig]:
     }
 
 
-def _said(config: AblationConfig) -> Iterator[tuple[str, list[str]]]:
-    """The places where settings are varied, and their keys."""
-    study = config.ablation
-    yield from ((f"ablation.cells.{name}", list(overrides)) for name, overrides in study.cells.items())
-    yield "ablation.factors", list(study.factors)
-
-
 def _combinations(config: AblationConfig, arm: str) -> list[dict[str, Choice]]:
     """The levels of all factors that vary a cell; one without any where none does."""
     factors = {key: one.levels for key, one in config.ablation.factors.items() if one.of is None or arm in one.of}
@@ -197,16 +191,3 @@ def _short(key: str, levels: Mapping[str, Choice]) -> str:
     """The last part of a dotted key; all of it where two factors share that."""
     last = key.rpartition(".")[2]
     return last if sum(other.rpartition(".")[2] == last for other in levels) == 1 else key
-
-
-def _mistakes_of(tree: Mapping[str, Any], cell: Cell, num_blocks: int | None) -> list[str]:
-    try:
-        config = build(ExperimentConfig, apply_overrides(tree, cell.overrides), cell.name)
-    except ConfigError as error:
-        return list(error.mistakes)
-    try:
-        if num_blocks is not None:
-            config.selection.policy.check(num_blocks)
-    except ValueError as error:
-        return str(error).splitlines()
-    return []

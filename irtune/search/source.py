@@ -77,28 +77,22 @@ class TrialSource(Protocol):
     @property
     def num_trials(self) -> int:
         """The most trials that it has, those included that an earlier driver saw end."""
-        ...
 
     @property
     def is_exhausted(self) -> bool:
         """Whether everything has been asked for."""
-        ...
 
     def ended(self) -> list[Ended]:
         """Return the trials that an earlier driver saw end; they are not asked for again."""
-        ...
 
     def ask(self) -> TrialSpec | None:
         """Return the next trial; None once there is no more."""
-        ...
 
     def report(self, spec: TrialSpec, step: int, results: Mapping[str, Any]) -> None:
         """Take what a trial reported after ``step`` optimizer steps."""
-        ...
 
     def tell(self, spec: TrialSpec, outcome: Outcome) -> None:
         """Take how a trial ended."""
-        ...
 
 
 class ListSource:
@@ -151,12 +145,8 @@ class Together:
 
     def __init__(self, sources: Sequence[TrialSource]) -> None:
         self._sources = list(sources)
+        self.num_trials = sum(source.num_trials for source in self._sources)
         self._source_of: dict[str, TrialSource] = {}
-
-    @property
-    def num_trials(self) -> int:
-        """Of all together."""
-        return sum(source.num_trials for source in self._sources)
 
     @property
     def is_exhausted(self) -> bool:

@@ -151,7 +151,7 @@ def _aggregated_tensors(config: SweepConfig) -> set[str | None]:
 
 
 def _mistaken_condition(when: Condition, space: Space, fixed_values: Mapping[str, object]) -> list[str]:
-    if when.key not in space and when.key in _set_by_methods(space):
+    if when.key not in space and when.key in set_by_methods(space):
         return [f"key: {when.key} is what the searched method makes it; ask for method instead"]
     if when.key in fixed_values and when.key not in space:
         found = fixed_values[when.key]
@@ -170,7 +170,7 @@ def _mistaken_condition(when: Condition, space: Space, fixed_values: Mapping[str
     return [f"in: {value!r} is no value of {when.key}: {known}" for value in when.values if not _takes(parent, value)]
 
 
-def _set_by_methods(space: Space) -> set[str]:
+def set_by_methods(space: Space) -> set[str]:
     """Settings that differ from trial to trial because ``method`` is searched."""
     choices = space["method"].choices or () if "method" in space else ()
     return {key for choice in choices if choice in METHODS for key in METHODS[str(choice)].settings}
@@ -242,7 +242,7 @@ def _misfits(config: SweepConfig, num_blocks: int | None) -> list[str]:
     wrong: dict[tuple[str, str], set[str]] = {}
     right: set[tuple[str, str]] = set()
     for values in _cases(config.space):
-        blames = [_blame(mistake, values) for mistake in _mistakes_of(tree, values, num_blocks)]
+        blames = [_blame(mistake, values) for mistake in mistakes_of(tree, values, num_blocks)]
         for key, message in blames:
             wrong.setdefault((key, message), set()).add(repr(values.get(key)))
         right |= {(key, repr(value)) for key, value in values.items() if key not in dict(blames)}
@@ -251,7 +251,8 @@ def _misfits(config: SweepConfig, num_blocks: int | None) -> list[str]:
     )
 
 
-def _mistakes_of(tree: Mapping[str, object], values: Values, num_blocks: int | None) -> list[str]:
+def mistakes_of(tree: Mapping[str, object], values: Mapping[str, object], num_blocks: int | None) -> list[str]:
+    """Mistakes of an experiment with other values, by dotted key; its policy is tried on the blocks, where known."""
     try:
         varied = apply_overrides(tree, values)
     except ConfigError as error:

@@ -1,7 +1,7 @@
 """What a sampler may learn from the trials of an earlier sweep, before its first suggestion."""
 
 import warnings
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import optuna
@@ -15,37 +15,10 @@ from irtune.search.optuna_source import EARLIER, INTERMEDIATE, KEPT_RESULTS, OBJ
 from irtune.search.space import Space, suggest
 
 
-@dataclass(frozen=True)
-class Earlier:
-    """The trials of an earlier sweep.
-
-    Args:
-        source: Where they come from.
-        trials: Those that finished or were stopped, and are trials of this sweep's space too.
-        num_left_out: How many others did.
-    """
-
-    source: str
-    trials: tuple[FrozenTrial, ...]
-    num_left_out: int
-
-    @property
-    def doubts(self) -> list[str]:
-        """What to say about the ones left out."""
-        if not self.num_left_out:
-            return []
-        total = self.num_left_out + len(self.trials)
-        return [
-            f"tune.warm_start: {self.num_left_out} of {total} trials of {self.source} are left out: they lie outside "
-            "of this space, or lack a metric of tune.constraints"
-        ]
-
-
-NOTHING_EARLIER = Earlier("", (), 0)
-
-
-def earlier_trials(tune: TuneConfig, space: Space) -> Earlier:
+def earlier_trials(tune: TuneConfig, space: Space) -> tuple[list[FrozenTrial], list[str]]:
     """The trials that ``tune.warm_start`` names, as this sweep's study can hold them; none if it names nothing.
+
+    They are those that finished or were stopped; what of them is left out is said beside them, in words.
 
     Only journals are read, which are lines of JSON: nothing is unpickled, and nothing is written.
 
@@ -53,30 +26,36 @@ def earlier_trials(tune: TuneConfig, space: Space) -> Earlier:
         ValueError: If there is no such study, it searched for something else, or none of its trials fits the space.
     """
     if tune.warm_start is None:
-        return Earlier("", (), 0)
+        return [], []
     path = Path(tune.warm_start).expanduser()
     study = _read(path / STUDY if path.is_dir() else path)
     found, wanted = study.user_attrs.get(OBJECTIVES), in_words(tune.objectives)
     if found != wanted:
         raise ValueError(f"tune.warm_start: {path} searched for {found}, and this sweep searches for {wanted}")
     over = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-    fitting = [_fitting(trial, study.study_name, tune, space) for trial in over]
-    trials = tuple(trial for trial in fitting if trial is not None)
+    fitting = (_fitting(trial, study.study_name, tune, space) for trial in over)
+    trials = [trial for trial in fitting if trial is not None]
     if not trials:
         raise ValueError(
             f"tune.warm_start: none of the {len(over)} trials that finished in {path} lies in this space; leave it out"
         )
-    return Earlier(str(path), trials, len(over) - len(trials))
+    if len(trials) == len(over):
+        return trials, []
+    doubt = (
+        f"tune.warm_start: {len(over) - len(trials)} of {len(over)} trials of {path} are left out: they lie outside of "
+        "this space, or lack a metric of tune.constraints"
+    )
+    return trials, [doubt]
 
 
-def warm_start(study: optuna.Study, earlier: Earlier) -> None:
+def warm_start(study: optuna.Study, earlier: Sequence[FrozenTrial]) -> None:
     """Let a study know the trials of an earlier sweep, each once however often its sweep is resumed.
 
     They are no trials of this sweep: they are not counted, not shown among its results, and may be suggested again,
     since here they have no result. Their values are taken at face value, whatever data and model they come from.
     """
     known = {trial.user_attrs.get(EARLIER) for trial in study.get_trials(deepcopy=False)}
-    study.add_trials(trial for trial in earlier.trials if trial.user_attrs[EARLIER] not in known)
+    study.add_trials(trial for trial in earlier if trial.user_attrs[EARLIER] not in known)
 
 
 def _read(path: Path) -> optuna.Study:

@@ -34,24 +34,4 @@ POLICIES: dict[str, type[SelectionPolicy]] = {
     )
 }
 
-__all__ = [
-    "IST",
-    "POLICIES",
-    "AdaGradSelect",
-    "AllBlocks",
-    "AutoFreeze",
-    "BlockOrder",
-    "CostAware",
-    "GradES",
-    "PolicyState",
-    "Progressive",
-    "RandomBlocks",
-    "SelectionContext",
-    "SelectionPolicy",
-    "Static",
-    "StepCost",
-    "Suppression",
-    "TopK",
-    "VarianceSplit",
-    "WeightedRandom",
-]
+__all__ = ["POLICIES", "PolicyState", "SelectionContext", "SelectionPolicy", "StepCost", "Suppression"]

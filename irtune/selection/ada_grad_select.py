@@ -6,9 +6,8 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from irtune.selection.draws import draw_blocks
 from irtune.selection.policy import BlockCount, PolicyState, SelectionContext, SelectionPolicy, resolve_count
-from irtune.selection.scores import top_blocks
+from irtune.selection.scores import draw_blocks, top_blocks
 
 
 class AdaGradSelect(SelectionPolicy):

@@ -42,8 +42,10 @@ class CostAware(SelectionPolicy):
         num_blocks = context.num_blocks
         cost = context.cost or StepCost.uniform(num_blocks)
         full = cost.of(range(num_blocks))
+        scores = context.importance.scores
+        values = np.ones(num_blocks) if np.isnan(scores).all() else finite_scores(ranked_scores(scores))
         # A budget that is the cost of a set but for rounding pays for it.
-        blocks = best_set(_values(context.importance.scores), cost, self.budget * full * (1 + 1e-9))
+        blocks = best_set(values, cost, self.budget * full * (1 + 1e-9))
         if not blocks:
             cheapest = min(range(num_blocks), key=lambda block: cost.of([block]))
             share = cost.of([cheapest]) / full
@@ -72,7 +74,3 @@ def best_set(values: np.ndarray, cost: StepCost, limit: float) -> tuple[int, ...
         if total > best[0]:
             best = (total, chosen)
     return tuple(sorted(best[1]))
-
-
-def _values(scores: np.ndarray) -> np.ndarray:
-    return np.ones(len(scores)) if np.isnan(scores).all() else finite_scores(ranked_scores(scores))

@@ -6,7 +6,6 @@ import numpy as np
 from pydantic import Field
 from scipy.special import expit, log_expit
 
-from irtune.selection.draws import draw_blocks
 from irtune.selection.policy import (
     BlockCount,
     PolicyState,
@@ -15,6 +14,7 @@ from irtune.selection.policy import (
     Suppression,
     resolve_count,
 )
+from irtune.selection.scores import draw_blocks
 
 
 def updated_scores(

@@ -5,8 +5,8 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from irtune.selection.draws import draw_blocks
 from irtune.selection.policy import BlockCount, PolicyState, SelectionContext, SelectionPolicy, resolve_count
+from irtune.selection.scores import draw_blocks
 
 
 class WeightedRandom(SelectionPolicy):

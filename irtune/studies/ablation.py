@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -20,14 +19,13 @@ from irtune.search.source import ListSource, Together
 from irtune.studies.ablation_conclusion import conclude_ablation, write_claims
 from irtune.studies.driver import Phase
 from irtune.studies.forecast import SweepCost, Trial
-from irtune.studies.plan import Plan, in_words, tried, workers_in_words
+from irtune.studies.plan import Plan, in_words, predictions, tried, with_starts
 from irtune.studies.preflight import Ablation, study_cells
 from irtune.studies.reuse import take_over
 from irtune.studies.study import KnownEnd, StudyRunner
 from irtune.studies.trial_table import TrialTable
 from irtune.studies.tuning import searches, tuned
 from irtune.tracking.mlflow_tracker import MlflowTracker
-from irtune.tracking.uploader import Uploader
 from irtune.training.rehearsal import Rehearsal
 
 
@@ -80,8 +78,7 @@ class AblationRunner(StudyRunner[AblationConfig, AblationFindings]):
         self, study: Ablation, lengths: Mapping[Split, np.ndarray], rehearsal: Rehearsal, at_once: int
     ) -> Plan:
         """The cost of each cell, on the data of the first corpus."""
-        config, engine = study.config, study.config.engine
-        cells = study_cells(study)
+        config, cells = study.config, study_cells(study)
         varied = {cell.name: with_overrides(config.experiment(), cell.overrides) for cell in cells}
         pace, cost, memory_bytes, source = tried(study, rehearsal, int(lengths["train"].max()), list(varied.values()))
         of_cell = {cell.name: Trial.of(varied[cell.name], cost, lengths, pace) for cell in cells}
@@ -89,37 +86,24 @@ class AblationRunner(StudyRunner[AblationConfig, AblationFindings]):
         runs = [of_cell[cell.name] for cell in cells for _ in range(times + len(seeds_of(config, cell)))]
         baseline = next(of_cell[cell.name] for cell in cells if cell.is_baseline)
         others = Trial.mean([trial for trial in runs if trial is not baseline] or [baseline])
-        if pace:
-            starts = max(at_once, math.ceil(len(runs) / config.tune.trials_per_process(engine)))
-            baseline = replace(baseline, load_s=baseline.load_s + pace.process_s)
-            others = replace(others, load_s=others.load_s + (starts - 1) / max(len(runs) - 1, 1) * pace.process_s)
+        baseline, others = with_starts(config, baseline, others, len(runs) - 1, pace, at_once)
         whole = SweepCost.of(baseline, others, len(runs) - 1, {}, at_once)
-        predicted = {
-            "step_s": baseline.step_s,
-            "baseline_s": baseline.seconds,
-            "trial_s": others.seconds,
-            "trial_flops": others.step_flops * others.num_steps,
-            "memory_bytes": memory_bytes,
-            "trials_s": whole.trials_s,
-            "sweep_s": whole.wall_s,
-        }
-        facts = {
-            **study.ready.inputs.facts(),
-            "reads": study.ready.inputs.shown(),
-            "trials": f"{self.trials_in_words(config)}; {at_once} at a time",
-            "cells": "; ".join(f"{name} {_each(trial)}" for name, trial in of_cell.items()),
-            "workers": workers_in_words(config),
-            "estimated": f"from {source}",
-            "memory": f"{memory_bytes / 2**30:.2g} GiB per worker",
-            "in all": in_words(whole, engine),
-        }
-        return Plan.of(study, facts, predicted, source)
+        return Plan.of(
+            study,
+            predictions(baseline, others, whole, memory_bytes),
+            source,
+            work={
+                "trials": f"{self.trials_in_words(config)}; {at_once} at a time",
+                "cells": "; ".join(f"{name} {_each(trial)}" for name, trial in of_cell.items()),
+            },
+            takes={"in all": in_words(whole, config.engine)},
+        )
 
     def conclude(
-        self, study: Ablation, table: TrialTable, uploader: Uploader, tracker: MlflowTracker, console: Console
+        self, study: Ablation, table: TrialTable, tracker: MlflowTracker, console: Console
     ) -> AblationFindings:
         """Judge cells and claims."""
-        return conclude_ablation(study, table, uploader, tracker, console)
+        return conclude_ablation(study, table, tracker, console)
 
     def succeeded(self, found: AblationFindings) -> bool:
         """Tell whether every cell has at least one seed that finished."""

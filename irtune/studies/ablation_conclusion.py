@@ -4,9 +4,7 @@ import hashlib
 import io
 import json
 import logging
-import shlex
 import shutil
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +12,6 @@ from pathlib import Path
 import yaml
 from matplotlib.figure import Figure
 from rich.console import Console
-from rich.markup import escape
 
 from irtune.analysis.ablation.ablation_report import AblationFindings, findings_of, render_ablation
 from irtune.analysis.ablation.cell_figures import (
@@ -37,10 +34,11 @@ from irtune.studies.artifacts import HEAT_MAP
 from irtune.studies.plan import PLAN, Compared, compared_with_plan, table
 from irtune.studies.preflight import Ablation, study_cells
 from irtune.studies.provenance import environment
+from irtune.studies.resume import command_line
 from irtune.studies.trial_record import TrialRecord
 from irtune.studies.trial_table import TrialTable
 from irtune.studies.tuning import tuned
-from irtune.studies.ways_to_look import ways_to_look
+from irtune.studies.ways_to_look import show_answer, show_attempts, ways_to_look
 from irtune.tracking.mlflow_tracker import MlflowTracker
 from irtune.tracking.trace import read_trace
 from irtune.tracking.uploader import Uploader
@@ -69,7 +67,7 @@ def write_claims(study: Ablation) -> Mapping[str, str]:
 
 
 def conclude_ablation(
-    study: Ablation, trials: TrialTable, uploader: Uploader, tracker: MlflowTracker, console: Console
+    study: Ablation, trials: TrialTable, tracker: MlflowTracker, console: Console
 ) -> AblationFindings:
     """Judge, write, record, and then show: what a terminal cannot print costs no report."""
     entries, config = list(trials.records.values()), study.config
@@ -92,8 +90,8 @@ def conclude_ablation(
     once_there_is_room(
         lambda: _write_files(study, entries, findings, curves, choices, commands, compared), study.folder
     )
-    _record(study, findings, compared, uploader)
-    trials.adapters.upload(uploader)
+    _record(study, findings, compared, trials.uploader)
+    trials.adapters.upload(trials.uploader)
     _show(study, findings, entries, commands, compared, console)
     return findings
 
@@ -171,7 +169,7 @@ def _write_files(
         claims_record=write_claims(study),
         data=redacted(study.ready.inputs.facts() | {"asked": study.ready.inputs.asked()}),
         tracking=commands,
-        command=redact(_command()),
+        command=redact(command_line()),
         study_yaml=yaml.safe_dump(redacted(explicit(config)), sort_keys=False),
         provenance=environment()
         | {
@@ -193,11 +191,6 @@ def _drawn(figure: Figure, path: Path) -> bytes:
     # Without the time, so that equal results are equal files.
     figure.savefig(path.with_suffix(".pdf"), facecolor="white", metadata={"CreationDate": None})
     return buffer.getvalue()
-
-
-def _command() -> str:
-    program = ["python"] * sys.argv[0].endswith(".py") + sys.argv
-    return shlex.join([each for each in program if each not in ("--new", "--resume")])
 
 
 def _record(study: Ablation, findings: AblationFindings, compared: Compared, uploader: Uploader) -> None:
@@ -241,21 +234,10 @@ def _show(
         console.print(table(*compared[:2]))
     console.print()
     console.print(cell_table(findings.results).rich(console.width))
-    for entry in entries:
-        happened = [f"tried again: {entry.trial_id}, {entry.name}: {reason}" for reason in entry.interruptions]
-        if entry.error is not None:
-            happened.append(f"failed: {entry.trial_id}, {entry.name}: {last_line(entry.error)}")
-        for line in happened:
-            console.out(line, highlight=False)
-    console.print("[bold]Look at it[/]")
-    for label, what in {
+    show_attempts(entries, console)
+    places = {
         "report": str(study.folder / REPORT),
         "tables": f"{study.folder / RESULTS}: cells and trials as CSV and Parquet, cells as Markdown and LaTeX",
         "figures": f"{study.folder / RESULTS}: PNG and PDF",
-        "MLflow": commands[0],
-        "": f"then open {commands[1]}",
-    }.items():
-        console.out(f"  {label:8} {what}", highlight=False)
-    console.print(f"\n[bold green]Answer[/] {escape(findings.answer)}", highlight=False, soft_wrap=True)
-    for caveat in findings.caveats:
-        console.out(f"  - {caveat}", highlight=False)
+    }
+    show_answer(places, commands, findings.answer, findings.caveats, console)

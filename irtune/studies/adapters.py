@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from functools import partial
 
 from irtune.analysis.pareto import pareto_front
 from irtune.analysis.trials import TrialRow, best_first
@@ -58,12 +59,16 @@ class Adapters:
         if self._tracking.upload_adapters != "best":
             return
         for trial in sorted(self._best()):
-            entry = self._entries[trial]
-            if (entry.folder / ADAPTER).is_dir():
-                try:
-                    _upload(RunRecord(entry.folder), uploader)
-                except (OSError, ValueError) as error:
-                    logger.warning("%s: its adapter does not go to MLflow: %s", entry.folder, error)
+            folder = self._entries[trial].folder
+            if not (folder / ADAPTER).is_dir():
+                continue
+            record = RunRecord(folder)
+            try:
+                if all(artifact["path"] != ADAPTER for artifact in record.artifacts()):
+                    once_there_is_room(partial(record.add_artifact, folder / ADAPTER, ADAPTER), folder, ROOM_S)
+                    uploader.resend(record)
+            except (OSError, ValueError) as error:
+                logger.warning("%s: its adapter does not go to MLflow: %s", folder, error)
 
     def told(self) -> str:
         """What was kept and what goes to MLflow, in words."""
@@ -84,9 +89,3 @@ class Adapters:
         chosen = best_first(search, mode, baseline=False)[: self._top] + best_first(search, mode, baseline=True)[:1]
         chosen += pareto_front(search, objectives) if len(objectives) > 1 else []
         return {row.trial_id for row in (*chosen, *(row for row in found if row.repeats is not None))}
-
-
-def _upload(record: RunRecord, uploader: Uploader) -> None:
-    if all(artifact["path"] != ADAPTER for artifact in record.artifacts()):
-        once_there_is_room(lambda: record.add_artifact(record.folder / ADAPTER, ADAPTER), record.folder, ROOM_S)
-        uploader.resend(record)

@@ -19,19 +19,19 @@ def keep_trace(entry: TrialRecord) -> None:
 
     Drawing must not cost a sweep: what goes wrong is logged.
     """
+
+    def keep() -> None:
+        trace = read_trace(entry.folder)
+        if not len(trace["step"]):
+            return
+        write_arrays(entry.folder / TRACE, trace)
+        label = f"importance ({entry.config.importance.name.replace('_', ' ')})"
+        figure = trace_heat_map(trace["scores"], trace["active"], trace["step"], title=entry.name, score_label=label)
+        figure.savefig(entry.folder / HEAT_MAP, dpi=120)
+        for file in (TRACE, HEAT_MAP):
+            RunRecord(entry.folder).add_artifact(entry.folder / file, "layer_importance")
+
     try:
-        once_there_is_room(lambda: _keep_trace(entry), entry.folder, ROOM_S)
+        once_there_is_room(keep, entry.folder, ROOM_S)
     except Exception:
         logging.getLogger(__name__).exception("%s: no layer trace", entry.name)
-
-
-def _keep_trace(entry: TrialRecord) -> None:
-    trace = read_trace(entry.folder)
-    if not len(trace["step"]):
-        return
-    write_arrays(entry.folder / TRACE, trace)
-    label = f"importance ({entry.config.importance.name.replace('_', ' ')})"
-    figure = trace_heat_map(trace["scores"], trace["active"], trace["step"], title=entry.name, score_label=label)
-    figure.savefig(entry.folder / HEAT_MAP, dpi=120)
-    for file in (TRACE, HEAT_MAP):
-        RunRecord(entry.folder).add_artifact(entry.folder / file, "layer_importance")

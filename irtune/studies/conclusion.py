@@ -28,11 +28,9 @@ from irtune.studies.plan import PLAN, Compared, compared_with_plan, table
 from irtune.studies.preflight import Sweep
 from irtune.studies.provenance import environment
 from irtune.studies.trial_table import TrialTable
-from irtune.studies.ways_to_look import ways_to_look
+from irtune.studies.ways_to_look import show_answer, show_attempts, ways_to_look
 from irtune.tracking.mlflow_tracker import MlflowTracker
-from irtune.tracking.uploader import Uploader
 from irtune.training.record import RecordWriter
-from irtune.workers.error_text import last_line
 
 REPORT, TABLE, BEST = "report.html", "trials.md", "best.yaml"
 FIGURE, PARETO, FINALISTS_FIGURE = "response.png", "pareto.png", "finalists.png"
@@ -52,10 +50,10 @@ class _Found:
     compared: Compared
 
 
-def conclude(sweep: Sweep, trials: TrialTable, uploader: Uploader, tracker: MlflowTracker, console: Console) -> Answer:
+def conclude(sweep: Sweep, trials: TrialTable, tracker: MlflowTracker, console: Console) -> Answer:
     """Answer, write, record, and then show: what a terminal cannot print costs no report."""
-    metric, mode = sweep.config.tune.first_objective
-    objectives, all_rows = sweep.config.tune.objectives, trials.rows()
+    metric, mode = sweep.config.aim.first_objective
+    objectives, all_rows = sweep.config.aim.objectives, trials.rows()
     rows = [row for row in all_rows if row.repeats is None]
     answer = answer_sweep(
         all_rows,
@@ -70,17 +68,17 @@ def conclude(sweep: Sweep, trials: TrialTable, uploader: Uploader, tracker: Mlfl
     compared = compared_with_plan(sweep.folder, list(trials.records.values()))
     found = _Found(sweep, trials, rows, front, answer, look, compared)
     once_there_is_room(lambda: _write_files(found), sweep.folder)
-    _record(found, uploader)
-    trials.adapters.upload(uploader)
+    _record(found)
+    trials.adapters.upload(trials.uploader)
     _show(found, console)
     return answer
 
 
 def _write_files(found: _Found) -> None:
     sweep, answer, rows, records = found.sweep, found.answer, found.rows, found.trials.records
-    _, mode = sweep.config.tune.first_objective
+    _, mode = sweep.config.aim.first_objective
     response = _drawn(response_curves(rows, mode=mode), sweep.folder / FIGURE)
-    pareto = _drawn(pareto_plot(rows, sweep.config.tune.objectives), sweep.folder / PARETO) if found.front else None
+    pareto = _drawn(pareto_plot(rows, sweep.config.aim.objectives), sweep.folder / PARETO) if found.front else None
     tables, finalists = [trial_table(rows, mode, found.front).markdown()], None
     if answer.finalists:
         tables.append(finalist_table(answer.finalists).markdown())
@@ -122,9 +120,9 @@ def _drawn(figure: Figure, path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _record(found: _Found, uploader: Uploader) -> None:
+def _record(found: _Found) -> None:
     """A run of its own for the sweep, with everything that is about all of its trials."""
-    sweep, answer = found.sweep, found.answer
+    sweep, answer, uploader = found.sweep, found.answer, found.trials.uploader
     key, folder = f"{sweep.name}/{SUMMARY}", sweep.folder / SUMMARY
     tags = {"irtune.sweep": sweep.name, "irtune.kind": "summary", "irtune.data": sweep.ready.inputs.dataset.name}
     tags |= {"irtune.data.lengths": sweep.ready.inputs.encoded.in_words()}
@@ -161,33 +159,22 @@ def _show(found: _Found, console: Console) -> None:
         console.print()
         console.print(table(*found.compared[:2]))
     console.print()
-    metric, mode = sweep.config.tune.first_objective
+    metric, mode = sweep.config.aim.first_objective
     console.print(trial_table(found.rows, mode, found.front).rich(console.width))
     if answer.finalists:
         console.print("[bold]Finalists over seeds[/]")
         console.print(finalist_table(answer.finalists).rich(console.width))
-    for entry in records.values():
-        happened = [f"tried again: {entry.trial_id}, {entry.name}: {reason}" for reason in entry.interruptions]
-        if entry.error is not None:
-            happened.append(f"failed: {entry.trial_id}, {entry.name}: {last_line(entry.error)}")
-        for line in happened:
-            console.out(line, highlight=False)
+    show_attempts(records.values(), console)
     if answer.best is not None:
         where = f"what was set; all of it: {sweep.folder / BEST}"
         by = f" by {metric}, the first objective" if found.front else ""
         console.print(f"\n[bold]Best configuration{by}[/] ({escape(where)})", highlight=False, soft_wrap=True)
         best = redacted(explicit(records[answer.best.trial_id].config))
         console.print(Syntax(yaml.safe_dump(best, sort_keys=False), "yaml", background_color="default"))
-    console.print("[bold]Look at it[/]")
-    for label, what in {
+    places = {
         "report": str(sweep.folder / REPORT),
         "figure": str(sweep.folder / (PARETO if found.front else FIGURE)),
         "adapters": found.trials.adapters.told(),
         "study": shlex.join(["optuna-dashboard", str(sweep.folder / "study.journal")]),
-        "MLflow": found.ways_to_look[0],
-        "": f"then open {found.ways_to_look[1]}",
-    }.items():
-        console.out(f"  {label:8} {what}", highlight=False)
-    console.print(f"\n[bold green]Answer[/] {escape(answer.sentence)}", highlight=False, soft_wrap=True)
-    for caveat in answer.caveats:
-        console.out(f"  - {caveat}", highlight=False)
+    }
+    show_answer(places, found.ways_to_look, answer.sentence, answer.caveats, console)

@@ -26,7 +26,7 @@ from irtune.studies.artifacts import keep_trace
 from irtune.studies.preflight import Study
 from irtune.studies.progress import SweepProgress
 from irtune.studies.ray_tune import SourceSearcher, TableCallback
-from irtune.studies.resume import resume_command
+from irtune.studies.resume import command_line
 from irtune.studies.trial_record import TrialRecord
 from irtune.studies.trial_table import TrialTable
 from irtune.tracking.mlflow_tracker import MlflowTracker
@@ -215,7 +215,7 @@ class Driver:
         self._console.out(
             f"\nThe {config.kind} has had its tune.time_budget_s={config.tune.time_budget_s:g} and ends here. Trials "
             f"stopped on their way, KILLED until they go on: {running}. To go on, for as long again: "
-            f"{resume_command()}",
+            f"{command_line('--resume')}",
             highlight=False,
         )
 
@@ -238,6 +238,7 @@ def _raise_killed(number: int, frame: FrameType | None) -> None:
 def _say_lost(what: str, sweep: Study[StudyConfig], console: Console) -> None:
     console.out(
         f"error: {what}: it was killed (look whether memory ran out), or has crashed, and the sweep ends. What was "
-        f"measured is in {sweep.folder}; the trials in flight go on from their checkpoints with: {resume_command()}",
+        f"measured is in {sweep.folder}; the trials in flight go on from their checkpoints with: "
+        f"{command_line('--resume')}",
         highlight=False,
     )

@@ -1,31 +1,82 @@
-"""The finalists of a sweep: which trials are repeated over seeds, each beside a baseline at its own settings."""
+"""What follows a search: the baseline at the winner's other settings, and the finalists over seeds.
+
+A search may vary more than which blocks train, the learning rate say. Its winner then had many tries where the baseline
+had one, so that a difference says nothing about selecting blocks until every block has trained at these settings too.
+"""
 
 from collections.abc import Sequence
 
 import optuna
 
-from irtune.analysis.trials import TrialRow, best_first, chosen
-from irtune.config.sweep_schema import FinalistsConfig, SweepConfig
-from irtune.search.optuna_source import ended_trials
+from irtune.analysis.trials import TrialRow, baseline_for, beside_selection, best_first, chosen
+from irtune.config.load import dotted_keys, with_overrides
+from irtune.config.schema import ExperimentConfig
+from irtune.config.sweep_schema import SweepConfig
+from irtune.search.optuna_source import ended_trials, num_searched
 from irtune.search.source import BASELINE_OVERRIDES, BASELINE_TRIAL, MATCHED, TrialSpec
-from irtune.studies.matched import matched_overrides
+from irtune.search.space import Values
+from irtune.search.space_checks import set_by_methods
 
 FINALISTS = "finalists"
 """User attribute of a study: which trials were chosen, and out of what."""
 
 
-def num_repeats(finalists: FinalistsConfig | None, num_trials: int, *, with_matched: bool = False) -> int:
-    """How many repeats there will be after a search of ``num_trials`` that all finish, the baselines' among them.
+def may_differ(config: SweepConfig) -> bool:
+    """Whether trials of a sweep may differ from its baseline in more than which blocks train."""
+    return bool(beside_selection(dict.fromkeys([*config.space, *set_by_methods(config.space)])))
+
+
+def matched_overrides(experiment: ExperimentConfig, overrides: Values, baselines: Sequence[Values]) -> Values | None:
+    """What makes the baseline run at a trial's other settings.
 
     Args:
-        finalists: What is repeated.
-        num_trials: Trials of the search, besides the baseline.
-        with_matched: Whether every finalist has a baseline at its own settings, which is the most that can be.
+        experiment: What the trials of the sweep vary.
+        overrides: The trial's configuration, over it.
+        baselines: The configurations of baselines that run anyway.
+
+    Returns:
+        None if one of ``baselines`` has these settings.
     """
+    wanted = beside_selection(dotted_keys(with_overrides(experiment, overrides)))
+    if any(beside_selection(dotted_keys(with_overrides(experiment, one))) == wanted for one in baselines):
+        return None
+    values = dict(BASELINE_OVERRIDES) | {key: overrides[key] for key in beside_selection(overrides)}
+    # What a trial owes to its method is said by the method alone, and the baseline has none.
+    found = dotted_keys(with_overrides(experiment, values))
+    return values | {key: value for key, value in wanted.items() if key not in found or found[key] != value}
+
+
+def matched_baseline(study: optuna.Study, rows: Sequence[TrialRow], config: SweepConfig) -> list[TrialSpec]:
+    """The baseline at the settings of the best trial that selects blocks, once a search is over.
+
+    Args:
+        study: The study of the sweep.
+        rows: All trials of the search.
+        config: The sweep.
+
+    Returns:
+        Nothing if nothing that selects finished, or if a baseline ran at these settings.
+    """
+    mode = config.aim.first_objective[1]
+    best = chosen([row for row in rows if row.repeats is None], mode, baseline=False)
+    if best is None or baseline_for(best, rows, mode) is not None:
+        return []
+    overrides = next(spec.overrides for spec, _ in ended_trials(study) if spec.name == best.trial_id)
+    # A baseline that failed at the file's settings fails at the same ones again.
+    values = matched_overrides(config.experiment(), overrides, [BASELINE_OVERRIDES])
+    return [] if values is None else [TrialSpec(f"{MATCHED}{best.trial_id}", values)]
+
+
+def num_repeats(config: SweepConfig) -> int:
+    """How many repeats there will be after a search whose trials all finish, the baselines' among them.
+
+    Where trials may differ in more than which blocks train, every finalist has a baseline at its own settings at most.
+    """
+    finalists = config.tune.finalists
     if finalists is None:
         return 0
-    best = min(finalists.top, num_trials)
-    return (best + 1 + best * with_matched) * finalists.seeds
+    best = min(finalists.top, num_searched(config.tune, config.space))
+    return (best + 1 + best * may_differ(config)) * finalists.seeds
 
 
 def choose_repeats(study: optuna.Study, rows: Sequence[TrialRow], config: SweepConfig) -> list[TrialSpec]:
@@ -46,7 +97,7 @@ def choose_repeats(study: optuna.Study, rows: Sequence[TrialRow], config: SweepC
     Returns:
         Nothing if no trial that selects blocks finished.
     """
-    finalists, mode = config.tune.finalists, config.tune.first_objective[1]
+    finalists, mode = config.tune.finalists, config.aim.first_objective[1]
     assert finalists is not None
     searched = [row for row in rows if row.repeats is None and not row.trial_id.startswith(MATCHED)]
     best = [row.trial_id for row in best_first(searched, mode, baseline=False)]

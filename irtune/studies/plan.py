@@ -1,7 +1,6 @@
 """What a sweep will do and take, said before anything runs; kept, and put beside what it took."""
 
 import contextlib
-import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -9,28 +8,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
 
-import numpy as np
-import optuna
-from optuna.samplers import RandomSampler
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from irtune.analysis.tables import MISSING, duration, operations
-from irtune.config.load import with_overrides
 from irtune.config.schema import EngineConfig, ExperimentConfig
 from irtune.config.study_schema import StudyConfig
-from irtune.config.sweep_schema import SweepConfig
-from irtune.data.dataset import Split
 from irtune.files import read_json, write_json
 from irtune.redaction import public_address, redacted
-from irtune.search.optuna_source import num_searched
-from irtune.search.source import BASELINE_OVERRIDES, BASELINE_TRIAL
-from irtune.search.space import size, suggest
-from irtune.studies.finalists import num_repeats
-from irtune.studies.forecast import SweepCost, Trial, expected_stops
-from irtune.studies.matched import may_differ
-from irtune.studies.preflight import Study, Sweep
+from irtune.search.source import BASELINE_TRIAL
+from irtune.studies.forecast import SweepCost, Trial
+from irtune.studies.preflight import Study
 from irtune.studies.trial_record import TrialRecord
 from irtune.tracking.run_record import RunRecord
 from irtune.training.cost import CostModel, memory_by_shape
@@ -39,9 +28,6 @@ from irtune.training.rehearsal import Pace, Rehearsal, RehearsalError
 
 PLAN = "plan.json"
 MEASURED = "measured steps of the real model on this machine"
-NUM_DRAWN = 30
-"""Configurations drawn from the space to say what its trials take on average."""
-
 QUANTITIES: dict[str, tuple[str, Callable[[float], str]]] = {
     "step_s": ("optimizer step of the baseline", "{:.3g}s".format),
     "baseline_s": ("the baseline", duration),
@@ -74,17 +60,38 @@ class Plan:
 
     @classmethod
     def of(
-        cls, study: Study[StudyConfig], facts: Mapping[str, str], predicted: Mapping[str, float], source: str
+        cls,
+        study: Study[StudyConfig],
+        predicted: Mapping[str, float],
+        source: str,
+        *,
+        work: Mapping[str, str],
+        takes: Mapping[str, str],
     ) -> "Plan":
-        """With where results will lie, without secrets, and without what is not known (NaN)."""
-        tracking, uri = study.config.tracking, public_address(study.ready.tracking_uri)
-        where = {
+        """With where results will lie, without secrets, and without what is not known (NaN).
+
+        Args:
+            study: What was found out about it.
+            predicted: By what ``QUANTITIES`` calls it.
+            source: Where the numbers come from.
+            work: In words, what there is to do.
+            takes: In words, what that takes.
+        """
+        inputs, tracking, uri = study.ready.inputs, study.config.tracking, public_address(study.ready.tracking_uri)
+        facts = {
+            **inputs.facts(),
+            "reads": inputs.shown(),
+            **work,
+            "workers": _workers_in_words(study.config),
+            "estimated": f"from {source}",
+            "memory": f"{predicted['memory_bytes'] / 2**30:.2g} GiB per worker",
+            **takes,
             "results": f"{study.folder}: trials with their checkpoints, predictions and adapters "
             f"({tracking.keep_adapters} kept, {tracking.upload_adapters} uploaded), tokens, tables, report",
             "MLflow": f"{uri}, experiment {tracking.experiment}",
         }
         known = {name: value for name, value in predicted.items() if not math.isnan(value)}
-        return cls(redacted({**facts, **where}), known, source)
+        return cls(redacted(facts), known, source)
 
     def show(self, console: Console) -> None:
         """Print it."""
@@ -109,63 +116,6 @@ def predict(folder: Path, make: Callable[[], Plan], console: Console) -> None:
     console.out(f"{'time':8} {text}", highlight=False)
 
 
-def num_beside(config: SweepConfig) -> int:
-    """The most trials after the search: the baseline at the winner's other settings, and repeats over seeds."""
-    may_match = may_differ(config)
-    return may_match + num_repeats(
-        config.tune.finalists, num_searched(config.tune, config.space), with_matched=may_match
-    )
-
-
-def make_plan(sweep: Sweep, lengths: Mapping[Split, np.ndarray], rehearsal: Rehearsal, at_once: int) -> Plan:
-    """What a sweep will do and take.
-
-    The space is represented by random draws, although a sampler comes to prefer some of it, and every trial by the
-    model, adapter and tokens of the experiment, also where the space varies them.
-
-    Args:
-        sweep: What was found out about it.
-        lengths: Tokens ``(N,)`` of each split's examples.
-        rehearsal: Of its experiment.
-        at_once: Trials at a time.
-    """
-    config, drawn, searched = sweep.config, _drawn(sweep.config), num_searched(sweep.config.tune, sweep.config.space)
-    pace, cost, memory_bytes, source = tried(sweep, rehearsal, int(lengths["train"].max()), drawn)
-    baseline = Trial.of(with_overrides(config.experiment(), BASELINE_OVERRIDES), cost, lengths, pace)
-    others = Trial.mean([Trial.of(one, cost, lengths, pace) for one in drawn])
-    repeats = num_beside(config)
-    if pace:
-        # Of the processes that start, one does for the baseline.
-        starts = max(at_once, math.ceil((1 + searched + repeats) / config.tune.trials_per_process(config.engine)))
-        baseline = replace(baseline, load_s=baseline.load_s + pace.process_s)
-        others = replace(others, load_s=others.load_s + (starts - 1) / (searched + repeats) * pace.process_s)
-    stops = expected_stops(config.tune.scheduler, searched, others)
-    stopped = sum(stops.values())
-    most = SweepCost.of(baseline, others, searched + repeats, {}, at_once)
-    expected = SweepCost.of(baseline, others, searched + repeats - stopped, stops, at_once)
-    predicted = {
-        "step_s": baseline.step_s,
-        "baseline_s": baseline.seconds,
-        "trial_s": others.seconds,
-        "trial_flops": others.step_flops * others.num_steps,
-        "memory_bytes": memory_bytes,
-        "stopped": stopped,
-        "trials_s": expected.trials_s,
-        "sweep_s": expected.wall_s,
-    }
-    if_stopped = f"; about {in_words(expected, config.engine)} if ASHA stops {stopped:.1f}" if stopped else ""
-    facts = {
-        **sweep.ready.inputs.facts(),
-        "reads": sweep.ready.inputs.shown(),
-        **_work(config, at_once),
-        "estimated": f"from {source}",
-        "memory": f"{memory_bytes / 2**30:.2g} GiB per worker",
-        "per trial": _trial_in_words(baseline, others),
-        "in all": in_words(most, config.engine) + if_stopped,
-    }
-    return Plan.of(sweep, facts, predicted, source)
-
-
 def tried(
     study: Study[StudyConfig], rehearsal: Rehearsal, longest: int, drawn: Sequence[ExperimentConfig]
 ) -> tuple[Pace | None, CostModel, float, str]:
@@ -186,41 +136,43 @@ def tried(
     return pace, pace.cost, pace.memory_bytes(tokens), MEASURED
 
 
-def _drawn(config: SweepConfig) -> list[ExperimentConfig]:
-    study = optuna.create_study(sampler=RandomSampler(seed=config.tune.seed))
-    draws = [suggest(study.ask(), config.space) for _ in range(NUM_DRAWN)]
-    return [with_overrides(config.experiment(), values) for values in draws]
+def with_starts(
+    config: StudyConfig, baseline: Trial, others: Trial, num_others: int, pace: Pace | None, at_once: int
+) -> tuple[Trial, Trial]:
+    """The baseline, and the others on average, with their share of the processes that start for them."""
+    if pace is None:
+        return baseline, others
+    starts = max(at_once, math.ceil((1 + num_others) / config.tune.trials_per_process(config.engine)))
+    # Of the processes that start, one does for the baseline.
+    of_others = (starts - 1) / max(num_others, 1) * pace.process_s
+    return (
+        replace(baseline, load_s=baseline.load_s + pace.process_s),
+        replace(others, load_s=others.load_s + of_others),
+    )
 
 
-def _work(config: SweepConfig, at_once: int) -> dict[str, str]:
-    """What there is to do, and on what."""
-    searched, number = num_searched(config.tune, config.space), size(config.space)
-    beside = num_beside(config)
-    again = "; the baseline again at the settings of the best" if may_differ(config) else ""
-    repeats = beside - bool(again)
-    again += f"; {'up to ' if again else ''}{repeats} repeats over seeds" if repeats else ""
-    space = {key: one.model_dump(mode="json", exclude_defaults=True) for key, one in config.space.items()}
+def predictions(
+    baseline: Trial, others: Trial, cost: SweepCost, memory_bytes: float, stopped: float = math.nan
+) -> dict[str, float]:
+    """What is predicted, by what ``QUANTITIES`` calls it."""
     return {
-        "trials": f"{1 + searched}, the baseline included{again}; {at_once} at a time",
-        "space": f"{'infinitely many' if number is None else f'{number:,}'} configurations: {json.dumps(space)}",
-        "workers": workers_in_words(config),
+        "step_s": baseline.step_s,
+        "baseline_s": baseline.seconds,
+        "trial_s": others.seconds,
+        "trial_flops": others.step_flops * others.num_steps,
+        "memory_bytes": memory_bytes,
+        "stopped": stopped,
+        "trials_s": cost.trials_s,
+        "sweep_s": cost.wall_s,
     }
 
 
-def workers_in_words(config: StudyConfig) -> str:
+def _workers_in_words(config: StudyConfig) -> str:
     """How many workers a trial has, and what each reserves."""
     engine = config.engine
     gpus = f" and {engine.gpus_per_worker:g} GPUs" if engine.gpus_per_worker else ""
     each = f"{engine.cpus_per_worker:g} CPUs{gpus}"
     return f"{engine.num_workers} per trial ({config.tune.execution_of(engine)}), each with {each}"
-
-
-def _trial_in_words(baseline: Trial, others: Trial) -> str:
-    if math.isnan(baseline.seconds):
-        of_baseline, of_others = operations(baseline.step_flops), operations(others.step_flops)
-        return f"{of_baseline} FLOPs per step of the baseline, {of_others} of others"
-    steps = f"with steps of {baseline.step_s:.3g}s and {others.step_s:.3g}s"
-    return f"{duration(baseline.seconds)} the baseline, {duration(others.seconds)} another, {steps}"
 
 
 def in_words(cost: SweepCost, engine: EngineConfig) -> str:

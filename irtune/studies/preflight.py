@@ -1,11 +1,12 @@
 """Everything that can be wrong with a sweep, looked for before Ray starts: space, model, data, tracking."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
+from optuna.trial import FrozenTrial
 
 from irtune.analysis.ablation.cell_results import Cell
 from irtune.analysis.metrics import Metric
@@ -21,7 +22,7 @@ from irtune.layers import map_parameters
 from irtune.search.ablation_cells import cells_of, check_cells, configurations
 from irtune.search.objectives import unknown_metrics
 from irtune.search.space_checks import check_space, doubtful, indistinct_choices, values_of
-from irtune.search.warm_start import NOTHING_EARLIER, Earlier, earlier_trials
+from irtune.search.warm_start import earlier_trials
 from irtune.studies.budgets import cells_at_budget
 from irtune.tracking.address import local_database, resolve_tracking_uri
 from irtune.tracking.run_record import DATA_TAG, DIGEST_TAG
@@ -111,7 +112,7 @@ class Ready:
     inputs: Inputs
     tracking_uri: str
     doubts: tuple[str, ...]
-    earlier: Earlier = NOTHING_EARLIER
+    earlier: Sequence[FrozenTrial] = ()
     away: "TrackingAwayError | None" = None
     further: tuple[Inputs, ...] = ()
 
@@ -309,8 +310,8 @@ def prepare(config: StudyConfig, source: str, *, makes_store: bool = True) -> Re
     mistakes += _complaints(earlier_trials, config.tune, config.space)
     if mistakes:
         raise ConfigError(source, mistakes)
-    earlier = earlier_trials(config.tune, config.space)
-    return Ready(inputs, uri, (*doubts, *doubtful(config), *earlier.doubts), earlier, away)
+    earlier, left_out = earlier_trials(config.tune, config.space)
+    return Ready(inputs, uri, (*doubts, *doubtful(config), *left_out), earlier, away)
 
 
 def _class_weights(config: ExperimentConfig) -> ClassWeights:

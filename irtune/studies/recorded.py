@@ -2,21 +2,21 @@
 
 import ast
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from irtune.analysis.ablation.stability import Choices
+from irtune.analysis.metrics import better
 from irtune.analysis.trials import BASELINE
-from irtune.config.study_schema import Aim, OneMetric
+from irtune.config.study_schema import Aim
 from irtune.config.sweep_schema import TuneConfig
 from irtune.config.tree import put
 from irtune.files import read_json
 from irtune.plugins import nearest
 from irtune.search import objectives
-from irtune.studies.resume import FORMAT, IDENTITY, Identity
+from irtune.studies.resume import FORMAT, IDENTITY, Identity, known_studies, studies_called
 from irtune.studies.tuning import TUNING
 from irtune.tracking.ownership import why_not_own
 from irtune.tracking.run_record import RunRecord
@@ -25,7 +25,6 @@ from irtune.training.record import RecordReader, result_of
 
 logger = logging.getLogger(__name__)
 
-_STARTED = r"-\d{8}-\d{6}"
 _LATER = "irtune.blocks"
 """A tag that is written with the last of what describes a trial."""
 
@@ -98,13 +97,12 @@ def find_study(name: str, storage: Path) -> Path:
         StudyError: If there is none, or it is not this user's own.
     """
     given = Path(name).expanduser()
-    of_this_name = re.compile(re.escape(name) + _STARTED)
-    known = sorted(file.parent for file in storage.glob(f"*/{IDENTITY}"))
-    candidates = [given, storage / name, *(one for one in reversed(known) if of_this_name.fullmatch(one.name))]
+    candidates = [given, storage / name, *reversed(studies_called(name, storage))]
     folder = next((one for one in candidates if (one / IDENTITY).is_file()), None)
     if folder is None:
         there = next((one for one in candidates[:2] if one.exists()), None)
         wrong = f"{there} is no study: it has no {IDENTITY}" if there else f"no study {name!r} lies under {storage}"
+        known = known_studies(storage)
         remedy = f": {nearest(name, [one.name for one in known])}" if known else ", which has none"
         raise StudyError(f"{wrong}; give the folder of a sweep or an ablation, or --storage and a name there{remedy}")
     foreign = why_not_own(folder)
@@ -143,10 +141,12 @@ def aim_of(settings: Mapping[str, Any]) -> Aim:
 
 def _aim_of(settings: Mapping[str, Any]) -> Aim:
     if any(key.startswith("ablation.") for key in settings):
-        return OneMetric(f"eval/{settings['metric']}")
+        metric = f"eval/{settings['metric']}"
+        return Aim({metric: better(metric)})
     said = ("metrics",) if settings.get("tune.metrics") else ("metric", "mode")
     fields = {key: settings[f"tune.{key}"] for key in said if settings.get(f"tune.{key}") is not None}
-    return TuneConfig.model_validate(fields | {"constraints": section(settings, "tune").get("constraints", {})})
+    tune = TuneConfig.model_validate(fields | {"constraints": section(settings, "tune").get("constraints", {})})
+    return Aim(tune.objectives, tune.constraints)
 
 
 def section(settings: Mapping[str, Any], name: str) -> dict[str, Any]:

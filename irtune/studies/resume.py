@@ -45,8 +45,6 @@ FREE_SETTINGS = {
 """What may be another in a resumed sweep: it changes how many trials run, where, at once and after what, but none of
 them."""
 
-_STARTED = r"-\d{8}-\d{6}"
-
 
 @dataclass(frozen=True)
 class Identity:
@@ -84,10 +82,10 @@ def new_folder(config: StudyConfig) -> Path:
             return folder
 
 
-def resume_command() -> str:
-    """The command that goes on with the sweep of this process."""
+def command_line(*more: str) -> str:
+    """The command of this process without what says to begin or to go on; ``--resume`` as ``more`` goes on with it."""
     program = ["python"] * sys.argv[0].endswith(".py") + sys.argv
-    return shlex.join([*(each for each in program if each not in ("--new", "--resume")), "--resume"])
+    return shlex.join([*(each for each in program if each not in ("--new", "--resume")), *more])
 
 
 def sweep_to_resume(
@@ -116,7 +114,7 @@ def sweep_to_resume(
     """
     if resume == "never":
         return None
-    earlier = _earlier_sweeps(config)
+    earlier = studies_called(config.name, storage_path(config))
     if resume == "ask":
         earlier = [folder for folder in earlier if _may_go_on(folder, console)]
     folder = max(earlier, key=_rank, default=None)
@@ -156,6 +154,12 @@ def _checked(folder: Path | None, config: StudyConfig, fingerprint: str, source:
     return folder
 
 
+def studies_called(name: str, storage: Path) -> list[Path]:
+    """The folders of the studies of this name under a storage, the oldest first."""
+    of_this_name = re.compile(re.escape(name) + r"-\d{8}-\d{6}")
+    return [folder for folder in known_studies(storage) if of_this_name.fullmatch(folder.name)]
+
+
 def known_studies(storage: Path) -> list[Path]:
     """The folders of all studies under a storage."""
     return sorted(file.parent for file in storage.glob(f"*/{IDENTITY}"))
@@ -168,11 +172,6 @@ def data_fingerprint_of(folder: Path) -> str | None:
     except ValueError:
         return None
     return identity.data_fingerprint if identity.format == FORMAT else None
-
-
-def _earlier_sweeps(config: StudyConfig) -> list[Path]:
-    of_this_name = re.compile(re.escape(config.name) + _STARTED)
-    return [folder for folder in known_studies(storage_path(config)) if of_this_name.fullmatch(folder.name)]
 
 
 def _may_go_on(folder: Path, console: Console) -> bool:

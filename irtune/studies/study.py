@@ -26,7 +26,6 @@ from irtune.tracking.heartbeat import Heartbeat
 from irtune.tracking.left_behind import close_dead
 from irtune.tracking.mlflow_tracker import MlflowTracker
 from irtune.tracking.outbox import write_address
-from irtune.tracking.uploader import Uploader
 from irtune.training.rehearsal import Rehearsal, RehearsalError
 from irtune.workers import cluster
 from irtune.workers.node_watch import NodeWatch
@@ -69,9 +68,7 @@ class StudyRunner(ABC, Generic[Config, Found]):
         """
 
     @abstractmethod
-    def conclude(
-        self, study: Study[Config], table: TrialTable, uploader: Uploader, tracker: MlflowTracker, console: Console
-    ) -> Found:
+    def conclude(self, study: Study[Config], table: TrialTable, tracker: MlflowTracker, console: Console) -> Found:
         """Answer, write, record, and then show."""
 
     @abstractmethod
@@ -94,16 +91,8 @@ class StudyRunner(ABC, Generic[Config, Found]):
             DataError: If rows cannot be used.
             TrackingError: If MLflow cannot be used, or not be reached at the start of a study that is new.
         """
-        config = cluster.with_absolute_paths(config)
-        with _status(console, "checking settings, model, data and tracking"):
-            ready = prepare(config, source)
-        # From here on the login is in ``ready.tracking_uri`` alone, which is never written.
-        config = without_login(config)
-        fingerprint = ready.fingerprint()
-        folder = sweep_to_resume(config, fingerprint, resume, source=source, console=console)
-        ready.check_away(config.tracking, is_new=folder is None)
-        folder = folder or new_folder(config)
-        study = Study(folder.name, folder, config, ready, source)
+        study, fingerprint = _checked(config, source, console, resume, is_planned=False)
+        config, folder, ready = study.config, study.folder, study.ready
         with Heartbeat(folder, cluster.job_id()):
             with _status(console, f"tokenising the data, and sending to MLflow what dead {config.kind}s left"):
                 lengths = ready.inputs.keep(config, folder / "encoded")
@@ -124,37 +113,15 @@ class StudyRunner(ABC, Generic[Config, Found]):
     def plan(self, config: Config, source: str, console: Console, resume: Resume, rehearsal: Rehearsal) -> Plan:
         """Check a study as ``run`` does, and say what that would do; nothing is started, and nothing written.
 
-        Only a model that is not in the cache yet is put there.
-
-        Args:
-            config: The study.
-            source: The file it came from, for messages.
-            console: Where notes are shown.
-            resume: Whether to go on with an earlier study of the same name.
-            rehearsal: Of its experiment.
-
-        Raises:
-            ConfigError: If settings are wrong, the cluster can never run a trial, or what is to be resumed is another
-                study.
-            DataError: If rows cannot be used.
-            TrackingError: If MLflow cannot be reached.
+        Only a model that is not in the cache yet is put there. Arguments and errors are those of ``run``.
         """
-        config = cluster.with_absolute_paths(config)
-        ready = prepare(config, source, makes_store=False)
-        config = without_login(config)
-        for doubt in ready.doubts:
-            console.out(f"note: {source}: {doubt}", highlight=False)
         # Without a terminal nobody is asked; what would be gone on with is only said.
-        told = Console(file=console.file, width=console.width, force_terminal=False)
-        fingerprint = ready.fingerprint()
-        folder = sweep_to_resume(config, fingerprint, resume, source=source, console=told)
-        ready.check_away(config.tracking, is_new=folder is None)
-        folder = folder or storage_path(config) / f"{config.name}-<date>-<time>"
-        study = Study(folder.name, folder, config, ready, source)
+        console = Console(file=console.file, width=console.width, force_terminal=False)
+        study, _ = _checked(config, source, console, resume, is_planned=True)
         at_once = self.trials_at_once(study, cluster.future_nodes())
         refuse_what_fails(rehearsal, source)
         with tempfile.TemporaryDirectory(prefix="irtune-plan-") as encoded:
-            return self.make_plan(study, ready.inputs.keep(config, Path(encoded)), rehearsal, at_once)
+            return self.make_plan(study, study.ready.inputs.keep(study.config, Path(encoded)), rehearsal, at_once)
 
     def trials_at_once(self, study: Study[Config], nodes: Sequence[cluster.Node]) -> int:
         """The number of trials that run at a time.
@@ -177,7 +144,7 @@ class StudyRunner(ABC, Generic[Config, Found]):
     def _run(self, study: Study[Config], at_once: int, watch: NodeWatch, console: Console) -> Found:
         with Driver(study, at_once, watch, console) as driver:
             is_complete = driver.run(self.phases(study, partial(known_end, setup=driver.setup)))
-            found = self.conclude(study, driver.table, driver.uploader, driver.tracker, console)
+            found = self.conclude(study, driver.table, driver.tracker, console)
             driver.uploader.drain(DRAIN_S)
             if is_complete:
                 write_identity(study.folder, study.config, study.ready.fingerprint(), complete=True)
@@ -192,8 +159,6 @@ class StudyRunner(ABC, Generic[Config, Found]):
         return at_once
 
     def _announce(self, study: Study[Config], console: Console) -> None:
-        for doubt in study.ready.doubts:
-            console.out(f"note: {study.source}: {doubt}", highlight=False)
         config, inputs = study.config, study.ready.inputs
         away = "" if study.ready.away is None else AWAY.format(kind=config.kind)
         facts = {
@@ -207,6 +172,26 @@ class StudyRunner(ABC, Generic[Config, Found]):
         }
         for label, fact in facts.items():
             console.out(f"{label:8} {fact}", highlight=False)
+
+
+def _checked(
+    config: Config, source: str, console: Console, resume: Resume, *, is_planned: bool
+) -> tuple[Study[Config], str]:
+    """What was found out about a study, with its folder, which only one that runs has made, and its data's fingerprint.
+
+    The login of MLflow is in ``ready.tracking_uri`` alone, which is never written.
+    """
+    config = cluster.with_absolute_paths(config)
+    with _status(console, "checking settings, model, data and tracking"):
+        ready = prepare(config, source, makes_store=not is_planned)
+    config, fingerprint = without_login(config), ready.fingerprint()
+    for doubt in ready.doubts:
+        console.out(f"note: {source}: {doubt}", highlight=False)
+    folder = sweep_to_resume(config, fingerprint, resume, source=source, console=console)
+    ready.check_away(config.tracking, is_new=folder is None)
+    if folder is None:
+        folder = storage_path(config) / f"{config.name}-<date>-<time>" if is_planned else new_folder(config)
+    return Study(folder.name, folder, config, ready, source), fingerprint
 
 
 def _status(console: Console, text: str) -> contextlib.AbstractContextManager[Any]:

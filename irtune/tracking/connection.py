@@ -65,15 +65,11 @@ def fail_fast(timeout_s: int) -> Iterator[None]:
         with _lock:
             _callers -= 1
             if _callers == 0:
-                _restore()
-
-
-def _restore() -> None:
-    for name, value in _before.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
+                for name, value in _before.items():
+                    if value is None:
+                        os.environ.pop(name, None)
+                    else:
+                        os.environ[name] = value
 
 
 def check_tracking(uri: str) -> None:

@@ -2,8 +2,8 @@
 
 import posixpath
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 from mlflow.entities import Metric
 from mlflow.utils.validation import MAX_ENTITY_KEY_LENGTH
@@ -12,7 +12,6 @@ POINTS_PER_CALL = 990
 """MLflow takes 1,000 things a call; as many as fit cost hardly more than one."""
 
 _SELECTION_METRICS = ("trainable_parameters", "lowest_active")
-_Item = TypeVar("_Item")
 
 
 def name(text: str) -> str:
@@ -43,8 +42,3 @@ def points(record: Mapping[str, Any]) -> list[Metric]:
     else:
         return []
     return [Metric(name(key), value, record["time_ms"], record["step"]) for key, value in values.items()]
-
-
-def chunks(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:
-    """The items in order, at most ``size`` at a time."""
-    return (items[start : start + size] for start in range(0, len(items), size))

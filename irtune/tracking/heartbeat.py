@@ -14,7 +14,7 @@ from typing import Self
 import psutil
 from filelock import FileLock
 
-from irtune.files import open_at_once, read_json, write_json
+from irtune.files import open_alone, read_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -159,7 +159,7 @@ def _age_s(file: Path) -> float:
         fresh.unlink(missing_ok=True)
     try:
         # On a network file system opening is what makes other machines' writes visible.
-        with open_at_once(file) as opened:
+        with open_alone(file) as opened:
             return now_s - os.fstat(opened.fileno()).st_mtime
     except (FileNotFoundError, ValueError):
         return float("inf")

@@ -17,11 +17,8 @@ logger = logging.getLogger(__name__)
 NAMED = 3
 """Sweeps that a warning names."""
 
-OpenTracker = Callable[[Path, str], MlflowTracker]
-"""From a sweep's folder and an address to the tracker for its runs."""
 
-
-def close_dead(storage: Path, uri: str, timeout_s: float = 30.0, open_tracker: OpenTracker = open_tracker) -> list[str]:
+def close_dead(storage: Path, uri: str, timeout_s: float = 30.0) -> list[str]:
     """Sync every sweep of this user's on a storage on which nobody is at work and of which MLflow lacks something.
 
     Runs whose driver died become KILLED; a sweep that has a live driver is left alone. Whatever goes wrong is logged.
@@ -33,19 +30,14 @@ def close_dead(storage: Path, uri: str, timeout_s: float = 30.0, open_tracker: O
         storage: The folder of sweeps. A driver's own sweep is left alone once its ``Heartbeat`` runs.
         uri: The driver's own address of MLflow, with its login.
         timeout_s: Wait no longer. What is under way then goes on behind, and begins no further run.
-        open_tracker: From a sweep's folder and ``uri`` to the tracker.
 
     Returns:
         The names of the sweeps of which everything is in MLflow now, and was not before.
     """
     settled: list[str] = []
     deadline_s = time.monotonic() + timeout_s
-    worker = threading.Thread(
-        target=_close_dead,
-        args=(storage, uri, open_tracker, deadline_s, settled),
-        name="irtune-left",
-        daemon=True,
-    )
+    task = (storage, uri, deadline_s, settled)
+    worker = threading.Thread(target=_close_dead, args=task, name="irtune-left", daemon=True)
     worker.start()
     worker.join(timeout_s)
     if worker.is_alive():
@@ -55,8 +47,8 @@ def close_dead(storage: Path, uri: str, timeout_s: float = 30.0, open_tracker: O
     return list(settled)
 
 
-def _close_dead(storage: Path, uri: str, open_tracker: OpenTracker, deadline_s: float, settled: list[str]) -> None:
-    open_once = _without_second_try(uri, open_tracker)
+def _close_dead(storage: Path, uri: str, deadline_s: float, settled: list[str]) -> None:
+    open_once = _without_second_try(uri)
     left: dict[str, str] = {}
     try:
         for folder in sorted(file.parent for file in storage.glob(f"*/{ADDRESS}")):
@@ -88,7 +80,7 @@ def _close_dead(storage: Path, uri: str, open_tracker: OpenTracker, deadline_s: 
         )
 
 
-def _without_second_try(uri: str, open_tracker: OpenTracker) -> Callable[[Path], MlflowTracker]:
+def _without_second_try(uri: str) -> Callable[[Path], MlflowTracker]:
     """An opener for sweeps of this address that waits for it only once, however many belong there."""
     failures: list[Exception] = []
 

@@ -1,10 +1,11 @@
 """The driver's hand in MLflow: it alone starts runs, sends what trials measured, and says how each run ended."""
 
+import hashlib
 import json
 import logging
 import posixpath
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, get_args
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.utils import chunk_list
 from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, MAX_PARAMS_TAGS_PER_BATCH, MAX_TAG_VAL_LENGTH
 from requests import HTTPError
 
@@ -20,14 +22,14 @@ from irtune.redaction import public_address, redact
 from irtune.tracking.address import artifact_root, local_database, quoted
 from irtune.tracking.connection import TrackingError, fail_fast
 from irtune.tracking.contained import OutsideError, check_inside, files_inside
-from irtune.tracking.conversion import POINTS_PER_CALL, chunks, cut, names_and_texts, points
+from irtune.tracking.conversion import POINTS_PER_CALL, cut, names_and_texts, points
 from irtune.tracking.run_record import DATA_TAG, DIGEST_TAG, Ended, Opened, RunStatus
-from irtune.tracking.view import SweepView
 
 logger = logging.getLogger(__name__)
 
 KEY_TAG = "irtune.key"
 
+_chunks: Callable[..., Iterator[Any]] = chunk_list
 _CALL_TIMEOUT_S = 20
 _UPLOAD_TIMEOUT_S = 300
 _ERROR_TAG_LENGTH = 4000
@@ -77,7 +79,23 @@ class MlflowTracker:
     def experiment_id(self) -> str:
         """MLflow's id of the experiment; raises like the constructor."""
         with fail_fast(_CALL_TIMEOUT_S):
-            return self._find_or_create(self._uri, self._experiment)
+            found = self._client.get_experiment_by_name(self._experiment)
+            if found is None:
+                database = local_database(self._uri)
+                location = None if database is None else artifact_root(database).as_uri()
+                try:
+                    return str(self._client.create_experiment(self._experiment, artifact_location=location))
+                except MlflowException as error:
+                    if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                        raise
+                    # Another driver has just made it.
+                    found = self._client.get_experiment_by_name(self._experiment)
+        if found is None or found.lifecycle_stage != "active":
+            raise TrackingError(
+                f"tracking.experiment: {self._experiment!r} was deleted in MLflow and still holds its name; "
+                f"choose another name, or restore it with `mlflow experiments restore`"
+            )
+        return str(found.experiment_id)
 
     def start_run(self, start: Opened, *, is_new: bool = False) -> str:
         """Open a run, or open it again where the experiment has one with this key.
@@ -140,11 +158,11 @@ class MlflowTracker:
                     new.setdefault((point.key, point.step), point)
         unknown = [Param(name, text) for name, text in params.items() if name not in run.params]
         with fail_fast(_CALL_TIMEOUT_S):
-            for some in chunks(unknown, MAX_PARAMS_TAGS_PER_BATCH):
+            for some in _chunks(unknown, MAX_PARAMS_TAGS_PER_BATCH):
                 self._log_batch(run, params=some)
                 run.params.update(param.key for param in some)
             self._log_tags(run, tags)
-            for chunk in chunks(list(new.values()), POINTS_PER_CALL):
+            for chunk in _chunks(list(new.values()), POINTS_PER_CALL):
                 self._log_batch(run, metrics=chunk)
                 for point in chunk:
                     run.steps[point.key].add(point.step)
@@ -167,34 +185,17 @@ class MlflowTracker:
             )
         del self._runs[key]
 
-    def save_view(self, view: SweepView) -> str:
-        """Save how the user interface shows a sweep; saved again, a view is replaced.
+    def save_view(self, sweep: str, state: Mapping[str, Any]) -> str:
+        """Save how the user interface shows a sweep (``irtune.tracking.view``); saved again, a view is replaced.
 
         Returns:
-            The view's id for ``comparison_url``.
+            The view's id for ``comparison_url``: one a sweep, of characters that any name may have.
         """
+        view_id, now_ms = f"irtune-{hashlib.sha256(sweep.encode()).hexdigest()[:16]}", time.time_ns() // 1_000_000
+        view = {"name": sweep, "createdAt": now_ms, "updatedAt": now_ms, "state": json.dumps(state)}
         with fail_fast(_CALL_TIMEOUT_S):
-            self._client.set_experiment_tag(self.experiment_id, view.tag, view.to_json(time.time_ns() // 1_000_000))
-        return view.view_id
-
-    def _find_or_create(self, uri: str, experiment: str) -> str:
-        found = self._client.get_experiment_by_name(experiment)
-        if found is None:
-            database = local_database(uri)
-            location = None if database is None else artifact_root(database).as_uri()
-            try:
-                return str(self._client.create_experiment(experiment, artifact_location=location))
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                    raise
-                # Another driver has just made it.
-                found = self._client.get_experiment_by_name(experiment)
-        if found is None or found.lifecycle_stage != "active":
-            raise TrackingError(
-                f"tracking.experiment: {experiment!r} was deleted in MLflow and still holds its name; "
-                f"choose another name, or restore it with `mlflow experiments restore`"
-            )
-        return str(found.experiment_id)
+            self._client.set_experiment_tag(self.experiment_id, f"mlflow.sharedViewState.{view_id}", json.dumps(view))
+        return view_id
 
     def _find(self, key: str) -> Run | None:
         query = f"tags.`{KEY_TAG}` = {quoted(key)}"
@@ -209,7 +210,7 @@ class MlflowTracker:
         return _Run(run_id, steps, set(found.data.params))
 
     def _log_tags(self, run: _Run, texts: Mapping[str, str]) -> None:
-        for chunk in chunks([RunTag(key, text) for key, text in texts.items()], MAX_PARAMS_TAGS_PER_BATCH):
+        for chunk in _chunks([RunTag(key, text) for key, text in texts.items()], MAX_PARAMS_TAGS_PER_BATCH):
             self._log_batch(run, tags=chunk)
 
     def _log_batch(

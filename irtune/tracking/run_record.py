@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from irtune.files import MOST_BYTES, open_alone, open_lines
+from irtune.files import open_lines, read_alone
 from irtune.redaction import public_address
 from irtune.training.record import Record, path_inside, size_bytes
 
@@ -176,12 +176,9 @@ class RunRecord:
 
     def _read(self) -> list[_Event]:
         try:
-            with open_alone(self.file) as file:
-                content = file.read(MOST_BYTES + 1)
+            content = read_alone(self.file)
         except FileNotFoundError:
             return []
-        if len(content) > MOST_BYTES:
-            raise self._damaged(f"it is larger than {MOST_BYTES:,} bytes")
         # What follows the last line end is a line that a killed driver left torn.
         *lines, _ = content.split(b"\n")
         return [self._event(number, line) for number, line in enumerate(lines, start=1)]

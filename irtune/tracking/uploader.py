@@ -47,11 +47,6 @@ class _Run:
     def __post_init__(self) -> None:
         self.unsent = RecordReader(self.record.folder)
 
-    def next_records(self) -> list[Record]:
-        """The records to send next: those that did not get through, else new ones."""
-        self.in_hand = self.in_hand or self.unsent.poll(_RECORDS_PER_CALL)
-        return self.in_hand
-
     def num_unsent(self) -> int:
         """Records that MLflow lacks; the run's end counts as one."""
         return len(self.in_hand) + self.unsent.num_left() + (self.end is not None)
@@ -232,7 +227,9 @@ class Uploader(threading.Thread):
             is_new, run.is_new = run.is_new, False
             run.run_id = self._tracker.start_run(start, is_new=is_new)
             run.start = None
-        while records := run.next_records():
+        # Those that did not get through come first.
+        while records := run.in_hand or run.unsent.poll(_RECORDS_PER_CALL):
+            run.in_hand = records
             self._tracker.send(key, records)
             run.num_sent += len(records)
             run.in_hand = []

@@ -4,19 +4,26 @@ A view is an experiment tag that holds the page's state as JSON, the form in whi
 saves from its "Views" menu. There is no call for it.
 """
 
-import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from irtune.tracking.address import sweep_filter
 
+COST = "cost/total_flops"
+"""The metric that the first chart puts the quality against."""
+
 _SECTION = "irtune-trade-off"
 
 
-@dataclass(frozen=True)
-class SweepView:
+def view_state(
+    sweep: str,
+    *,
+    metrics: Sequence[str],
+    params: Sequence[str],
+    tags: Sequence[str],
+    largest_first: bool,
+    group_by: str | None = None,
+) -> dict[str, Any]:
     """What to show of the runs of a sweep.
 
     Args:
@@ -25,58 +32,29 @@ class SweepView:
         params: Columns, by dotted key.
         tags: Columns.
         largest_first: Whether more of the quality is better.
-        cost: The metric that the first chart puts the quality against.
         group_by: The tag that runs are grouped by, and their metrics averaged over; None groups none.
     """
-
-    sweep: str
-    metrics: Sequence[str]
-    params: Sequence[str]
-    tags: Sequence[str]
-    largest_first: bool
-    cost: str
-    group_by: str | None = None
-
-    @property
-    def view_id(self) -> str:
-        """What a link says to open the view: one a sweep, of characters that any name may have."""
-        return f"irtune-{hashlib.sha256(self.sweep.encode()).hexdigest()[:16]}"
-
-    @property
-    def tag(self) -> str:
-        """The experiment tag that holds the view."""
-        return f"mlflow.sharedViewState.{self.view_id}"
-
-    def to_json(self, now_ms: int) -> str:
-        """The text of the tag."""
-        state: dict[str, Any] = {
-            "searchFilter": sweep_filter(self.sweep),
-            "startTime": "ALL",
-            "lifecycleFilter": "Active",
-            "datasetsFilter": [],
-            "orderByKey": _column("metrics", self.metrics[0]),
-            "orderByAsc": not self.largest_first,
-            "selectedColumns": [
-                *(_column("metrics", name) for name in self.metrics),
-                *(_column("params", name) for name in self.params),
-                *(_column("tags", name) for name in self.tags),
-            ],
-            # By itself the page plots ten runs.
-            "runsHiddenMode": "SHOW_ALL",
-            **_scatter(self.cost, self.metrics[0]),
-        }
-        if self.group_by is not None:
-            keys = [{"mode": "tag", "groupByData": self.group_by}]
-            state["groupBy"] = {"aggregateFunction": "average", "groupByKeys": keys}
-        view = {"name": self.sweep, "createdAt": now_ms, "updatedAt": now_ms, "state": json.dumps(state)}
-        return json.dumps(view)
+    quality = metrics[0]
+    columns = {"metrics": metrics, "params": params, "tags": tags}
+    state: dict[str, Any] = {
+        "searchFilter": sweep_filter(sweep),
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "datasetsFilter": [],
+        "orderByKey": f"metrics.`{quality}`",
+        "orderByAsc": not largest_first,
+        "selectedColumns": [f"{kind}.`{name}`" for kind, names in columns.items() for name in names],
+        # By itself the page plots ten runs.
+        "runsHiddenMode": "SHOW_ALL",
+        **_scatter(quality),
+    }
+    if group_by is not None:
+        keys = [{"mode": "tag", "groupByData": group_by}]
+        state["groupBy"] = {"aggregateFunction": "average", "groupByKeys": keys}
+    return state
 
 
-def _column(kind: str, name: str) -> str:
-    return f"{kind}.`{name}`"
-
-
-def _scatter(cost: str, quality: str) -> dict[str, Any]:
+def _scatter(quality: str) -> dict[str, Any]:
     chart = {
         "type": "SCATTER",
         "uuid": f"{_SECTION}-chart",
@@ -84,7 +62,7 @@ def _scatter(cost: str, quality: str) -> dict[str, Any]:
         "runsCountToCompare": 100,
         "deleted": False,
         "isGenerated": False,
-        "xaxis": {"key": cost, "type": "METRIC"},
+        "xaxis": {"key": COST, "type": "METRIC"},
         "yaxis": {"key": quality, "type": "METRIC"},
     }
     section = {

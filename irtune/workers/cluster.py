@@ -1,6 +1,5 @@
 """The Ray cluster that a sweep runs on: joined or started, and asked what it holds."""
 
-import contextlib
 import json
 import logging
 import math
@@ -9,7 +8,7 @@ import secrets
 import shlex
 import socket
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -165,7 +164,9 @@ def connect() -> None:
         if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
             # Ray would leave one in ~/.ray, and then clusters that are started by hand want it too.
             os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-        with _on_loopback():
+        # On Linux Ray else takes the network's address in place of 127.0.0.1, and opens all ports to it.
+        before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+        try:
             # A cluster that another program left on this machine is not ours to load.
             ray.init(
                 address="local",
@@ -174,17 +175,8 @@ def connect() -> None:
                 _temp_dir=session_folder(os.environ),
                 **options,
             )
-
-
-@contextlib.contextmanager
-def _on_loopback() -> Iterator[None]:
-    """Keep Ray on 127.0.0.1; on Linux it else takes the network's address instead, and opens all ports to it."""
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
+        finally:
+            ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def session_folder(environment: Mapping[str, str]) -> str | None:

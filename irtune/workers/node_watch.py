@@ -17,6 +17,8 @@ LOST = 3
 """The exit status of a driver whose Ray has died."""
 
 _ANSWER_S = 2.0
+_FORCED_AFTER_S = 30.0
+"""What the main thread has for its end."""
 _PATIENCE_S = {True: 3.0, False: 40.0}
 """How long the head may not answer, by whether it is on this machine; a distant one may be started again. Ray itself
 ends every process after a minute."""
@@ -31,12 +33,10 @@ class NodeWatch:
     Args:
         tell: Called with what happened, before anything else is.
         interval_s: Seconds between two looks.
-        forced_after_s: Seconds that the main thread has for its end.
     """
 
-    def __init__(self, tell: Callable[[str], None], interval_s: float = 0.5, forced_after_s: float = 30.0) -> None:
-        self._tell = tell
-        self._interval_s, self._forced_after_s = interval_s, forced_after_s
+    def __init__(self, tell: Callable[[str], None], interval_s: float = 0.5) -> None:
+        self._tell, self._interval_s = tell, interval_s
         self._lost: str | None = None
         self._lock = threading.Lock()
         self._over = threading.Event()
@@ -89,7 +89,7 @@ class NodeWatch:
         main = threading.main_thread().ident
         assert main is not None
         signal.pthread_kill(main, signal.SIGTERM)
-        if not self._over.wait(self._forced_after_s):
+        if not self._over.wait(_FORCED_AFTER_S):
             sys.stdout.flush()
             os._exit(LOST)
 

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 from zipfile import BadZipFile
 
 from irtune.data.dataset import DataError
-from irtune.data.reading.header import Header, recognise
+from irtune.data.reading.header import recognise
 from irtune.data.reading.table import Columns, Options, Record, Table, fitting
 
 _SAMPLE_ROWS = 200
@@ -86,14 +86,11 @@ def _table(rows: Iterator[tuple[Any, ...]], source: str, columns: Columns, optio
     filled = max((place for row in sample for place, cell in enumerate(row, 1) if cell), default=0)
     header = recognise([row[:filled] for row in sample], columns, options.header, source)
     body = cells[1:] if header.is_first_row else cells
-    records = _records(body, header, source)
+    records = (
+        Record(number, f"{source}:{number}", dict(zip_longest(header.names, row[: len(header.names)])))
+        for number, row in body
+    )
     return Table(source, header.names, records, notes=(*notes, *filter(None, [header.note])), hint=header.hint)
-
-
-def _records(rows: list[tuple[int, tuple[Any, ...]]], header: Header, source: str) -> Iterator[Record]:
-    for number, row in rows:
-        cells = dict(zip_longest(header.names, row[: len(header.names)]))
-        yield Record(number, f"{source}:{number}", cells)
 
 
 def _names(row: Sequence[Any]) -> tuple[str, ...]:

@@ -58,7 +58,10 @@ def test_one_objective_or_several():
     assert tune(metric="eval/loss", mode="min").objectives == {"eval/loss": "min"}
     several = tune(metrics=[{"cost/step_flops": "min"}, {"eval/f1_macro": "max"}])
     assert list(several.objectives.items()) == [("cost/step_flops", "min"), ("eval/f1_macro", "max")]
-    assert several.first_objective == ("cost/step_flops", "min")
+    assert sweep(metrics=[{"cost/step_flops": "min"}, {"eval/f1_macro": "max"}]).aim.first_objective == (
+        "cost/step_flops",
+        "min",
+    )
 
 
 @pytest.mark.parametrize(
@@ -74,7 +77,7 @@ def test_one_objective_or_several():
     ],
 )
 def test_what_is_better_follows_from_the_metric_unless_it_is_said(settings, mode):
-    assert tune(**settings).first_objective[1] == mode
+    assert sweep(**settings).aim.first_objective[1] == mode
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def begin(folder, searched=None, **settings):
     tune = TuneConfig(**settings)
     study = open_study(folder / "study.journal", folder.name, tune)
     requeue_interrupted(study)
-    warm_start(study, earlier_trials(tune, searched or space()))
+    warm_start(study, earlier_trials(tune, searched or space())[0])
     return study, searcher_of(study, searched or space(), tune)
 
 
@@ -133,11 +133,11 @@ def test_a_resumed_sweep_does_not_add_them_twice(tmp_path, earlier):
 def test_trials_outside_the_space_are_left_out_and_counted(tmp_path, earlier):
     first = open_first(earlier)
     inside = [trial for trial in first if trial.params.get(K, 0) <= 50]
-    found = earlier_trials(TuneConfig(warm_start=str(earlier)), space(most=50))
+    found, doubts = earlier_trials(TuneConfig(warm_start=str(earlier)), space(most=50))
     assert 0 < len(inside) < 40
-    assert [trial.params for trial in found.trials] == [trial.params for trial in inside]
+    assert [trial.params for trial in found] == [trial.params for trial in inside]
     assert each_says(
-        found.doubts,
+        doubts,
         (
             f"tune.warm_start: {40 - len(inside)} of 40 … {earlier} … left out",
             "outside of this space",
@@ -159,13 +159,13 @@ def test_trials_with_another_dimension_are_no_trials_of_the_space(earlier):
 
 def test_constraints_hold_for_earlier_trials_too(tmp_path, earlier):
     bounded = TuneConfig(warm_start=str(earlier), constraints={MEMORY: {"max": 30e9}})
-    found = earlier_trials(bounded, space())
-    finished = [trial for trial in found.trials if trial.state == TrialState.COMPLETE]
+    found, _ = earlier_trials(bounded, space())
+    finished = [trial for trial in found if trial.state == TrialState.COMPLETE]
     assert {trial.constraints[f"{MEMORY} max"] <= 0 for trial in finished} == {True, False}
     assert all((t.constraints[f"{MEMORY} max"] <= 0) == (t.params.get(K, 0) <= 30) for t in finished)
     # What the earlier sweep did not measure cannot be bounded; those it stopped say something all the same.
     unknown = TuneConfig(warm_start=str(earlier), constraints={"cost/train_s": {"max": 1}})
-    assert {trial.state for trial in earlier_trials(unknown, space()).trials} == {TrialState.PRUNED}
+    assert {trial.state for trial in earlier_trials(unknown, space())[0]} == {TrialState.PRUNED}
     study, searcher = begin(
         tmp_path / "second", num_trials=4, sampler="gp", **bounded.model_dump(include={"constraints", "warm_start"})
     )

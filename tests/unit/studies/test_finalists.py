@@ -68,7 +68,7 @@ class Search:
         return [repeat.repeats for repeat in self.repeats() if repeat.overrides["seed"] == self.config.seed + 1]
 
     def _row(self, name, strategy, score, flops, status):
-        objective = score if self.config.tune.first_objective[1] == "min" else None
+        objective = score if self.config.aim.first_objective[1] == "min" else None
         return TrialRow(
             trial_id=name,
             name=name,
@@ -170,11 +170,10 @@ def test_a_later_driver_finds_what_is_left(search, tmp_path):
 
 
 def test_progress_counts_on_repeats_of_what_there_will_be():
-    finalists = sweep().tune.finalists
     # Two trials and the baseline on two seeds; a space of one configuration has only one trial.
-    assert num_repeats(finalists, 9) == 6
-    assert num_repeats(finalists, 1) == 4
-    assert num_repeats(None, 9) == 0
+    assert num_repeats(sweep()) == 6
+    assert num_repeats(sweep(num_trials=1)) == 4
+    assert num_repeats(sweep(finalists=None)) == 0
 
 
 def test_finalists_are_some_of_the_trials_on_several_seeds():

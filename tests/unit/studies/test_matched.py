@@ -10,7 +10,7 @@ from irtune.config.load import build, dotted_keys, with_overrides
 from irtune.config.sweep_schema import SweepConfig
 from irtune.methods import METHODS
 from irtune.search.source import BASELINE_OVERRIDES, BASELINE_SPEC, TrialSpec
-from irtune.studies.matched import matched_baseline, matched_overrides, may_differ
+from irtune.studies.finalists import matched_baseline, matched_overrides, may_differ
 
 K, RATE, POLICY = "selection.policy.k", "training.learning_rate", "selection.policy.name"
 INTERVAL = {"type": "int", "low": 1, "high": 9}

@@ -11,7 +11,7 @@ from irtune.cli import main
 from irtune.config.load import ConfigError, build
 from irtune.config.sweep_schema import SweepConfig
 from irtune.files import read_json
-from irtune.studies.plan import PLAN, Plan, make_plan, predict
+from irtune.studies.plan import PLAN, Plan, predict
 from irtune.studies.preflight import Sweep, prepare
 from irtune.studies.resume import write_identity
 from irtune.studies.sweep import SweepRunner
@@ -253,7 +253,7 @@ class TestPrediction:
         begun = Sweep("small-1", tmp_path / "sweep", config, ready, "x")
 
         def predicted(rehearsal):
-            predict(begun.folder, lambda: make_plan(begun, lengths, rehearsal, 2), console)
+            predict(begun.folder, lambda: SweepRunner().make_plan(begun, lengths, rehearsal, 2), console)
             return console.file.getvalue()
 
         return predicted

@@ -10,7 +10,7 @@ from rich.console import Console
 from saying import each_says, says
 
 from irtune.config.schema import ExperimentConfig
-from irtune.config.sweep_schema import TuneConfig
+from irtune.config.study_schema import Aim
 from irtune.studies import progress as progress_module
 from irtune.studies.progress import SweepProgress
 from irtune.studies.trial_record import TrialRecord
@@ -26,7 +26,7 @@ class Screen:
         monkeypatch.setattr(progress_module, "time", SimpleNamespace(monotonic=lambda: self.now))
         self.file = StringIO()
         console = Console(file=self.file, width=200, force_terminal=terminal, color_system=None)
-        self.progress = SweepProgress(console, 5, STEPS, TuneConfig(metric=metric, mode=mode), steps_before)
+        self.progress = SweepProgress(console, 5, STEPS, Aim({metric: mode}), steps_before)
         self.entries = []
 
     def trial(self, name, step=0, status=None, **scores):

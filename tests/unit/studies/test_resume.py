@@ -11,7 +11,7 @@ from saying import refused, says
 
 from irtune.config.load import ConfigError, build
 from irtune.config.sweep_schema import SweepConfig
-from irtune.studies.resume import IDENTITY, new_folder, resume_command, sweep_to_resume, write_identity
+from irtune.studies.resume import IDENTITY, command_line, new_folder, sweep_to_resume, write_identity
 from irtune.tracking.heartbeat import Heartbeat
 
 DATA = "5f3c"
@@ -195,7 +195,7 @@ def test_of_two_that_begin_in_one_second_each_has_a_folder_that_is_known_later(t
 )
 def test_the_command_that_goes_on_is_the_one_that_began(monkeypatch, arguments, command):
     monkeypatch.setattr("sys.argv", arguments)
-    assert resume_command() == command
+    assert command_line("--resume") == command
 
 
 def test_more_time_may_be_given(tmp_path, begun):

@@ -9,12 +9,13 @@ import pytest
 
 from irtune.config.load import build
 from irtune.config.schema import ExperimentConfig
-from irtune.config.sweep_schema import TuneConfig
+from irtune.config.study_schema import Aim
 from irtune.importance import Importance
 from irtune.layers import SelectionRecord
 from irtune.studies.trial_record import TrialRecord, config_hash, trial_name
 from irtune.training.record import RecordReader, RecordWriter
 
+AIM = Aim({"eval/f1_macro": "max"})
 TOP_K = {"selection": {"policy": {"name": "top_k", "k": 17}, "reselect_every": 20}}
 
 
@@ -68,7 +69,7 @@ def test_a_trial_that_finished(tmp_path):
         test_labels=np.array([0, 1, 1]),
         test_probabilities=np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]]),
     )
-    row = entry.row(TuneConfig())
+    row = entry.row(AIM)
     assert (row.trial_id, row.name, row.strategy, row.status) == ("0a1b", "top_k k=17", "top_k", "finished")
     assert (row.num_blocks, row.k, row.reselect_every, row.seed, row.within_block) == (30, 17, 20, 0, "l2")
     # The best weights count, not the last ones.
@@ -85,7 +86,7 @@ def test_a_trial_that_finished(tmp_path):
 def test_another_metric_becomes_the_objective():
     entry = entry_of(status="finished")
     entry.take([metrics(3, eval__loss=1.1, final__validation_loss=0.9, final__validation_f1_macro=0.5)])
-    row = entry.row(TuneConfig(metric="eval/loss", mode="min"))
+    row = entry.row(Aim({"eval/loss": "min"}))
     assert (row.objective, row.validation_score) == (0.9, 0.5)
     assert row.score == 0.9
 
@@ -93,7 +94,7 @@ def test_another_metric_becomes_the_objective():
 def test_a_trial_that_was_stopped_early_has_its_costs_summed_up_from_its_steps():
     entry = entry_of(status="pruned", num_blocks=30)
     entry.take([*STEPS, metrics(3, eval__f1_macro=0.4)])
-    row = entry.row(TuneConfig())
+    row = entry.row(AIM)
     assert row.seconds == pytest.approx(1.2)
     assert row.flops == pytest.approx(510)
     assert row.mean_active == pytest.approx(64 / 3)
@@ -107,7 +108,7 @@ def test_a_trial_that_was_stopped_early_has_its_costs_summed_up_from_its_steps()
 def test_steps_between_those_logged_count_like_them():
     entry = entry_of(status="pruned")
     entry.take([STEPS[1], step(4, 0.5, 200.0, 17, 4), metrics(5, eval__f1_macro=0.4)])
-    row = entry.row(TuneConfig())
+    row = entry.row(AIM)
     assert row.seconds == pytest.approx(5 * 0.4)
     assert row.flops == pytest.approx(5 * 150)
     assert row.mean_active == 17
@@ -121,7 +122,7 @@ def test_steps_that_a_restarted_trial_repeats_count_once():
     for record in [{"kind": "resumed", "attempt": 1, "step": 1}, *again]:
         entry.take([record | {"attempt": 1}])
     assert entry.step == 4
-    row = entry.row(TuneConfig())
+    row = entry.row(AIM)
     assert row.seconds == pytest.approx(0.5 + 0.9 + 0.6 + 0.4)
     assert row.flops == pytest.approx(300 + 100 + 110 + 110)
     assert row.mean_active == pytest.approx((30 + 17 * 3) / 4)
@@ -135,7 +136,7 @@ def test_a_trial_is_as_far_as_its_furthest_step():
 
 
 def test_a_trial_that_never_measured_anything():
-    row = entry_of().row(TuneConfig())
+    row = entry_of().row(AIM)
     assert row.status == "killed"
     assert row.score is None
     measured = (
@@ -152,7 +153,7 @@ def test_a_trial_that_never_measured_anything():
 
 def test_predictions_of_a_trial_that_did_not_finish_are_not_looked_at(tmp_path):
     (tmp_path / "predictions.npz").write_bytes(b"torn")
-    assert entry_of(tmp_path, status="failed").row(TuneConfig()).test_predictions is None
+    assert entry_of(tmp_path, status="failed").row(AIM).test_predictions is None
 
 
 @pytest.mark.parametrize(
@@ -167,7 +168,7 @@ def test_predictions_of_a_trial_that_did_not_finish_are_not_looked_at(tmp_path):
 def test_k_is_a_number_of_blocks_and_only_what_has_an_effect_is_shown(policy, k, within_block):
     entry = entry_of(tree={"selection": {"policy": policy}})
     entry.take([{"kind": "tags", "attempt": 0, "values": {"irtune.blocks": "6", "irtune.data": "synthetic"}}])
-    row = entry.row(TuneConfig())
+    row = entry.row(AIM)
     assert (row.num_blocks, row.k, row.within_block) == (6, k, within_block)
 
 
@@ -182,7 +183,7 @@ def test_what_a_trial_records_is_what_the_table_reads(tmp_path):
     entry = entry_of()
     entry.take(RecordReader(tmp_path).poll())
     assert (entry.step, entry.num_blocks, entry.score("eval/f1_macro")) == (3, 30, 0.25)
-    assert entry.row(TuneConfig()).flops == pytest.approx(510)
+    assert entry.row(AIM).flops == pytest.approx(510)
 
 
 @pytest.mark.parametrize(
@@ -247,24 +248,24 @@ def test_of_a_trial_that_is_over_the_book_keeps_its_costs_and_not_its_steps():
     def ended_after(num_steps):
         entry = entry_of(status="pruned")
         entry.take(step(number, 0.5, 300.0 + number % 2, 30, 0) for number in range(1, num_steps + 1))
-        before = entry.row(TuneConfig())
+        before = entry.row(AIM)
         entry.settle()
-        assert vars(entry.row(TuneConfig())) == vars(before)
+        assert vars(entry.row(AIM)) == vars(before)
         return entry
 
     # 1,000 steps of half a second, of 300.5 FLOPs in the mean.
-    row = ended_after(1000).row(TuneConfig())
+    row = ended_after(1000).row(AIM)
     assert (row.seconds, row.flops) == (pytest.approx(500), pytest.approx(300_500))
     assert len(pickle.dumps(ended_after(1000))) < len(pickle.dumps(ended_after(4))) + 50
 
 
 def test_attempts_are_those_that_trained():
     entry = entry_of()
-    assert entry.row(TuneConfig()).attempts == 1
+    assert entry.row(AIM).attempts == 1
     # One that found the result of another only says where it ran.
     tags = {"kind": "tags", "attempt": 2, "values": {}}
     entry.take([*STEPS[:2], step(2, 0.3, 100.0, 17, 4) | {"attempt": 1}, tags])
-    assert entry.row(TuneConfig()).attempts == 2
+    assert entry.row(AIM).attempts == 2
 
 
 def test_a_worker_that_was_cut_off_does_not_speak_for_the_one_after_it():
@@ -272,4 +273,4 @@ def test_a_worker_that_was_cut_off_does_not_speak_for_the_one_after_it():
     entry.take([STEPS[0], step(2, 0.3, 100.0, 17, 4, loss=1.2) | {"attempt": 1}])
     entry.take([step(3, 9.0, 999.0, 30, 0, loss=9.9)])
     assert (entry.step, entry.latest["train/loss"]) == (2, 1.2)
-    assert entry.row(TuneConfig()).flops == pytest.approx(400)
+    assert entry.row(AIM).flops == pytest.approx(400)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlflow.utils.validation import _validate_metric_name, _validate_param_name, _validate_tag_name
 
-from irtune.tracking.conversion import chunks, cut, name, points
+from irtune.tracking.conversion import cut, name, points
 
 
 @given(st.text(max_size=300))
@@ -35,13 +35,6 @@ def test_a_cut_text_fits_and_says_so(text: str, length: int) -> None:
     shorter = cut(text, length)
     assert len(shorter) <= length
     assert shorter == text or f"({len(text)} characters, cut by irtune)" in shorter
-
-
-@given(st.lists(st.integers()), st.integers(1, 7))
-def test_chunks_keep_everything_in_order(items: list[int], size: int) -> None:
-    parts = list(chunks(items, size))
-    assert [item for part in parts for item in part] == items
-    assert all(1 <= len(part) <= size for part in parts)
 
 
 def test_a_choice_of_blocks_becomes_three_curves() -> None:

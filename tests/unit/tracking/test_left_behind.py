@@ -14,6 +14,7 @@ from servers import ROOT
 from stores import StoredRun, stored_runs
 
 from irtune.cli import main
+from irtune.tracking import left_behind
 from irtune.tracking.heartbeat import is_live
 from irtune.tracking.left_behind import close_dead
 from irtune.tracking.mlflow_tracker import MlflowTracker
@@ -124,7 +125,7 @@ def test_what_a_former_version_left_is_passed_over_with_a_note_and_not_touched(
 
 
 def test_what_goes_wrong_is_logged_and_stops_nothing(
-    storage: Path, store_uri: str, caplog: pytest.LogCaptureFixture
+    storage: Path, store_uri: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[Path] = []
 
@@ -140,7 +141,8 @@ def test_what_goes_wrong_is_logged_and_stops_nothing(
     (leave(storage, store_uri) / "tracking.json").write_text("{")
     (storage / "mlflow.db").touch()
 
-    assert close_dead(storage, store_uri, open_tracker=open_or_fail) == [good.name]
+    monkeypatch.setattr(left_behind, "open_tracker", open_or_fail)
+    assert close_dead(storage, store_uri) == [good.name]
     assert says(caplog.text, "of 5 … sweeps MLflow … lacks")
     assert f"`irtune sync {storage}` tries again" in caplog.text
     # What belongs elsewhere is named, and nobody is asked there.
@@ -149,7 +151,9 @@ def test_what_goes_wrong_is_logged_and_stops_nothing(
     assert close_dead(storage / "no such folder", store_uri) == []
 
 
-def test_an_address_that_does_not_answer_is_waited_for_once(storage: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_address_that_does_not_answer_is_waited_for_once(
+    storage: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     opened: list[Path] = []
 
     def open_or_fail(folder: Path, uri: str) -> MlflowTracker:
@@ -158,12 +162,13 @@ def test_an_address_that_does_not_answer_is_waited_for_once(storage: Path, caplo
 
     for _ in range(3):
         leave(storage, "http://127.0.0.1:9")
-    assert close_dead(storage, "http://127.0.0.1:9", open_tracker=open_or_fail) == []
+    monkeypatch.setattr(left_behind, "open_tracker", open_or_fail)
+    assert close_dead(storage, "http://127.0.0.1:9") == []
     assert len(opened) == 1
     assert says(caplog.text, "of 3 … sweeps MLflow … lacks")
 
 
-def test_a_sweep_belongs_to_an_address_whatever_the_login(storage: Path) -> None:
+def test_a_sweep_belongs_to_an_address_whatever_the_login(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[Path] = []
 
     def note(folder: Path, uri: str) -> Any:
@@ -174,12 +179,13 @@ def test_a_sweep_belongs_to_an_address_whatever_the_login(storage: Path) -> None
     leave(storage, "https://me:secret@host:5001")
     # As it was written formerly.
     (former / "tracking.json").write_text('{"uri": "https://***@host:5000", "experiment": "mine"}')
-    assert close_dead(storage, "https://you:other@host:5000", open_tracker=note) == []
+    monkeypatch.setattr(left_behind, "open_tracker", note)
+    assert close_dead(storage, "https://you:other@host:5000") == []
     assert set(opened) == {ours, former}
 
 
 def test_a_new_sweep_does_not_wait_for_old_ones(
-    storage: Path, store_uri: str, caplog: pytest.LogCaptureFixture
+    storage: Path, store_uri: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     release = threading.Event()
 
@@ -190,7 +196,8 @@ def test_a_new_sweep_does_not_wait_for_old_ones(
     for _ in range(2):
         leave(storage, store_uri)
     started = time.monotonic()
-    assert close_dead(storage, store_uri, 0.2, slowly) == []
+    monkeypatch.setattr(left_behind, "open_tracker", slowly)
+    assert close_dead(storage, store_uri, 0.2) == []
     assert time.monotonic() - started < 5
     assert "goes on behind" in caplog.text
     release.set()
