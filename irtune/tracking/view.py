@@ -51,6 +51,8 @@ def view_state(
     if group_by is not None:
         keys = [{"mode": "tag", "groupByData": group_by}]
         state["groupBy"] = {"aggregateFunction": "average", "groupByKeys": keys}
+        # A run without the tag is a group of its own in every chart (mlflow/mlflow#21129).
+        state["searchFilter"] += " AND tags.`irtune.kind` != 'summary'"
     return state
 
 
