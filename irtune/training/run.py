@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from transformers import set_seed
 
+from irtune.analysis.groups import Groups
 from irtune.analysis.metrics import evaluation
 from irtune.config.load import dotted_keys
 from irtune.config.schema import ExperimentConfig
@@ -302,6 +303,8 @@ def _keep(loop: Loop, dataset: LabelledDataset, weights: Path, probabilities: Ma
         arrays[f"{split}_ids"] = np.array([example.id for example in dataset.splits[split]])
         arrays[f"{split}_labels"] = np.asarray(loop.data.splits[split].labels)
         arrays[f"{split}_probabilities"] = values
+        groups = Groups.of_names([example.group for example in dataset.splits[split]], dataset.grouped_by)
+        arrays |= groups.arrays(split) if groups is not None else {}
     predictions = loop.folder / PREDICTIONS
     once_there_is_room(lambda: write_arrays(predictions, arrays), predictions)
     if tracking.upload_adapters == "all":
