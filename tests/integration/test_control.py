@@ -68,11 +68,10 @@ def recommend(study, *arguments):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=900,
     )
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(300)
 def test_a_control_runs_beside_its_study_and_says_what_mattered(study):
     done = recommend(study, "--control", "2")
     assert done.returncode == 0, done.stdout
@@ -110,3 +109,14 @@ def test_a_control_runs_beside_its_study_and_says_what_mattered(study):
         assert (called, len(groups) > groups.max() + 1 > 5) == ("essay", True)
     assert says((control / "report.html").read_text(), "resampled by essay", f"{groups.max() + 1} groups")
     assert any("resampled by essay" in caveat for caveat in result["caveats"])
+
+
+@pytest.mark.timeout(300)
+def test_a_control_of_more_seeds_goes_on_with_the_one_there_is(study):
+    # It is refused where the earlier one is another study, or where there is none.
+    planned = recommend(study, "--control", "3", "--resume", "--plan")
+    assert planned.returncode == 0, planned.stdout
+    assert says(planned.stdout, "9: 3 cells on 3 seeds")
+    other = recommend(study, "--control", "3", "training.max_steps=5", "--resume", "--plan")
+    assert other.returncode == 2
+    assert says(other.stdout, "training.max_steps: 4 before, 5 now")

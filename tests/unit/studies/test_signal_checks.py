@@ -52,7 +52,7 @@ def test_cka_of_too_few_examples_in_a_space_or_a_cell_is_traced_to_it():
     signals = {"importance.name": {"type": "categorical", "choices": ["gradient_norm", "cka_distance"]}}
     few = {"training": {"micro_batch_size": 2}}
     (mistake,) = check_space(build(SweepConfig, TREE | few | {"space": signals}, "x"))
-    assert each_says([mistake], ("space.importance.name", "3 examples", "training.micro_batch_size=2"))
+    assert each_says([mistake], ("space.importance.name.choices", "3 examples", "training.micro_batch_size=2"))
     cells = {"full": {"selection.policy.name": "all"}, "cka": {"importance.name": "cka_distance"}}
     (mistake,) = check_cells(build(AblationConfig, TREE | few | {"ablation": {"cells": cells}}, "x"))
     assert each_says([mistake], ("ablation.cells.cka.importance.name", "3 examples", "training.micro_batch_size=2"))
@@ -69,8 +69,8 @@ def test_residual_norm_without_lora_is_refused():
 
 
 def test_residual_norm_without_lora_in_a_space_or_a_cell_is_refused():
-    signals = {"importance.name": {"type": "categorical", "choices": ["gradient_norm", "residual_norm"]}}
-    tree = TREE | {"adapter": TREE["adapter"] | IA3}
+    signals = {"importance.name": {"type": "categorical", "choices": ["cosine_similarity", "residual_norm"]}}
+    tree = TREE | {"adapter": TREE["adapter"] | IA3, "importance": {"name": "cosine_similarity"}}
     with refused(ConfigError, "space", "importance.name=residual_norm", *REFUSED):
         check_inputs(build(SweepConfig, tree | {"space": signals}, "x"), "x")
     cells = {"full": {"selection.policy.name": "all"}, "residual": {"importance.name": "residual_norm"}}
