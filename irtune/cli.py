@@ -74,9 +74,17 @@ def _parser() -> argparse.ArgumentParser:
         "recommend", help="say what a study's best trial comes to without irtune: PEFT settings, and a layer card"
     )
     recommend.add_argument("study", metavar="NAME", help="a sweep's or ablation's folder, or its name under --storage")
+    _add_overrides(recommend)
     recommend.add_argument("--storage", type=Path, help=f"where studies lie (default: {STORAGE})")
     recommend.add_argument("--trial", metavar="NAME", help="the trial, or the cell, to go by (default: the best one)")
     recommend.add_argument("--out", type=Path, metavar="FOLDER", help="where to write (default: the study's folder)")
+    recommend.add_argument(
+        "--control",
+        type=int,
+        metavar="SEEDS",
+        help="then train its blocks statically, what chose them, and LoRA of all blocks, on so many fresh seeds each",
+    )
+    _add_ways_to_run(recommend)
     recommend.set_defaults(command=_recommend)
 
     validate = commands.add_parser(
@@ -106,6 +114,12 @@ def _add_study(commands: Any, name: str, kind: type[StudyConfig], file: str, abo
     command: argparse.ArgumentParser = commands.add_parser(name, help=about)
     command.add_argument("file", nargs="?", help=f"a study file (default: {file})")
     _add_overrides(command)
+    _add_ways_to_run(command)
+    command.set_defaults(command=partial(_study, kind, file))
+    return command
+
+
+def _add_ways_to_run(command: argparse.ArgumentParser) -> None:
     resume = command.add_mutually_exclusive_group()
     resume.add_argument(
         "--resume", action="store_const", const="always", default="ask", help="go on with the last one of this name"
@@ -114,8 +128,6 @@ def _add_study(commands: Any, name: str, kind: type[StudyConfig], file: str, abo
     command.add_argument(
         "--plan", action="store_true", help="say what would be done, how long and where, and do nothing"
     )
-    command.set_defaults(command=partial(_study, kind, file))
-    return command
 
 
 def _add_overrides(command: argparse.ArgumentParser) -> None:
@@ -161,14 +173,23 @@ def _runner(kind: type[StudyConfig], options: argparse.Namespace) -> Any:
 def _recommend(options: argparse.Namespace, console: Console) -> int:
     from irtune.studies.recommend import recommend
 
+    if options.control is None and (options.overrides or options.plan or options.resume != "ask"):
+        raise ValueError("settings, --plan, --resume and --new are about the control; give --control SEEDS with them")
     storage = (options.storage or Path(STORAGE)).expanduser().resolve()
     folder, recommended = recommend(options.study, storage, options.trial)
-    files = recommended.write((options.out or folder).expanduser())
+    out = (options.out or folder).expanduser()
+    files = [] if options.plan else recommended.write(out)
     for text in (recommended.python(), recommended.yaml()):
         console.print(text, highlight=False, soft_wrap=True, markup=False)
     for file in files:
         console.print(f"wrote {file}", highlight=False, soft_wrap=True, markup=False)
-    return 0
+    if options.control is None:
+        return 0
+    from irtune.studies.control import run_control
+
+    how = {"resume": options.resume, "plan": options.plan, "console": console}
+    settings = parse_overrides(options.overrides)
+    return 0 if run_control(folder, out, recommended, options.control, settings, **how) else 1
 
 
 def _validate(options: argparse.Namespace, console: Console) -> int:

@@ -17,7 +17,7 @@ from irtune.analysis.sentence import (
     nothing_learnt,
     sentence_of,
 )
-from irtune.analysis.trials import TrialRow, metric_of, over_classes
+from irtune.analysis.trials import TrialRow, groups_of, metric_of, over_classes
 
 __all__ = ["Answer", "TrialRow", "answer_sweep"]
 
@@ -142,6 +142,9 @@ def _test_set(compared: Sequence[TrialRow]) -> list[str]:
             )
         else:
             caveats.append(f"The test set has {num_test} examples; the interval is that of a set of this size.")
+    groups = groups_of(compared)
+    if groups is not None:
+        caveats.append(f"{groups.caveat}.")
     if len(labels) == 2 and not np.array_equal(labels[0], labels[1]):
         caveats.append("The two trials were tested on different examples, so there is no paired interval.")
     return caveats

@@ -102,5 +102,5 @@ def against_guessing(row: TrialRow, repeats: Sequence[TrialRow], num_classes: in
     guess = best_guess(row.test_labels, num_classes, row.metric)
     if len(predictions) < max(1, len(repeats)):
         return AgainstGuessing(guess, row.test_score, None, row.metric)
-    interval = score_interval(row.test_labels, predictions, metric=row.metric)
+    interval = score_interval(row.test_labels, predictions, metric=row.metric, groups=row.test_groups)
     return AgainstGuessing(guess, interval.difference, interval, row.metric)

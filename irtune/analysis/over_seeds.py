@@ -7,7 +7,7 @@ import numpy as np
 
 from irtune.analysis.metrics import Mode
 from irtune.analysis.statistics import Interval, paired_over_seeds
-from irtune.analysis.trials import TrialRow, other_differences, ranked
+from irtune.analysis.trials import TrialRow, groups_of, other_differences, ranked
 
 _MEASURED = (
     "mean_active",
@@ -89,7 +89,8 @@ def interval_between(ours: Sequence[TrialRow], theirs: Sequence[TrialRow]) -> In
         return None
     if not all(np.array_equal(labels, np.asarray(row.test_labels)) for row in (*ours, *theirs)):
         return None
-    return paired_over_seeds(labels, kept[: len(ours)], kept[len(ours) :], metric=ours[0].metric)
+    groups = groups_of((*ours, *theirs))
+    return paired_over_seeds(labels, kept[: len(ours)], kept[len(ours) :], metric=ours[0].metric, groups=groups)
 
 
 def _baseline_of(row: TrialRow, finished: Mapping[str, Mapping[int, TrialRow]]) -> Mapping[int, TrialRow]:
@@ -108,8 +109,8 @@ def _mean(name: str, trials: Mapping[str, TrialRow], repeats: Sequence[TrialRow]
     trial = trials.get(name, alone)
     values = {name: [getattr(row, name) for row in repeats] for name in _MEASURED}
     means = {name: None if None in found else float(np.mean(found)) for name, found in values.items()}
-    labels = repeats[0].test_labels
-    return replace(trial, status="finished", test_labels=labels, test_predictions=None, **means)  # type: ignore[arg-type]
+    test_set = {"test_labels": repeats[0].test_labels, "test_groups": groups_of(repeats)}
+    return replace(trial, status="finished", test_predictions=None, **test_set, **means)  # type: ignore[arg-type]
 
 
 def _deviation(repeats: Sequence[TrialRow]) -> float | None:

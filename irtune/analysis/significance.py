@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from irtune.analysis.groups import Groups
+
 LEVEL = 0.05
 """The share of verdicts "better" or "worse" that are wrong where nothing differs, at most."""
 
@@ -23,6 +25,9 @@ NUM_DRAWN = 40_000
 """Changes of sign that are drawn; where there are fewer, up to 15 seeds, all are counted, and the test is exact."""
 
 MOST_SEEDS = 1000
+
+# Bounds the memory of a batch of changes of sign to a few times 32 MB.
+_BATCH_CELLS = 4_000_000
 
 Verdict = Literal["better", "worse", "equivalent", "can't tell"]
 
@@ -82,7 +87,7 @@ def sign_flip_p(differences: ArrayLike, seed: int = 0) -> float:
     found = _checked(differences)
     if len(found) == 1 or not found.any():
         return 1.0
-    drawn = {"n_resamples": NUM_DRAWN, "rng": np.random.default_rng(seed)}
+    drawn = {"n_resamples": NUM_DRAWN, "rng": np.random.default_rng(seed), "batch": max(1, _BATCH_CELLS // len(found))}
     tested = stats.permutation_test((found,), np.mean, permutation_type="samples", vectorized=True, **drawn)
     return float(tested.pvalue)
 
@@ -105,22 +110,32 @@ def wilcoxon_p(differences: ArrayLike, seed: int = 0) -> float:
     return float(stats.wilcoxon(found, zero_method="pratt", method=method).pvalue)
 
 
-def mcnemar_p(labels: ArrayLike, predictions_a: ArrayLike, predictions_b: ArrayLike) -> float:
+def mcnemar_p(
+    labels: ArrayLike, predictions_a: ArrayLike, predictions_b: ArrayLike, groups: Groups | None = None
+) -> float:
     """The exact two-sided p-value that two models are right equally often on examples like these.
 
-    It is about one seed of each and other test examples, which are assumed to be independent: examples of one essay are
-    not quite.
+    It is about one seed of each and other test examples, which are assumed to be independent. Where there are groups,
+    only these are: it is then the sign-flip test of how many more examples of each group the first model is right
+    about. With one example in each group that is McNemar's test.
 
     Args:
         labels: Class indices ``(N,)``.
         predictions_a: Class indices ``(N,)`` of the first model.
         predictions_b: Class indices ``(N,)`` of the second model.
+        groups: Documents that examples share; None where every example stands for itself.
 
     Source: McNemar, "Note on the sampling error of the difference between correlated proportions or percentages",
-        Psychometrika 12, 1947; exact by the binomial distribution of the pairs of which one is right.
+        Psychometrika 12, 1947; exact by the binomial distribution of the pairs of which one is right. Of groups the
+        statistic is that of Yang, Sun & Hardin, "A note on the tests for clustered matched-pair binary data",
+        Biometrical Journal 52, 2010; its distribution by changes of sign is ours.
     """
     true = np.asarray(labels)
     right_a, right_b = np.asarray(predictions_a) == true, np.asarray(predictions_b) == true
+    if groups is not None:
+        surplus = np.bincount(groups.of, weights=right_a.astype(float) - right_b)
+        # A group on which both are right equally often changes no sum.
+        return sign_flip_p(surplus[surplus != 0]) if surplus.any() else 1.0
     only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
     return 1.0 if only_a + only_b == 0 else float(stats.binomtest(only_a, only_a + only_b).pvalue)
 

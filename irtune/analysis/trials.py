@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from irtune.analysis.groups import Groups
 from irtune.analysis.metrics import MACRO_F1, Metric, Mode
 
 BASELINE = "all"
@@ -46,6 +47,7 @@ class TrialRow:
         seed: Seed of the run.
         test_labels: Class indices ``(N,)`` of the test set.
         test_predictions: What was predicted for it, as ``metric`` reads it; mostly class indices ``(N,)``.
+        test_groups: Documents that examples of the test set share; None where each stands for itself.
         params: The configuration by dotted key, such as ``training.learning_rate``.
         objective: What the sweep searches for where that is not ``metric``; None: ``validation_score``.
         objectives: All metrics of a sweep that has several, the first one first; NaN where not measured.
@@ -84,6 +86,7 @@ class TrialRow:
     peak_memory_bytes: float | None = None
     test_labels: NDArray[np.integer[Any]] | None = None
     test_predictions: NDArray[np.integer[Any]] | None = None
+    test_groups: Groups | None = None
     params: Mapping[str, object] = field(default_factory=dict)
     attempts: int = 1
     objective: float | None = None
@@ -160,3 +163,8 @@ def metric_of(rows: Iterable[TrialRow]) -> Metric:
 def over_classes(rows: Iterable[TrialRow]) -> Mapping[str, str]:
     """Return what macro scores of a sweep's trials are over, by split, where that split lacks classes."""
     return next((row.classes for row in rows if row.classes and row.metric.is_macro), {})
+
+
+def groups_of(rows: Iterable[TrialRow]) -> Groups | None:
+    """Return the groups of the test set that trials have in common; None where none of them recorded any."""
+    return next((row.test_groups for row in rows if row.test_groups is not None), None)

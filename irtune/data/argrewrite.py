@@ -81,6 +81,7 @@ class ArgRewriteConfig(DatasetConfig):
             splits={split: tuple(rows[i].example() for i in part) for split, part in zip(SPLITS, parts, strict=True)},
             prompt=self.prompt("revisions", "What is the purpose of this revision of an essay"),
             num_skipped=len(problems),
+            grouped_by="essay",
         )
 
 

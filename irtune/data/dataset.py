@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass, field, replace
 from typing import Annotated, Literal, Self, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -46,11 +46,13 @@ class Example:
         id: The same wherever the file lies.
         texts: One text, or two: before and after a revision (either may be empty, not both).
         label: Its class.
+        group: The document that it is of; empty where it stands for itself.
     """
 
     id: str
     texts: tuple[str, ...]
     label: str
+    group: str = field(default="", kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class LabelledDataset:
         prompt: What the model reads of an example; the same for every split.
         num_skipped: Rows left out because ``skip_bad_rows`` was set.
         notes: What was guessed in reading, and what looks doubtful; one sentence each.
+        grouped_by: What the groups of examples are: ``essay``, or the name of a column; empty where there are none.
 
     Example:
         >>> from irtune.data import Example, LabelledDataset
@@ -81,6 +84,7 @@ class LabelledDataset:
     prompt: Prompt
     num_skipped: int = 0
     notes: tuple[str, ...] = ()
+    grouped_by: str = ""
 
     def fingerprint(self) -> str:
         """SHA-256 over labels, prompt and every example in order, 16 hexadecimal digits."""

@@ -56,8 +56,6 @@ class FileConfig(TableConfig):
         mistakes = []
         if separate and self.split_column is not None:
             mistakes.append(f"data.split_column and data.{separate[0]} both say how to split: set one of them")
-        if len(separate) == 2 and self.group_column is not None:
-            mistakes.append("data.group_column is for drawn splits: without data.validation_path and data.test_path")
         if any(isinstance(paths, tuple) and not paths for paths in self._paths().values()):
             mistakes.append("data.path: is an empty list; name at least one file")
         if mistakes:

@@ -19,6 +19,7 @@ HUB_NAME = "wanyu/IteraTeR_human_sent"
 LABELS = ("clarity", "fluency", "coherence", "style", "meaning-changed")
 DROPPED_LABEL = "others"
 COLUMNS = Columns({"before_column": "before_sent", "after_column": "after_sent", "label_column": "labels"})
+DOCUMENT = "doc_id"
 FILE_STEMS: dict[Split, str] = {"train": "train", "validation": "dev", "test": "test"}
 REMEDY = (
     "Set data.path to a folder with its train.json, dev.json and test.json, or HF_HUB_OFFLINE=1 to use a copy that is "
@@ -48,7 +49,9 @@ class IteraterConfig(DatasetConfig):
             tables = of_datasets({split: published[split] for split in FILE_STEMS}, HUB_NAME, COLUMNS)
         else:
             tables = tables_from_folder(self.path.expanduser())
-        rows = read_all(tables, COLUMNS, LabelReader(), problems)
+        have_documents = all(DOCUMENT in table.columns for table in tables)
+        columns = Columns({**COLUMNS.names, "group_column": DOCUMENT}) if have_documents else COLUMNS
+        rows = read_all(tables, columns, LabelReader(), problems)
         num_rows = len(rows) + len(problems)
         kept = [row for row in rows if row.label != DROPPED_LABEL]
         kept = partition(kept, text_problem, problems)
@@ -59,7 +62,8 @@ class IteraterConfig(DatasetConfig):
         }
         prompt = self.prompt("revisions", "What is the intention of this revision")
         notes = (*(note for table in tables for note in table.notes), *skip_notes(problems, kept, LABELS))
-        return LabelledDataset(self.name, LABELS, splits, prompt, len(problems), notes)
+        grouped_by = "document" if have_documents else ""
+        return LabelledDataset(self.name, LABELS, splits, prompt, len(problems), notes, grouped_by)
 
 
 def tables_from_folder(folder: Path) -> list[Table]:

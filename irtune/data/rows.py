@@ -25,17 +25,15 @@ class Row(Example):
 
     Args:
         place: File and row, the row as an editor or a spreadsheet numbers it (a header, where there is one, is row 1).
-        group: What must not be divided between splits.
         split: The split that the file assigns, if it does.
     """
 
     place: str
-    group: str = ""
     split: str = ""
 
     def example(self) -> Example:
         """What is left of the row once it is placed in a split."""
-        return Example(self.id, self.texts, self.label)
+        return Example(self.id, self.texts, self.label, group=self.group)
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,7 @@ class TableConfig(DatasetConfig):
 
     The splits are those that the data has (``split_column``, or parts called train, validation or dev, and test).
     What it lacks of them is drawn: seeded, with labels in proportion, and with the rows of one ``group_column`` value
-    kept together.
+    kept together. Intervals take such rows together too, whoever drew the splits.
     """
 
     before_column: ColumnName | None = Field(
@@ -73,7 +73,9 @@ class TableConfig(DatasetConfig):
     )
     split_column: ColumnName | None = Field(None, description="column that says train, validation (or dev) or test")
     group_column: ColumnName | None = Field(
-        None, description="column whose equal values stay in one drawn split, e.g. a document id"
+        None,
+        description="column whose equal values stay in one drawn split, e.g. a document id; intervals resample test "
+        "examples by it",
     )
     validation_fraction: SplitFraction = Field(0.15, description="share of the rows in a drawn validation split")
     test_fraction: SplitFraction = Field(0.15, description="share of the rows in a drawn test split")
@@ -93,8 +95,6 @@ class TableConfig(DatasetConfig):
             ]
             if self.pairs != "revisions":
                 mistakes.append("data.pairs is about two texts in a row, and data.text_column names one: leave one out")
-        if self.group_column is not None and self.split_column is not None:
-            mistakes.append("data.group_column is for drawn splits, and data.split_column gives them: leave one out")
         unknown = sorted({new for new in self.label_map.values() if self.labels and new not in self.labels})
         if unknown:
             mistakes.append(
@@ -154,6 +154,7 @@ class TableConfig(DatasetConfig):
             prompt=self.prompt(self.kind, QUESTIONS[self.kind]),
             num_skipped=len(problems),
             notes=tuple(notes),
+            grouped_by=self.group_column or "",
         )
 
     def _with_splits(
@@ -187,8 +188,6 @@ class TableConfig(DatasetConfig):
         parts: dict[Split, list[Row]] = {split: [row for row in rows if row.split == split] for split in SPLITS}
         missing = [split for split in SPLITS if split not in given]
         if not missing:
-            if self.group_column is not None:
-                notes.append("data.group_column changes nothing, as the data gives all splits")
             return parts
         rest = [row for row in rows if row.split in ("", "train")]
         groups = None if self.group_column is None else [row.group for row in rest]

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from irtune.analysis.groups import Groups
 from irtune.analysis.metrics import MACRO_F1, Metric
 from irtune.analysis.trials import BASELINE, Status, TrialRow
 from irtune.config.load import dotted_keys
@@ -90,7 +91,7 @@ class TrialRecord:
         # NaN where it was not measured: what trials are scored by does not stand in for another objective.
         values = {name: math.nan if (v := self.score(name)) is None else v for name in aim.objectives}
         seconds, flops, active, lowest = self._costs()
-        policy, (labels, predictions, classes) = self.config.selection.policy, self._predictions(metric)
+        policy, (labels, predictions, groups, classes) = self.config.selection.policy, self._predictions(metric)
         k = getattr(policy, "k", None)
         return TrialRow(
             trial_id=self.trial_id,
@@ -114,6 +115,7 @@ class TrialRecord:
             peak_memory_bytes=self.latest.get("cost/peak_memory_bytes", self.latest.get("cost/memory_bytes")),
             test_labels=labels,
             test_predictions=predictions,
+            test_groups=groups,
             classes=classes,
             params=dotted_keys(self.config),
             objective=None if first == f"eval/{metric.name}" else values[first],
@@ -151,18 +153,19 @@ class TrialRecord:
         steps = list(self._steps.values())
         return tuple(np.mean(steps, axis=0).tolist()) if steps else self._mean_step
 
-    def _predictions(self, metric: Metric) -> tuple[Any, Any, dict[str, str]]:
-        """Labels and predictions of test, as the metric reads them; what macro scores are over where classes lack."""
+    def _predictions(self, metric: Metric) -> tuple[Any, Any, Groups | None, dict[str, str]]:
+        """Labels, predictions as the metric reads them, and groups of test; what macro scores lack classes of."""
         file = self.folder / PREDICTIONS
         if self.status != "finished" or not file.is_file():
-            return None, None, {}
+            return None, None, None, {}
         with np.load(file, allow_pickle=False) as arrays:
             probabilities = arrays["test_probabilities"]
             num_classes = probabilities.shape[1]
             labels = {split: f"{split}_labels" for split in ("validation", "test")}
             held = {split: len(np.unique(arrays[name])) for split, name in labels.items() if name in arrays}
             lacking = {split: f"{n} of {num_classes} classes" for split, n in held.items() if n < num_classes}
-            return arrays["test_labels"], metric.read(arrays["test_labels"], probabilities), lacking
+            predictions = metric.read(arrays["test_labels"], probabilities)
+            return arrays["test_labels"], predictions, Groups.read(arrays, "test"), lacking
 
 
 def trial_name(config: ExperimentConfig) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from transformers import set_seed
 
+from irtune.analysis.groups import Groups
 from irtune.analysis.metrics import evaluation
 from irtune.config.load import dotted_keys
 from irtune.config.schema import ExperimentConfig
@@ -22,6 +23,7 @@ from irtune.data.encode import encode_once
 from irtune.data.label_names import metric_labels
 from irtune.files import once_there_is_room, write_arrays
 from irtune.layers import Blocks, LayerController, map_parameters
+from irtune.layers.blocks import low_rank_pairs
 from irtune.layers.collectives import gather
 from irtune.redaction import redacted
 from irtune.training.adapter import add_adapter
@@ -195,6 +197,14 @@ def check_tensors(config: ExperimentConfig, blocks: Blocks) -> None:
     Raises:
         ValueError: If there are none in a block.
     """
+    if config.wants_scores and config.importance.needs_low_rank:
+        without = [index for index, block in enumerate(blocks.per_block) if not low_rank_pairs(block)]
+        if without:
+            raise ValueError(
+                f"importance.name: {config.importance.name} reads pairs of lora_A and lora_B, and adapter.type "
+                f"{config.adapter.type!r} puts none into the linear layers of blocks {without}; set adapter.type=lora "
+                "and adapter.target_modules to linear layers of every block, or importance.name=gradient_norm"
+            )
     tensors = getattr(config.importance, "tensors", "all")
     if not all(map(len, blocks.sizes(tensors))):
         raise ValueError(
@@ -302,6 +312,8 @@ def _keep(loop: Loop, dataset: LabelledDataset, weights: Path, probabilities: Ma
         arrays[f"{split}_ids"] = np.array([example.id for example in dataset.splits[split]])
         arrays[f"{split}_labels"] = np.asarray(loop.data.splits[split].labels)
         arrays[f"{split}_probabilities"] = values
+        groups = Groups.of_names([example.group for example in dataset.splits[split]], dataset.grouped_by)
+        arrays |= groups.arrays(split) if groups is not None else {}
     predictions = loop.folder / PREDICTIONS
     once_there_is_room(lambda: write_arrays(predictions, arrays), predictions)
     if tracking.upload_adapters == "all":

@@ -16,7 +16,7 @@ from irtune.analysis.metrics import Metric
 from irtune.analysis.report import environment
 from irtune.analysis.significance import smallest_p
 from irtune.analysis.tables import MISSING, Column, TableRow, TextTable
-from irtune.analysis.trials import TrialRow, metric_of
+from irtune.analysis.trials import TrialRow, groups_of, metric_of
 
 STILL_IMPROVING = 0.02
 """A rise of the validation score over the last quarter of a run, in units of the score, that says: too few steps."""
@@ -114,6 +114,7 @@ def _caveats(results: Sequence[CellResult], improving: Sequence[str], num_classe
         found.append(f"Trials that did not finish: {', '.join(lost)}; their seeds are left out of comparisons")
     if improving:
         found.append(f"Still improving at the end, so that more steps may change the order: {', '.join(improving)}")
+    found += _resampled(results)
     guess = _guess(results, num_classes)
     baselines = [one for one in results if one.cell.is_baseline and one.test is not None]
     if guess is not None and baselines and baselines[0].test and not _beats(baselines[0], guess):
@@ -121,6 +122,16 @@ def _caveats(results: Sequence[CellResult], improving: Sequence[str], num_classe
             f"Nothing was learnt: the baseline's interval holds what guessing scores ({guess:.3f}). Train longer, or "
             "at another rate"
         )
+    return found
+
+
+def _resampled(results: Sequence[CellResult]) -> list[str]:
+    """Return what is resampled of each corpus that has groups."""
+    found = []
+    for corpus in dict.fromkeys(one.cell.corpus for one in results):
+        groups = groups_of(row for one in results if one.cell.corpus == corpus for row in one.rows)
+        if groups is not None:
+            found.append((f"On {corpus}: " if corpus else "") + groups.caveat)
     return found
 
 

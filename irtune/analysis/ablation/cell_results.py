@@ -9,7 +9,7 @@ import numpy as np
 from irtune.analysis.over_seeds import interval_between
 from irtune.analysis.significance import Comparison, compare, interquartile_mean, mcnemar_p, mean_interval
 from irtune.analysis.statistics import Interval
-from irtune.analysis.trials import TrialRow, metric_of
+from irtune.analysis.trials import TrialRow, groups_of, metric_of
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ class CellResult:
             for one that was dropped: how many seeds it has depends on how it did on them, which no test allows for.
         interval: Mean difference to the baseline for other seeds and other test examples; None below two common seeds,
             or without predictions.
-        mcnemar: P-value that both are right equally often on other examples, of the first common seed.
+        mcnemar: P-value that both are right equally often on other examples, or groups of them where there are groups,
+            of the first common seed.
     """
 
     cell: Cell
@@ -167,4 +168,4 @@ def _mcnemar(ours: TrialRow, theirs: TrialRow) -> float | None:
     kept = ours.test_predictions, theirs.test_predictions
     if ours.test_labels is None or ours.metric.measure.reads != "classes" or any(one is None for one in kept):
         return None
-    return mcnemar_p(ours.test_labels, *kept)  # type: ignore[arg-type]
+    return mcnemar_p(ours.test_labels, *kept, groups=groups_of((ours, theirs)))  # type: ignore[arg-type]

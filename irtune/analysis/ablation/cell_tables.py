@@ -16,7 +16,7 @@ from irtune.analysis.tables import (
     duration,
     operations,
 )
-from irtune.analysis.trials import metric_of
+from irtune.analysis.trials import groups_of, metric_of
 
 NAME = "cells"
 """Of the files, before their endings."""
@@ -128,6 +128,7 @@ def cell_frame(results: Sequence[CellResult]) -> pd.DataFrame:
                 "holm_p": against.adjusted_p if against else None,
                 "wilcoxon_p": against.wilcoxon_p if against else None,
                 "mcnemar_p": one.mcnemar,
+                "test_groups": None if (groups := groups_of(one.rows)) is None else groups.num,
                 "effect_size": against.effect if against else None,
                 "verdict": against.verdict if against else None,
                 "dropped_from_seed": one.cell.dropped_from,

@@ -131,14 +131,24 @@ def test_a_drawn_split_keeps_groups_whole(tmp_path):
     held = {split: {document[revision.texts[0]] for revision in data.splits[split]} for split in data.splits}
     assert sum(len(documents) for documents in held.values()) == 20
     assert {split: len(documents) for split, documents in held.items()} == {"train": 14, "validation": 3, "test": 3}
+    assert data.grouped_by == "document"
+    assert all(document[one.texts[0]] == one.group for split in data.splits.values() for one in split)
+
+
+def test_groups_are_known_of_splits_that_are_given(tmp_path):
+    parts = [("train", 0, 60), ("validation", 60, 80), ("test", 80, 100)]
+    paths = {name: write_rows(tmp_path / f"{name}.csv", many_rows()[first:last]) for name, first, last in parts}
+    given = {"path": paths["train"], "validation_path": paths["validation"], "test_path": paths["test"]}
+    data = FileConfig(**given, group_column="document").load()
+    assert (data.grouped_by, len(data.splits["test"])) == ("document", 20)
+    assert {one.group for one in data.splits["test"]} == {row["document"] for row in many_rows()[80:]}
+    assert FileConfig(**given).load().fingerprint() == data.fingerprint()
 
 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
         ({"validation_path": "b", "test_path": "c", "split_column": "s"}, "both say how to split"),
-        ({"split_column": "s", "group_column": "g"}, "data.group_column is for drawn splits"),
-        ({"validation_path": "b", "test_path": "c", "group_column": "g"}, "data.group_column is for drawn splits"),
         ({"validation_path": ()}, "at least one file"),
         ({"text_column": "t", "after_column": "a"}, "data.after_column and data.text_column exclude each other"),
         ({"text_column": "t", "pairs": "texts"}, "data.pairs"),

@@ -45,6 +45,12 @@ def test_a_folder_is_read_without_those_labelled_others(tmp_path, suffix):
         "test": [(" Before 0.", " After 0.", "style"), (" Before 2.", " After 2.", "coherence")],
     }
     assert data.num_skipped == 0
+    assert (data.grouped_by, {one.group for part in data.splits.values() for one in part}) == ("document", {"hep-1"})
+
+
+def test_a_copy_without_documents_has_no_groups(tmp_path):
+    bare = {name: [{k: v for k, v in one.items() if k != "doc_id"} for one in rows] for name, rows in SPLITS.items()}
+    assert IteraterConfig(path=write(tmp_path, bare)).load().grouped_by == ""
 
 
 def test_a_missing_file_is_named(tmp_path):

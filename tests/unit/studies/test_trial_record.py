@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from irtune.analysis.groups import Groups
 from irtune.config.load import build
 from irtune.config.schema import ExperimentConfig
 from irtune.config.study_schema import Aim
@@ -81,6 +82,19 @@ def test_a_trial_that_finished(tmp_path):
     assert row.classes == {"validation": "1 of 2 classes"}
     assert row.test_predictions.tolist() == [0, 0, 1]
     assert row.params["selection.policy.k"] == 17
+    assert row.test_groups is None
+
+
+def test_the_groups_of_test_examples_are_read(tmp_path):
+    entry = entry_of(tmp_path, num_blocks=30, status="finished")
+    np.savez(
+        tmp_path / "predictions.npz",
+        test_labels=np.array([0, 1, 1]),
+        test_probabilities=np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]]),
+        **Groups.of_names(["a", "b", "a"], "essay").arrays("test"),
+    )
+    groups = entry.row(AIM).test_groups
+    assert (groups.of.tolist(), groups.called) == ([0, 1, 0], "essay")
 
 
 def test_another_metric_becomes_the_objective():
