@@ -46,6 +46,7 @@ class TrialRow:
         seed: Seed of the run.
         test_labels: Class indices ``(N,)`` of the test set.
         test_predictions: What was predicted for it, as ``metric`` reads it; mostly class indices ``(N,)``.
+        test_classes: The class index that was predicted for each test example ``(N,)``, whatever ``metric`` reads.
         params: The configuration by dotted key, such as ``training.learning_rate``.
         objective: What the sweep searches for where that is not ``metric``; None: ``validation_score``.
         objectives: All metrics of a sweep that has several, the first one first; NaN where not measured.
@@ -84,6 +85,7 @@ class TrialRow:
     peak_memory_bytes: float | None = None
     test_labels: NDArray[np.integer[Any]] | None = None
     test_predictions: NDArray[np.integer[Any]] | None = None
+    test_classes: NDArray[np.integer[Any]] | None = None
     params: Mapping[str, object] = field(default_factory=dict)
     attempts: int = 1
     objective: float | None = None

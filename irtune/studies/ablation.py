@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from rich.console import Console
 
-from irtune.analysis.ablation.ablation_report import AblationFindings
+from irtune.analysis.ablation.findings import AblationFindings
 from irtune.analysis.tables import duration
 from irtune.analysis.trials import TrialRow
 from irtune.config.ablation_schema import AblationConfig
@@ -15,7 +15,8 @@ from irtune.config.load import with_overrides
 from irtune.data.dataset import Split
 from irtune.search.ablation_cells import cells_of, matched_in_words, seeds_of, trials_of
 from irtune.search.source import ListSource, Together
-from irtune.studies.ablation_conclusion import conclude_ablation, write_claims
+from irtune.studies.ablation_claims import write_claims
+from irtune.studies.ablation_conclusion import conclude_ablation
 from irtune.studies.driver import Phase
 from irtune.studies.forecast import SweepCost, Trial
 from irtune.studies.plan import Plan, in_words, tried, workers_in_words

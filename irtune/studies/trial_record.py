@@ -90,7 +90,7 @@ class TrialRecord:
         # NaN where it was not measured: what trials are scored by does not stand in for another objective.
         values = {name: math.nan if (v := self.score(name)) is None else v for name in aim.objectives}
         seconds, flops, active, lowest = self._costs()
-        policy, (labels, predictions, classes) = self.config.selection.policy, self._predictions(metric)
+        policy, (labels, predictions, predicted, lacking) = self.config.selection.policy, self._predictions(metric)
         k = getattr(policy, "k", None)
         return TrialRow(
             trial_id=self.trial_id,
@@ -114,7 +114,8 @@ class TrialRecord:
             peak_memory_bytes=self.latest.get("cost/peak_memory_bytes", self.latest.get("cost/memory_bytes")),
             test_labels=labels,
             test_predictions=predictions,
-            classes=classes,
+            test_classes=predicted,
+            classes=lacking,
             params=dotted_keys(self.config),
             objective=None if first == f"eval/{metric.name}" else values[first],
             objectives=values if len(values) > 1 else {},
@@ -151,18 +152,19 @@ class TrialRecord:
         steps = list(self._steps.values())
         return tuple(np.mean(steps, axis=0).tolist()) if steps else self._mean_step
 
-    def _predictions(self, metric: Metric) -> tuple[Any, Any, dict[str, str]]:
-        """Labels and predictions of test, as the metric reads them; what macro scores are over where classes lack."""
+    def _predictions(self, metric: Metric) -> tuple[Any, Any, Any, dict[str, str]]:
+        """Of test labels, predictions as the metric reads them, and as classes; what macro scores lack of classes."""
         file = self.folder / PREDICTIONS
         if self.status != "finished" or not file.is_file():
-            return None, None, {}
+            return None, None, None, {}
         with np.load(file, allow_pickle=False) as arrays:
             probabilities = arrays["test_probabilities"]
             num_classes = probabilities.shape[1]
-            labels = {split: f"{split}_labels" for split in ("validation", "test")}
-            held = {split: len(np.unique(arrays[name])) for split, name in labels.items() if name in arrays}
+            names = {split: f"{split}_labels" for split in ("validation", "test")}
+            held = {split: len(np.unique(arrays[name])) for split, name in names.items() if name in arrays}
             lacking = {split: f"{n} of {num_classes} classes" for split, n in held.items() if n < num_classes}
-            return arrays["test_labels"], metric.read(arrays["test_labels"], probabilities), lacking
+            labels = arrays["test_labels"]
+            return labels, metric.read(labels, probabilities), probabilities.argmax(axis=1), lacking
 
 
 def trial_name(config: ExperimentConfig) -> str:

@@ -36,6 +36,11 @@ class Cell:
     tuned: Mapping[str, Any] = field(default_factory=dict)
     set_by_budget: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def configuration(self) -> str:
+        """Its name without the corpus: what cells on several corpora have in common."""
+        return self.name if self.corpus is None else self.name.removesuffix(f" @ {self.corpus}")
+
 
 @dataclass(frozen=True, eq=False)
 class CellResult:
@@ -155,8 +160,7 @@ def _result(
 
 
 def _mcnemar(ours: TrialRow, theirs: TrialRow) -> float | None:
-    """The p-value, where classes were kept of predictions."""
-    kept = ours.test_predictions, theirs.test_predictions
-    if ours.test_labels is None or ours.metric.measure.reads != "classes" or any(one is None for one in kept):
+    """The p-value, where predictions were kept."""
+    if ours.test_labels is None or ours.test_classes is None or theirs.test_classes is None:
         return None
-    return mcnemar_p(ours.test_labels, *kept)  # type: ignore[arg-type]
+    return mcnemar_p(ours.test_labels, ours.test_classes, theirs.test_classes)
