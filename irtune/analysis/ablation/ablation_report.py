@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from irtune.analysis.ablation.best import BEST, best_shown
+from irtune.analysis.ablation.cell_figures import cells_with_curves
 from irtune.analysis.ablation.cell_tables import cell_table
 from irtune.analysis.ablation.claims import ClaimResult
 from irtune.analysis.ablation.class_scores import per_class
@@ -15,6 +16,8 @@ from irtune.analysis.ablation.stability import Choices, stability_table
 from irtune.analysis.ablation.steps_to_target import arrival_table
 from irtune.analysis.report import environment
 from irtune.analysis.tables import MISSING
+
+_USUAL = "Drawn are the cells at the first level of every factor; the table below has all."
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,7 @@ def render_ablation(report: AblationReport) -> str:
             methods=methods_by_corpus(results),
             cells=cell_table(results),
             best=BEST if best_shown(results) else "",
+            curves_caption="" if len(cells_with_curves(results)) == len(results) else _USUAL,
             arrivals=arrival_table(findings.arrivals),
             unfinished_learning=improving and f"Still improving at the end: {improving}.",
             stability=stability_table(results, report.choices),

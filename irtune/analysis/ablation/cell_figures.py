@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from irtune.analysis.ablation.cell_results import CellResult
+from irtune.analysis.ablation.cell_results import CellResult, is_usual
 from irtune.analysis.ablation.learning_curve import Curve
 from irtune.analysis.ablation.looks import (
     COLOURS,
@@ -26,6 +26,7 @@ from irtune.analysis.ablation.stability import Choices
 from irtune.analysis.ablation.steps_to_target import Arrivals
 from irtune.analysis.significance import mean_interval
 
+_MOST_LINES = 10
 _COSTS = {"flops": "FLOPs", "seconds": "time", "trainable_share": "trainable parameters"}
 
 
@@ -82,26 +83,34 @@ def curves_plot(
     """Score on validation by optimizer step, a cell a line with the band of its 95 % t interval over seeds.
 
     Args:
-        results: All cells; each corpus has a panel.
+        results: All cells, of which those of ``cells_with_curves`` are drawn; each corpus has a panel.
         curves: By the id of a trial.
         arrivals: Of cells at their targets, of which those of baselines are dotted lines.
     """
-    corpora, looks = corpora_of(results), cell_looks(results)
+    corpora, drawn = corpora_of(results), cells_with_curves(results)
+    looks = cell_looks(drawn)
     width = 8.5 if len(corpora) == 1 else 1.5 + 5.0 * len(corpora)
     figure = Figure(figsize=(width, 5.8), layout="constrained")
     for axes, corpus in zip(figure.subplots(1, len(corpora), squeeze=False)[0], corpora, strict=True):
         axes.set_title("" if corpus is None else corpus, fontsize=10)
-        for one in results:
-            if one.cell.corpus == corpus:
-                _draw_curve(axes, one, curves, looks[one.cell.configuration])
-        for target in {one.target for one in arrivals if one.cell.corpus == corpus and one.cell.is_baseline}:
+        here = {one.cell.name: one for one in drawn if one.cell.corpus == corpus}
+        for one in here.values():
+            _draw_curve(axes, one, curves, looks[one.cell.configuration])
+        for target in {one.target for one in arrivals if one.cell.is_baseline and one.cell.name in here}:
             axes.axhline(target, color="black", linewidth=1.0, linestyle=":", zorder=0, label="target")
         axes.set_xlabel("optimizer step")
-        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))
         draw_grid(axes, "y")
     figure.axes[0].set_ylabel(f"{score_words(results)} on validation\n(band: 95% t interval over seeds)")
     draw_legend(figure)
     return figure
+
+
+def cells_with_curves(results: Sequence[CellResult]) -> Sequence[CellResult]:
+    """All cells, or of more than ten on a corpus those at the first level of every factor, to be told apart."""
+    if len({one.cell.configuration for one in results}) <= _MOST_LINES:
+        return results
+    return [one for one in results if is_usual(one, results)]
 
 
 def _draw_curve(axes: Axes, one: CellResult, curves: Mapping[str, Curve], look: Look) -> None:
@@ -114,20 +123,21 @@ def _draw_curve(axes: Axes, one: CellResult, curves: Mapping[str, Curve], look: 
 
 
 def selection_plot(choices: Mapping[str, Sequence[Choices]]) -> Figure:
-    """The share of steps in which each block trained, by cell, mean over seeds; the lowest block below.
+    """The share of steps in which each block trained, a line for each cell, mean over seeds; the lowest on the left.
 
     Args:
-        choices: The trials of each cell by its name, in the order of columns.
+        choices: The trials of each cell by its name, in the order of lines.
     """
     names = [name for name, found in choices.items() if found]
     frequency: NDArray[np.float64] = np.array(
         [np.mean([one.frequency for one in choices[name]], axis=0) for name in names]
-    ).T
-    figure = Figure(figsize=(2.8 + 0.55 * len(names), 1.8 + 0.2 * len(frequency)), layout="constrained")
+    )
+    num_blocks = frequency.shape[1]
+    figure = Figure(figsize=(min(5.5 + 0.18 * num_blocks, 14.0), 1.9 + 0.3 * len(names)), layout="constrained")
     axes = figure.subplots()
-    image = axes.imshow(frequency, aspect="auto", origin="lower", cmap="viridis", vmin=0.0, vmax=1.0)
-    axes.set_xticks(range(len(names)), names, rotation=35, ha="right", rotation_mode="anchor")
-    axes.set(ylabel="block")
-    axes.yaxis.set_major_locator(MaxNLocator(10, integer=True))
-    figure.colorbar(image, ax=axes, label="share of steps in which it trained")
+    image = axes.imshow(frequency, aspect="auto", cmap="viridis", vmin=0.0, vmax=1.0)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlabel("block")
+    axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+    figure.colorbar(image, ax=axes, label="share of steps\nin which it trained")
     return figure

@@ -119,6 +119,12 @@ def baseline_of(cell: Cell, cells: Sequence[Cell]) -> Cell | None:
     return None
 
 
+def is_usual(one: CellResult, results: Sequence[CellResult], besides: str = "") -> bool:
+    """Tell whether a cell is at the first level of every factor but one, among the cells of its arm."""
+    of_arm = [other.cell.levels for other in results if other.cell.arm == one.cell.arm]
+    return all(level == of_arm[0][key] for key, level in one.cell.levels.items() if key != besides)
+
+
 def on_common_seeds(
     ours: Mapping[int, TrialRow], theirs: Mapping[int, TrialRow]
 ) -> tuple[list[TrialRow], list[TrialRow]]:

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from irtune.analysis.ablation.cell_results import CellResult, baseline_of
+from irtune.analysis.ablation.cell_results import CellResult, baseline_of, is_usual
 from irtune.analysis.ablation.knee import K, knee_of, knee_rule
 from irtune.analysis.ablation.looks import (
     arm_looks,
@@ -45,7 +45,7 @@ def lines_of(results: Sequence[CellResult], factor: str) -> list[Line]:
     """
     found: dict[tuple[str, str | None], list[CellResult]] = {}
     for one in results:
-        if factor in one.cell.levels and one.test is not None and _is_usual(one, results, besides=factor):
+        if factor in one.cell.levels and one.test is not None and is_usual(one, results, besides=factor):
             found.setdefault((one.cell.arm, one.cell.corpus), []).append(one)
     place = places(results, factor)
     return [
@@ -79,18 +79,23 @@ def knees_of(results: Sequence[CellResult], margin: float | None) -> dict[Line, 
     found = {}
     for line in lines_of(results, K):
         baseline = baseline_of(line.cells[0].cell, cells)
-        # A baseline at several k is no level that more blocks could reach.
-        reference = None if baseline is None or K in baseline.levels else by_name[baseline.name]
+        reference = by_name[baseline.name] if baseline else None
+        if reference is None or _blocks(reference) <= _blocks(line.cells[-1]):
+            reference = None
         found[line] = knee_of(line.cells, reference, margin, more_is_better=more_is_better)
     return found
+
+
+def _blocks(one: CellResult) -> float:
+    return one.mean("mean_active") or 0.0
 
 
 def factor_plot(results: Sequence[CellResult], factor: str, margin: float | None = None) -> Figure:
     """Test score against the levels of a factor, an arm a line with the band of its 95 % t interval over seeds.
 
-    Below it stand training FLOPs, where they change. Levels that are numbers stand where they are, on a logarithmic
-    axis where they span more than ten times, and sizes of the training set always. A baseline without the factor is a
-    level line with its own band. Each corpus has a column.
+    Below it stand training FLOPs, where levels change them. Levels that are numbers stand where they are, on a
+    logarithmic axis where they span more than ten times, and sizes of the training set always. A baseline without the
+    factor is a level line with its own band. Each corpus has a column.
 
     Args:
         results: All cells; those at other levels of other factors than the first are left out.
@@ -104,8 +109,7 @@ def factor_plot(results: Sequence[CellResult], factor: str, margin: float | None
         corpora_of(results),
     )
     shares = {one: relative_cost(one, "flops", results) for line in lines for one in line.cells}
-    known = [share for share in shares.values() if share is not None]
-    has_costs = bool(known) and max(known) - min(known) > _MOST_ALIKE
+    has_costs = any(_differ([shares[one] for one in line.cells]) for line in lines)
     width = 8.5 if len(corpora) == 1 else 1.5 + 5.0 * len(corpora)
     figure = Figure(figsize=(width, 6.8 if has_costs else 4.9), layout="constrained")
     panels = figure.subplots(
@@ -130,7 +134,6 @@ def factor_plot(results: Sequence[CellResult], factor: str, margin: float | None
         if has_costs:
             panels[1, column].axhline(1.0, color="black", linewidth=1.2, linestyle=":")
             panels[1, column].set_ylim(0, None)
-        draw_grid(quality, "y")
         _place_levels(panels[:, column], place, factor)
     panels[0, 0].set_ylabel(f"{score_words(results)} on test\n(band: 95% t interval over seeds)")
     if has_costs:
@@ -156,9 +159,14 @@ def factor_caption(results: Sequence[CellResult], factor: str, margin: float | N
     return f"{knee_rule(margin)} {'; '.join(found)}." if found else ""
 
 
+def _differ(shares: Sequence[float | None]) -> bool:
+    known = [share for share in shares if share is not None]
+    return bool(known) and max(known) - min(known) > _MOST_ALIKE
+
+
 def _ring(axes: Axes, x: float, y: float, colour: str) -> None:
     axes.plot(x, y, "o", markersize=14, markerfacecolor="none", markeredgecolor=colour, markeredgewidth=1.8)
-    axes.annotate("knee", (x, y), xytext=(0, 11), textcoords="offset points", ha="center", fontsize=9, color=colour)
+    axes.annotate("knee", (x, y), xytext=(9, -15), textcoords="offset points", fontsize=9, color=colour)
 
 
 def _draw_levels(axes: Axes, results: Sequence[CellResult], corpus: str | None, factor: str) -> None:
@@ -166,7 +174,7 @@ def _draw_levels(axes: Axes, results: Sequence[CellResult], corpus: str | None, 
     for one in results:
         if not one.cell.is_baseline or one.cell.corpus != corpus or factor in one.cell.levels or one.test is None:
             continue
-        if _is_usual(one, results, besides=factor):
+        if is_usual(one, results, besides=factor):
             mean, low, high = one.test
             axes.axhline(mean, color="black", linewidth=1.2, linestyle=":", label=one.cell.arm)
             if np.isfinite(low):
@@ -184,9 +192,3 @@ def _place_levels(column: Sequence[Axes], place: Mapping[object, float], factor:
         axes.set_xticks(list(place.values()), [str(level) for level in place])
         draw_grid(axes, "y")
     column[-1].set_xlabel(factor)
-
-
-def _is_usual(one: CellResult, results: Sequence[CellResult], besides: str) -> bool:
-    """Tell whether a cell is at the first level of every factor but one, among the cells of its arm."""
-    of_arm = [other.cell.levels for other in results if other.cell.arm == one.cell.arm]
-    return all(level == of_arm[0][key] for key, level in one.cell.levels.items() if key != besides)

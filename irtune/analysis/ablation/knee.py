@@ -22,8 +22,8 @@ def knee_rule(margin: float | None) -> str:
     else:
         within = f"whose paired difference to the best has a 95 % t interval that stays within {margin:g}"
     return (
-        f"Ringed is the knee: the smallest k {within}, among all k and the baseline; there is none if that is the "
-        "largest k alone."
+        f"Ringed is the knee: the smallest k {within}, of all k and of the baseline; there is none where that holds of "
+        "the largest of them alone."
     )
 
 
@@ -37,12 +37,12 @@ def knee_of(
 
     Args:
         cells: At one k each, by k.
-        baseline: The cell that trains as many blocks at any k; None where there is none.
+        baseline: The cell that trains more blocks than any of them; None where there is none.
         margin: The largest difference that does not matter.
         more_is_better: Of the score.
 
     Returns:
-        None where quality still grows at the largest k, or seeds don't tell.
+        None where quality still grows at the end, or seeds don't tell that it does not.
 
     Source: Breiman, Friedman, Olshen and Stone, "Classification and regression trees", 1984, section 3.4.3, of one
         standard error.
@@ -53,7 +53,7 @@ def knee_of(
         return None
     best = max(known, key=lambda one: sign * one.test[0] if one.test else 0.0)
     found = next((one for one in cells if one is best or _is_as_good(one, best, margin, sign)), None)
-    return None if found is best and found is cells[-1] else found
+    return None if baseline is None and found is cells[-1] else found
 
 
 def _is_as_good(one: CellResult, best: CellResult, margin: float | None, sign: float) -> bool:

@@ -65,4 +65,5 @@ def _until(steps: Sequence[int], of_step: Mapping[int, float], whole: float | No
     recorded = np.array(sorted(of_step))
     sums = np.cumsum(np.diff(recorded, prepend=0) * [of_step[step] for step in recorded])
     scale = whole / sums[-1] if whole and sums[-1] > 0 else 1.0
-    return (scale * np.interp(steps, np.append(0, recorded), np.append(0.0, sums))).tolist()
+    until = np.interp(steps, np.append(0, recorded), np.append(0.0, sums))
+    return [float(scale * each) for each in until]
