@@ -11,7 +11,7 @@ import yaml
 from matplotlib.figure import Figure
 
 from irtune.analysis.ablation.ablation_report import AblationReport, Picture, render_ablation
-from irtune.analysis.ablation.cell_figures import cells_plot, curves_plot, selection_plot
+from irtune.analysis.ablation.cell_figures import cells_plot, curves_plot, selection_plot, told_apart
 from irtune.analysis.ablation.cell_tables import write_tables
 from irtune.analysis.ablation.confusion import confusion_plot, worth_a_look
 from irtune.analysis.ablation.factor_figure import factor_caption, factor_plot
@@ -170,7 +170,8 @@ def _confusions(
 
 def _heat_maps(findings: AblationFindings, entries: Sequence[TrialRecord]) -> dict[str, bytes]:
     by_id = {entry.trial_id: entry for entry in entries}
-    first = {one.cell.name: by_id[one.rows[0].trial_id].folder / HEAT_MAP for one in findings.results if one.rows}
+    shown = [one for one in told_apart(findings.results) if one.rows]
+    first = {one.cell.name: by_id[one.rows[0].trial_id].folder / HEAT_MAP for one in shown}
     return {f"{name}, first seed": file.read_bytes() for name, file in first.items() if file.is_file()}
 
 

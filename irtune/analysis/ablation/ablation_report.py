@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from irtune.analysis.ablation.best import BEST, best_shown
-from irtune.analysis.ablation.cell_figures import cells_with_curves
+from irtune.analysis.ablation.cell_figures import told_apart
 from irtune.analysis.ablation.cell_tables import cell_table
 from irtune.analysis.ablation.claims import ClaimResult
 from irtune.analysis.ablation.class_scores import per_class
@@ -98,7 +98,7 @@ def render_ablation(report: AblationReport) -> str:
             methods=methods_by_corpus(results),
             cells=cell_table(results),
             best=BEST if best_shown(results) else "",
-            curves_caption="" if len(cells_with_curves(results)) == len(results) else _USUAL,
+            curves_caption="" if len(told_apart(results)) == len(results) else _USUAL,
             arrivals=arrival_table(findings.arrivals),
             unfinished_learning=improving and f"Still improving at the end: {improving}.",
             stability=stability_table(results, report.choices),

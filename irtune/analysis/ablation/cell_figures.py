@@ -83,11 +83,11 @@ def curves_plot(
     """Score on validation by optimizer step, a cell a line with the band of its 95 % t interval over seeds.
 
     Args:
-        results: All cells, of which those of ``cells_with_curves`` are drawn; each corpus has a panel.
+        results: All cells, of which those of ``told_apart`` are drawn; each corpus has a panel.
         curves: By the id of a trial.
         arrivals: Of cells at their targets, of which those of baselines are dotted lines.
     """
-    corpora, drawn = corpora_of(results), cells_with_curves(results)
+    corpora, drawn = corpora_of(results), told_apart(results)
     looks = cell_looks(drawn)
     width = 8.5 if len(corpora) == 1 else 1.5 + 5.0 * len(corpora)
     figure = Figure(figsize=(width, 5.8), layout="constrained")
@@ -106,7 +106,7 @@ def curves_plot(
     return figure
 
 
-def cells_with_curves(results: Sequence[CellResult]) -> Sequence[CellResult]:
+def told_apart(results: Sequence[CellResult]) -> Sequence[CellResult]:
     """All cells, or of more than ten on a corpus those at the first level of every factor, to be told apart."""
     if len({one.cell.configuration for one in results}) <= _MOST_LINES:
         return results

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from irtune.analysis.ablation.ablation_report import AblationReport, Picture, render_ablation
 from irtune.analysis.ablation.best import best_shown
-from irtune.analysis.ablation.cell_figures import cells_plot, cells_with_curves, curves_plot, selection_plot
+from irtune.analysis.ablation.cell_figures import cells_plot, curves_plot, selection_plot, told_apart
 from irtune.analysis.ablation.cell_results import Cell, CellResult, results_of
 from irtune.analysis.ablation.cell_tables import cell_table, latex, write_tables
 from irtune.analysis.ablation.claims import Claimed
@@ -171,8 +171,8 @@ def test_figures_show_what_was_measured(results: list[CellResult], rows: list[Tr
 def test_of_many_cells_curves_are_of_the_first_levels(trial: Trial) -> None:
     cells = [Cell(f"few {every}", "few", {}, {EVERY: every}) for every in range(11)]
     rows = [trial(trial_id=cell.name, repeats=cell.name, seed=0) for cell in cells]
-    assert [one.cell.name for one in cells_with_curves(results_of(cells, rows))] == ["few 0"]
-    assert len(cells_with_curves(results_of(cells[:10], rows[:10]))) == 10
+    assert [one.cell.name for one in told_apart(results_of(cells, rows))] == ["few 0"]
+    assert len(told_apart(results_of(cells[:10], rows[:10]))) == 10
 
 
 def page(results_rows: list[TrialRow], **replaced: Any) -> str:
