@@ -72,4 +72,6 @@ def environment() -> Environment:
         loader=PackageLoader("irtune", "analysis"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     made.filters["embedded"] = lambda png: f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
+    # Two thirds of a figure's own size leave its text legible; what is wider than a phone scrolls.
+    made.filters["legible_px"] = lambda png: max(640, int.from_bytes(png[16:20], "big") * 2 // 3)
     return made

@@ -48,6 +48,7 @@ class TrialRow:
         test_labels: Class indices ``(N,)`` of the test set.
         test_predictions: What was predicted for it, as ``metric`` reads it; mostly class indices ``(N,)``.
         test_groups: Documents that examples of the test set share; None where each stands for itself.
+        test_classes: The class index that was predicted for each test example ``(N,)``, whatever ``metric`` reads.
         params: The configuration by dotted key, such as ``training.learning_rate``.
         objective: What the sweep searches for where that is not ``metric``; None: ``validation_score``.
         objectives: All metrics of a sweep that has several, the first one first; NaN where not measured.
@@ -87,6 +88,7 @@ class TrialRow:
     test_labels: NDArray[np.integer[Any]] | None = None
     test_predictions: NDArray[np.integer[Any]] | None = None
     test_groups: Groups | None = None
+    test_classes: NDArray[np.integer[Any]] | None = None
     params: Mapping[str, object] = field(default_factory=dict)
     attempts: int = 1
     objective: float | None = None

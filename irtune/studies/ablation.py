@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 from rich.console import Console
 
-from irtune.analysis.ablation.ablation_report import AblationFindings
+from irtune.analysis.ablation.findings import AblationFindings
 from irtune.analysis.tables import duration
 from irtune.analysis.trials import TrialRow
 from irtune.config.ablation_schema import AblationConfig
@@ -16,7 +16,8 @@ from irtune.data.dataset import Split
 from irtune.search.ablation_cells import cells_of, matched_in_words, seeds_of, trials_of
 from irtune.search.hopeless import rounds_of, without_hopeless
 from irtune.search.source import ListSource, Together
-from irtune.studies.ablation_conclusion import conclude_ablation, write_claims
+from irtune.studies.ablation_claims import write_claims
+from irtune.studies.ablation_conclusion import conclude_ablation
 from irtune.studies.driver import Phase
 from irtune.studies.forecast import SweepCost, Trial
 from irtune.studies.plan import Plan, in_words, predictions, tried, with_starts

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from irtune.analysis.ablation.ablation_report import AblationFindings
+from irtune.analysis.ablation.findings import AblationFindings
 from irtune.config.ablation_schema import AblationConfig
 from irtune.config.load import apply_overrides, build, explicit
 from irtune.config.schema import AdapterConfig, ExperimentConfig

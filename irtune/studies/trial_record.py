@@ -91,7 +91,8 @@ class TrialRecord:
         # NaN where it was not measured: what trials are scored by does not stand in for another objective.
         values = {name: math.nan if (v := self.score(name)) is None else v for name in aim.objectives}
         seconds, flops, active, lowest = self._costs()
-        policy, (labels, predictions, groups, classes) = self.config.selection.policy, self._predictions(metric)
+        labels, predictions, predicted, groups, lacking = self._predictions(metric)
+        policy = self.config.selection.policy
         k = getattr(policy, "k", None)
         return TrialRow(
             trial_id=self.trial_id,
@@ -116,7 +117,8 @@ class TrialRecord:
             test_labels=labels,
             test_predictions=predictions,
             test_groups=groups,
-            classes=classes,
+            test_classes=predicted,
+            classes=lacking,
             params=dotted_keys(self.config),
             objective=None if first == f"eval/{metric.name}" else values[first],
             objectives=values if len(values) > 1 else {},
@@ -153,19 +155,20 @@ class TrialRecord:
         steps = list(self._steps.values())
         return tuple(np.mean(steps, axis=0).tolist()) if steps else self._mean_step
 
-    def _predictions(self, metric: Metric) -> tuple[Any, Any, Groups | None, dict[str, str]]:
-        """Labels, predictions as the metric reads them, and groups of test; what macro scores lack classes of."""
+    def _predictions(self, metric: Metric) -> tuple[Any, Any, Any, Groups | None, dict[str, str]]:
+        """Of test labels, predictions as the metric reads them and as classes, groups; what macro scores lack."""
         file = self.folder / PREDICTIONS
         if self.status != "finished" or not file.is_file():
-            return None, None, None, {}
+            return None, None, None, None, {}
         with np.load(file, allow_pickle=False) as arrays:
             probabilities = arrays["test_probabilities"]
             num_classes = probabilities.shape[1]
-            labels = {split: f"{split}_labels" for split in ("validation", "test")}
-            held = {split: len(np.unique(arrays[name])) for split, name in labels.items() if name in arrays}
+            names = {split: f"{split}_labels" for split in ("validation", "test")}
+            held = {split: len(np.unique(arrays[name])) for split, name in names.items() if name in arrays}
             lacking = {split: f"{n} of {num_classes} classes" for split, n in held.items() if n < num_classes}
-            predictions = metric.read(arrays["test_labels"], probabilities)
-            return arrays["test_labels"], predictions, Groups.read(arrays, "test"), lacking
+            labels = arrays["test_labels"]
+            read = metric.read(labels, probabilities)
+            return labels, read, probabilities.argmax(axis=1), Groups.read(arrays, "test"), lacking
 
 
 def trial_name(config: ExperimentConfig) -> str:

@@ -1,25 +1,33 @@
-"""The pictures of a study: cells over seeds, response to a factor, learning curves, which blocks trained."""
+"""The pictures of a study: cells over seeds with what they cost, learning curves, which blocks trained."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from irtune.analysis.ablation.cell_results import CellResult
+from irtune.analysis.ablation.cell_results import CellResult, is_usual
+from irtune.analysis.ablation.learning_curve import Curve
+from irtune.analysis.ablation.looks import (
+    COLOURS,
+    MARKERS,
+    Look,
+    cell_looks,
+    corpora_of,
+    draw_band,
+    draw_grid,
+    draw_legend,
+    relative_cost,
+    score_words,
+)
 from irtune.analysis.ablation.stability import Choices
+from irtune.analysis.ablation.steps_to_target import Arrivals
 from irtune.analysis.significance import mean_interval
-from irtune.analysis.trials import metric_of
 
-# Okabe and Ito's palette, told apart with any colour vision; its yellow is too pale on white. Black is the baseline's.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7F7F7F")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
+_MOST_LINES = 10
 _COSTS = {"flops": "FLOPs", "seconds": "time", "trainable_share": "trainable parameters"}
-
-Curve = tuple[Sequence[int], Sequence[float]]
-"""Optimizer steps, and the score on validation after each."""
 
 
 def cells_plot(results: Sequence[CellResult]) -> Figure:
@@ -28,10 +36,11 @@ def cells_plot(results: Sequence[CellResult]) -> Figure:
     Args:
         results: In the order to show them, from above to below.
     """
-    figure = Figure(figsize=(11.5, 1.8 + 0.5 * len(results)), layout="constrained")
+    by_name = {one.cell.name: one for one in results}
+    figure = Figure(figsize=(11.5, 1.9 + 0.45 * len(results)), layout="constrained")
     scores, costs = figure.subplots(1, 2, sharey=True, width_ratios=[3, 2])
     for row, one in enumerate(results):
-        colour = "black" if one.cell.is_baseline else _COLOURS[0]
+        colour = "black" if one.cell.is_baseline else COLOURS[0]
         values = list(one.scores.values())
         heights = row + (np.linspace(-0.22, 0.22, len(values)) if len(values) > 1 else np.zeros(len(values)))
         scores.plot(values, heights, "o", color=colour, markersize=4.5, alpha=0.5)
@@ -40,184 +49,95 @@ def cells_plot(results: Sequence[CellResult]) -> Figure:
             scores.plot([mean, mean], [row - 0.3, row + 0.3], color=colour, linewidth=2.0)
             if np.isfinite(low):
                 scores.plot([low, high], [row, row], color=colour, linewidth=2.0)
-            if one.cell.is_baseline:
-                scores.axvline(mean, color="black", linewidth=1.0, linestyle=":", zorder=0)
+        baseline = one if one.cell.is_baseline else by_name.get(one.baseline or "")
+        if baseline is not None and baseline.test is not None:
+            # Each row has its own baseline: that of its corpus, at its levels.
+            at = [baseline.test[0]] * 2
+            scores.plot(at, [row - 0.5, row + 0.5], color="black", linewidth=1.0, linestyle=":", zorder=0)
     for index, (name, words) in enumerate(_COSTS.items()):
-        marks = [(_ratio(one, name, results), row) for row, one in enumerate(results)]
-        found = [(value, row) for value, row in marks if value is not None]
-        costs.plot(
-            [value for value, _ in found],
-            [row + 0.18 * (index - 1) for _, row in found],
-            _MARKERS[index],
-            color=_COLOURS[index + 1],
-            label=words,
-        )
+        marks = [(relative_cost(one, name, results), row + 0.18 * (index - 1)) for row, one in enumerate(results)]
+        found = [(value, height) for value, height in marks if value is not None]
+        if found:
+            look = {"marker": MARKERS[index], "color": COLOURS[index + 1], "linestyle": "none"}
+            costs.plot(*zip(*found, strict=True), label=words, **look)
     costs.axvline(1.0, color="black", linewidth=1.0, linestyle=":", zorder=0)
     costs.set(xlabel="cost, as a share of the baseline's", xlim=(0, None))
-    costs.legend(frameon=False, loc="best", fontsize=9)
     scores.set(
-        xlabel=f"{_words(results)} on test (dots: seeds; lines: mean and 95% t interval)",
+        xlabel=f"{score_words(results)} on test\n(dots: seeds; bars: mean and 95% t interval; dotted: the baseline)",
         yticks=range(len(results)),
         yticklabels=[one.cell.name for one in results],
     )
     scores.set_ylim(len(results) - 0.5, -0.5)
     for axes in (scores, costs):
-        _grid(axes, "x")
+        draw_grid(axes, "x")
+        for row in range(1, len(results)):
+            if results[row].cell.corpus != results[row - 1].cell.corpus:
+                axes.axhline(row - 0.5, color="#B0B0B0", linewidth=0.8)
+    figure.legend(*costs.get_legend_handles_labels(), loc="outside upper right", ncols=3, frameon=False, fontsize=9)
     return figure
 
 
-def factor_plot(results: Sequence[CellResult], factor: str) -> Figure:
-    """Test score against the levels of a factor, an arm a line with the band of its 95 % t interval over seeds.
-
-    Levels that are numbers stand where they are, on a logarithmic axis where they span more than ten times; others
-    stand side by side. A baseline without the factor is a level line with its own band.
-
-    Args:
-        results: All cells; those at other levels of other factors than the first are left out.
-        factor: Dotted key.
-    """
-    shown = [one for one in results if _is_usual(one, results, besides=factor) and one.test is not None]
-    with_factor = [one for one in shown if factor in one.cell.levels]
-    levels = list(dict.fromkeys(one.cell.levels[factor] for one in with_factor))
-    is_numeric = all(isinstance(level, int | float) and not isinstance(level, bool) for level in levels)
-    place = {level: float(level) if is_numeric else index for index, level in enumerate(levels)}  # type: ignore[arg-type]
-    figure = Figure(figsize=(8.5, 4.8), layout="constrained")
-    axes = figure.subplots()
-    groups = list(dict.fromkeys((one.cell.arm, one.cell.corpus) for one in with_factor))
-    for index, (arm, corpus) in enumerate(groups):
-        cells = sorted(
-            (one for one in with_factor if (one.cell.arm, one.cell.corpus) == (arm, corpus)),
-            key=lambda one: place[one.cell.levels[factor]],
-        )
-        colour = "black" if cells[0].cell.is_baseline else _COLOURS[index % len(_COLOURS)]
-        name = arm if corpus is None else f"{arm} @ {corpus}"
-        at = [place[one.cell.levels[factor]] for one in cells]
-        _band(axes, at, [one.test for one in cells if one.test], colour, name, _MARKERS[index % len(_MARKERS)])
-    for one in shown:
-        if one.cell.is_baseline and factor not in one.cell.levels and one.test is not None:
-            mean, low, high = one.test
-            axes.axhline(mean, color="black", linewidth=1.2, linestyle=":", label=one.cell.name)
-            if np.isfinite(low):
-                axes.axhspan(low, high, color="black", alpha=0.07)
-    if is_numeric and min(place.values()) > 0 and max(place.values()) > 10 * min(place.values()):
-        axes.set_xscale("log")
-    axes.set_xticks(list(place.values()), [str(level) for level in place])
-    axes.minorticks_off()
-    axes.set(xlabel=factor, ylabel=f"{_words(results)} on test (band: 95% t interval over seeds)")
-    axes.legend(frameon=False, fontsize=9)
-    _grid(axes, "y")
-    return figure
-
-
-def curves_plot(results: Sequence[CellResult], curves: Mapping[str, Curve]) -> Figure:
+def curves_plot(
+    results: Sequence[CellResult], curves: Mapping[str, Curve], arrivals: Sequence[Arrivals] = ()
+) -> Figure:
     """Score on validation by optimizer step, a cell a line with the band of its 95 % t interval over seeds.
 
     Args:
-        results: All cells.
+        results: All cells, of which those of ``told_apart`` are drawn; each corpus has a panel.
         curves: By the id of a trial.
+        arrivals: Of cells at their targets, of which those of baselines are dotted lines.
     """
-    figure = Figure(figsize=(9.5, 5.2), layout="constrained")
-    axes = figure.subplots()
-    shown = 0
-    for one in results:
-        known = [dict(zip(*curves[row.trial_id], strict=True)) for row in one.rows if row.trial_id in curves]
-        steps = sorted(set.intersection(*(set(each) for each in known))) if known else []
-        if not steps:
-            continue
-        colour = "black" if one.cell.is_baseline else _COLOURS[shown % len(_COLOURS)]
-        shown += not one.cell.is_baseline
+    corpora, drawn = corpora_of(results), told_apart(results)
+    looks = cell_looks(drawn)
+    width = 8.5 if len(corpora) == 1 else 1.5 + 5.0 * len(corpora)
+    figure = Figure(figsize=(width, 5.8), layout="constrained")
+    for axes, corpus in zip(figure.subplots(1, len(corpora), squeeze=False)[0], corpora, strict=True):
+        axes.set_title("" if corpus is None else corpus, fontsize=10)
+        here = {one.cell.name: one for one in drawn if one.cell.corpus == corpus}
+        for one in here.values():
+            _draw_curve(axes, one, curves, looks[one.cell.configuration])
+        for target in {one.target for one in arrivals if one.cell.is_baseline and one.cell.name in here}:
+            axes.axhline(target, color="black", linewidth=1.0, linestyle=":", zorder=0, label="target")
+        axes.set_xlabel("optimizer step")
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))
+        draw_grid(axes, "y")
+    figure.axes[0].set_ylabel(f"{score_words(results)} on validation\n(band: 95% t interval over seeds)")
+    draw_legend(figure)
+    return figure
+
+
+def told_apart(results: Sequence[CellResult]) -> Sequence[CellResult]:
+    """All cells, or of more than ten on a corpus those at the first level of every factor, to be told apart."""
+    if len({one.cell.configuration for one in results}) <= _MOST_LINES:
+        return results
+    return [one for one in results if is_usual(one, results)]
+
+
+def _draw_curve(axes: Axes, one: CellResult, curves: Mapping[str, Curve], look: Look) -> None:
+    found = [curves[row.trial_id] for row in one.rows if row.trial_id in curves]
+    known = [dict(zip(curve.steps, curve.scores, strict=True)) for curve in found]
+    steps = sorted(set.intersection(*(set(each) for each in known))) if known else []
+    if steps:
         intervals = [mean_interval([each[step] for each in known]) for step in steps]
-        _band(axes, steps, intervals, colour, one.cell.name, _MARKERS[shown % len(_MARKERS)])
-    axes.set(xlabel="optimizer step", ylabel=f"{_words(results)} on validation (band: 95% t interval over seeds)")
-    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-    axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    _grid(axes, "y")
-    return figure
-
-
-def trade_off_plot(results: Sequence[CellResult]) -> Figure:
-    """Test score against training FLOPs, a cell a mark with its interval; the Pareto front is a line.
-
-    Args:
-        results: All cells.
-    """
-    figure = Figure(figsize=(8.5, 5.2), layout="constrained")
-    axes = figure.subplots()
-    known = [(one, flops, one.test) for one in results if one.test and (flops := one.mean("flops")) is not None]
-    sign = 1 if metric_of([row for one in results for row in one.rows]).mode == "max" else -1
-    best, front = -np.inf, []
-    for _, flops, test in sorted(known, key=lambda each: (each[1], -sign * each[2][0])):
-        if sign * test[0] > best:
-            best = sign * test[0]
-            front.append((flops, test[0]))
-    axes.plot(*zip(*front, strict=True), color="#B0B0B0", linewidth=1.2, zorder=0) if front else None
-    for index, (one, flops, (mean, low, high)) in enumerate(known):
-        colour = "black" if one.cell.is_baseline else _COLOURS[index % len(_COLOURS)]
-        if np.isfinite(low):
-            axes.plot([flops, flops], [low, high], color=colour, linewidth=1.5, alpha=0.6)
-        axes.plot(flops, mean, _MARKERS[index % len(_MARKERS)], color=colour, markersize=8, label=one.cell.name)
-    axes.xaxis.set_major_formatter(EngFormatter())
-    axes.set(
-        xlabel="FLOPs of training", ylabel=f"{_words(results)} on test (95% t interval over seeds)", xlim=(0, None)
-    )
-    axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    _grid(axes, "y")
-    return figure
+        draw_band(axes, steps, intervals, look, one.cell.configuration)
 
 
 def selection_plot(choices: Mapping[str, Sequence[Choices]]) -> Figure:
-    """The share of steps in which each block trained, by cell, mean over seeds; the lowest block below.
+    """The share of steps in which each block trained, a line for each cell, mean over seeds; the lowest on the left.
 
     Args:
-        choices: The trials of each cell by its name, in the order of columns.
+        choices: The trials of each cell by its name, in the order of lines.
     """
     names = [name for name, found in choices.items() if found]
     frequency: NDArray[np.float64] = np.array(
         [np.mean([one.frequency for one in choices[name]], axis=0) for name in names]
-    ).T
-    figure = Figure(figsize=(2.8 + 0.55 * len(names), 1.8 + 0.2 * len(frequency)), layout="constrained")
+    )
+    num_blocks = frequency.shape[1]
+    figure = Figure(figsize=(min(5.5 + 0.18 * num_blocks, 14.0), 1.9 + 0.3 * len(names)), layout="constrained")
     axes = figure.subplots()
-    image = axes.imshow(frequency, aspect="auto", origin="lower", cmap="viridis", vmin=0.0, vmax=1.0)
-    axes.set_xticks(range(len(names)), names, rotation=35, ha="right", rotation_mode="anchor")
-    axes.set(ylabel="block")
-    axes.yaxis.set_major_locator(MaxNLocator(10, integer=True))
-    figure.colorbar(image, ax=axes, label="share of steps in which it trained")
+    image = axes.imshow(frequency, aspect="auto", cmap="viridis", vmin=0.0, vmax=1.0)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlabel("block")
+    axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+    figure.colorbar(image, ax=axes, label="share of steps\nin which it trained")
     return figure
-
-
-def _band(
-    axes: Axes,
-    at: Sequence[float],
-    intervals: Sequence[tuple[float, float, float]],
-    colour: str,
-    name: str,
-    marker: str,
-) -> None:
-    means, lows, highs = (np.array(values) for values in zip(*intervals, strict=True))
-    axes.plot(at, means, marker=marker, markersize=5, color=colour, label=name)
-    if np.isfinite(lows).all():
-        axes.fill_between(at, lows, highs, color=colour, alpha=0.13, linewidth=0)
-
-
-def _is_usual(one: CellResult, results: Sequence[CellResult], besides: str) -> bool:
-    """Tell whether a cell is at the first level of every factor but one, among the cells of its arm."""
-    of_arm = [other.cell.levels for other in results if other.cell.arm == one.cell.arm]
-    return all(level == of_arm[0][key] for key, level in one.cell.levels.items() if key != besides)
-
-
-def _ratio(one: CellResult, measured: str, results: Sequence[CellResult]) -> float | None:
-    baselines = [other for other in results if other.cell.is_baseline and other.cell.corpus == one.cell.corpus]
-    name = one.baseline or one.cell.name
-    baseline = next((other for other in baselines if other.cell.name == name), None)
-    value, reference = one.mean(measured), baseline.mean(measured) if baseline else None
-    return None if value is None or not reference else value / reference
-
-
-def _words(results: Sequence[CellResult]) -> str:
-    return metric_of([row for one in results for row in one.rows]).words
-
-
-def _grid(axes: Axes, axis: str) -> None:
-    axes.grid(axis=axis, alpha=0.25)  # type: ignore[arg-type]
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)

@@ -38,6 +38,11 @@ class Cell:
     set_by_budget: Mapping[str, Any] = field(default_factory=dict)
     dropped_from: int | None = None
 
+    @property
+    def configuration(self) -> str:
+        """Its name without the corpus: what cells on several corpora have in common."""
+        return self.name if self.corpus is None else self.name.removesuffix(f" @ {self.corpus}")
+
 
 @dataclass(frozen=True, eq=False)
 class CellResult:
@@ -123,6 +128,12 @@ def baseline_of(cell: Cell, cells: Sequence[Cell]) -> Cell | None:
     return None
 
 
+def is_usual(one: CellResult, results: Sequence[CellResult], besides: str = "") -> bool:
+    """Tell whether a cell is at the first level of every factor but one, among the cells of its arm."""
+    of_arm = [other.cell.levels for other in results if other.cell.arm == one.cell.arm]
+    return all(level == of_arm[0][key] for key, level in one.cell.levels.items() if key != besides)
+
+
 def on_common_seeds(
     ours: Mapping[int, TrialRow], theirs: Mapping[int, TrialRow]
 ) -> tuple[list[TrialRow], list[TrialRow]]:
@@ -164,8 +175,7 @@ def _result(
 
 
 def _mcnemar(ours: TrialRow, theirs: TrialRow) -> float | None:
-    """The p-value, where classes were kept of predictions."""
-    kept = ours.test_predictions, theirs.test_predictions
-    if ours.test_labels is None or ours.metric.measure.reads != "classes" or any(one is None for one in kept):
+    """The p-value, where predictions were kept."""
+    if ours.test_labels is None or ours.test_classes is None or theirs.test_classes is None:
         return None
-    return mcnemar_p(ours.test_labels, *kept, groups=groups_of((ours, theirs)))  # type: ignore[arg-type]
+    return mcnemar_p(ours.test_labels, ours.test_classes, theirs.test_classes, groups=groups_of((ours, theirs)))

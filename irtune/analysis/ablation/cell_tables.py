@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from irtune.analysis.ablation.best import BEST, best_shown
 from irtune.analysis.ablation.cell_results import CellResult
+from irtune.analysis.ablation.latex import bold, escaped, latex_table
 from irtune.analysis.tables import (
     FULL_WIDTH,
     MISSING,
@@ -75,27 +77,14 @@ def cell_columns(results: Sequence[CellResult]) -> tuple[Column[CellResult], ...
 
 
 def cell_table(results: Sequence[CellResult]) -> TextTable:
-    """The cells as text: marked is the best of those that are shown to be better than the baseline."""
+    """The cells as text: marked is the best of each corpus, where seeds show that it is."""
     columns, best = cell_columns(results), best_shown(results)
     lines = tuple(
         TableRow(tuple(column.cell(one) for column in columns), one.cell.name in best, one.cell.is_baseline)
         for one in results
     )
     note = classes_note([row for one in results for row in one.rows])
-    return TextTable(columns, lines, note, "* better than the baseline, and the best that is, = baseline")
-
-
-def best_shown(results: Sequence[CellResult]) -> set[str]:
-    """Of each corpus the cell with the best mean among those that are shown to be better than the baseline."""
-    sign = 1 if metric_of([row for one in results for row in one.rows]).mode == "max" else -1
-    best: dict[str | None, CellResult] = {}
-    for one in results:
-        if one.against is None or one.against.verdict != "better" or one.test is None:
-            continue
-        other = best.get(one.cell.corpus)
-        if other is None or other.test is None or sign * one.test[0] > sign * other.test[0]:
-            best[one.cell.corpus] = one
-    return {one.cell.name for one in best.values()}
+    return TextTable(columns, lines, note, "* shown to be the best on its data, = baseline")
 
 
 def cell_frame(results: Sequence[CellResult]) -> pd.DataFrame:
@@ -183,53 +172,16 @@ def write_tables(results: Sequence[CellResult], folder: Path, caption: str) -> l
 def latex(results: Sequence[CellResult], caption: str) -> str:
     """The table of cells as a LaTeX table that needs the package booktabs alone."""
     columns, best = cell_columns(results), best_shown(results)
+    score = next(index for index, column in enumerate(columns) if column.heading.startswith("test "))
     body = []
     for one in results:
-        texts = [_escaped(column.cell(one)) for column in columns]
+        texts = [escaped(column.cell(one)) for column in columns]
         if one.cell.name in best:
-            score = next(index for index, column in enumerate(columns) if column.heading.startswith("test "))
-            texts[score] = rf"\textbf{{{texts[score]}}}"
-        body.append(" & ".join(texts) + r" \\")
-    heading = " & ".join(_escaped(column.heading) for column in columns)
-    return "\n".join(
-        [
-            r"% \usepackage{booktabs}",
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{_escaped(caption)}}}",
-            rf"\begin{{tabular}}{{{''.join('l' if column.justify == 'left' else 'r' for column in columns)}}}",
-            r"\toprule",
-            heading + r" \\",
-            r"\midrule",
-            *body,
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-            "",
-        ]
-    )
-
-
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-    "–": "--",
-    "<": r"$<$",
-    ">": r"$>$",
-}
-
-
-def _escaped(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)
+            texts[score] = bold(texts[score])
+        body.append(texts)
+    justify = "".join("l" if column.justify == "left" else "r" for column in columns)
+    said = f"{caption}. Bold: {BEST}" if best else caption
+    return latex_table([column.heading for column in columns], body, justify, said)
 
 
 def _mean(name: str, say: Callable[[float], str]) -> Callable[[CellResult], str]:

@@ -94,7 +94,7 @@ def judge(claims: Sequence[Claimed], results: Sequence[CellResult]) -> list[Clai
     pairs = []
     for claimed in claims:
         for corpus in corpora:
-            cells = [_usual(results, arm, corpus) for arm in (claimed.better, claimed.than)]
+            cells = [usual_cell(results, arm, corpus) for arm in (claimed.better, claimed.than)]
             finished = [{row.seed: row for row in cell.rows} if cell else {} for cell in cells]
             pairs.append((claimed, corpus, *on_common_seeds(*finished)))
     known = [pair for pair in pairs if pair[2]]
@@ -119,5 +119,6 @@ def judge(claims: Sequence[Claimed], results: Sequence[CellResult]) -> list[Clai
     ]
 
 
-def _usual(results: Sequence[CellResult], arm: str, corpus: str | None) -> CellResult | None:
+def usual_cell(results: Sequence[CellResult], arm: str, corpus: str | None) -> CellResult | None:
+    """The cell of an arm on a corpus at the first level of each factor; None where there is none."""
     return next((one for one in results if (one.cell.arm, one.cell.corpus) == (arm, corpus)), None)

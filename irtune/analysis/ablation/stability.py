@@ -1,12 +1,15 @@
 """Do seeds agree on which blocks matter? Rank correlation of importance and overlap of choices, beside chance."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
+
+from irtune.analysis.ablation.cell_results import CellResult
+from irtune.analysis.tables import MISSING, Column, TableRow, TextTable
 
 
 @dataclass(frozen=True)
@@ -120,3 +123,45 @@ def _tau(a: NDArray[np.float64], b: NDArray[np.float64]) -> float | None:
 def _jaccard(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
     either = int((a | b).sum())
     return 1.0 if either == 0 else int((a & b).sum()) / either
+
+
+Named = tuple[str, Stability]
+
+
+def _or_missing(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.2f}"
+
+
+STABILITY_COLUMNS: tuple[Column[Named], ...] = (
+    Column("cell", "configuration", lambda one: one[0], "left", True),
+    Column("seeds", "trials with a trace", lambda one: str(one[1].num_seeds)),
+    Column(
+        "Kendall's tau",
+        "rank correlation of blocks' mean importance between two seeds, mean over pairs; chance gives 0",
+        lambda one: _or_missing(one[1].tau),
+    ),
+    Column(
+        "Jaccard",
+        "blocks that both of two seeds train at the end, over those that either does, mean over pairs",
+        lambda one: _or_missing(one[1].jaccard),
+    ),
+    Column(
+        "by chance", "the same of as many blocks drawn at random", lambda one: _or_missing(one[1].jaccard_of_chance)
+    ),
+    Column(
+        "entropy",
+        "of the selection frequency over blocks: 1 where all train alike",
+        lambda one: _or_missing(one[1].entropy),
+    ),
+)
+
+
+def stability_table(results: Sequence[CellResult], choices: Mapping[str, Sequence[Choices]]) -> TextTable | None:
+    """The agreement between the seeds of each cell; None where no trial has a trace."""
+    found = [(one.cell, stability(choices.get(one.cell.name, []))) for one in results]
+    lines = tuple(
+        TableRow(tuple(column.cell((cell.name, stable)) for column in STABILITY_COLUMNS), False, cell.is_baseline)
+        for cell, stable in found
+        if stable is not None
+    )
+    return TextTable(STABILITY_COLUMNS, lines, "", "= baseline") if lines else None

@@ -47,6 +47,7 @@ def trial() -> Trial:
             "seed": 171,
             "test_labels": LABELS,
             "test_predictions": predictions(num_wrong),
+            "test_classes": predictions(num_wrong),
         }
         return TrialRow(**{**values, **replaced})
 

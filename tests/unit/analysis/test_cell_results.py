@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from saying import says
 
-from irtune.analysis.ablation.ablation_report import findings_of, per_class
 from irtune.analysis.ablation.cell_results import Cell, CellResult, baseline_of, results_of
 from irtune.analysis.ablation.claims import Claimed, judge
+from irtune.analysis.ablation.class_scores import per_class
+from irtune.analysis.ablation.findings import findings_of
+from irtune.analysis.ablation.learning_curve import Curve
 from irtune.analysis.significance import sign_flip_p
 from irtune.analysis.trials import TrialRow
 
@@ -152,7 +154,7 @@ def test_a_baseline_that_only_guesses_is_said_to_have_learnt_nothing(trial: Tria
 
 def test_cells_that_still_improve_at_the_end_are_named(trial: Trial) -> None:
     rows = rows_of(trial, {name: WRONG[name] for name in ("full", "few")})
-    flat, rising = ([10, 20, 30, 40], [0.5, 0.7, 0.7, 0.7]), ([10, 20, 30, 40], [0.5, 0.6, 0.7, 0.8])
+    flat, rising = Curve([10, 20, 30, 40], [0.5, 0.7, 0.7, 0.7]), Curve([10, 20, 30, 40], [0.5, 0.6, 0.7, 0.8])
     curves = {row.trial_id: rising if row.repeats == "few" else flat for row in rows}
     found = findings_of([FULL, FEW], rows, [], curves, 4)
     assert found.improving == ("few",)

@@ -13,18 +13,18 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from irtune.analysis.ablation.ablation_report import findings_of, render_ablation
-from irtune.analysis.ablation.cell_figures import (
-    cells_plot,
-    curves_plot,
-    factor_plot,
-    selection_plot,
-    trade_off_plot,
-)
+from irtune.analysis.ablation.ablation_report import AblationReport, Picture, render_ablation
+from irtune.analysis.ablation.best import best_shown
+from irtune.analysis.ablation.cell_figures import cells_plot, curves_plot, selection_plot, told_apart
 from irtune.analysis.ablation.cell_results import Cell, CellResult, results_of
-from irtune.analysis.ablation.cell_tables import best_shown, cell_table, latex, write_tables
+from irtune.analysis.ablation.cell_tables import cell_table, latex, write_tables
 from irtune.analysis.ablation.claims import Claimed
+from irtune.analysis.ablation.factor_figure import TRAINING_SIZE, factor_plot
+from irtune.analysis.ablation.findings import findings_of
+from irtune.analysis.ablation.knee import K
+from irtune.analysis.ablation.learning_curve import Curve
 from irtune.analysis.ablation.stability import Choices, jaccard_of_chance, stability
+from irtune.analysis.ablation.trade_off_figure import trade_off_plot
 from irtune.analysis.trials import TrialRow
 
 Trial = Callable[..., TrialRow]
@@ -86,22 +86,24 @@ def test_files_hold_every_number_unrounded(results: list[CellResult], tmp_path: 
     assert (len(trials), set(trials["seed"])) == (18, set(range(6)))
 
 
-def test_best_is_marked_only_where_holm_lets_it(results: list[CellResult], rows: list[TrialRow]) -> None:
-    # Two comparisons on six seeds: twice 2/64 is .0625, and nothing is marked; of one comparison it is.
-    assert best_shown(results) == set()
-    assert "textbf" not in latex(results, "c")
-    two = results_of(CELLS[:2], rows)
-    assert best_shown(two) == {CELLS[1].name}
-    assert latex(two, "c").count("textbf") == 1
+def test_best_is_marked_only_where_seeds_show_it(results: list[CellResult], rows: list[TrialRow]) -> None:
+    # Better than each of the other two on all six seeds: both p-values are 2/64.
+    assert best_shown(results) == {CELLS[1].name}
+    assert latex(results, "c").count("textbf") == 1
+    assert [line.is_best for line in cell_table(results).lines] == [False, True, False]
     assert f"{1 - 60 / 400:.3f}" in next(
-        line for line in cell_table(two).markdown().splitlines() if "reselect_every=20" in line
+        line for line in cell_table(results).markdown().splitlines() if "reselect_every=20" in line
     )
+    # Four seeds are too few, whatever they say.
+    few = results_of(CELLS, [row for row in rows if row.seed < 4])
+    assert best_shown(few) == set()
+    assert "textbf" not in latex(few, "c")
 
 
 def test_latex_escapes_what_names_hold_and_every_line_has_all_columns(results: list[CellResult]) -> None:
     text = latex(results, "50 % & more_or_less")
     assert r"few\_50\% reselect\_every=20" in text
-    assert r"\caption{50 \% \& more\_or\_less}" in text
+    assert r"\caption{50 \% \& more\_or\_less" in text
     body = [line for line in text.splitlines() if line.endswith(r"\\")]
     assert len({len(re.findall(r"(?<!\\)&", line)) for line in body}) == 1
     assert len(body) == 4
@@ -157,37 +159,45 @@ def test_figures_show_what_was_measured(results: list[CellResult], rows: list[Tr
     assert dict(zip(line.get_xdata(), line.get_ydata(), strict=True)) == pytest.approx(
         {20: results[1].test[0], 5: results[2].test[0]}  # type: ignore[index]
     )
-    curves = {row.trial_id: ([10, 20], [0.1, 0.2 + row.seed / 100]) for row in rows}
+    curves = {row.trial_id: Curve([10, 20], [0.1, 0.2 + row.seed / 100]) for row in rows}
     lines = curves_plot(results, curves).axes[0].lines
     assert [line.get_label() for line in lines] == [cell.name for cell in CELLS]
     assert lines[0].get_ydata()[1] == pytest.approx(0.225)
-    front = trade_off_plot(results).axes[0].lines[0]
-    assert list(front.get_ydata()) == pytest.approx([max(one.test[0] for one in results if one.test)])
+    (front,) = [line for line in trade_off_plot(results).axes[0].lines if line.get_label() == "Pareto front"]
+    assert set(front.get_ydata()) == {results[1].test[0]}  # type: ignore[index]
     image = selection_plot({"few": [choices(0)]}).axes[0].images[0]
-    assert image.get_array().shape == (6, 1)
+    assert image.get_array().shape == (1, 6)
+
+
+def test_of_many_cells_curves_are_of_the_first_levels(trial: Trial) -> None:
+    cells = [Cell(f"few {every}", "few", {}, {EVERY: every}) for every in range(11)]
+    rows = [trial(trial_id=cell.name, repeats=cell.name, seed=0) for cell in cells]
+    assert [one.cell.name for one in told_apart(results_of(cells, rows))] == ["few 0"]
+    assert len(told_apart(results_of(cells[:10], rows[:10]))) == 10
 
 
 def page(results_rows: list[TrialRow], **replaced: Any) -> str:
     claims = [Claimed(CELLS[1].arm, "full", 0.01)]
-    findings = findings_of(CELLS, results_rows, claims, {}, 4)
+    curves = {row.trial_id: Curve([10, 20], [0.1, 0.5], [1e9, 2e9], [1.0, 2.0]) for row in results_rows}
     given: Mapping[str, Any] = {
         "title": "Ablation <b>x</b>",
-        "findings": findings,
+        "findings": findings_of(CELLS, results_rows, claims, curves, 4),
         "matched": "equal k (10)",
         "choices": {CELLS[1].name: [choices(0), choices(1)]},
-        "pictures": {"cells": b"png"},
-        "factor_pngs": {EVERY: b"png"},
-        "heat_maps": {},
-        "class_names": ["a", "b", "c", "d"],
+        "figures": dict.fromkeys(("cells", "curves", "trade_off", "selection"), b"png"),
+        "factors": {TRAINING_SIZE: Picture(b"png"), EVERY: Picture(b"png"), K: Picture(b"png", "the knee <here>")},
+        "confusions": {None: b"png"},
+        "class_names": {None: ["a", "b", "c", "d"]},
         "failures": ["trial <x>: failed"],
         "claims_record": {"recorded": "2026-11-27", "sha256": "abc123"},
         "data": {"data": "synthetic"},
-        "tracking": ("mlflow ui", "javascript:alert(1)"),
+        "tracking_command": "mlflow ui",
+        "tracking_url": "javascript:alert(1)",
         "command": "irtune ablate x.yaml",
         "study_yaml": "name: x",
         "provenance": {"torch": "2"},
     }
-    return render_ablation(**{**given, **replaced})
+    return render_ablation(AblationReport(**{**given, **replaced}))
 
 
 def test_the_page_needs_nothing_else_and_escapes_what_it_is_given(rows: list[TrialRow]) -> None:
@@ -195,7 +205,15 @@ def test_the_page_needs_nothing_else_and_escapes_what_it_is_given(rows: list[Tri
     assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", text)
     assert "<b>x</b>" not in text
     assert "trial &lt;x&gt;: failed" in text
-    for fact in ("shown", "equal k (10)", "abc123", "irtune ablate x.yaml", "Kendall", "0.850"):
+    for fact in (
+        "shown",
+        "equal k (10)",
+        "abc123",
+        "irtune ablate x.yaml",
+        "Kendall",
+        "0.850",
+        "the knee &lt;here&gt;",
+    ):
         assert fact in text, fact
 
 
@@ -206,7 +224,7 @@ def test_cells_of_which_nothing_finished_cost_no_table_and_no_figure(
     names = [cell.name for cell in lost]
     measured = {"validation_score": None, "test_score": None, "flops": None, "seconds": None, "test_predictions": None}
     failed = [replace(row, status="failed", **measured) if row.repeats in names else row for row in rows]
-    curves = {row.trial_id: ([10, 20], [0.4, 0.5]) for row in failed if row.status == "finished"}
+    curves = {row.trial_id: Curve([10, 20], [0.4, 0.5]) for row in failed if row.status == "finished"}
     findings = findings_of(CELLS, failed, [Claimed("few_50%", "full", 0.01)], curves, 4)
     assert {one.cell.name: len(one.unfinished) for one in findings.results if not one.rows} == dict.fromkeys(names, 6)
     write_tables(findings.results, tmp_path, "a study")
@@ -216,3 +234,41 @@ def test_cells_of_which_nothing_finished_cost_no_table_and_no_figure(
     curves_plot(findings.results, curves).savefig(tmp_path / "curves.png")
     if any(one.rows for one in findings.results[1:]):
         factor_plot(findings.results, EVERY).savefig(tmp_path / "factor.png")
+
+
+def test_sections_stand_in_the_order_of_questions(rows: list[TrialRow]) -> None:
+    headings = re.findall(r"<h[23]>(.*?)</h[23]>", page(rows))
+    asked = [
+        "claimed",
+        f"against {K}",
+        f"against {EVERY}",
+        "Cells over seeds",
+        "Learning curves",
+        "Steps to a target",
+        "training set",
+        "Which blocks",
+        "Pareto",
+        "per class",
+        "taken for which",
+        "not finish",
+        "The data",
+        "repeat",
+    ]
+    places = [next(index for index, heading in enumerate(headings) if words in heading) for words in asked]
+    assert places == sorted(places)
+
+
+def test_the_page_of_several_corpora_has_a_table_of_methods(trial: Trial) -> None:
+    cells = [
+        Cell(f"{arm} @ {corpus}", arm, {}, {}, corpus, arm == "full")
+        for corpus in ("x", "y")
+        for arm in ("full", "few")
+    ]
+    rows = [trial(trial_id=f"{cell.name}{seed}", repeats=cell.name, seed=seed) for cell in cells for seed in (0, 1)]
+    names = ["a", "b", "c", "d"]
+    text = page(
+        rows, findings=findings_of(cells, rows, [], {}, 4), class_names={"x": names, "y": [f"{n}2" for n in names]}
+    )
+    assert "Methods on each corpus" in text
+    assert "d2</th>" in text
+    assert "Methods on each corpus" not in page([])

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from irtune.analysis.ablation.ablation_report import findings_of
 from irtune.analysis.ablation.cell_results import Cell
+from irtune.analysis.ablation.findings import findings_of
 from irtune.analysis.answer import answer_sweep
 from irtune.analysis.groups import Groups
 from irtune.analysis.metrics import Metric

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from saying import says
 
-from irtune.analysis.ablation.ablation_report import findings_of
 from irtune.analysis.ablation.cell_results import results_of
+from irtune.analysis.ablation.findings import findings_of
 from irtune.analysis.metrics import Metric
 from irtune.analysis.trials import TrialRow
 from irtune.config.ablation_schema import AblationConfig
