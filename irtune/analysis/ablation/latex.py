@@ -42,7 +42,7 @@ def latex_table(headings: Sequence[str], body: Sequence[Sequence[str]], justify:
         caption: Plain text.
 
     Example:
-        >>> print(latex_table(["cell", "F1"], [["all", bold("0.5")]], "lr", "50 %").splitlines()[7])
+        >>> print(latex_table(["cell", "F1"], [["all", bold("0.5")]], "lr", "50 %").splitlines()[8])
         all & \textbf{0.5} \\
     """
     return "\n".join(
