@@ -107,6 +107,7 @@ class AblationRunner(StudyRunner[AblationConfig, AblationFindings]):
             "workers": workers_in_words(config),
             "estimated": f"from {source}",
             "memory": f"{memory_bytes / 2**30:.2g} GiB per worker",
+            "shared": cost.sharing.in_words(),
             "in all": in_words(whole, engine),
         }
         return Plan.of(study, facts, predicted, source)
