@@ -19,7 +19,7 @@ from irtune.training.cost import CostModel
 from irtune.training.distributed import ensure_process_group, select_accelerator
 from irtune.training.engine import DeepSpeedBlocks
 from irtune.training.model import enable_gradient_checkpointing
-from irtune.training.shared_prefix import FAMILIES, Sharing, SharedPrefix, common_tokens, sharing_of
+from irtune.training.shared_prefix import FAMILIES, SharedPrefix, Sharing, common_tokens, sharing_of
 
 ROWS, SHARED, OWN = 5, 9, 7
 LONGEST = SHARED + OWN
@@ -217,9 +217,7 @@ def engine_of(stage: int, precision: Any, *, sharing: bool) -> DeepSpeedBlocks:
     training = TrainingConfig(
         max_steps=10, micro_batch_size=ROWS, gradient_accumulation_steps=2, learning_rate=0.01, weight_decay=0.1
     )
-    return DeepSpeedBlocks(
-        model, map_parameters(model), training, engine, prefix=prefix_of(model) if sharing else None
-    )
+    return DeepSpeedBlocks(model, map_parameters(model), training, engine, prefix=prefix_of(model) if sharing else None)
 
 
 @pytest.fixture
@@ -258,6 +256,16 @@ def test_training_goes_on_as_it_does_without(stage, losses_and_gradients):
     assert losses == pytest.approx(expected_losses, rel=1e-4)
     assert_alike(gradients, expected)
     torch.testing.assert_close(scores, expected_scores, rtol=1e-2, atol=1e-3)
+
+
+def test_probes_that_are_passes_of_their_own_see_every_row_whole():
+    found = []
+    for sharing in (True, False):
+        blocks = engine_of(0, "fp32", sharing=sharing)
+        with blocks.probing(batch(), gradients=True):
+            found.append([*blocks.activation_energies(), blocks.similarities(), *blocks.gradient_norms("all")])
+        blocks.destroy()
+    assert all(np.array_equal(shared, plain) for shared, plain in zip(*found, strict=True))
 
 
 def test_in_bf16_it_rounds_no_worse(losses_and_gradients):
