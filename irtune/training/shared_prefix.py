@@ -204,6 +204,8 @@ def _obstacle(config: Any, longest: int) -> str:
     window = getattr(config, "sliding_window", None)
     if window is not None and window < longest:
         return f"its attention reaches {window} tokens back, and the longest example has {longest}"
+    if not getattr(config, "is_causal", True) or getattr(config, "use_bidirectional_attention", False):
+        return "its attention is not causal"
     if getattr(config, "reorder_and_upcast_attn", False):
         return "reorder_and_upcast_attn has attention of its own"
     return ""

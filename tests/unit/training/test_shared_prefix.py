@@ -130,6 +130,12 @@ def test_a_window_that_is_shorter_than_an_example_computes_every_row():
     assert sharing_of(model, "auto", SHARED, LONGEST - 1).training == SHARED
 
 
+def test_a_model_that_looks_ahead_computes_every_row():
+    model = adapted("llama")
+    model.get_base_model().config.is_causal = False
+    assert says(sharing_of(model, "auto", SHARED, LONGEST).note, "not causal")
+
+
 def test_what_is_shared_by_setting_and_number_of_common_tokens():
     model = adapted("llama")
     assert sharing_of(model, "auto", SHARED, LONGEST) == Sharing(SHARED, SHARED, SHARED)
