@@ -15,7 +15,8 @@ The goal is set before the runs, by what guessing comes to: a loss of ln 5 for f
 learnt if it closes a fifth of the way from there to zero. A method passes if it closes half of the way from guessing to
 ``full``. Methods that train two blocks or fewer at a time (lisa, grass, badam) are held to a tenth of it: they are
 slower by design. Exits with 1 and names the method if one misses its goal, if a loss is not finite, or if the second
-table shows anything else. FLOPs and losses are exact; step times are of use as ratios, and only where nothing else runs.
+table shows anything else. FLOPs and losses are exact; step times are of use as ratios, and only where nothing else
+runs.
 """
 
 import argparse

@@ -212,6 +212,13 @@ class EngineConfig(Section):
         description="fp16 needs a GPU, and ZeRO stage 1 or above; auto becomes bf16 where a GPU or this machine's "
         "processor multiplies it, else fp32",
     )
+    share_prefix: bool | Literal["auto"] = Field(
+        "auto",
+        description="compute the tokens that all examples begin with (the instruction) once per batch, on causal "
+        "models; auto: where results are equal within rounding, which they are in evaluation, and in training without "
+        "dropout; true: also with dropout, of which all rows of a batch then share one draw on these tokens: losses "
+        "and gradients are the same on average, and noisier",
+    )
     process_group_timeout_s: float = Field(600, gt=0, description="a collective that waits longer fails")
     deepspeed: dict[str, Any] = Field({}, description="raw DeepSpeed configuration, merged over irtune's own")
 

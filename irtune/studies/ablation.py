@@ -97,7 +97,7 @@ class AblationRunner(StudyRunner[AblationConfig, AblationFindings]):
                 "trials": f"{self.trials_in_words(config)}; {at_once} at a time",
                 "cells": "; ".join(f"{name} {_each(trial)}" for name, trial in of_cell.items()),
             },
-            takes={"in all": in_words(whole, config.engine)},
+            takes={"shared": cost.sharing.in_words(), "in all": in_words(whole, config.engine)},
         )
 
     def conclude(

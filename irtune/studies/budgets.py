@@ -16,6 +16,7 @@ from irtune.search.ablation_cells import KEY_OF_K, cells_of
 from irtune.studies.forecast import mean_active_blocks, mean_step_flops
 from irtune.training.cost import CostModel
 from irtune.training.model import shapes_only
+from irtune.training.shared_prefix import sharing_of
 
 RANK, ALPHA, STEPS, BUDGET = "adapter.r", "adapter.alpha", "training.max_steps", "selection.policy.budget"
 SETS = {"trainable_parameters": (RANK, ALPHA), "wall_clock": (STEPS,), "step_flops": ()}
@@ -25,7 +26,7 @@ WITH_RANK = ("lora", "dora")
 CostOf = Callable[[ExperimentConfig], CostModel]
 
 
-def cells_at_budget(config: AblationConfig, checkpoint: Path, lengths: np.ndarray) -> list[Cell]:
+def cells_at_budget(config: AblationConfig, checkpoint: Path, lengths: np.ndarray, num_common: int = 0) -> list[Cell]:
     """The cells of a study, with what ``ablation.matched`` sets in each.
 
     - ``trainable_parameters``: the rank of every cell is such that it trains as many parameters at a time as the
@@ -39,6 +40,7 @@ def cells_at_budget(config: AblationConfig, checkpoint: Path, lengths: np.ndarra
         config: The study.
         checkpoint: The model's folder.
         lengths: Tokens ``(N,)`` of the training examples; of several corpora, of the first.
+        num_common: Tokens that all of them begin with.
 
     Raises:
         ValueError: With every cell that cannot be brought to the budget.
@@ -56,12 +58,13 @@ def cells_at_budget(config: AblationConfig, checkpoint: Path, lengths: np.ndarra
         raise ValueError("\n".join(sorted(said)))
 
     @cache
-    def cost_of_adapter(adapter: str) -> CostModel:
+    def cost_of_adapter(adapter: str, share_prefix: bool | str) -> CostModel:
         model = shapes_only(checkpoint, type(experiment.adapter).model_validate_json(adapter))
-        return CostModel.of(model, recompute=experiment.model.gradient_checkpointing)
+        sharing = sharing_of(model, share_prefix, num_common, int(np.max(lengths)))
+        return CostModel.of(model, recompute=experiment.model.gradient_checkpointing, sharing=sharing)
 
     def cost_of(one: ExperimentConfig) -> CostModel:
-        return cost_of_adapter(one.adapter.model_dump_json())
+        return cost_of_adapter(one.adapter.model_dump_json(), one.engine.share_prefix)
 
     length = float(np.mean(lengths))
     found, mistakes = [], []

@@ -68,10 +68,10 @@ class Trial:
         trial = cls(training.max_steps, training.eval_every, flops * ranks)
         if pace is None:
             return trial
-        scored_s = {}
+        scored_s, rows = {}, training.eval_batch_size
         for split, each in lengths.items():
             tokens, mean = each.sum() / ranks, round(each.mean())
-            scored_s[split] = pace.seconds(cost.forward_flops(1, mean) / mean * tokens, tokens)
+            scored_s[split] = pace.seconds(cost.evaluation_flops(rows, mean) / (rows * mean) * tokens, tokens)
         tokens = training.micro_batch_size * training.gradient_accumulation_steps * length
         step_s, evaluation_s, test_s = pace.seconds(flops, tokens), scored_s["validation"], scored_s["test"]
         return replace(trial, load_s=pace.load_s, step_s=step_s, evaluation_s=evaluation_s, test_s=test_s)

@@ -25,6 +25,7 @@ from irtune.tracking.run_record import RunRecord
 from irtune.training.cost import CostModel, memory_by_shape
 from irtune.training.model import shapes_only
 from irtune.training.rehearsal import Pace, Rehearsal, RehearsalError
+from irtune.training.shared_prefix import sharing_of
 
 PLAN = "plan.json"
 MEASURED = "measured steps of the real model on this machine"
@@ -120,20 +121,23 @@ def tried(
     study: Study[StudyConfig], rehearsal: Rehearsal, longest: int, drawn: Sequence[ExperimentConfig]
 ) -> tuple[Pace | None, CostModel, float, str]:
     """The pace if it could be measured, the cost of a step, the memory of a worker, and where they come from."""
-    config = study.config
+    config, num_common = study.config, study.ready.inputs.num_common
     tokens = longest * max(one.training.micro_batch_size for one in drawn)
     try:
         pace = rehearsal.pace()
     except RehearsalError as error:
         model = shapes_only(study.ready.inputs.checkpoint, config.adapter)
-        cost = CostModel.of(model, recompute=config.model.gradient_checkpointing)
+        sharing = sharing_of(model, config.engine.share_prefix, num_common, longest)
+        cost = CostModel.of(model, recompute=config.model.gradient_checkpointing, sharing=sharing)
         return (
             None,
             cost,
             memory_by_shape(model, config, tokens, longest),
             f"a closed form: {str(error).splitlines()[0]}",
         )
-    return pace, pace.cost, pace.memory_bytes(tokens), MEASURED
+    # The rows that it looked at may have more tokens in common than all have.
+    cost = replace(pace.cost, sharing=pace.cost.sharing.at_most(num_common))
+    return pace, cost, pace.memory_bytes(tokens), MEASURED
 
 
 def with_starts(

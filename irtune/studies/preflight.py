@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -31,6 +32,7 @@ from irtune.training.deepspeed_config import deepspeed_config
 from irtune.training.errors import ModelError
 from irtune.training.evaluation import check_metric, metric_names
 from irtune.training.model import classifier_shape, materialize, num_blocks
+from irtune.training.shared_prefix import common_tokens, sharing_of
 from irtune.training.tokenizer import check_length, check_vocabulary, load_tokenizer, max_positions
 
 if TYPE_CHECKING:
@@ -62,6 +64,11 @@ class Inputs:
     encoded: EncodedDataset
     positions: int | None
     data: DatasetConfig | None = None
+
+    @cached_property
+    def num_common(self) -> int:
+        """How many tokens all examples begin with."""
+        return len(common_tokens(self.encoded))
 
     def facts(self) -> dict[str, str]:
         """Return what to know of the data, in words, by what it is about."""
@@ -163,7 +170,8 @@ class Study(Generic[AnyStudy]):
 def study_cells(study: "Ablation") -> list[Cell]:
     """The cells of an ablation, at the budget at which they are compared."""
     inputs = study.ready.inputs
-    return cells_at_budget(study.config, inputs.checkpoint, inputs.encoded.splits["train"].lengths)
+    lengths = inputs.encoded.splits["train"].lengths
+    return cells_at_budget(study.config, inputs.checkpoint, lengths, inputs.num_common)
 
 
 Sweep = Study[SweepConfig]
@@ -197,7 +205,7 @@ def check_inputs(config: ExperimentConfig, source: str) -> list[Inputs]:
     try:
         found = [_encoded(config, checkpoint, blocks, data, dataset) for data, dataset in loaded]
         if isinstance(config, AblationConfig):
-            cells_at_budget(config, checkpoint, found[0].encoded.splits["train"].lengths)
+            cells_at_budget(config, checkpoint, found[0].encoded.splits["train"].lengths, found[0].num_common)
         return found
     except ValueError as error:
         raise ConfigError(source, str(error).splitlines()) from error
@@ -247,7 +255,9 @@ def _encoded(
     encoded = encode(dataset, tokenizer, config.model.max_length, positions)
     check_vocabulary(shape, tokenizer, max(int(part.token_ids.max()) for part in encoded.splits.values()))
     _check_batch(config, len(encoded.splits["train"]))
-    return Inputs(checkpoint, blocks, dataset, encoded, positions, data)
+    inputs = Inputs(checkpoint, blocks, dataset, encoded, positions, data)
+    sharing_of(shape, config.engine.share_prefix, inputs.num_common, encoded.max_length)
+    return inputs
 
 
 def _check_batch(config: ExperimentConfig, num_train: int) -> None:

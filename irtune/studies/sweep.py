@@ -91,6 +91,7 @@ class SweepRunner(StudyRunner[SweepConfig, Answer]):
             source,
             work=_work(config, at_once),
             takes={
+                "shared": cost.sharing.in_words(),
                 "per trial": _trial_in_words(baseline, others),
                 "in all": in_words(most, engine) + if_stopped,
             },

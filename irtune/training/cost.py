@@ -16,6 +16,7 @@ from irtune.config.schema import ExperimentConfig
 from irtune.layers.blocks import find_blocks
 from irtune.layers.refresh import ProbePasses
 from irtune.selection import StepCost
+from irtune.training.shared_prefix import NO_SHARING, Sharing
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class CostModel:
 
     The backward pass runs from the head down to the lowest active block, so blocks below it cost a forward pass only.
     It computes gradients of activations through every block that it passes, and gradients of weights for trained
-    adapters. Of experts kept as one stack a token passes as many as the router gives it. Norms, activations,
+    adapters. Of experts kept as one stack a token passes as many as the router gives it. Tokens that all rows of a
+    batch begin with count once where training shares them; passes apart from training do not. Norms, activations,
     embeddings, routers, DoRA's weight norms and DeBERTa's products with relative positions are left out.
 
     The lowest active block is taken to be passed through whole, and a recomputed one to be recomputed whole. PyTorch
@@ -39,6 +41,7 @@ class CostModel:
         recompute: Whether the backward pass repeats the forward pass (gradient checkpointing).
         lowest_shared: The lowest block with a trained parameter that it shares with others, and that therefore always
             trains; None if there is no such block.
+        sharing: How many tokens at the beginning of a batch's rows are computed once.
     """
 
     forward: np.ndarray
@@ -47,9 +50,10 @@ class CostModel:
     attention: float
     recompute: bool
     lowest_shared: int | None = None
+    sharing: Sharing = NO_SHARING
 
     @classmethod
-    def of(cls, model: Any, *, recompute: bool) -> "CostModel":
+    def of(cls, model: Any, *, recompute: bool, sharing: Sharing = NO_SHARING) -> "CostModel":
         """Count a PEFT model's layers, before DeepSpeed partitions them."""
         _, blocks = find_blocks(model)
         config = model.get_base_model().config.get_text_config()
@@ -64,12 +68,21 @@ class CostModel:
             attention=2 * 2 * heads * head_width,
             recompute=recompute,
             lowest_shared=_lowest_shared(blocks),
+            sharing=sharing,
         )
 
     def forward_flops(self, batch_size: int, length: int) -> float:
         """FLOPs of a forward pass over ``batch_size`` inputs of ``length`` tokens, padding included."""
         through = self.forward + self.attention * length
         return float(through.sum() + self.head) * batch_size * length
+
+    def evaluation_flops(self, batch_size: int, length: int) -> float:
+        """The same in evaluation, which may share tokens."""
+        shared = self.sharing.evaluation
+        if not Sharing.applies(shared, batch_size, length):
+            return self.forward_flops(batch_size, length)
+        own = (length - shared) / length * self.forward_flops(batch_size, length)
+        return own + self.forward_flops(1, shared) - self.head * shared
 
     def per_block(self, length: float) -> StepCost:
         """FLOPs a token of one step at inputs of ``length`` tokens, for policies that weigh blocks by their cost."""
@@ -83,7 +96,16 @@ class CostModel:
         )
 
     def step_flops(self, active: Sequence[int], batch_size: int, length: int) -> float:
-        """FLOPs of one forward and backward pass over ``batch_size`` inputs of ``length`` tokens, padding included."""
+        """FLOPs of a forward and backward pass of training over ``batch_size`` inputs of ``length`` tokens, padding
+        included."""
+        shared = self.sharing.training
+        if not Sharing.applies(shared, batch_size, length):
+            return self._unshared_flops(active, batch_size, length)
+        own = self.per_block(length).of(active) * batch_size * (length - shared)
+        # The head reads own tokens only.
+        return own + (self.per_block(shared).of(active) - 3 * self.head) * shared
+
+    def _unshared_flops(self, active: Sequence[int], batch_size: int, length: int) -> float:
         return self.per_block(length).of(active) * batch_size * length
 
     def optimizer_step_flops(
@@ -101,7 +123,7 @@ class CostModel:
             return in_step
         length = shapes[0][1]
         forward = self.forward_flops(passes.rows, length)
-        through_all = self.step_flops(range(len(self.forward)), passes.rows, length)
+        through_all = self._unshared_flops(range(len(self.forward)), passes.rows, length)
         return in_step + forward * (passes.forward - passes.backward) + through_all * passes.backward
 
 

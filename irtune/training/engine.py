@@ -6,8 +6,9 @@ of frozen groups, so that the optimizer passes over them: weights, moments and s
 is kept for what it saves, the backward pass below the lowest active block.
 """
 
+import functools
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -22,6 +23,7 @@ from irtune.layers.blocks import shape_of
 from irtune.layers.measured_model import SHARED, MeasuredModel, innermost_optimizer
 from irtune.training.class_weights import weighted_loss
 from irtune.training.deepspeed_config import deepspeed_config
+from irtune.training.shared_prefix import SharedPrefix
 
 
 class DeepSpeedBlocks(MeasuredModel):
@@ -34,6 +36,8 @@ class DeepSpeedBlocks(MeasuredModel):
         engine: DeepSpeed settings.
         class_weights: How much examples of each class count in the loss ``(C,)``; None where all count alike, and the
             loss is the model's own.
+        prefix: Computes once what rows of batches begin alike with, in training and evaluation; None does not. Probes
+            that are passes of their own see every row whole.
 
     Raises:
         ValueError: If a raw DeepSpeed setting contradicts exact freezing.
@@ -46,6 +50,7 @@ class DeepSpeedBlocks(MeasuredModel):
         training: TrainingConfig,
         engine: EngineConfig,
         class_weights: np.ndarray | None = None,
+        prefix: SharedPrefix | None = None,
     ) -> None:
         import deepspeed
         from transformers import get_scheduler
@@ -61,6 +66,7 @@ class DeepSpeedBlocks(MeasuredModel):
                 config=deepspeed_config(training, engine),
                 dist_init_required=False,
             )[0]
+        self.outputs: Callable[..., Any] = functools.partial(prefix.outputs, self.engine) if prefix else self.engine
         self._class_weights: torch.Tensor | None = None
         if class_weights is not None:
             self._class_weights = torch.tensor(class_weights, dtype=torch.float32, device=self.device)
@@ -88,7 +94,7 @@ class DeepSpeedBlocks(MeasuredModel):
         losses = []
         pending = list(micro_batches)
         for index, batch in enumerate(pending):
-            loss = self._loss_of(self.engine, batch)
+            loss = self._loss_of(self.outputs, batch)
             self.engine.backward(loss)
             losses.append(loss.detach().float())
             if index + 1 < len(pending):
@@ -239,6 +245,7 @@ class DeepSpeedBlocks(MeasuredModel):
         torch.nn.functional.linear = self._linear
         self.base_optimizer.state.clear()
         self.engine = self.base_optimizer = self.scheduler = None
+        self.outputs = lambda **batch: None
         self.blocks = Blocks(self.blocks.name, (), ())
         self.model, self.members = nn.Module(), []
 

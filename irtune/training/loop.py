@@ -124,7 +124,7 @@ class Loop:
             for mine in batches:
                 # A rank without examples left still takes part in the forward pass, for ZeRO stage 3's collectives.
                 inputs = self._tensors(split, mine if len(mine) else np.array([0]))
-                logits = self.blocks.engine(**inputs).logits.double()
+                logits = self.blocks.outputs(**inputs).logits.double()
                 if len(mine):
                     probabilities[mine] = logits.softmax(dim=-1).cpu().numpy()
         self.blocks.engine.train()

@@ -198,7 +198,7 @@ def measure(config: ExperimentConfig, folder: Path, started_at: float, wait: Cal
         wait()
         batch, length = loop.first_batch()["input_ids"].shape
         token_s = [_step_s(loop, active) / (batch * length) for active in kinds]
-        flops = [loop.cost.step_flops(active, 1, length) / length for active in kinds]
+        flops = [loop.cost.step_flops(active, batch, length) / (batch * length) for active in kinds]
         return Pace(
             process_s,
             load_s,

@@ -1,5 +1,6 @@
 """One training run from configuration to result: the same on a laptop, in a Ray Train worker and in a test."""
 
+import logging
 import os
 import shutil
 import time
@@ -43,6 +44,7 @@ from irtune.training.model import (
 from irtune.training.out_of_memory import out_of_memory, remembered, smaller_micro_batches
 from irtune.training.record import NoRecorder, Recorder, Report, result_of
 from irtune.training.self_check import check_at_start
+from irtune.training.shared_prefix import SharedPrefix, common_tokens, sharing_of
 from irtune.training.tokenizer import load_tokenizer, max_positions
 
 ADAPTER = "adapter"
@@ -160,9 +162,12 @@ def _prepare(
     trainable = map_parameters(model)
     config.selection.policy.check(len(trainable))
     check_tensors(config, trainable)
-    cost = CostModel.of(model, recompute=config.model.gradient_checkpointing)
+    common = common_tokens(encoded)
+    sharing = sharing_of(model, config.engine.share_prefix, len(common), encoded.max_length)
+    cost = CostModel.of(model, recompute=config.model.gradient_checkpointing, sharing=sharing)
     weights = weights_of_classes(config.training.class_weights, dataset.labels, encoded.splits["train"].labels)
-    blocks = DeepSpeedBlocks(model, trainable, config.training, config.engine, weights)
+    prefix = SharedPrefix(model, common, sharing)
+    blocks = DeepSpeedBlocks(model, trainable, config.training, config.engine, weights, prefix)
     controller = LayerController(
         blocks,
         len(trainable),
@@ -216,6 +221,8 @@ def check_tensors(config: ExperimentConfig, blocks: Blocks) -> None:
 def _describe(loop: Loop, dataset: LabelledDataset) -> None:
     """Record settings, and facts read off the live objects."""
     config = loop.config
+    if loop.blocks.rank == 0:
+        logging.getLogger(__name__).info(loop.cost.sharing.in_words())
     lengths = loop.data.splits["train"].lengths
     world = {"batch_size": config.training.micro_batch_size, "seed": config.seed}
     shares = gather(share_hash(lengths, **world, rank=loop.blocks.rank, world_size=torch.distributed.get_world_size()))
@@ -228,6 +235,7 @@ def _describe(loop: Loop, dataset: LabelledDataset) -> None:
             "irtune.data.fingerprint": dataset.fingerprint(),
             "irtune.data.skipped_rows": dataset.num_skipped,
             "irtune.data.lengths": loop.data.in_words(),
+            "irtune.data.shared_prefix": loop.cost.sharing.in_words(),
             "irtune.data.notes": " ".join(dataset.notes),
             "irtune.blocks": len(loop.blocks.blocks),
             "irtune.blocks.name": loop.blocks.blocks.name,
