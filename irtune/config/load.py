@@ -18,6 +18,7 @@ from irtune.config.schema import VARIANTS, ExperimentConfig
 from irtune.config.sweep_schema import SweepConfig
 from irtune.config.tree import at, flatten, put
 from irtune.methods import METHODS
+from irtune.processor import num_cores
 from irtune.redaction import public_address
 
 Config = TypeVar("Config", bound=ExperimentConfig)
@@ -162,6 +163,17 @@ def with_overrides(config: ExperimentConfig, overrides: Mapping[str, Any]) -> Ex
         ConfigError: If a key or value does not fit.
     """
     return build(ExperimentConfig, apply_overrides(explicit(config), overrides), "overrides")
+
+
+def with_threads(config: ExperimentConfig, at_once: int | None) -> ExperimentConfig:
+    """The experiment with the number of threads that a worker has on this machine.
+
+    Args:
+        config: May leave it open.
+        at_once: Workers on this machine at once; None: as many as fit.
+    """
+    threads = config.engine.threads(num_cores(), at_once)
+    return config.model_copy(update={"engine": config.engine.model_copy(update={"threads_per_worker": threads})})
 
 
 def without_login(config: Config) -> Config:

@@ -230,6 +230,7 @@ class DeepSpeedBlocks(MeasuredModel):
             "world_size": str(dist.get_world_size()),
             "backend": str(dist.get_backend()),
             "device": str(self.engine.device),
+            "threads": str(torch.get_num_threads()),
             "dtype": str(next(self.engine.module.parameters()).dtype).removeprefix("torch."),
         }
 

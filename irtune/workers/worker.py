@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.util.placement_group import get_current_placement_group
 
-from irtune.config.load import build, with_overrides
+from irtune.config.load import build, with_overrides, with_threads
 from irtune.config.schema import ExperimentConfig
 from irtune.data.dataset import DatasetConfig, LabelledDataset
 from irtune.redaction import raised_publicly
@@ -40,6 +40,7 @@ class TrialSetup:
         dataset: The data that most trials train on, in Ray's object store.
         objective: The work of a trial.
         data: What ``dataset`` was loaded from; None: as ``experiment`` says.
+        at_once: Trials at once; None: as many as the cluster holds.
     """
 
     experiment: Mapping[str, Any]
@@ -47,6 +48,7 @@ class TrialSetup:
     dataset: "ray.ObjectRef[LabelledDataset]"
     objective: Objective = train
     data: DatasetConfig | None = None
+    at_once: int | None = None
 
     def config(self, overrides: Mapping[str, Any]) -> ExperimentConfig:
         """The configuration of one trial."""
@@ -61,7 +63,7 @@ def train_rank(trial: str, overrides: Mapping[str, Any], setup: TrialSetup, repo
     """Be one rank of a trial; rank 0 records what the trial measures."""
     from irtune.layers.collectives import gather, rank
 
-    config = setup.config(overrides)
+    config = with_threads(setup.config(overrides), _room_here(setup))
     folder = setup.trial_folder(trial)
     shared = setup.config({}).data if setup.data is None else setup.data
     dataset = ray.get(setup.dataset) if config.data == shared else config.data.load()
@@ -85,6 +87,17 @@ def train_rank(trial: str, overrides: Mapping[str, Any], setup: TrialSetup, repo
         raise public from None
     finally:
         recorder.close()
+
+
+def _room_here(setup: TrialSetup) -> int | None:
+    """The most workers that are at work at once on this machine; None: as many as its cores hold."""
+    from irtune.workers.cluster import alive_nodes
+
+    if setup.at_once is None:
+        return None
+    engine, here = setup.config({}).engine, ray.get_runtime_context().get_node_id()
+    room = next((node.room(engine) for node in alive_nodes() if node.id == here), 1)
+    return max(1, min(room, setup.at_once * engine.num_workers))
 
 
 class _TrialStoppedError(Exception):

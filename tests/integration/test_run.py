@@ -18,6 +18,7 @@ from irtune.analysis.metrics import evaluation
 from irtune.config.load import load
 from irtune.config.schema import ExperimentConfig, ModelConfig
 from irtune.layers import SelectionRecord
+from irtune.processor import num_cores
 from irtune.training import loop
 from irtune.training.loop import weights_of
 from irtune.training.model import materialize
@@ -374,3 +375,11 @@ def test_a_label_that_the_data_lacks_is_refused(uneven: Path, tmp_path: Path) ->
     config = uneven_run(uneven, **{"training.class_weights": {"rara": 5}})
     with pytest.raises(ValueError, match=r"training\.class_weights\.rara.*did you mean 'rare'"):
         run(config, folder=tmp_path / "run", recorder=Memory())
+
+
+def test_a_run_alone_has_all_cores_and_says_how_many_threads_it_used(tmp_path: Path) -> None:
+    alone, told = Memory(), Memory()
+    run(tiny(**{"training.max_steps": 1}), folder=tmp_path / "alone", recorder=alone)
+    assert alone.tag_values["irtune.engine.threads"] == str(num_cores())
+    run(tiny(**{"training.max_steps": 1, "engine.threads_per_worker": 3}), folder=tmp_path / "told", recorder=told)
+    assert told.tag_values["irtune.engine.threads"] == "3"
