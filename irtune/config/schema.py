@@ -148,6 +148,11 @@ class SelectionConfig(Section):
     on_thaw: Literal["keep", "reset"] = Field(
         "keep", description="what the optimizer knows of a block that trains again: kept as it was frozen, or forgotten"
     )
+    frozen_state: Literal["keep", "drop"] = Field(
+        "keep",
+        description="drop frees the moments of frozen blocks, which then start anew when they train again: the results "
+        "of on_thaw=reset in less memory",
+    )
     self_check: bool = Field(True, description="check at the start that freezing and probing leave no trace")
 
 
@@ -215,6 +220,13 @@ class EngineConfig(Section):
         "fp32",
         description="fp16 needs a GPU, and ZeRO stage 1 or above; auto becomes bf16 where a GPU or this machine's "
         "processor multiplies it, else fp32",
+    )
+    fused_optimizer: bool = Field(
+        True, description="AdamW by PyTorch's fused kernel, which is faster and rounds otherwise in the last bit"
+    )
+    skip_idle_adapters: bool = Field(
+        True,
+        description="pass over LoRA adapters that have never trained, in blocks that do not train: they add zero",
     )
     process_group_timeout_s: float = Field(600, gt=0, description="a collective that waits longer fails")
     deepspeed: dict[str, Any] = Field({}, description="raw DeepSpeed configuration, merged over irtune's own")

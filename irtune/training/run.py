@@ -159,7 +159,9 @@ def _prepare(
     check_tensors(config, trainable)
     cost = CostModel.of(model, recompute=config.model.gradient_checkpointing)
     weights = weights_of_classes(config.training.class_weights, dataset.labels, encoded.splits["train"].labels)
-    blocks = DeepSpeedBlocks(model, trainable, config.training, config.engine, weights)
+    blocks = DeepSpeedBlocks(
+        model, trainable, config.training, config.engine, weights, frozen_state=config.selection.frozen_state
+    )
     controller = LayerController(
         blocks,
         len(trainable),
