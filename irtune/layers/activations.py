@@ -164,10 +164,10 @@ class LowRankFeatures:
         found: list[list[tuple[np.ndarray, np.ndarray]]] = []
         for block in self.ups:
             found.append([])
-            for up, total, gram in zip(block, summed, of_gradients, strict=False):
+            for up, counted, gram in zip(block, summed, of_gradients, strict=False):
                 rank = gradients[id(up)].shape[1]
-                if total[-1] > 0:
-                    moments = total[:-1].reshape(rank, rank) * (scalings.get(id(up), 1.0) ** 2 / total[-1])
+                if counted[-1] > 0:
+                    moments = counted[:-1].reshape(rank, rank) * (scalings.get(id(up), 1.0) ** 2 / counted[-1])
                     found[-1].append((gram.reshape(rank, rank), moments))
         return found
 

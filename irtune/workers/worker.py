@@ -63,7 +63,7 @@ def train_rank(trial: str, overrides: Mapping[str, Any], setup: TrialSetup, repo
     """Be one rank of a trial; rank 0 records what the trial measures."""
     from irtune.layers.collectives import gather, rank
 
-    config = with_threads(setup.config(overrides), _room_here(setup))
+    config = _with_threads_here(setup.config(overrides), setup.at_once)
     folder = setup.trial_folder(trial)
     shared = setup.config({}).data if setup.data is None else setup.data
     dataset = ray.get(setup.dataset) if config.data == shared else config.data.load()
@@ -89,15 +89,15 @@ def train_rank(trial: str, overrides: Mapping[str, Any], setup: TrialSetup, repo
         recorder.close()
 
 
-def _room_here(setup: TrialSetup) -> int | None:
-    """The most workers that are at work at once on this machine; None: as many as its cores hold."""
+def _with_threads_here(config: ExperimentConfig, at_once: int | None) -> ExperimentConfig:
+    """The configuration with the number of threads that this node has for a worker, while so many trials run."""
     from irtune.workers.cluster import alive_nodes
 
-    if setup.at_once is None:
-        return None
-    engine, here = setup.config({}).engine, ray.get_runtime_context().get_node_id()
-    room = next((node.room(engine) for node in alive_nodes() if node.id == here), 1)
-    return max(1, min(room, setup.at_once * engine.num_workers))
+    engine, here = config.engine, ray.get_runtime_context().get_node_id()
+    node = next((node for node in alive_nodes() if node.id == here), None)
+    if node is None or at_once is None:
+        return with_threads(config, at_once)
+    return with_threads(config, min(max(1, node.room(engine)), at_once * engine.num_workers), node.resources.get("CPU", 1.0))
 
 
 class _TrialStoppedError(Exception):
