@@ -77,6 +77,8 @@ class DeepSpeedBlocks(MeasuredModel):
         self._idle = IdleAdapters(self) if engine.skip_idle_adapters else None
         self._hide_frozen_gradients()
         self.frozen_state = frozen_state
+        # Some wrappers of DeepSpeed's have taken a step by now, which would be counted.
+        self.base_optimizer.state.clear()
         if frozen_state == "keep":
             for _, tensor, _ in self.stepped():
                 self.moments_of(tensor)

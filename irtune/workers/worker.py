@@ -97,7 +97,8 @@ def _with_threads_here(config: ExperimentConfig, at_once: int | None) -> Experim
     node = next((node for node in alive_nodes() if node.id == here), None)
     if node is None or at_once is None:
         return with_threads(config, at_once)
-    return with_threads(config, min(max(1, node.room(engine)), at_once * engine.num_workers), node.resources.get("CPU", 1.0))
+    busy = min(max(1, node.room(engine)), at_once * engine.num_workers)
+    return with_threads(config, busy, node.resources.get("CPU", 1.0))
 
 
 class _TrialStoppedError(Exception):

@@ -70,6 +70,7 @@ def test_the_fused_kernel_freezes_exactly_and_trains_to_the_last_bits(stage, pre
                 frozen = owners.get(key.partition("/")[2]) in (0, 2)
                 moves = frozen or key.startswith("step/") or not value.any()
                 assert torch.equal(value, after[key]) if frozen else moves or not torch.equal(value, after[key]), key
+            assert {float(value) for key, value in after.items() if key.startswith("step/")} == {0.0, 1.0, 2.0, 3.0}
             found.append(after)
     tolerance = 1e-2 if precision == "bf16" else 1e-5
     for key, value in found[0].items():
