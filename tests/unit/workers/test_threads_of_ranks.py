@@ -49,3 +49,8 @@ def test_cores_are_shared_by_as_many_workers_as_may_be_here(
     setup = TrialSetup({"engine": engine}, tmp_path, None, lambda config, **_: told.append(config), at_once=at_once)  # type: ignore[arg-type]
     train_rank("trial_0001", {}, setup, lambda metrics: None)
     assert [config.engine.threads_per_worker for config in told] == [threads]
+
+
+def test_threads_of_workers_sleep_while_they_wait() -> None:
+    """By default OpenMP's count instead, and on a busy machine a step then takes ten times as long."""
+    assert cluster.WORKER_ENVIRONMENT["OMP_WAIT_POLICY"] == "passive"
