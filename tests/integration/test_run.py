@@ -386,7 +386,7 @@ def test_a_run_alone_has_all_cores_and_says_how_many_threads_it_used(tmp_path: P
 
 
 def test_dropping_moments_is_forgetting_them_at_the_thaw(tmp_path: Path) -> None:
-    random = {"selection.policy.name": "random", "selection.policy.k": 2, "selection.reselect_every": 2}
+    random = {"selection.policy.name": "random", "selection.policy.k": 2, "selection.reselect_every": 1}
     memories = {}
     for name, setting in {"drop": {"frozen_state": "drop"}, "reset": {"on_thaw": "reset"}, "keep": {}}.items():
         memories[name] = Memory()
