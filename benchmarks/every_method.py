@@ -171,7 +171,7 @@ def measure(name: str, overrides: Mapping[str, Any], options: argparse.Namespace
         "training.max_steps": options.steps,
         "training.eval_every": options.steps,
         "training.warmup_steps": min(20, options.steps // 4),
-        "engine.cpus_per_worker": options.threads,
+        "engine.threads_per_worker": options.threads,
     }
     config = load(ExperimentConfig, None, SETTINGS | settings | overrides)
     steps, saved_bytes = Steps(), list[int]()

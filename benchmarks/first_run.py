@@ -103,7 +103,7 @@ def shuffle_train_labels(data: LabelledDataset, seed: int) -> LabelledDataset:
 
 def score(baseline: ExperimentConfig, labels: str, seed: int, threads: int) -> Score:
     """Train the baseline once, and score its best weights on the test split."""
-    config = with_overrides(baseline, {"seed": seed, "engine.cpus_per_worker": threads})
+    config = with_overrides(baseline, {"seed": seed, "engine.threads_per_worker": threads})
     data = config.data.load()
     if labels == "shuffled":
         data = shuffle_train_labels(data, seed)

@@ -1,4 +1,4 @@
-"""The contenders of benchmarks/gpu_steps.py: a Hugging Face Trainer and irtune's loop, which both take single steps."""
+"""Contenders of benchmarks/gpu_steps.py and step.py: Hugging Face Trainers and irtune's loop, step by step."""
 
 import argparse
 import os
@@ -16,11 +16,12 @@ import torch
 from transformers import DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments
 
 import irtune
-from irtune.config.load import load
+from irtune.config.load import load, with_overrides
 from irtune.config.schema import ExperimentConfig
 from irtune.data.batches import training_batches
 from irtune.data.dataset import LabelledDataset
 from irtune.data.encode import EncodedSplit, encode
+from irtune.methods import METHODS
 from irtune.training.loop import Loop
 from irtune.training.model import load_classifier, materialize, num_blocks
 from irtune.training.record import NoRecorder
@@ -77,7 +78,7 @@ class Bench:
             "model.max_length": 512 if options.model == "tiny" else 128,
             "adapter.r": 8,
             "adapter.alpha": 16,
-            "adapter.dropout": 0.0,
+            "adapter.dropout": getattr(options, "dropout", 0.0),
             "data.name": "synthetic",
             "data.train_size": 2000,
             "selection.reselect_every": RESELECT_EVERY,
@@ -107,6 +108,11 @@ class Bench:
     def third(self) -> int:
         """How many train if not all."""
         return max(1, self.num_blocks // 3)
+
+    @property
+    def budget(self) -> float:
+        """Of cost_aware; in a model of few blocks half a step pays for none."""
+        return 0.5 if self.num_blocks >= 12 else 0.75
 
 
 @contextmanager
@@ -145,7 +151,7 @@ class TrainerSteps(TrainerCallback):  # type: ignore[misc]
         self._go, self._done = threading.Semaphore(0), threading.Semaphore(0)
         self._is_over = False
         self._error: Exception | None = None
-        self._trainer = make(self)
+        self.trainer = make(self)
         self._thread = threading.Thread(target=self._train, daemon=True)
         self._thread.start()
 
@@ -163,7 +169,7 @@ class TrainerSteps(TrainerCallback):  # type: ignore[misc]
     @property
     def losses(self) -> list[float]:
         """Of every step so far."""
-        return [float(loss) for loss in self._trainer.losses]
+        return [float(loss) for loss in self.trainer.losses]
 
     def close(self) -> None:
         """End training after the steps that were taken."""
@@ -181,7 +187,7 @@ class TrainerSteps(TrainerCallback):  # type: ignore[misc]
         self._go.acquire()
         try:
             if not self._is_over:
-                self._trainer.train()
+                self.trainer.train()
         except Exception as error:
             self._error = error
         self._done.release()
@@ -191,11 +197,11 @@ class LoopSteps:
     """Takes the steps of irtune's loop one at a time."""
 
     def __init__(self, loop: Loop, batches: Sequence[np.ndarray], recorder: "Losses") -> None:
-        self._loop, self._recorder, self._stream = loop, recorder, iter(batches)
+        self.loop, self._recorder, self._stream = loop, recorder, iter(batches)
 
     def step(self) -> None:
         """One optimizer step, as a trial takes it."""
-        self._loop._step(self._stream)
+        self.loop._step(self._stream)
 
     @property
     def losses(self) -> list[float]:
@@ -205,7 +211,7 @@ class LoopSteps:
     @property
     def flops(self) -> float:
         """Of all steps so far."""
-        return self._loop.totals.flops
+        return self.loop.totals.flops
 
 
 class Losses(NoRecorder):
@@ -219,17 +225,22 @@ class Losses(NoRecorder):
         self.losses += [value for name, value in values.items() if name == "train/loss"]
 
 
+def settings_of(bench: Bench, kind: str) -> dict[str, Any]:
+    """Settings by dotted key that make one kind of choice."""
+    if kind in METHODS:
+        return {"method": kind}
+    return {
+        "all": {"selection.policy": {"name": "all"}},
+        "last third": {"selection.policy": {"name": "static", "which": "last", "k": bench.third}},
+        "top k": {"selection.policy": {"name": "top_k", "k": bench.third}},
+        "cost_aware": {"selection.policy": {"name": "cost_aware", "budget": bench.budget}},
+    }[kind]
+
+
 @contextmanager
 def loop_steps(bench: Bench, kind: str) -> Iterator[LoopSteps]:
     """irtune's loop, for one kind of choice."""
-    policy = {
-        "all": {"name": "all"},
-        "last third": {"name": "static", "which": "last", "k": bench.third},
-        "top k": {"name": "top_k", "k": bench.third},
-    }[kind]
-    tree = bench.config.model_dump(mode="json")
-    tree["selection"]["policy"] = policy
-    config, recorder = ExperimentConfig.model_validate(tree), Losses()
+    config, recorder = with_overrides(bench.config, settings_of(bench, kind)), Losses()
     folder, encoded = bench.folder / kind, bench.folder / "encoded"
     with prepared(config, folder, recorder, lambda metrics: None, encoded, bench.dataset) as loop:
         yield LoopSteps(loop, bench.batches, recorder)
@@ -249,8 +260,10 @@ def trainer_steps(bench: Bench, kind: str) -> Iterator[TrainerSteps]:
         steps.close()
 
 
-def make_trainer(bench: Bench, adapted: Sequence[int], callbacks: Sequence[TrainerCallback]) -> InOrder:
-    """The Trainer itself, with an adapter in the blocks ``adapted``."""
+def make_trainer(
+    bench: Bench, adapted: Sequence[int], callbacks: Sequence[TrainerCallback], pad_to: int | None = None
+) -> InOrder:
+    """The Trainer itself, with an adapter in the blocks ``adapted``; inputs as long as the longest, or ``pad_to``."""
     config, training = bench.config, bench.config.training
     checkpoint, labels = materialize(config.model), bench.dataset.labels
     base = load_classifier(checkpoint, labels, bench.tokenizer.pad_token_id, config.seed)
@@ -283,7 +296,9 @@ def make_trainer(bench: Bench, adapted: Sequence[int], callbacks: Sequence[Train
             {"input_ids": rows.token_ids[rows.offsets[i] : rows.offsets[i + 1]], "labels": int(rows.labels[i])}
             for i in np.concatenate(bench.batches)
         ],
-        data_collator=DataCollatorWithPadding(bench.tokenizer),
+        data_collator=DataCollatorWithPadding(
+            bench.tokenizer, padding="max_length" if pad_to else True, max_length=pad_to
+        ),
         callbacks=list(callbacks),
     )
 

@@ -58,7 +58,8 @@ SETTINGS = {
 
 def config_of(options: argparse.Namespace, instruction: str, **settings: Any) -> ExperimentConfig:
     """The run with or without instruction."""
-    engine = {"engine.gpus_per_worker": 1} if options.device == "cuda" else {"engine.cpus_per_worker": options.threads}
+    threads = {"engine.threads_per_worker": options.threads}
+    engine = {"engine.gpus_per_worker": 1} if options.device == "cuda" else threads
     own = {"data.path": str(options.data), "data.instruction": INSTRUCTIONS[instruction]}
     return load(ExperimentConfig, None, SETTINGS | engine | own | settings)
 

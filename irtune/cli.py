@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from irtune.config.ablation_schema import AblationConfig
-from irtune.config.load import load, load_any, parse_overrides
+from irtune.config.load import load, load_any, parse_overrides, with_threads
 from irtune.config.schema import ExperimentConfig
 from irtune.config.study_schema import StudyConfig
 from irtune.config.sweep_schema import SweepConfig
@@ -145,8 +145,10 @@ def _study(kind: type[StudyConfig], default: str, options: argparse.Namespace, c
         first, overrides = None, [first, *overrides]
     file = Path(first or default)
     config = load(kind, file, parse_overrides(overrides))
+    at_once = config.tune.max_concurrent_trials
+    experiment = with_threads(config.experiment(), at_once and at_once * config.engine.num_workers)
     # It imports what training needs while this process imports what a study needs.
-    with Rehearsal(config.experiment()) as rehearsal:
+    with Rehearsal(experiment) as rehearsal:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -1,5 +1,6 @@
 """What this machine's processor can do."""
 
+import os
 from pathlib import Path
 
 _BF16 = {"avx512_bf16", "amx_bf16", "bf16"}
@@ -15,3 +16,10 @@ def multiplies_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     flags = [line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features"))]
     # Processors of a machine may differ.
     return bool(flags) and all(_BF16 & set(each) for each in flags)
+
+
+def num_cores() -> int:
+    """Return how many cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

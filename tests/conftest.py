@@ -10,6 +10,8 @@ hypothesis.settings.load_profile("irtune")
 
 os.environ.setdefault("HF_HUB_OFFLINE", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Threads that wait by counting take the cores from the tests beside them.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("PYTHONWARNINGS", "ignore")
 # A cluster that somebody else started on this machine is not for tests.
 os.environ.pop("RAY_ADDRESS", None)

@@ -1,6 +1,7 @@
 """From YAML and dotted overrides to a checked configuration; every mistake of a file is reported at once."""
 
 import copy
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -18,6 +19,7 @@ from irtune.config.schema import VARIANTS, ExperimentConfig
 from irtune.config.sweep_schema import SweepConfig
 from irtune.config.tree import at, flatten, put
 from irtune.methods import METHODS
+from irtune.processor import num_cores
 from irtune.redaction import public_address
 
 Config = TypeVar("Config", bound=ExperimentConfig)
@@ -163,6 +165,18 @@ def with_overrides(config: ExperimentConfig, overrides: Mapping[str, Any]) -> Ex
         ConfigError: If a key or value does not fit.
     """
     return build(ExperimentConfig, apply_overrides(explicit(config), overrides), "overrides")
+
+
+def with_threads(config: ExperimentConfig, at_once: int | None, most: float = math.inf) -> ExperimentConfig:
+    """The experiment with the number of threads that a worker has on this machine.
+
+    Args:
+        config: May leave it open.
+        at_once: Workers on this machine at once; None: as many as fit.
+        most: Cores of this machine that may be used.
+    """
+    threads = config.engine.threads(max(1, math.floor(min(num_cores(), most))), at_once)
+    return config.model_copy(update={"engine": config.engine.model_copy(update={"threads_per_worker": threads})})
 
 
 def without_login(config: Config) -> Config:

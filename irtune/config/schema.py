@@ -1,5 +1,6 @@
 """An experiment as one tree. Every setting has one dotted key, one default and one home."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self, get_args
@@ -147,6 +148,11 @@ class SelectionConfig(Section):
     on_thaw: Literal["keep", "reset"] = Field(
         "keep", description="what the optimizer knows of a block that trains again: kept as it was frozen, or forgotten"
     )
+    frozen_state: Literal["keep", "drop"] = Field(
+        "keep",
+        description="drop frees the moments of frozen blocks, which then start anew when they train again: the results "
+        "of on_thaw=reset in less memory",
+    )
     self_check: bool = Field(True, description="check at the start that freezing and probing leave no trace")
 
 
@@ -202,7 +208,10 @@ class EngineConfig(Section):
     """DeepSpeed, and how many workers it runs on."""
 
     num_workers: int = Field(1, gt=0, description="ranks; above 1 a Ray Train worker group is started")
-    cpus_per_worker: float = Field(1, gt=0, description="CPU cores (and intra-op threads) per worker")
+    cpus_per_worker: float = Field(1, gt=0, description="CPU cores that a worker reserves")
+    threads_per_worker: int | None = Field(
+        None, gt=0, description="intra-op threads; default: a machine's cores, shared by the workers on it at once"
+    )
     gpus_per_worker: float = Field(
         0, ge=0, description="GPUs per worker; 0 trains on CPU, below 1 several trials share one, and its memory"
     )
@@ -219,8 +228,27 @@ class EngineConfig(Section):
         "dropout; true: also with dropout, of which all rows of a batch then share one draw on these tokens: losses "
         "and gradients are the same on average, and noisier",
     )
+    fused_optimizer: bool = Field(
+        True, description="AdamW by PyTorch's fused kernel, which is faster and rounds otherwise in the last bit"
+    )
+    skip_idle_adapters: bool = Field(
+        True,
+        description="pass over LoRA adapters that have never trained, in blocks that do not train: they add zero",
+    )
     process_group_timeout_s: float = Field(600, gt=0, description="a collective that waits longer fails")
     deepspeed: dict[str, Any] = Field({}, description="raw DeepSpeed configuration, merged over irtune's own")
+
+    def threads(self, cores: int, at_once: int | None = None) -> int:
+        """Intra-op threads of a worker.
+
+        Args:
+            cores: Of its machine.
+            at_once: Workers on the machine at once; None: as many as fit.
+        """
+        if self.threads_per_worker is not None:
+            return self.threads_per_worker
+        fit = max(1, math.floor(cores / self.cpus_per_worker + 1e-9))
+        return max(1, cores // min(at_once or fit, fit))
 
     @model_validator(mode="before")
     @classmethod

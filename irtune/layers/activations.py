@@ -151,19 +151,24 @@ class LowRankFeatures:
             Matrices ``(r, r)``; the second is the mean over the tokens of all ranks, times LoRA's scaling squared.
         """
         scalings = _scalings(self.members)
+        totals, grams = [], []
+        for up in (up for block in self.ups for up in block):
+            gradient = gradients[id(up)].double()
+            grams.append((gradient.T @ gradient).reshape(-1))
+            total = torch.zeros(len(grams[-1]) + 1, dtype=torch.float64, device=gradient.device)
+            if id(up) in self.sums:
+                total[:-1], total[-1] = self.sums[id(up)].reshape(-1), self.counts[id(up)]
+            totals.append(total)
+        # One message between ranks, and two from the device, for all of them.
+        summed, of_gradients = iter(_to_cpu(totals, summed=True)), iter(_to_cpu(grams))
         found: list[list[tuple[np.ndarray, np.ndarray]]] = []
         for block in self.ups:
             found.append([])
-            for up in block:
-                gradient = gradients[id(up)].double()
-                rank = gradient.shape[1]
-                total = torch.zeros(rank * rank + 1, dtype=torch.float64, device=gradient.device)
-                if id(up) in self.sums:
-                    total[:-1], total[-1] = self.sums[id(up)].reshape(-1), self.counts[id(up)]
-                *values, count = collectives.sum_over_ranks(total).tolist()
-                if count > 0:
-                    moments = np.reshape(values, (rank, rank)) * (scalings.get(id(up), 1.0) ** 2 / count)
-                    found[-1].append(((gradient.T @ gradient).cpu().numpy(), moments))
+            for up, counted, gram in zip(block, summed, of_gradients, strict=False):
+                rank = gradients[id(up)].shape[1]
+                if counted[-1] > 0:
+                    moments = counted[:-1].reshape(rank, rank) * (scalings.get(id(up), 1.0) ** 2 / counted[-1])
+                    found[-1].append((gram.reshape(rank, rank), moments))
         return found
 
     def _add(self, key: int, features: torch.Tensor, mask: torch.Tensor | None) -> None:
@@ -173,6 +178,16 @@ class LowRankFeatures:
         rows = real_rows(features, mask).float()
         self.sums[key] = self.sums.get(key, 0) + (rows.T @ rows).double()
         self.counts[key] = self.counts.get(key, 0) + len(rows)
+
+
+def _to_cpu(vectors: Sequence[torch.Tensor], *, summed: bool = False) -> list[np.ndarray]:
+    """The vectors, or their sums over ranks, by one transfer."""
+    if not vectors:
+        return []
+    flat = torch.cat(list(vectors))
+    if summed:
+        collectives.sum_over_ranks(flat)
+    return np.split(flat.cpu().numpy(), np.cumsum([len(each) for each in vectors])[:-1])
 
 
 def adapted_layers(member: nn.Module, trained: set[int]) -> list[nn.Module]:

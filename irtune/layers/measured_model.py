@@ -250,26 +250,23 @@ class MeasuredModel(ABC):
     def _averaged(self) -> np.ndarray:
         if self._probed is None:
             return self.averaged_norms()
-        return np.asarray(self._table({key: g.double().norm() for key, g in self._probed.items()}).cpu().numpy())
+        return np.asarray(self._table(norms_of(self._probed)).cpu().numpy())
 
     def _table(self, values: Mapping[int, torch.Tensor]) -> torch.Tensor:
+        """``(L, P_max)`` what is known of each parameter of the blocks, by its id; 0 where nothing is."""
         width = max(len(block) for block in self.blocks.per_block)
-        table = torch.zeros(len(self.blocks), width, dtype=torch.float64, device=self.device)
-        for key, value in values.items():
-            if key in self._place:
-                table[self._place[key]] = value
-        return table
+        zero = torch.zeros((), dtype=torch.float64, device=self.device)
+        rows = [[values.get(id(p), zero) for _, p in block] for block in self.blocks.per_block]
+        return torch.stack([cell for row in rows for cell in row + [zero] * (width - len(row))]).view(-1, width)
 
     def _update_norms(self) -> list[np.ndarray]:
         """Norm of the change of each product ``B A`` along the gradient: ``G_B A + B G_A``."""
-        norms = []
-        for block in self.blocks.per_block:
-            found = []
-            for down, up in low_rank_pairs(block):
-                change = self._gradient(up) @ self.whole_weight(down) + self.whole_weight(up) @ self._gradient(down)
-                found.append(float(change.double().norm()))
-            norms.append(np.array(found))
-        return norms
+        pairs = [low_rank_pairs(block) for block in self.blocks.per_block]
+        norms = [torch.zeros((), dtype=torch.float64, device=self.device)]
+        for down, up in (pair for block in pairs for pair in block):
+            change = self._gradient(up) @ self.whole_weight(down) + self.whole_weight(up) @ self._gradient(down)
+            norms.append(change.double().norm())
+        return np.split(torch.stack(norms)[1:].cpu().numpy(), np.cumsum([len(block) for block in pairs])[:-1])
 
     def _gradient(self, parameter: nn.Parameter) -> torch.Tensor:
         return self.whole_gradient(parameter) if self._probed is None else self._probed[id(parameter)]
@@ -337,6 +334,14 @@ class MeasuredModel(ABC):
         finally:
             for scaling, before in scaled:
                 scaling.update(before)
+
+
+def norms_of(tensors: Mapping[int, torch.Tensor]) -> dict[int, torch.Tensor]:
+    """The L2 norm ``()`` in fp64 of each tensor, where it lies: on a GPU a few kernels for all of them."""
+    with torch.no_grad():
+        # Names of dtype and order are those of torch.linalg.vector_norm.
+        norms = torch._foreach_norm(list(tensors.values()), 2, torch.float64) if tensors else ()
+    return dict(zip(tensors, norms, strict=True))
 
 
 def innermost_optimizer(optimizer: Any) -> Any:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from irtune.layers.blocks import Blocks, shape_of
-from irtune.layers.measured_model import MeasuredModel
+from irtune.layers.measured_model import MeasuredModel, norms_of
 
 FrozenState = Literal["keep", "drop"]
 """What becomes of the optimizer's state of a block that is frozen: it waits, or makes room and later starts anew."""
@@ -70,8 +70,7 @@ class TorchBlocks(MeasuredModel):
     def averaged_norms(self) -> np.ndarray:
         """``(L, P_max)`` norms of the step's gradients, which DistributedDataParallel has averaged."""
         gradients = {id(p): p.grad for block in self.blocks.per_block for _, p in block if p.grad is not None}
-        norms = {key: torch.linalg.vector_norm(g.detach(), dtype=torch.float64) for key, g in gradients.items()}
-        return np.asarray((self._table(norms) / self.loss_scale()).cpu().numpy())
+        return np.asarray((self._table(norms_of(gradients)) / self.loss_scale()).cpu().numpy())
 
     def whole_gradient(self, parameter: nn.Parameter) -> torch.Tensor:
         """The step's gradient of one parameter in fp32."""

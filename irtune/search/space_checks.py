@@ -29,6 +29,7 @@ NOT_SEARCHABLE = {
     "data.seed": "each value is another validation set, and scores on different data cannot be compared",
     "engine.num_workers": "the trials of a sweep share its workers, and it would change the batch size; search that",
     "engine.cpus_per_worker": "the trials of a sweep share its workers",
+    "engine.threads_per_worker": "the trials of a sweep share its workers",
     "engine.gpus_per_worker": "the trials of a sweep share its workers",
     "engine.process_group_timeout_s": "the trials of a sweep share its workers",
 }

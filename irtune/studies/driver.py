@@ -103,7 +103,7 @@ class Driver:
         config, ready = sweep.config, sweep.ready
         self._sweep, self._watch, self._console = sweep, watch, console
         experiment, data = explicit(config.experiment()), ready.inputs.data
-        self.setup = TrialSetup(experiment, sweep.folder, ray.put(ready.inputs.dataset), data=data)
+        self.setup = TrialSetup(experiment, sweep.folder, ray.put(ready.inputs.dataset), data=data, at_once=at_once)
         self._execution = Execution(config, self.setup, at_once)
         self.tracker = MlflowTracker(ready.tracking_uri, config.tracking.experiment, may_be_away=ready.away is not None)
         self.uploader = Uploader(self.tracker)

@@ -34,6 +34,7 @@ FREE_SETTINGS = {
     "tune.max_failures",
     "tune.execution",
     "tune.renew_after",
+    "engine.threads_per_worker",
     "tune.warm_start",
     "tune.finalists",
     "tune.finalists.top",

@@ -125,6 +125,8 @@ def load_weights(blocks: DeepSpeedBlocks, file: Path) -> None:
     with torch.no_grad(), blocks.gathered(list(parameters.values()), writer=0):
         for name, parameter in parameters.items():
             parameter.copy_(weights[name])
+    # Other adapters may be idle now.
+    blocks.require_gradients(blocks.active)
     dist.barrier()
 
 

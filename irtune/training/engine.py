@@ -8,7 +8,7 @@ is kept for what it saves, the backward pass below the lowest active block.
 
 import functools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -20,9 +20,12 @@ from torch import nn
 from irtune.config.schema import EngineConfig, TrainingConfig
 from irtune.layers import Blocks
 from irtune.layers.blocks import shape_of
-from irtune.layers.measured_model import SHARED, MeasuredModel, innermost_optimizer
+from irtune.layers.measured_model import SHARED, MeasuredModel, innermost_optimizer, norms_of
+from irtune.layers.torch_blocks import FrozenState
 from irtune.training.class_weights import weighted_loss
 from irtune.training.deepspeed_config import deepspeed_config
+from irtune.training.dropout_streams import give_streams
+from irtune.training.idle_adapters import IdleAdapters
 from irtune.training.shared_prefix import SharedPrefix
 
 
@@ -38,6 +41,7 @@ class DeepSpeedBlocks(MeasuredModel):
             loss is the model's own.
         prefix: Computes once what rows of batches begin alike with, in training and evaluation; None does not. Probes
             that are passes of their own see every row whole.
+        frozen_state: ``drop`` keeps no moments of frozen blocks, which start anew when they thaw.
 
     Raises:
         ValueError: If a raw DeepSpeed setting contradicts exact freezing.
@@ -51,6 +55,7 @@ class DeepSpeedBlocks(MeasuredModel):
         engine: EngineConfig,
         class_weights: np.ndarray | None = None,
         prefix: SharedPrefix | None = None,
+        frozen_state: FrozenState = "keep",
     ) -> None:
         import deepspeed
         from transformers import get_scheduler
@@ -62,7 +67,7 @@ class DeepSpeedBlocks(MeasuredModel):
         with _frozen_not_broadcast(model):
             self.engine = deepspeed.initialize(
                 model=model,
-                optimizer=_adamw(blocks, training),
+                optimizer=_adamw(blocks, training, fused=engine.fused_optimizer),
                 config=deepspeed_config(training, engine),
                 dist_init_required=False,
             )[0]
@@ -74,8 +79,17 @@ class DeepSpeedBlocks(MeasuredModel):
         self.skips_overflow = bool(self.engine.fp16_enabled())
         self.base_optimizer = innermost_optimizer(self.engine.optimizer)
         self._norm: torch.Tensor | None = None
+        give_streams(self.members, self.device)
+        self._idle = IdleAdapters(self) if engine.skip_idle_adapters else None
         self._hide_frozen_gradients()
-        self._allocate_moments()
+        self.frozen_state = frozen_state
+        # Some wrappers of DeepSpeed's have taken a step by now, which would be counted.
+        self.base_optimizer.state.clear()
+        if frozen_state == "keep":
+            for _, tensor, _ in self.stepped():
+                self.moments_of(tensor)
+        # ZeRO 1-2 and DeepSpeed's bf16 optimizer would keep views of all moments for functions that nothing calls here.
+        self.engine.optimizer._hp_optimizer_states_linked = True
         for group in self.base_optimizer.param_groups:
             group["lr"] = training.learning_rate
         self.scheduler = get_scheduler(
@@ -116,6 +130,14 @@ class DeepSpeedBlocks(MeasuredModel):
         chosen = {SHARED, *active}
         for group in self.base_optimizer.param_groups:
             group["frozen"] = group["block"] not in chosen
+        if self.frozen_state == "drop":
+            self.forget_moments(set(range(len(self.blocks))) - chosen)
+
+    def require_gradients(self, active: Sequence[int]) -> None:
+        """Let the backward pass reach exactly these blocks; adapters of others are passed over that add nothing."""
+        super().require_gradients(active)
+        if self._idle is not None:
+            self._idle.pass_over(active)
 
     @property
     def device(self) -> torch.device:
@@ -137,14 +159,13 @@ class DeepSpeedBlocks(MeasuredModel):
 
     def averaged_norms(self) -> np.ndarray:
         """``(L, P_max)`` norms of the gradients as the optimizer sees them."""
-        width = max(len(block) for block in self.blocks.per_block)
-        squares = torch.zeros(len(self.blocks), width, dtype=torch.float64, device=self.device)
-        for parameter, gradient in self._gradients():
-            if id(parameter) in self._place:
-                squares[self._place[id(parameter)]] += gradient.double().square().sum()
+        norms = self._table(norms_of({id(parameter): gradient for parameter, gradient in self._gradients()}))
         if self.stage > 0:
+            # A gradient's parts lie on several ranks.
+            squares = norms.square()
             dist.all_reduce(squares)
-        return np.asarray((squares.sqrt() / self.loss_scale()).cpu().numpy())
+            norms = squares.sqrt()
+        return np.asarray((norms / self.loss_scale()).cpu().numpy())
 
     def whole_gradient(self, parameter: nn.Parameter) -> torch.Tensor:
         """The averaged gradient of one parameter in fp32, whole, on every rank."""
@@ -182,8 +203,28 @@ class DeepSpeedBlocks(MeasuredModel):
         """Zero moments and step counts of these blocks, as if they had never trained."""
         for block, tensor, _ in self.stepped():
             if block in blocks:
-                for value in self.base_optimizer.state[tensor].values():
+                for value in self.moments_of(tensor).values():
                     value.zero_()
+
+    def moments_of(self, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What Adam knows of a tensor that it steps, to be changed in place; from now on zeros if that was nothing."""
+        state: dict[str, torch.Tensor] = self.base_optimizer.state[tensor]
+        if not state:
+            state.update(self.no_moments(tensor))
+        return state
+
+    def no_moments(self, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What Adam knows of a tensor before its first step."""
+        # A fused kernel counts steps where it computes.
+        device = tensor.device if self.base_optimizer.defaults["fused"] else "cpu"
+        step = torch.zeros((), dtype=torch.float32, device=device)
+        return {"step": step, "exp_avg": torch.zeros_like(tensor), "exp_avg_sq": torch.zeros_like(tensor)}
+
+    def forget_moments(self, blocks: Collection[int]) -> None:
+        """Free what Adam knows of these blocks; it begins anew when it next steps them."""
+        for block, tensor, _ in self.stepped():
+            if block in blocks:
+                self.base_optimizer.state.pop(tensor, None)
 
     def local_state(self) -> dict[str, torch.Tensor]:
         """This rank's part of the trained weights, and of what the optimizer knows of them, by a name of its own."""
@@ -236,6 +277,7 @@ class DeepSpeedBlocks(MeasuredModel):
             "world_size": str(dist.get_world_size()),
             "backend": str(dist.get_backend()),
             "device": str(self.engine.device),
+            "threads": str(torch.get_num_threads()),
             "dtype": str(next(self.engine.module.parameters()).dtype).removeprefix("torch."),
         }
 
@@ -247,7 +289,7 @@ class DeepSpeedBlocks(MeasuredModel):
         self.engine = self.base_optimizer = self.scheduler = None
         self.outputs = lambda **batch: None
         self.blocks = Blocks(self.blocks.name, (), ())
-        self.model, self.members = nn.Module(), []
+        self.model, self.members, self._idle = nn.Module(), [], None
 
     def _loss(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The loss ``()`` that is trained on, of a pass that does not train."""
@@ -293,17 +335,8 @@ class DeepSpeedBlocks(MeasuredModel):
         self.base_optimizer.register_step_pre_hook(hide)
         self.base_optimizer.register_step_post_hook(restore)
 
-    def _allocate_moments(self) -> None:
-        """Adam's state for every flat partition now: ZeRO 1-2 link it after the first step of the first group."""
-        for _, tensor, _ in self.stepped():
-            self.base_optimizer.state[tensor] = {
-                "step": torch.tensor(0.0),
-                "exp_avg": torch.zeros_like(tensor),
-                "exp_avg_sq": torch.zeros_like(tensor),
-            }
 
-
-def _adamw(blocks: Blocks, training: TrainingConfig) -> torch.optim.AdamW:
+def _adamw(blocks: Blocks, training: TrainingConfig, *, fused: bool) -> torch.optim.AdamW:
     """AdamW with one param group per block and one for shared parameters.
 
     The learning rate is 0 until the engine is built: at stage 0 in half precision DeepSpeed takes an optimizer step
@@ -316,6 +349,7 @@ def _adamw(blocks: Blocks, training: TrainingConfig) -> torch.optim.AdamW:
         betas=(training.adam_beta1, training.adam_beta2),
         eps=training.adam_epsilon,
         weight_decay=training.weight_decay,
+        fused=fused,
     )
 
 

@@ -59,7 +59,7 @@ def gather_state(blocks: DeepSpeedBlocks) -> dict[str, torch.Tensor]:
     """
     gathered: dict[str, torch.Tensor] = {}
     for tensor, slices in stepped_slices(blocks):
-        state = blocks.base_optimizer.state[tensor]
+        state = blocks.base_optimizer.state.get(tensor) or blocks.no_moments(tensor)
         sizes = [size_of(each.parameter) for each in slices]
         # Bit patterns rather than numbers: added to the zeros of other ranks they stay what they are.
         bits = torch.zeros(len(PER_ELEMENT), sum(sizes), dtype=torch.int32, device=tensor.device)
@@ -91,7 +91,7 @@ def load_state(blocks: DeepSpeedBlocks, file: Path) -> None:
     with safe_open(file, framework="pt") as saved, torch.no_grad():
         _refuse_other_parameters(blocks, saved, file)
         for tensor, slices in stepped_slices(blocks):
-            state = blocks.base_optimizer.state[tensor]
+            state = blocks.moments_of(tensor)
             state[STEP].copy_(saved.get_tensor(f"{STEP}/{slices[0].name}"))
             with blocks.gathered([each.parameter for each in slices], writer=0):
                 for each in slices:

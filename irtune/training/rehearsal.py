@@ -135,6 +135,8 @@ class Rehearsal:
 
 def _answer_with_pace(connection: Connection, config: ExperimentConfig, folder: Path, started_at: float) -> None:
     """Send a pace once it is asked for, or why there is none."""
+    # As in workers; it is read as torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # What libraries print is nothing for the user.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.dup2(1, 2)

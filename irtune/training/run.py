@@ -1,7 +1,6 @@
 """One training run from configuration to result: the same on a laptop, in a Ray Train worker and in a test."""
 
 import logging
-import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -26,6 +25,7 @@ from irtune.files import once_there_is_room, write_arrays
 from irtune.layers import Blocks, LayerController, map_parameters
 from irtune.layers.blocks import low_rank_pairs
 from irtune.layers.collectives import gather
+from irtune.processor import num_cores
 from irtune.redaction import redacted
 from irtune.training.adapter import add_adapter
 from irtune.training.checkpoint import load_weights, save_adapter
@@ -133,8 +133,7 @@ def prepared(
 def _reset_process(config: ExperimentConfig) -> None:
     """Leave nothing of the runs that this process did before."""
     release_memory()
-    # A rehearsal comes before it is known whether any node has so many.
-    torch.set_num_threads(max(1, min(int(config.engine.cpus_per_worker), os.cpu_count() or 1)))
+    torch.set_num_threads(config.engine.threads(num_cores(), config.engine.num_workers))
     # irtune seeds what it draws where it draws it; this is for what users bring.
     set_seed(config.seed)
 
@@ -167,7 +166,15 @@ def _prepare(
     cost = CostModel.of(model, recompute=config.model.gradient_checkpointing, sharing=sharing)
     weights = weights_of_classes(config.training.class_weights, dataset.labels, encoded.splits["train"].labels)
     prefix = SharedPrefix(model, common, sharing)
-    blocks = DeepSpeedBlocks(model, trainable, config.training, config.engine, weights, prefix)
+    blocks = DeepSpeedBlocks(
+        model,
+        trainable,
+        config.training,
+        config.engine,
+        weights,
+        prefix=prefix,
+        frozen_state=config.selection.frozen_state,
+    )
     controller = LayerController(
         blocks,
         len(trainable),

@@ -35,6 +35,8 @@ WORKER_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "RAY_AIR_NEW_OUTPUT": "0",
     "TOKENIZERS_PARALLELISM": "false",
+    # Threads that wait for each other by counting all but stop as soon as the machine does anything else.
+    "OMP_WAIT_POLICY": "passive",
     "PYTHONWARNINGS": "ignore",
 }
 _JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.util.placement_group import get_current_placement_group
 
-from irtune.config.load import build, with_overrides
+from irtune.config.load import build, with_overrides, with_threads
 from irtune.config.schema import ExperimentConfig
 from irtune.data.dataset import DatasetConfig, LabelledDataset
 from irtune.redaction import raised_publicly
@@ -40,6 +40,7 @@ class TrialSetup:
         dataset: The data that most trials train on, in Ray's object store.
         objective: The work of a trial.
         data: What ``dataset`` was loaded from; None: as ``experiment`` says.
+        at_once: Trials at once; None: as many as the cluster holds.
     """
 
     experiment: Mapping[str, Any]
@@ -47,6 +48,7 @@ class TrialSetup:
     dataset: "ray.ObjectRef[LabelledDataset]"
     objective: Objective = train
     data: DatasetConfig | None = None
+    at_once: int | None = None
 
     def config(self, overrides: Mapping[str, Any]) -> ExperimentConfig:
         """The configuration of one trial."""
@@ -61,7 +63,7 @@ def train_rank(trial: str, overrides: Mapping[str, Any], setup: TrialSetup, repo
     """Be one rank of a trial; rank 0 records what the trial measures."""
     from irtune.layers.collectives import gather, rank
 
-    config = setup.config(overrides)
+    config = _with_threads_here(setup.config(overrides), setup.at_once)
     folder = setup.trial_folder(trial)
     shared = setup.config({}).data if setup.data is None else setup.data
     dataset = ray.get(setup.dataset) if config.data == shared else config.data.load()
@@ -85,6 +87,18 @@ def train_rank(trial: str, overrides: Mapping[str, Any], setup: TrialSetup, repo
         raise public from None
     finally:
         recorder.close()
+
+
+def _with_threads_here(config: ExperimentConfig, at_once: int | None) -> ExperimentConfig:
+    """The configuration with the number of threads that this node has for a worker, while so many trials run."""
+    from irtune.workers.cluster import alive_nodes
+
+    engine, here = config.engine, ray.get_runtime_context().get_node_id()
+    node = next((node for node in alive_nodes() if node.id == here), None)
+    if node is None or at_once is None:
+        return with_threads(config, at_once)
+    busy = min(max(1, node.room(engine)), at_once * engine.num_workers)
+    return with_threads(config, busy, node.resources.get("CPU", 1.0))
 
 
 class _TrialStoppedError(Exception):

@@ -40,7 +40,7 @@ def test_four_of_thirty_blocks_train_and_the_loss_falls(tmp_path: Path) -> None:
             "selection.reselect_every": 3,
             "training.max_steps": 6,
             "training.learning_rate": 2e-3,
-            "engine.cpus_per_worker": 2,
+            "engine.threads_per_worker": 2,
         },
     )
     run(config, folder=tmp_path, recorder=memory)

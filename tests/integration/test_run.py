@@ -18,6 +18,7 @@ from irtune.analysis.metrics import evaluation
 from irtune.config.load import load
 from irtune.config.schema import ExperimentConfig, ModelConfig
 from irtune.layers import SelectionRecord
+from irtune.processor import num_cores
 from irtune.training import loop
 from irtune.training.loop import weights_of
 from irtune.training.model import materialize
@@ -374,3 +375,33 @@ def test_a_label_that_the_data_lacks_is_refused(uneven: Path, tmp_path: Path) ->
     config = uneven_run(uneven, **{"training.class_weights": {"rara": 5}})
     with pytest.raises(ValueError, match=r"training\.class_weights\.rara.*did you mean 'rare'"):
         run(config, folder=tmp_path / "run", recorder=Memory())
+
+
+def test_a_run_alone_has_all_cores_and_says_how_many_threads_it_used(tmp_path: Path) -> None:
+    alone, told = Memory(), Memory()
+    run(tiny(**{"training.max_steps": 1}), folder=tmp_path / "alone", recorder=alone)
+    assert alone.tag_values["irtune.engine.threads"] == str(num_cores())
+    run(tiny(**{"training.max_steps": 1, "engine.threads_per_worker": 3}), folder=tmp_path / "told", recorder=told)
+    assert told.tag_values["irtune.engine.threads"] == "3"
+
+
+def test_dropping_moments_is_forgetting_them_at_the_thaw(tmp_path: Path) -> None:
+    random = {"selection.policy.name": "random", "selection.policy.k": 2, "selection.reselect_every": 1}
+    memories = {}
+    for name, setting in {"drop": {"frozen_state": "drop"}, "reset": {"on_thaw": "reset"}, "keep": {}}.items():
+        memories[name] = Memory()
+        settings = {f"selection.{key}": value for key, value in setting.items()}
+        run(tiny(**random, **settings), folder=tmp_path / name, recorder=memories[name])
+    assert memories["drop"].points["train/loss"] == memories["reset"].points["train/loss"]
+    assert memories["drop"].points["train/loss"] != memories["keep"].points["train/loss"]
+
+
+def test_idle_adapters_are_no_part_of_what_a_run_finds(tmp_path: Path) -> None:
+    """Dropout too: blocks that train draw what they would have drawn."""
+    found = []
+    for skip in (True, False):
+        memory = Memory()
+        config = tiny(**{"engine.skip_idle_adapters": skip, "adapter.dropout": 0.2})
+        found.append(without_timing(run(config, folder=tmp_path / str(skip), recorder=memory).metrics))
+        found.append(memory.points["train/loss"])
+    assert found[:2] == found[2:]

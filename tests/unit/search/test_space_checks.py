@@ -44,8 +44,8 @@ def test_a_good_space_has_no_mistakes():
     [
         pytest.param(
             {"selection.reselect_evry": INTERVAL},
-            "space.selection.reselect_evry: … unknown … 'reselect_every'? … available: measure, on_thaw, policy, "
-            "reselect_every, self_check",
+            "space.selection.reselect_evry: … unknown … 'reselect_every'? … available: frozen_state, measure, on_thaw, "
+            "policy, reselect_every, self_check",
             id="unknown-key",
         ),
         pytest.param(

@@ -1,0 +1,405 @@
+"""What a training step costs: irtune's own beside a Hugging Face Trainer's with PEFT, each in turn, in one process.
+
+    python benchmarks/step.py [--quick] [--device cuda] [--model smollm2-135m|tiny|8b-blocks] [--precision fp32|bf16]
+
+| contender | what it is |
+|---|---|
+| Trainer | PEFT as people use it: batches of like lengths, padded to their longest; ``layers_to_transform`` |
+| Trainer, padded | the same, every input padded to 256 tokens |
+| LISA callback | a Trainer whose callback draws two blocks anew, as LMFlow's does: requires_grad and nothing else |
+| plug-in | ``IRTuningCallback`` in a Trainer |
+| irtune | the loop that trials run in, as it is by default |
+
+Every round takes one step of each, beginning with another one, on the same batches from the same weights. Ratios are
+medians over rounds of a contender's time to that of ``Trainer, all`` in the same round, and likewise of CPU time, which
+other programs of the machine lengthen less. ``FLOPs`` are the closed form's, as a part of a step of all blocks, and
+``distance`` is the time ratio to irtune's own ``all`` over that: 1 where time goes with FLOPs. Three more steps of each
+are looked into, the last of them a refresh: how long forward pass, backward pass, optimizer and selection take, and
+what the forward pass keeps for the backward pass. ``peak`` is what a GPU's allocator held at most beyond what it held
+before the step.
+
+``8b-blocks`` has four random blocks of an 8B Llama's shape. ``--quick`` takes few rounds. PASS says that irtune's
+losses are the Trainer's, and that its step with all blocks is not slower. The last line is everything as JSON.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gpu_contenders import (
+    RESELECT_EVERY,
+    Bench,
+    LoopSteps,
+    Setting,
+    TrainerSteps,
+    loop_steps,
+    make_trainer,
+    outside_a_process_group,
+)
+from gpu_steps import largest_difference, synchronized
+from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
+
+import irtune
+from irtune.config.load import with_overrides
+from irtune.config.schema import ModelConfig
+from irtune.layers.blocks import find_blocks
+from irtune.studies.provenance import environment
+from irtune.training.model import materialize
+from irtune.training.tokenizer import load_tokenizer
+
+KINDS = ("all", "last third", "ir", "cost_aware", "lisa")
+BASE, OWN = "Trainer, all", "irtune, all"
+WARM_UP, LOOKED_INTO = 2, 3
+LISA_BLOCKS = 2
+PADDED = 2
+"""Times the longest input: 256 tokens, but for the tiny model, which reads bytes."""
+BATCH = {"cpu": 4, "cuda": 16}
+LOSSES = {"fp32": 1e-3, "bf16": 0.2}
+"""Largest relative difference of a loss to the Trainer's. In bf16 the Trainer has fp32 weights under autocast."""
+MOST_TIME = 1.05
+PHASES = ("forward", "backward", "optimizer", "selection")
+
+
+class Lisa(TrainerCallback):  # type: ignore[misc]
+    """LISA as a callback of one's own: ``requires_grad`` of all blocks but a few is off until the next draw."""
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **options: Any) -> None:
+        """Draw anew at every refresh."""
+        if state.global_step % RESELECT_EVERY:
+            return
+        members = find_blocks(model)[1]
+        drawn = np.random.choice(len(members), LISA_BLOCKS, replace=False)
+        for index, member in enumerate(members):
+            for name, parameter in member.named_parameters():
+                if "lora_" in name:
+                    parameter.requires_grad_(index in drawn)
+
+
+@dataclass
+class Inside:
+    """What a step is made of, read by wrapping what it calls; only while ``looks``.
+
+    Args:
+        device: That is synchronised at every border.
+        seconds: By phase, each without the phases inside of it.
+        saved_bytes: What the last forward pass kept, parameters left out and views counted once.
+    """
+
+    device: str
+    seconds: Counter[str] = field(default_factory=Counter)
+    saved_bytes: int = 0
+    looks: bool = False
+    _phases: list[str] = field(default_factory=list)
+    _since: float = 0.0
+
+    def watch(self, owner: Any, name: str, phase: str, parameters: Sequence[torch.Tensor] = ()) -> None:
+        """Take the time of ``owner.name`` for ``phase``; of a forward pass also what it keeps."""
+        original: Callable[..., Any] = getattr(owner, name)
+
+        def watched(*arguments: Any, **options: Any) -> Any:
+            if not self.looks:
+                return original(*arguments, **options)
+            with self._in(phase), self._counted(parameters) if parameters else ExitStack():
+                return original(*arguments, **options)
+
+        setattr(owner, name, watched)
+
+    @contextmanager
+    def _in(self, phase: str) -> Iterator[None]:
+        self._charge()
+        self._phases.append(phase)
+        try:
+            yield
+        finally:
+            self._charge()
+            self._phases.pop()
+
+    def _charge(self) -> None:
+        now = synchronized(self.device)
+        if self._phases:
+            self.seconds[self._phases[-1]] += now - self._since
+        self._since = now
+
+    @contextmanager
+    def _counted(self, parameters: Sequence[torch.Tensor]) -> Iterator[None]:
+        own = {parameter.untyped_storage().data_ptr() for parameter in parameters}
+        storages: dict[int, int] = {}
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            yield
+        self.saved_bytes = sum(size for pointer, size in storages.items() if pointer not in own)
+
+
+class Contender:
+    """Takes single steps, and notes what each of them took."""
+
+    def __init__(self, steps: "TrainerSteps | LoopSteps", callback: Any, device: str) -> None:
+        self.steps, self.device, self.inside = steps, device, Inside(device)
+        self._callback = callback
+        self.wall_s: list[float] = []
+        self.cpu_s: list[float] = []
+        self.flops: list[float] = []
+        self.peak_bytes: list[int] = []
+
+    def step(self) -> None:
+        """One optimizer step."""
+        before = self._flops()
+        if self.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            held = torch.cuda.memory_allocated()
+        started, cpu = synchronized(self.device), time.process_time()
+        self.steps.step()
+        self.wall_s.append(synchronized(self.device) - started)
+        self.cpu_s.append(time.process_time() - cpu)
+        self.flops.append(self._flops() - before)
+        if self.device == "cuda":
+            self.peak_bytes.append(torch.cuda.max_memory_allocated() - held)
+
+    def look_inside(self) -> None:
+        """From now on, look into every step."""
+        inside, steps = self.inside, self.steps
+        if isinstance(steps, LoopSteps):
+            blocks, controller = steps.loop.blocks, steps.loop.controller
+            inside.watch(blocks, "_loss_of", "forward", list(blocks.model.parameters()))
+            inside.watch(blocks.engine, "backward", "backward")
+            inside.watch(blocks, "optimizer_step", "optimizer")
+        else:
+            trainer, controller = steps.trainer, getattr(self._callback, "controller", None)
+            inside.watch(trainer, "compute_loss", "forward", list(trainer.model.parameters()))
+            inside.watch(trainer.accelerator, "backward", "backward")
+            inside.watch(trainer.optimizer, "step", "optimizer")
+        if controller is not None:
+            inside.watch(controller, "before_step", "selection")
+            inside.watch(controller, "after_backward", "selection")
+        inside.looks = True
+
+    def _flops(self) -> float:
+        return self.steps.flops if isinstance(self.steps, LoopSteps) else 0.0
+
+
+@contextmanager
+def contenders(bench: Bench, kinds: Sequence[str]) -> Iterator[dict[str, Contender]]:
+    """All of them by name, ready for their first step."""
+    every = range(bench.num_blocks)
+    trainers: list[tuple[str, Sequence[int], int | None, Any]] = [
+        (BASE, every, None, None),
+        ("Trainer, last third", every[-bench.third :], None, None),
+        ("Trainer, padded", every, PADDED * int(bench.config.model.max_length), None),
+        ("LISA callback", every, None, Lisa()),
+        *(
+            (f"plug-in, {kind}", every, None, plug_in(bench, kind))
+            for kind in kinds
+            if kind not in ("all", "last third")
+        ),
+    ]
+    found: dict[str, Contender] = {}
+    with ExitStack() as stack:
+        for name, adapted, pad_to, callback in trainers:
+            found[name] = Contender(
+                stack.enter_context(trainer_steps(bench, adapted, pad_to, callback)), callback, bench.device
+            )
+        for kind in kinds:
+            found[f"irtune, {kind}"] = Contender(stack.enter_context(loop_steps(bench, kind)), None, bench.device)
+        yield found
+
+
+def plug_in(bench: Bench, kind: str) -> Any:
+    """The callback that makes a kind of choice."""
+    options = {"budget": bench.budget} if kind == "cost_aware" else {}
+    return irtune.IRTuningCallback(kind, reselect_every=RESELECT_EVERY, **options)
+
+
+@contextmanager
+def trainer_steps(bench: Bench, adapted: Sequence[int], pad_to: int | None, callback: Any) -> Iterator[TrainerSteps]:
+    """A Trainer, with the same weights at the start as irtune's."""
+    others = [] if callback is None else [callback]
+    with outside_a_process_group():
+        steps = TrainerSteps(lambda turns: make_trainer(bench, adapted, [*others, turns], pad_to))
+    try:
+        yield steps
+    finally:
+        steps.close()
+
+
+def measure(bench: Bench, kinds: Sequence[str], rounds: int) -> dict[str, dict[str, Any]]:
+    """What there is to say of each contender."""
+    with contenders(bench, kinds) as ready, outside_a_process_group():
+        names = list(ready)
+        for number in range(WARM_UP + rounds):
+            first = number % len(names)
+            for name in names[first:] + names[:first]:
+                ready[name].step()
+        looked = {name: look_into(contender) for name, contender in ready.items()}
+        losses = {name: contender.steps.losses for name, contender in ready.items()}
+        timed = slice(WARM_UP, WARM_UP + rounds)
+        real = [int(bench.rows.lengths[batch].sum()) for batch in bench.batches][timed]
+        base, own = ready[BASE], ready[OWN]
+        return {
+            name: row_of(each, base, own, twin_of(name, ready), timed, sum(real))
+            | looked[name]
+            | {"loss_difference": largest_difference(losses[BASE], losses[name])}
+            for name, each in ready.items()
+        }
+
+
+def twin_of(name: str, ready: Mapping[str, Contender]) -> Contender | None:
+    """irtune's contender that trains the same blocks; draws and what a plug-in knows of costs are others."""
+    who, _, kind = name.partition(", ")
+    is_drawn = who == "plug-in" and kind != "ir"
+    return None if is_drawn else ready.get(f"irtune, {kind}")
+
+
+def look_into(contender: Contender) -> dict[str, Any]:
+    """Phases of ordinary steps and of a refresh, and what their forward passes keep."""
+    contender.look_inside()
+    for _ in range(LOOKED_INTO - 1):
+        contender.step()
+    ordinary, saved = Counter(contender.inside.seconds), contender.inside.saved_bytes
+    contender.step()
+    refresh = contender.inside.seconds - ordinary
+    contender.inside.looks = False
+    peaks = contender.peak_bytes[-LOOKED_INTO:]
+    return {
+        **{f"{phase}_s": ordinary[phase] / (LOOKED_INTO - 1) for phase in PHASES[:3]},
+        "selection_s": refresh["selection"],
+        "saved_bytes": saved,
+        "saved_at_refresh_bytes": contender.inside.saved_bytes,
+        "peak_bytes": max(peaks[:-1], default=None),
+        "peak_at_refresh_bytes": peaks[-1] if peaks else None,
+    }
+
+
+def row_of(
+    each: Contender, base: Contender, own: Contender, twin: Contender | None, timed: slice, tokens: int
+) -> dict[str, Any]:
+    """Times of one contender; a plug-in's or Trainer's FLOPs are those of irtune's ``twin``."""
+
+    def ratios(name: str, of: Contender, to: Contender) -> list[float]:
+        return [one / other for one, other in zip(getattr(of, name)[timed], getattr(to, name)[timed], strict=True)]
+
+    time_ratios = ratios("wall_s", each, base)
+    row = {
+        "median_s": statistics.median(each.wall_s[timed]),
+        "time_ratio": statistics.median(time_ratios),
+        "time_ratio_quartiles": statistics.quantiles(time_ratios, n=4),
+        "cpu_ratio": statistics.median(ratios("cpu_s", each, base)),
+        "real_tokens_per_s": tokens / sum(each.wall_s[timed]),
+        "flops_ratio": None,
+        "distance": None,
+    }
+    if twin is not None:
+        flops = ratios("flops", twin, own)
+        to_own = zip(ratios("wall_s", each, own), flops, strict=True)
+        row["flops_ratio"] = statistics.median(flops)
+        row["distance"] = statistics.median(time / part for time, part in to_own)
+    return row
+
+
+def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """A line per contender, as Markdown."""
+    head = ["contender", "ms", "time / Trainer, all", "quartiles", "CPU time", "FLOPs / all", "distance", "tokens/s"]
+    head += [f"{phase}, ms" for phase in PHASES] + ["kept, MiB", "at a refresh", "peak, MiB", "at a refresh"]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for name, row in rows.items():
+        low, _, high = row["time_ratio_quartiles"]
+        values = [
+            name,
+            f"{row['median_s'] * 1e3:.1f}",
+            f"{row['time_ratio']:.3f}",
+            f"{low:.3f}-{high:.3f}",
+            f"{row['cpu_ratio']:.3f}",
+            *("" if row[key] is None else f"{row[key]:.3f}" for key in ("flops_ratio", "distance")),
+            f"{row['real_tokens_per_s']:.0f}",
+            *(f"{row[f'{phase}_s'] * 1e3:.1f}" for phase in PHASES),
+            *(mebibytes(row[key]) for key in ("saved_bytes", "saved_at_refresh_bytes")),
+            *(mebibytes(row[key]) for key in ("peak_bytes", "peak_at_refresh_bytes")),
+        ]
+        lines.append("| " + " | ".join(values) + " |")
+    return "\n".join(lines)
+
+
+def mebibytes(size: float | None) -> str:
+    """For the table; empty where it was not measured."""
+    return "" if size is None else f"{size / 2**20:.0f}"
+
+
+def blocks_like_8b(folder: Path) -> Path:
+    """A checkpoint of four random blocks of an 8B Llama's shape, over bytes."""
+    tiny = materialize(ModelConfig(name="tiny-random"))
+    tokenizer = load_tokenizer(tiny)
+    shape = {"hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32, "num_key_value_heads": 8}
+    config = LlamaConfig(num_hidden_layers=4, vocab_size=len(tokenizer), pad_token_id=0, eos_token_id=1, **shape)
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def rounds_of(options: argparse.Namespace) -> int:
+    """So many rounds that the last step that is looked into is a refresh."""
+    wanted = options.rounds or (16 if options.quick else 36)
+    return int(wanted + -(WARM_UP + wanted + LOOKED_INTO - 1) % RESELECT_EVERY)
+
+
+def main() -> int:
+    """Print the table, and everything as JSON in the last line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--model", default="smollm2-135m", help="smollm2-135m, tiny, 8b-blocks, or a folder")
+    parser.add_argument("--precision", choices=tuple(LOSSES), default="fp32")
+    parser.add_argument("--batch", type=int, help="examples of a step; by default 4, on a GPU 16")
+    parser.add_argument("--dropout", type=float, default=0.0, help="of adapters; losses are compared at 0 alone")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="what irtune trains")
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--out", type=Path, help="write what was found as JSON, too")
+    options = parser.parse_args()
+    kinds = ["all", *(kind for kind in options.kinds if kind != "all")]
+    rounds = rounds_of(options)
+    # Threads that are begun later have as many.
+    torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        if options.model == "8b-blocks":
+            options.model = str(blocks_like_8b(Path(folder) / "model"))
+        setting = Setting(options.precision, options.batch or BATCH[options.device])
+        # A Trainer is told how many steps to take, and ends when it is told to.
+        bench = Bench.of(setting, options, WARM_UP + rounds + LOOKED_INTO + 1, Path(folder))
+        config = with_overrides(bench.config, {"engine.threads_per_worker": options.threads})
+        bench = replace(bench, config=config)
+        rows = measure(bench, kinds, rounds)
+    print(table(rows))
+    difference, slower = rows[OWN]["loss_difference"], rows[OWN]["time_ratio"]
+    passed = (options.dropout > 0 or difference <= LOSSES[options.precision]) and slower <= MOST_TIME
+    print(f"\nlargest relative difference of a loss, {OWN} to {BASE}: {difference:.1e}")
+    print("PASS" if passed else "FAIL")
+    found = {
+        "environment": environment(),
+        "options": {name: str(value) for name, value in vars(options).items()},
+        "rounds": rounds,
+        "mean_length": bench.mean_length,
+        "contenders": rows,
+    }
+    line = json.dumps(found)
+    if options.out:
+        options.out.write_text(line, encoding="utf-8")
+    print(line)
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
