@@ -83,9 +83,17 @@ def _parser() -> argparse.ArgumentParser:
         "recommend", help="say what a study's best trial comes to without irtune: PEFT settings, and a layer card"
     )
     recommend.add_argument("study", metavar="NAME", help="a sweep's or ablation's folder, or its name under --storage")
+    recommend.add_argument("overrides", **overrides)  # type: ignore[arg-type]
     recommend.add_argument("--storage", type=Path, help=f"where studies lie (default: {STORAGE})")
     recommend.add_argument("--trial", metavar="NAME", help="the trial, or the cell, to go by (default: the best one)")
     recommend.add_argument("--out", type=Path, metavar="FOLDER", help="where to write (default: the study's folder)")
+    recommend.add_argument(
+        "--control",
+        type=int,
+        metavar="SEEDS",
+        help="then train its blocks statically, what chose them, and LoRA of all blocks, on so many fresh seeds each",
+    )
+    _add_ways_to_run(recommend)
     recommend.set_defaults(command=_recommend)
 
     validate = commands.add_parser(
@@ -170,14 +178,23 @@ def _study(
 def _recommend(options: argparse.Namespace, console: Console) -> int:
     from irtune.studies.recommend import recommend
 
+    if options.control is None and (options.overrides or options.plan or options.resume != "ask"):
+        raise ValueError("settings, --plan, --resume and --new are about the control; give --control SEEDS with them")
     storage = (options.storage or Path(STORAGE)).expanduser().resolve()
     folder, recommended = recommend(options.study, storage, options.trial)
-    files = recommended.write((options.out or folder).expanduser())
+    out = (options.out or folder).expanduser()
+    files = [] if options.plan else recommended.write(out)
     for text in (recommended.python(), recommended.yaml()):
         console.print(text, highlight=False, soft_wrap=True, markup=False)
     for file in files:
         console.print(f"wrote {file}", highlight=False, soft_wrap=True, markup=False)
-    return 0
+    if options.control is None:
+        return 0
+    from irtune.studies.control import run_control
+
+    how = {"resume": options.resume, "plan": options.plan, "console": console}
+    settings = parse_overrides(options.overrides)
+    return 0 if run_control(folder, out, recommended, options.control, settings, **how) else 1
 
 
 def _validate(options: argparse.Namespace, console: Console) -> int:

@@ -337,6 +337,23 @@ class ExperimentConfig(Section):
             raise mistakes(wrong)
         return config
 
+    @model_validator(mode="after")
+    def _probes_are_large_enough(self) -> Self:
+        if not self.wants_scores:
+            return self
+        rows, workers = self.importance.rows(self.training.micro_batch_size), self.engine.num_workers
+        try:
+            self.importance.check(rows * workers)
+        except ValueError as error:
+            at = f"training.micro_batch_size={self.training.micro_batch_size} on engine.num_workers={workers}"
+            raise mistakes({"importance.name": f"{error} (now {at})"}) from error
+        return self
+
+    @property
+    def wants_scores(self) -> bool:
+        """Whether blocks are scored at all."""
+        return self.selection.policy.uses_importance or self.selection.measure == "always"
+
     @property
     def strategy(self) -> str:
         """What MLflow and tables group runs by: ``all`` if every block trains, else the method, else the policy."""

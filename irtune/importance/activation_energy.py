@@ -24,5 +24,17 @@ class ActivationEnergy(ImportanceSignal):
     source: ClassVar[Source] = "forward"
 
     def measure(self, blocks: MeasuredBlocks) -> np.ndarray:
-        """Energies ``(L,)`` of this forward pass."""
-        return np.array([float(np.mean(layers)) for layers in blocks.activation_energies()])
+        """Energies ``(L,)`` of this forward pass.
+
+        Raises:
+            ValueError: If in a block nothing passes through an adapted layer.
+        """
+        found = blocks.activation_energies()
+        empty = [index for index, layers in enumerate(found) if not len(layers)]
+        if empty:
+            raise ValueError(
+                f"importance.name: {self.name} reads what enters adapted layers, and through those of blocks {empty} "
+                "nothing passes; have adapter.target_modules reach a layer that is used in every block, or use "
+                "importance.name: cosine_similarity"
+            )
+        return np.array([float(np.mean(layers)) for layers in found])

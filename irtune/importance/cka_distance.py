@@ -58,6 +58,14 @@ class CkaDistance(ImportanceSignal):
 
     source: ClassVar[Source] = "forward"
 
+    def check(self, num_examples: int) -> None:
+        """Raise ValueError for fewer than three examples."""
+        if num_examples < FEWEST_EXAMPLES:
+            raise ValueError(
+                f"{self.name} compares at least {FEWEST_EXAMPLES} examples with each other, and a probe has "
+                f"{num_examples}; raise training.micro_batch_size or importance.probe_fraction"
+            )
+
     def measure(self, blocks: MeasuredBlocks) -> np.ndarray:
         """Distances ``(L,)`` of this forward pass.
 
@@ -65,9 +73,8 @@ class CkaDistance(ImportanceSignal):
             ValueError: If the probe has fewer than three examples.
         """
         states = blocks.token_states(self.token)
-        if (found := len(states[0][0])) < FEWEST_EXAMPLES:
-            raise ValueError(
-                f"importance.name: {self.name} compares at least {FEWEST_EXAMPLES} examples with each other, and a "
-                f"probe has {found}; raise training.micro_batch_size or importance.probe_fraction"
-            )
+        try:
+            self.check(len(states[0][0]))
+        except ValueError as error:
+            raise ValueError(f"importance.name: {error}") from None
         return np.array([1 - linear_cka(before, after) for before, after in states])

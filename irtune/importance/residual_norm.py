@@ -50,6 +50,7 @@ class ResidualNorm(ImportanceSignal):
     )
 
     apart: ClassVar[bool] = True
+    needs_low_rank: ClassVar[bool] = True
 
     def prepare(self, blocks: MeasuredBlocks) -> None:
         """Features are gone after a forward pass, so they have to be read as they pass."""

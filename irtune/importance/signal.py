@@ -159,10 +159,20 @@ class ImportanceSignal(BaseModel):
     apart: ClassVar[bool] = False
     """Whether a probe of gradients has to be a pass of its own, since it also reads what passes forward."""
 
+    needs_low_rank: ClassVar[bool] = False
+    """Whether every block has to have a pair of ``lora_A`` and ``lora_B``."""
+
     @property
     def stale(self) -> bool:
         """Whether frozen blocks keep the score that they last had instead of being probed."""
         return False
+
+    def rows(self, micro_batch_size: int) -> int:
+        """Examples of a rank's micro-batch that a probe uses."""
+        return max(1, math.ceil(self.probe_fraction * micro_batch_size))
+
+    def check(self, num_examples: int) -> None:
+        """Raise ValueError if the signal cannot work with probes of ``num_examples``, of all ranks together."""
 
     def prepare(self, blocks: MeasuredBlocks) -> None:
         """Called once, on all ranks, before the first step."""

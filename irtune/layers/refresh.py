@@ -1,6 +1,5 @@
 """When blocks are chosen anew, and which passes that costs: the one rule of training and of forecasts."""
 
-import math
 from dataclasses import dataclass
 
 from irtune.importance import ImportanceSignal
@@ -74,5 +73,5 @@ class RefreshRule:
         """
         measured = self.probes_apart and self.signal.source != "weights"
         through_all = measured and self.signal.source == "gradients"
-        rows = max(1, math.ceil(self.signal.probe_fraction * micro_batch_size))
+        rows = self.signal.rows(micro_batch_size)
         return ProbePasses(measured + num_suppressed, int(through_all), rows)

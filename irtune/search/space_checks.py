@@ -94,10 +94,8 @@ def doubtful(config: SweepConfig) -> list[str]:
             f"tune.num_trials: {config.tune.num_trials} of the grid's {num_configurations} configurations are tried"
         )
     doubts += doubts_of_sampler(config)
-    tree = explicit(config.experiment())
     without_effect: dict[str, set[str]] = {}
-    for values in _cases(space):
-        varied = build(ExperimentConfig, apply_overrides(tree, values), "space")
+    for values, varied in variations(config):
         for key in values:
             if key.startswith("importance.") and not varied.selection.policy.uses_importance:
                 without_effect.setdefault(key, set()).add(varied.method or varied.selection.policy.name)
@@ -106,6 +104,13 @@ def doubtful(config: SweepConfig) -> list[str]:
         names = ", ".join(sorted(strategies))
         doubts.append(f"space.{key}: has no effect under {names}; restrict it with when: {{key: {chooser}, …}}")
     return doubts
+
+
+def variations(config: SweepConfig) -> Iterator[tuple[Values, ExperimentConfig]]:
+    """Experiments that a space leads to, each with its place there; of a space that ``check_space`` accepts."""
+    tree = explicit(config.experiment())
+    for values in _cases(config.space):
+        yield values, build(ExperimentConfig, apply_overrides(tree, values), "space")
 
 
 def indistinct_choices(config: SweepConfig, sizes_by_tensors: Callable[[str], list[np.ndarray]]) -> list[str]:

@@ -17,20 +17,19 @@ from irtune.config.sweep_schema import SweepConfig
 from irtune.data.dataset import DatasetConfig, LabelledDataset, Split
 from irtune.data.encode import EncodedDataset, encode, encode_once
 from irtune.data.label_names import metric_labels
-from irtune.layers import map_parameters
 from irtune.search.ablation_cells import cells_of, check_cells, configurations
 from irtune.search.objectives import unknown_metrics
-from irtune.search.space_checks import check_space, doubtful, indistinct_choices, values_of
+from irtune.search.space_checks import check_space, doubtful, values_of
 from irtune.search.warm_start import NOTHING_EARLIER, Earlier, earlier_trials
 from irtune.studies.budgets import cells_at_budget
+from irtune.studies.shape_checks import check_shapes
 from irtune.tracking.address import local_database, resolve_tracking_uri
 from irtune.tracking.run_record import DATA_TAG, DIGEST_TAG
 from irtune.training.class_weights import ClassWeights, check_class_weights
 from irtune.training.deepspeed_config import deepspeed_config
 from irtune.training.errors import ModelError
 from irtune.training.evaluation import check_metric, metric_names
-from irtune.training.model import classifier_shape, materialize, num_blocks, shapes_only
-from irtune.training.run import check_tensors
+from irtune.training.model import classifier_shape, materialize, num_blocks
 from irtune.training.tokenizer import check_length, check_vocabulary, load_tokenizer, max_positions
 
 if TYPE_CHECKING:
@@ -208,7 +207,7 @@ def _config_mistakes(config: ExperimentConfig, checkpoint: Path, blocks: int) ->
     mistakes = _mistaken_variations(config, blocks)
     mistakes += [mistake for mistake in _complaints(config.selection.policy.check, blocks) if mistake not in mistakes]
     mistakes += _complaints(deepspeed_config, config.training, config.engine)
-    return mistakes + _complaints(_check_shapes, config, checkpoint, not mistakes)
+    return mistakes + _complaints(check_shapes, config, checkpoint, not mistakes)
 
 
 def _corpora(config: ExperimentConfig) -> list[DatasetConfig]:
@@ -327,20 +326,3 @@ def _complaints(check: Callable[..., object], *arguments: object) -> list[str]:
     except ValueError as error:
         return str(error).splitlines()
     return []
-
-
-def _check_shapes(config: ExperimentConfig, checkpoint: Path, space_is_sound: bool) -> None:
-    """Check adapter, signal and choices of a search space against the shapes of the model's parameters.
-
-    Raises:
-        ValueError: With every mistake.
-    """
-    try:
-        blocks = map_parameters(shapes_only(checkpoint, config.adapter))
-    except RuntimeError:
-        # Some tuners look at weights as they are made, and here there are none.
-        return
-    check_tensors(config, blocks)
-    alike = indistinct_choices(config, blocks.sizes) if isinstance(config, SweepConfig) and space_is_sound else []
-    if alike:
-        raise ValueError("\n".join(alike))

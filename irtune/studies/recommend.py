@@ -5,7 +5,7 @@ import logging
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -46,11 +46,19 @@ class Recommendation:
         advice: PEFT settings.
         card: What was learnt of the blocks.
         about: The study and its configuration, in a line.
+        trial: The first that it was learnt from.
+        seed: Of the study.
     """
 
     advice: Advice
     card: LayerCard
     about: str
+    trial: RecordedTrial
+    seed: int
+
+    def with_notes(self, *notes: str) -> "Recommendation":
+        """The same with more to know about it, in sentences."""
+        return replace(self, advice=replace(self.advice, notes=(*self.advice.notes, *notes)))
 
     def python(self) -> str:
         """The settings as a module."""
@@ -116,7 +124,7 @@ def recommend(name: str, storage: Path, trial: str | None = None) -> tuple[Path,
         f"From {origin.study}: {configuration} ({origin.strategy}), seeds {', '.join(map(str, seeds))} of "
         f"{origin.steps} steps each; {origin.model} on {origin.corpus}, data {origin.data_fingerprint}."
     )
-    return folder, Recommendation(advice, card, about)
+    return folder, Recommendation(advice, card, about, chosen[0], int(identity.settings.get("seed") or 0))
 
 
 def _chosen(

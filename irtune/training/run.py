@@ -23,6 +23,7 @@ from irtune.data.encode import encode_once
 from irtune.data.label_names import metric_labels
 from irtune.files import once_there_is_room, write_arrays
 from irtune.layers import Blocks, LayerController, map_parameters
+from irtune.layers.blocks import low_rank_pairs
 from irtune.layers.collectives import gather
 from irtune.redaction import redacted
 from irtune.training.adapter import add_adapter
@@ -196,6 +197,14 @@ def check_tensors(config: ExperimentConfig, blocks: Blocks) -> None:
     Raises:
         ValueError: If there are none in a block.
     """
+    if config.wants_scores and config.importance.needs_low_rank:
+        without = [index for index, block in enumerate(blocks.per_block) if not low_rank_pairs(block)]
+        if without:
+            raise ValueError(
+                f"importance.name: {config.importance.name} reads pairs of lora_A and lora_B, and adapter.type "
+                f"{config.adapter.type!r} puts none into the linear layers of blocks {without}; set adapter.type=lora "
+                "and adapter.target_modules to linear layers of every block, or importance.name=gradient_norm"
+            )
     tensors = getattr(config.importance, "tensors", "all")
     if not all(map(len, blocks.sizes(tensors))):
         raise ValueError(

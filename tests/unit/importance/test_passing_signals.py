@@ -82,6 +82,11 @@ def test_activation_energy_is_the_mean_over_a_blocks_layers():
     assert ActivationEnergy().measure(fake(2, energies=energies)).tolist() == [2, 8]
 
 
+def test_a_block_through_whose_adapted_layers_nothing_passes_is_named():
+    with refused(ValueError, "importance.name", "activation_energy", "blocks [1]", "adapter.target_modules"):
+        ActivationEnergy().measure(fake(2, energies=[np.array([1.0]), np.array([])]))
+
+
 def test_a_projected_norm_by_hand():
     # G = ((3, 0), (0, 4)) over features of mean square 1 and 4: 9 / 1 + 16 / 4.
     assert projected_norm(np.diag([9.0, 16.0]), np.diag([1.0, 4.0]), 1e-15) == pytest.approx(13**0.5)

@@ -148,7 +148,7 @@ def test_a_forecast_is_what_the_controller_has_the_trainer_run(policy, importanc
     config = experiment(
         selection(policy, 3, measure=measure),
         importance=importance,
-        training={"max_steps": 10, "gradient_accumulation_steps": 2},
+        training={"max_steps": 10, "gradient_accumulation_steps": 2, "micro_batch_size": 4},
     )
     blocks = CountedBlocks()
     controller = LayerController(
@@ -163,10 +163,10 @@ def test_a_forecast_is_what_the_controller_has_the_trainer_run(policy, importanc
     )
     spent = []
     for step in range(10):
-        controller.before_step(step, {"input_ids": np.zeros((2, 5))})
+        controller.before_step(step, {"input_ids": np.zeros((4, 5))})
         through = blocks.active
         controller.after_backward(step)
-        spent.append(COST.optimizer_step_flops(through, [(2, 5), (2, 5)], controller.passes))
+        spent.append(COST.optimizer_step_flops(through, [(4, 5), (4, 5)], controller.passes))
     assert mean_step_flops(config, COST, length=5.0) == pytest.approx(np.mean(spent), rel=1e-12)
 
 

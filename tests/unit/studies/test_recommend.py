@@ -12,11 +12,14 @@ from saying import refused, says
 from tiny_models import classifier
 
 from irtune.analysis.layer_card import LayerCard
+from irtune.analysis.trials import beside_selection
 from irtune.cli import main
 from irtune.config.ablation_schema import AblationConfig
-from irtune.config.load import build, dotted_keys
+from irtune.config.load import build, dotted_keys, with_overrides
 from irtune.config.schema import ExperimentConfig
 from irtune.config.sweep_schema import SweepConfig
+from irtune.search.ablation_cells import cells_of, seeds_of
+from irtune.studies.control import control_of
 from irtune.studies.recommend import recommend
 from irtune.studies.recorded import StudyError
 from irtune.studies.resume import IDENTITY, write_identity
@@ -337,8 +340,74 @@ def test_a_trial_whose_records_are_damaged_is_passed_over(study, tmp_path, damag
     assert found.card.origin.seeds == (0, 2)
 
 
+def test_a_control_is_three_cells_on_seeds_that_the_study_never_saw(study, tmp_path):
+    folder = study(SweepConfig)
+    trial(folder, "trial_0000", 0.8, choices=((0, (3, 5)),), r=9, alpha=18)
+    found = recommend(str(folder), tmp_path)[1]
+    config = control_of(folder, found, 3, {"training.learning_rate": 0.25})
+    cells = {cell.name: with_overrides(config.experiment(), cell.overrides) for cell in cells_of(config)}
+    assert list(cells) == ["static", "dynamic", "uniform"]
+    assert (config.name, config.storage) == (f"{folder.name}-control-trial_0000", str(folder.parent))
+    assert [list(seeds_of(config, cell)) for cell in cells_of(config)] == [[2_000_000, 2_000_001, 2_000_002]] * 3
+    # What differs is what is compared.
+    assert dotted_keys(cells["dynamic"].selection)["policy.k"] == 2
+    assert cells["static"].selection.policy.blocks == (3, 5)
+    assert cells["uniform"].strategy == "all"
+    assert {name: (one.adapter.r, one.adapter.alpha) for name, one in cells.items()} == {
+        "static": (9, 18),
+        "dynamic": (9, 18),
+        "uniform": (3, 6),
+    }
+    assert {(one.training.learning_rate, one.training.max_steps, one.model.name) for one in cells.values()} == {
+        (0.25, 10, "tiny-random")
+    }
+    assert [(claim.better, claim.than) for claim in config.ablation.claims] == [
+        ("dynamic", "static"),
+        ("static", "uniform"),
+    ]
+
+
+def test_a_control_of_a_method_keeps_its_other_settings(study, tmp_path):
+    folder = study()
+    tags = {"irtune.strategy": "lisa"}
+    place = trial(folder, "few_seed_0", 0.5, repeats="few", tags=tags)
+    method = build(ExperimentConfig, TREE | {"method": "lisa", "training": {"max_steps": 10}}, "x")
+    rewrite(place, "params", values={key: str(value) for key, value in dotted_keys(method).items()})
+    config = control_of(folder, recommend(str(folder), tmp_path)[1], 2, {})
+    cells = {cell.name: with_overrides(config.experiment(), cell.overrides) for cell in cells_of(config)}
+    assert {name: one.strategy for name, one in cells.items()} == {
+        "dynamic": "lisa",
+        "static": "static",
+        "uniform": "all",
+    }
+    beside = [
+        beside_selection(dotted_keys(one.model_copy(update={"adapter": method.adapter}))) for one in cells.values()
+    ]
+    assert beside[0] == beside[1] == beside[2]
+
+
+def test_what_a_control_cannot_be_made_of_is_said(study, tmp_path, capsys):
+    folder = study()
+    cell(folder, "few", [0.5, 0.6])
+    found = recommend(str(folder), tmp_path)[1]
+    with refused(StudyError, "--control 1", "2 seeds"):
+        control_of(folder, found, 1, {})
+    rewrite(folder / "trials" / "few_seed_0", "params", values={"model.name": "s3://***@x", "seed": "0"} | LACKING)
+    hidden = recommend(str(folder), tmp_path)[1]
+    with refused(StudyError, "few_seed_0", "model.name=…"):
+        control_of(folder, hidden, 2, {})
+    assert control_of(folder, hidden, 2, {"model.name": "tiny-random"}).model.name == "tiny-random"
+    assert main(["recommend", str(folder), "training.max_steps=3"]) == 2
+    assert says(capsys.readouterr().err, "--control SEEDS")
+    assert main(["recommend", str(folder), "--plan"]) == 2
+
+
+LACKING = {"training.max_steps": "10", "adapter.r": "4", "adapter.alpha": "8"}
+
+
 def rewrite(place, kind, **content):
     file = place / "measured.jsonl"
     records = [json.loads(line) for line in file.read_text().splitlines()]
     changed = [record | (content if record["kind"] == kind else {}) for record in records]
-    file.write_text("".join(json.dumps(record) + "\n" for record in changed))
+    # A result is known by how its line begins.
+    file.write_text("".join(json.dumps(record, separators=(",", ":")) + "\n" for record in changed))

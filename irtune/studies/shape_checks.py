@@ -1,0 +1,76 @@
+"""What a model's shapes alone tell of settings that cannot work: adapters, signals that read them, choices alike."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from irtune.config.ablation_schema import AblationConfig
+from irtune.config.schema import ExperimentConfig
+from irtune.config.sweep_schema import SweepConfig
+from irtune.layers import map_parameters
+from irtune.search.ablation_cells import cells_of, configurations
+from irtune.search.space_checks import indistinct_choices, variations
+from irtune.training.model import shapes_only
+from irtune.training.run import check_tensors
+
+_DECIDES = ("method", "importance", "adapter", "selection")
+"""Sections that say what is measured of what."""
+
+
+def check_shapes(config: ExperimentConfig, checkpoint: Path, variations_are_sound: bool) -> None:
+    """Check adapter, signal, cells and search space against the shapes of the model's parameters.
+
+    Args:
+        config: A run, a sweep or an ablation.
+        checkpoint: The model's folder.
+        variations_are_sound: Whether what its trials vary has passed all other checks.
+
+    Raises:
+        ValueError: With every mistake.
+    """
+    try:
+        blocks = map_parameters(shapes_only(checkpoint, config.adapter))
+    except RuntimeError:
+        # Some tuners look at weights as they are made, and here there are none.
+        return
+    check_tensors(config, blocks)
+    if not variations_are_sound:
+        return
+    mistakes = unmeasurable(config, checkpoint)
+    mistakes += indistinct_choices(config, blocks.sizes) if isinstance(config, SweepConfig) else []
+    if mistakes:
+        raise ValueError("\n".join(mistakes))
+
+
+def unmeasurable(config: ExperimentConfig, checkpoint: Path) -> list[str]:
+    """Signals that a sweep or an ablation pairs with adapters in which they find nothing to measure.
+
+    Args:
+        config: Whose variations are sound otherwise.
+        checkpoint: The model's folder.
+    """
+    found, seen = list[str](), set[tuple[str, str]]()
+    for place, one in _variations(config):
+        adapter = one.adapter.model_dump_json(exclude={"r", "alpha", "dropout"})
+        measured = one.importance.model_dump_json(include={"name", "tensors"})
+        if not one.wants_scores or one.model != config.model or (adapter, measured) in seen:
+            continue
+        seen.add((adapter, measured))
+        try:
+            check_tensors(one, map_parameters(shapes_only(checkpoint, one.adapter)))
+        except RuntimeError:
+            continue
+        except ValueError as error:
+            found.append(f"{place}: {error}")
+    return found
+
+
+def _variations(config: ExperimentConfig) -> Iterator[tuple[str, ExperimentConfig]]:
+    """What trials vary, each with its place in the file."""
+    if isinstance(config, AblationConfig):
+        arms = {cell.name: cell.arm for cell in cells_of(config)}
+        yield from ((f"ablation.cells.{arms[name]}", one) for name, one in configurations(config).items())
+    if isinstance(config, SweepConfig):
+        keys = [key for key in config.space if key.partition(".")[0] in _DECIDES]
+        for values, one in variations(config):
+            said = ", ".join(f"{key}={values[key]}" for key in keys if key in values)
+            yield f"space ({said})", one
