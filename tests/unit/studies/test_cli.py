@@ -274,7 +274,7 @@ def test_an_explanation_has_source_deviations_and_options(capsys, monkeypatch):
     text = explained(capsys, "random")
     assert "\n  Source: Pan et al., LISA (arXiv 2403.17919).  " in text
     assert says(text, "Deviation: … embeddings and head")
-    assert "Methods made of it: lisa, rst" in text
+    assert "Methods made of it: lisa, lisa_blocks_only, rst" in text
     (option,) = (line.split("  ") for line in text.splitlines() if "selection.policy.k " in line)
     assert [cell.strip() for cell in option if cell.strip()] == [
         "selection.policy.k",

@@ -85,8 +85,9 @@ from irtune.workers import node_watch
 node = SimpleNamespace(raylet_socket_name="-", gcs_address="127.0.0.1:1", head=True)
 node_watch.worker = SimpleNamespace(global_worker=SimpleNamespace(node=node))
 node_watch._PATIENCE_S = {True: 0.1}
+node_watch._FORCED_AFTER_S = 0.2
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-with node_watch.NodeWatch(print, interval_s=0.05, forced_after_s=0.2):
+with node_watch.NodeWatch(print, interval_s=0.05):
     time.sleep(60)
 """
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50, check=False)
