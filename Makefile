@@ -54,6 +54,7 @@ bench: install ## Print the figures that README and docstrings quote (about five
 	@$(RUN) benchmarks/faults.py
 	@$(RUN) benchmarks/every_method.py
 	@$(RUN) benchmarks/first_run.py
+	@$(RUN) benchmarks/step.py
 
 gpu: install ## Run everything that needs a GPU, in ten minutes; DEVICE=cpu MODEL=tiny tries it out
 	@$(RUN) benchmarks/gpu.py --device $(DEVICE) --model $(MODEL)
