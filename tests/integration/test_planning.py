@@ -19,6 +19,7 @@ from irtune.training.cost import CostModel
 from irtune.training.model import materialize, shapes_only
 from irtune.training.record import NoRecorder
 from irtune.training.run import run
+from irtune.training.shared_prefix import common_tokens, sharing_of
 from irtune.training.tokenizer import load_tokenizer
 
 NEITHER_RAY_NOR_MLFLOW = """
@@ -102,7 +103,9 @@ def test_the_flops_of_a_run_are_known_before_it(
     config = build(ExperimentConfig, {key: tree[key] for key in tree.keys() - {"space", "tune"}}, "x")
     checkpoint, dataset = materialize(config.model), config.data.load()
     encoded = encode(dataset, load_tokenizer(checkpoint), config.model.max_length)
-    cost = CostModel.of(shapes_only(checkpoint, config.adapter), recompute=False)
+    model = shapes_only(checkpoint, config.adapter)
+    sharing = sharing_of(model, config.engine.share_prefix, len(common_tokens(encoded)), encoded.max_length)
+    cost = CostModel.of(model, recompute=False, sharing=sharing)
     trial = Trial.of(config, cost, {split: part.lengths for split, part in encoded.splits.items()}, None)
     found = run(config, folder=tmp_path, recorder=NoRecorder(), dataset=dataset).metrics
     assert trial.step_flops == pytest.approx(found["cost/mean_step_flops"], rel=tolerance)
