@@ -229,7 +229,7 @@ class EngineConfig(Section):
         "and gradients are the same on average, and noisier",
     )
     fused_optimizer: bool = Field(
-        True, description="AdamW by PyTorch's fused kernel, which is faster and rounds otherwise in the last bit"
+        False, description="AdamW by PyTorch's fused kernel, which is faster and rounds otherwise in the last bit"
     )
     skip_idle_adapters: bool = Field(
         True,
