@@ -27,7 +27,7 @@ from exactness_cells import (
 from exactness_reference import Snapshot, State, errors, start_state
 from safetensors.torch import load_file
 
-from irtune.config.schema import EngineConfig
+from irtune.config.engine_schema import EngineConfig
 from irtune.importance import GradientNorm
 from irtune.layers import LayerController, MemoryTrace, map_parameters
 from irtune.selection import SelectionPolicy

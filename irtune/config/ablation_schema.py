@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from irtune.config.schema import Parts, Section, mistakes
+from irtune.config.section import Parts, Section, mistakes
 from irtune.config.study_schema import StudyConfig
 from irtune.config.sweep_schema import Choice, Dimension
 from irtune.config.tree import flatten

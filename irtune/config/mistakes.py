@@ -7,7 +7,8 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from irtune.config.ablation_schema import AblationConfig
-from irtune.config.schema import MISTAKE, VARIANTS, ExperimentConfig
+from irtune.config.schema import VARIANTS, ExperimentConfig
+from irtune.config.section import MISTAKE
 from irtune.config.sweep_schema import SweepConfig
 from irtune.config.tree import at, section_class, section_of
 from irtune.plugins import nearest

@@ -8,7 +8,9 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from irtune.analysis.metrics import Mode, better
-from irtune.config.schema import EngineConfig, ExperimentConfig, Section, mistakes
+from irtune.config.engine_schema import EngineConfig
+from irtune.config.schema import ExperimentConfig
+from irtune.config.section import Section, mistakes
 
 
 class Constraint(Section):

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from irtune.analysis.metrics import Mode, better
-from irtune.config.schema import Section, mistakes
+from irtune.config.section import Section, mistakes
 from irtune.config.study_schema import Aim, Constraint, StudyConfig, TrialsConfig
 from irtune.redaction import redacted
 

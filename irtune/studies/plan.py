@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from irtune.analysis.tables import MISSING, duration, operations
-from irtune.config.schema import EngineConfig, ExperimentConfig
+from irtune.config.engine_schema import EngineConfig
+from irtune.config.schema import ExperimentConfig
 from irtune.config.study_schema import StudyConfig
 from irtune.files import read_json, write_json
 from irtune.redaction import public_address, redacted

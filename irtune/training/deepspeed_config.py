@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from irtune.config.schema import EngineConfig, TrainingConfig
+from irtune.config.engine_schema import EngineConfig
+from irtune.config.schema import TrainingConfig
 from irtune.config.tree import flatten, put
 
 

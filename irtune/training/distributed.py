@@ -13,7 +13,7 @@ import psutil
 import torch
 import torch.distributed as dist
 
-from irtune.config.schema import EngineConfig
+from irtune.config.engine_schema import EngineConfig
 
 LEAVE_S = 10.0
 """How long a process waits at its end for a collective that another rank does not finish; its thread is then left."""

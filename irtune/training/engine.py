@@ -17,7 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from irtune.config.schema import EngineConfig, TrainingConfig
+from irtune.config.engine_schema import EngineConfig
+from irtune.config.schema import TrainingConfig
 from irtune.layers import Blocks
 from irtune.layers.blocks import shape_of
 from irtune.layers.measured_model import SHARED, MeasuredModel, innermost_optimizer, norms_of

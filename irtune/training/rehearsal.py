@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from irtune.config.schema import EngineConfig, ExperimentConfig
+from irtune.config.engine_schema import EngineConfig
+from irtune.config.schema import ExperimentConfig
 
 # Nothing heavy is imported here, so that the process starts before its parent imports what it needs itself.
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from typing import Any
 import ray
 from ray._private import ray_constants
 
+from irtune.config.engine_schema import EngineConfig
 from irtune.config.load import Config, ConfigError, apply_overrides, build, explicit, relative_paths
-from irtune.config.schema import EngineConfig
 from irtune.workers import ray_messages
 
 WORKER_ENVIRONMENT = {

@@ -7,7 +7,7 @@ from typing import Any
 import ray
 from ray.train.torch import TorchConfig
 
-from irtune.config.schema import EngineConfig
+from irtune.config.engine_schema import EngineConfig
 from irtune.training.distributed import interface_of, make_process_group
 
 _listener: socket.socket | None = None

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from measuring import batch, make_blocks
 
-from irtune.config.schema import EngineConfig
+from irtune.config.engine_schema import EngineConfig
 from irtune.training import distributed
 
 

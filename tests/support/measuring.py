@@ -14,7 +14,8 @@ import torch
 import torch.distributed as dist
 from tiny_models import NUM_BLOCKS, VOCABULARY, classifier
 
-from irtune.config.schema import AdapterConfig, EngineConfig, TrainingConfig
+from irtune.config.engine_schema import EngineConfig
+from irtune.config.schema import AdapterConfig, TrainingConfig
 from irtune.importance import ActivationEnergy, CkaDistance, ResidualNorm
 from irtune.layers import map_parameters
 from irtune.layers.blocks import low_rank_pairs

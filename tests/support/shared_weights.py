@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from irtune.config.schema import AdapterConfig, EngineConfig, ModelConfig, TrainingConfig
+from irtune.config.engine_schema import EngineConfig
+from irtune.config.schema import AdapterConfig, ModelConfig, TrainingConfig
 from irtune.layers import map_parameters
 from irtune.training.adapter import add_adapter
 from irtune.training.distributed import leave_process_group

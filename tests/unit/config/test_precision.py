@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from irtune.config import schema
+from irtune.config import engine_schema
 from irtune.config.load import build, explicit, load
 from irtune.config.schema import ExperimentConfig
 from irtune.processor import multiplies_bf16
@@ -31,10 +31,10 @@ def test_the_processor_says_so(tmp_path: Path, text: str, found: bool) -> None:
 def test_auto_is_decided_where_the_file_is_read(
     monkeypatch: pytest.MonkeyPatch, can: bool, gpus: int, precision: str
 ) -> None:
-    monkeypatch.setattr(schema, "multiplies_bf16", lambda: can)
+    monkeypatch.setattr(engine_schema, "multiplies_bf16", lambda: can)
     config = load(ExperimentConfig, None, {"engine.precision": "auto", "engine.gpus_per_worker": gpus})
     assert config.engine.precision == precision
     # What workers are told is decided already.
-    monkeypatch.setattr(schema, "multiplies_bf16", lambda: not can)
+    monkeypatch.setattr(engine_schema, "multiplies_bf16", lambda: not can)
     assert build(ExperimentConfig, explicit(config), "worker").engine.precision == precision
     assert load(ExperimentConfig, None).engine.precision == "fp32"

@@ -2,8 +2,9 @@
 
 import pytest
 
+from irtune.config.engine_schema import EngineConfig
 from irtune.config.load import load, with_threads
-from irtune.config.schema import EngineConfig, ExperimentConfig
+from irtune.config.schema import ExperimentConfig
 from irtune.processor import num_cores
 
 

@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import ARCHITECTURES, classifier
 
-from irtune.config.schema import AdapterConfig, EngineConfig, ExperimentConfig, TrainingConfig
+from irtune.config.engine_schema import EngineConfig
+from irtune.config.schema import AdapterConfig, ExperimentConfig, TrainingConfig
 from irtune.layers import map_parameters
 from irtune.training import checkpoint as checkpoints
 from irtune.training import loop

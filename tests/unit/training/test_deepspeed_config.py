@@ -5,7 +5,8 @@ import copy
 import pytest
 from saying import refused, says
 
-from irtune.config.schema import EngineConfig, TrainingConfig
+from irtune.config.engine_schema import EngineConfig
+from irtune.config.schema import TrainingConfig
 from irtune.training.deepspeed_config import deepspeed_config
 
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from tiny_models import NUM_BLOCKS, classifier
 
-from irtune.config.schema import AdapterConfig, EngineConfig, TrainingConfig
+from irtune.config.engine_schema import EngineConfig
+from irtune.config.schema import AdapterConfig, TrainingConfig
 from irtune.layers import map_parameters
 from irtune.training.adapter import add_adapter
 from irtune.training.distributed import ensure_process_group, select_accelerator

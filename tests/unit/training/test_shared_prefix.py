@@ -10,7 +10,8 @@ from saying import says
 from tiny_models import ARCHITECTURES, NUM_BLOCKS, NUM_LABELS, VOCABULARY, classifier
 from torch.utils.flop_counter import FlopCounterMode
 
-from irtune.config.schema import AdapterConfig, EngineConfig, TrainingConfig
+from irtune.config.engine_schema import EngineConfig
+from irtune.config.schema import AdapterConfig, TrainingConfig
 from irtune.data.encode import EncodedDataset, EncodedSplit
 from irtune.layers import map_parameters
 from irtune.layers.refresh import ProbePasses

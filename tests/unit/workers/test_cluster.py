@@ -7,8 +7,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from saying import each_says, refused, says
 
+from irtune.config.engine_schema import EngineConfig
 from irtune.config.load import ConfigError, build
-from irtune.config.schema import EngineConfig, ExperimentConfig
+from irtune.config.schema import ExperimentConfig
 from irtune.config.sweep_schema import SweepConfig
 from irtune.workers.cluster import (
     LONGEST_TEMP,

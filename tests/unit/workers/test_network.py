@@ -10,7 +10,7 @@ import psutil
 import pytest
 import ray
 
-from irtune.config.schema import EngineConfig
+from irtune.config.engine_schema import EngineConfig
 from irtune.training.distributed import interface_of
 from irtune.workers.network import join_group, listen_for_workers, torch_config, use_interface_of_ray
 
@@ -98,7 +98,7 @@ def test_rank_0_listens_on_the_address_of_ray_alone(monkeypatch):
 def test_a_group_of_one_listens_on_loopback_alone():
     code = """
 import psutil
-from irtune.config.schema import EngineConfig
+from irtune.config.engine_schema import EngineConfig
 from irtune.training.distributed import ensure_process_group
 ensure_process_group(EngineConfig())
 import os
