@@ -75,6 +75,10 @@ AnySignal = Annotated[SerializeAsAny[ImportanceSignal], BeforeValidator(VARIANTS
 AnyPolicy = Annotated[SerializeAsAny[SelectionPolicy], BeforeValidator(VARIANTS["selection.policy"].build)]
 
 
+Attention = Literal["auto", "eager", "sdpa", "flash_attention_2"]
+"""How attention is computed, as transformers calls it."""
+
+
 class ModelConfig(Section):
     """The pretrained model whose blocks are studied."""
 
@@ -90,6 +94,12 @@ class ModelConfig(Section):
     )
     train_head: bool = Field(True, description="false keeps the classification head at its random start")
     gradient_checkpointing: bool = Field(False, description="recompute activations (non-reentrant) to save memory")
+    attention: Attention = Field(
+        "auto",
+        description="how attention is computed: sdpa (PyTorch's fused kernels), eager (matrix by matrix; keeps all "
+        "scores of a pass), flash_attention_2 (needs a GPU, half precision and the package flash-attn); auto: sdpa "
+        "where the model has it, else eager",
+    )
 
 
 class AdapterConfig(Section):

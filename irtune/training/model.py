@@ -1,7 +1,7 @@
 """From ``model.name`` to a checkpoint folder, and from that to a classifier."""
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,14 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from irtune.config.schema import AdapterConfig, ModelConfig
+from irtune.config.schema import AdapterConfig, Attention, ModelConfig
 from irtune.files import appearing
 from irtune.home import home
 from irtune.training.adapter import add_adapter
 from irtune.training.errors import ModelError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""The numbers that each ``engine.precision`` computes with."""
 
 HUB_TIMEOUT_S = 5
 BUILT_IN = ("smollm2-135m", "tiny-random")
@@ -66,23 +69,52 @@ def find_local(config: ModelConfig) -> Path | None:
     return Path(found)
 
 
-def load_classifier(folder: Path, labels: Sequence[str], pad_token_id: int | None, seed: int) -> PreTrainedModel:
-    """The checkpoint as a sequence classifier whose new head is drawn with ``seed``, in fp32 on the CPU."""
+def load_classifier(
+    folder: Path,
+    labels: Sequence[str],
+    pad_token_id: int | None,
+    seed: int,
+    dtype: torch.dtype = torch.float32,
+    attention: Attention = "auto",
+) -> PreTrainedModel:
+    """The checkpoint as a sequence classifier on the CPU whose new head is drawn with ``seed``.
+
+    Weights that the file has in ``dtype`` stay in the file, which is mapped into memory and shared by all processes of
+    a machine; others are cast one by one. What the file has not is drawn, and left, in fp32, so that the engine casts
+    the same numbers whatever the file was read as.
+    """
     torch.manual_seed(seed)
-    model = AutoModelForSequenceClassification.from_pretrained(
+    model, found = AutoModelForSequenceClassification.from_pretrained(
         folder,
         num_labels=len(labels),
         id2label=dict(enumerate(labels)),
         label2id={label: index for index, label in enumerate(labels)},
         pad_token_id=pad_token_id,
-        dtype=torch.float32,
+        dtype=dtype,
+        attn_implementation=None if attention == "auto" else attention,
         local_files_only=True,
         use_safetensors=True,
         ignore_mismatched_sizes=True,
         problem_type="single_label_classification",
+        output_loading_info=True,
     )
+    if dtype != torch.float32:
+        _draw_in_fp32(model, {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}, seed)
     model.config.use_cache = False
     return model
+
+
+def _draw_in_fp32(model: PreTrainedModel, names: Collection[str], seed: int) -> None:
+    """Draw the parameters of these names anew, as transformers does where everything is fp32."""
+    for name in names:
+        owner = model.get_submodule(name.rpartition(".")[0])
+        parameter = model.get_parameter(name)
+        parameter.data = parameter.data.float()
+        # transformers' own marks of what need not be drawn.
+        for marked in (owner, parameter):
+            marked._is_hf_initialized = False
+    torch.manual_seed(seed)
+    model.initialize_weights()
 
 
 def enable_gradient_checkpointing(model: Any) -> None:

@@ -36,6 +36,7 @@ from irtune.training.engine import DeepSpeedBlocks
 from irtune.training.evaluation import check_metric
 from irtune.training.loop import CHECKPOINTS, Loop, Totals
 from irtune.training.model import (
+    DTYPES,
     QuietLoading,
     enable_gradient_checkpointing,
     load_classifier,
@@ -151,7 +152,8 @@ def _prepare(
     checkpoint = materialize(config.model)
     tokenizer = load_tokenizer(checkpoint)
     with QuietLoading():
-        base = load_classifier(checkpoint, dataset.labels, tokenizer.pad_token_id, config.seed)
+        dtype, attention = DTYPES[config.engine.precision], config.model.attention
+        base = load_classifier(checkpoint, dataset.labels, tokenizer.pad_token_id, config.seed, dtype, attention)
         positions = max_positions(base, tokenizer)
         encoded = encode_once(dataset, tokenizer, config.model.max_length, encoded_folder, positions)
         model = add_adapter(base, config.adapter, train_head=config.model.train_head, seed=config.seed)
