@@ -274,6 +274,15 @@ class ExperimentConfig(Section):
         return config
 
     @model_validator(mode="after")
+    def _flash_attention_has_what_it_needs(self) -> Self:
+        engine = self.engine
+        if self.model.attention == "flash_attention_2" and (engine.precision == "fp32" or not engine.gpus_per_worker):
+            at = f"engine.precision={engine.precision} and engine.gpus_per_worker={engine.gpus_per_worker:g}"
+            message = f"flash_attention_2 needs a GPU and half precision, not {at}; set both, or model.attention=auto"
+            raise mistakes({"model.attention": message})
+        return self
+
+    @model_validator(mode="after")
     def _probes_are_large_enough(self) -> Self:
         if not self.wants_scores:
             return self

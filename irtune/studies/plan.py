@@ -128,7 +128,7 @@ def tried(
     try:
         pace = rehearsal.pace()
     except RehearsalError as error:
-        model = shapes_only(study.ready.inputs.checkpoint, config.adapter)
+        model = shapes_only(study.ready.inputs.checkpoint, config.adapter, config.model.attention)
         sharing = sharing_of(model, config.engine.share_prefix, num_common, longest)
         cost = CostModel.of(model, recompute=config.model.gradient_checkpointing, sharing=sharing)
         memory_bytes = estimate(study.ready.inputs.checkpoint, config, batch, longest).peak

@@ -248,7 +248,7 @@ def _encoded(
     """
     check_metric(config.metric, dataset)
     check_class_weights(_class_weights(config), dataset.labels)
-    tokenizer, shape = load_tokenizer(checkpoint), classifier_shape(checkpoint)
+    tokenizer, shape = load_tokenizer(checkpoint), classifier_shape(checkpoint, config.model.attention)
     positions = max_positions(shape, tokenizer)
     for length in _values(config, "model.max_length", config.model.max_length):
         check_length(length, positions)

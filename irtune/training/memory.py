@@ -15,15 +15,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from irtune.config.engine_schema import EngineConfig
-from irtune.config.schema import ExperimentConfig
+from irtune.config.schema import Attention, ExperimentConfig
 from irtune.layers.blocks import find_blocks
-from irtune.training.model import DTYPES, shapes_only
+from irtune.training.model import DTYPES, enable_gradient_checkpointing, shapes_only
 
 PROCESS_BYTES = 0.47 * 2**30
 """What Python, PyTorch, DeepSpeed and transformers take on a CPU (benchmarks/memory.py)."""
 
 HEAP = 1.6
-"""Times what tensors hold that the C library takes for those that come and go in a step, whose sizes differ."""
+"""Times what tensors of a pass hold that the C library takes for them: their sizes differ, and what is freed is kept.
+Where activations are recomputed, it takes as much more as if they were not (benchmarks/memory.py)."""
 
 GATHERED_AT_MOST = 1_000_000_000
 """Numbers that ZeRO stage 3 keeps gathered on every rank (DeepSpeed's default)."""
@@ -65,22 +66,41 @@ def estimate(checkpoint: Path, config: ExperimentConfig, batch: int, length: int
         length: Tokens of the longest.
         lowest: The lowest block that trains, or is measured in a step.
     """
+    # Flash attention needs a GPU to run, and keeps what sdpa does.
+    attention: Attention = "eager" if config.model.attention == "eager" else "auto"
+    model = shapes_only(checkpoint, config.adapter, attention)
+    return of_shapes(model, config, batch, length, lowest=lowest, stored=width_in_file(checkpoint))
+
+
+def of_shapes(
+    model: Any, config: ExperimentConfig, batch: int, length: int, *, lowest: int = 0, stored: int | None = None
+) -> Memory:
+    """The same of a classifier with its adapter on the meta device, which is of no use afterwards.
+
+    Args:
+        model: The classifier.
+        config: What it trains with.
+        batch: Inputs of a micro-batch.
+        length: Tokens of the longest.
+        lowest: The lowest block that trains, or is measured in a step.
+        stored: Bytes of a number in the file that it is loaded from; None: it is loaded from none.
+    """
     engine, on_gpu = config.engine, config.engine.gpus_per_worker > 0
-    model = shapes_only(checkpoint, config.adapter)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     frozen = sum(parameter.numel() for parameter in model.parameters()) - trained
     width = 4 if engine.precision == "fp32" else 2
-    stored = width_in_file(checkpoint)
     # Only rows of the embeddings that are read come into memory where the file itself is what is computed with.
     is_mapped = not on_gpu and stored == width and engine.zero_stage < 3
     unread = model.get_input_embeddings().weight.numel() if is_mapped else 0
+    # It cuts the model down, so everything else has been counted by now.
     passing = passing_bytes(model, config, batch, length, lowest)
+    whole = passing[config.model.gradient_checkpointing]
     return Memory(
         process=0.0 if on_gpu else PROCESS_BYTES,
-        loading=0.0 if on_gpu or stored == width else (stored + width) * frozen,
+        loading=0.0 if on_gpu or stored in (None, width) else (stored + width) * frozen,
         weights=width * (frozen - unread + trained) if engine.zero_stage < 3 else _sharded(width, frozen, engine),
         training=_training_bytes(trained, engine),
-        passing=passing if on_gpu else HEAP * passing,
+        passing=whole if on_gpu else whole + (HEAP - 1) * passing[False],
     )
 
 
@@ -107,7 +127,7 @@ def width_in_file(checkpoint: Path) -> int:
     return CHECKPOINT_BYTES.get(largest["dtype"], 2)
 
 
-def passing_bytes(model: Any, config: ExperimentConfig, batch: int, length: int, lowest: int) -> float:
+def passing_bytes(model: Any, config: ExperimentConfig, batch: int, length: int, lowest: int) -> dict[bool, float]:
     """The most that a forward and backward pass holds beside weights and their gradients.
 
     The pass is run on tensors without storage, through two blocks and through four, since blocks are alike. Blocks
@@ -119,29 +139,34 @@ def passing_bytes(model: Any, config: ExperimentConfig, batch: int, length: int,
         batch: Inputs.
         length: Tokens of each.
         lowest: The lowest block that trains.
+
+    Returns:
+        By whether activations are recomputed; that they are not is always told.
     """
     _, members = find_blocks(model)
-    num_blocks, recompute = len(members), config.model.gradient_checkpointing
-    dtype = DTYPES[config.engine.precision]
+    num_blocks, dtype = len(members), DTYPES[config.engine.precision]
     deep, shallow = min(4, num_blocks), min(2, num_blocks)
+    ways = {False, config.model.gradient_checkpointing}
     found = {}
     try:
         for depth in (deep, shallow):
             del members[depth:]
-            found[depth] = _traced(model, dtype, batch, length, recompute=recompute)
+            found |= {(depth, way): _traced(model, dtype, batch, length, recompute=way) for way in ways}
     except (RuntimeError, NotImplementedError):
         # Routers of experts look at values, and there are none.
-        return _like_gpt(model, dtype, batch * length, length, num_blocks - lowest, recompute=recompute)
-    each = (found[deep] - found[shallow]) / max(deep - shallow, 1)
-    return found[deep] + each * (num_blocks - lowest - deep)
+        blocks, tokens = num_blocks - lowest, batch * length
+        return {way: _like_gpt(model, dtype, tokens, length, blocks, recompute=way) for way in ways}
+    each = {way: (found[deep, way] - found[shallow, way]) / max(deep - shallow, 1) for way in ways}
+    return {way: found[deep, way] + each[way] * (num_blocks - lowest - deep) for way in ways}
 
 
 def _traced(model: Any, dtype: torch.dtype, batch: int, length: int, *, recompute: bool) -> float:
     model.config.pad_token_id, model.config.use_cache = 0, False
     model.train()
     if recompute:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        model.get_base_model().disable_input_require_grads()
+        enable_gradient_checkpointing(model)
+    elif model.is_gradient_checkpointing:
+        model.gradient_checkpointing_disable()
     # The choice between fused kernels and others is made by the device, which meta tensors do not have.
     with FakeTensorMode():
         _refill(model, dtype)
@@ -195,9 +220,7 @@ class _Living(TorchDispatchMode):
         self.now -= size
 
 
-def _like_gpt(
-    model: Any, dtype: torch.dtype, tokens: int, length: int, blocks: int, *, recompute: bool
-) -> float:
+def _like_gpt(model: Any, dtype: torch.dtype, tokens: int, length: int, blocks: int, *, recompute: bool) -> float:
     """Activations by a closed form: about ``17 h + 2.5 a s`` numbers a token and block for hidden size h, a attention
     heads and s tokens.
 

@@ -82,22 +82,31 @@ def load_classifier(
     Weights that the file has in ``dtype`` stay in the file, which is mapped into memory and shared by all processes of
     a machine; others are cast one by one. What the file has not is drawn, and left, in fp32, so that the engine casts
     the same numbers whatever the file was read as.
+
+    Raises:
+        ModelError: If attention cannot be computed so by this model, or on this machine.
     """
     torch.manual_seed(seed)
-    model, found = AutoModelForSequenceClassification.from_pretrained(
-        folder,
-        num_labels=len(labels),
-        id2label=dict(enumerate(labels)),
-        label2id={label: index for index, label in enumerate(labels)},
-        pad_token_id=pad_token_id,
-        dtype=dtype,
-        attn_implementation=None if attention == "auto" else attention,
-        local_files_only=True,
-        use_safetensors=True,
-        ignore_mismatched_sizes=True,
-        problem_type="single_label_classification",
-        output_loading_info=True,
-    )
+    try:
+        model, found = AutoModelForSequenceClassification.from_pretrained(
+            folder,
+            num_labels=len(labels),
+            id2label=dict(enumerate(labels)),
+            label2id={label: index for index, label in enumerate(labels)},
+            pad_token_id=pad_token_id,
+            dtype=dtype,
+            attn_implementation=None if attention == "auto" else attention,
+            local_files_only=True,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            problem_type="single_label_classification",
+            output_loading_info=True,
+        )
+    except (ImportError, ValueError) as error:
+        if attention != "auto" and "attention" in str(error).lower():
+            reason = " ".join(str(error).split())
+            raise ModelError(f"model.attention: {attention} cannot be used here: {reason} Or set it to auto") from error
+        raise
     if dtype != torch.float32:
         _draw_in_fp32(model, {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}, seed)
     model.config.use_cache = False
@@ -285,29 +294,45 @@ def num_blocks(folder: Path) -> int:
         raise ModelError(f"model.name: {folder / 'config.json'} describes no transformer: {reason}") from error
 
 
-def classifier_shape(folder: Path) -> Any:
+def refuse_attention(model: Any, attention: Attention) -> None:
+    """Refuse a way to compute attention that the model's class does not know.
+
+    Raises:
+        ModelError: With those that it knows.
+    """
+    has = {"sdpa": model._supports_sdpa, "flash_attention_2": model._supports_flash_attn}
+    if not has.get(attention, True):
+        known = ", ".join(["auto", "eager", *(name for name, is_known in has.items() if is_known)])
+        raise ModelError(f"model.attention: {type(model).__name__} has no {attention}; use one of {known}")
+
+
+def classifier_shape(folder: Path, attention: Attention = "auto") -> Any:
     """The classifier without storage for weights: enough to ask for names and sizes.
 
     Raises:
-        ModelError: If transformers has no classifier for the model.
+        ModelError: If transformers has no classifier for the model, or that has no such attention.
     """
     model_config = AutoConfig.from_pretrained(folder, local_files_only=True, num_labels=2)
     with QuietLoading(), torch.device("meta"):
         try:
-            return AutoModelForSequenceClassification.from_config(model_config)
+            model = AutoModelForSequenceClassification.from_config(model_config)
         except ValueError as error:
             kind = type(model_config).__name__
             raise ModelError(f"model.name: transformers has no sequence classifier for {kind} ({folder})") from error
+    refuse_attention(model, attention)
+    if attention != "auto":
+        model.config._attn_implementation = attention
+    return model
 
 
-def shapes_only(folder: Path, config: AdapterConfig) -> Any:
+def shapes_only(folder: Path, config: AdapterConfig, attention: Attention = "auto") -> Any:
     """The classifier with its adapter, without storage for weights.
 
     Raises:
-        ModelError: If transformers has no classifier for the model.
+        ModelError: If transformers has no classifier for the model, or that has no such attention.
         BlockError: If it has no list of blocks to select from.
         AdapterError: If the adapter cannot be put on it.
     """
-    base = classifier_shape(folder)
+    base = classifier_shape(folder, attention)
     with QuietLoading(), torch.device("meta"):
         return add_adapter(base, config, train_head=True, seed=0)
