@@ -147,7 +147,7 @@ def passing_bytes(model: Any, config: ExperimentConfig, batch: int, length: int,
     num_blocks, dtype = len(members), DTYPES[config.engine.precision]
     deep, shallow = min(4, num_blocks), min(2, num_blocks)
     ways = {False, config.model.gradient_checkpointing}
-    found = {}
+    found: dict[tuple[int, bool], float] = {}
     try:
         for depth in (deep, shallow):
             del members[depth:]
@@ -193,11 +193,11 @@ def _refill(model: nn.Module, dtype: torch.dtype) -> None:
                 module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
 
 
-class _Living(TorchDispatchMode):
+class _Living(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Bytes of the tensors that are alive, and the most of them so far, but for those that were there before."""
 
     def __init__(self, before: list[torch.Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.most = 0
         self._known: dict[int, Any] = {tensor.untyped_storage()._cdata: None for tensor in before}
 
