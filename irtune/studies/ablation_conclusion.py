@@ -13,13 +13,14 @@ from irtune.files import once_there_is_room
 from irtune.search.hopeless import without_hopeless
 from irtune.studies.ablation_claims import CLAIMS, write_claims
 from irtune.studies.ablation_files import REPORT, RESULTS, curves_of, write_files
-from irtune.studies.plan import PLAN, Compared, compared_with_plan, table
+from irtune.studies.plan import PLAN, Compared, compared_with_plan, show_compared
 from irtune.studies.preflight import Ablation, study_cells
 from irtune.studies.trial_record import TrialRecord
 from irtune.studies.trial_table import TrialTable
 from irtune.studies.tuning import tuned
 from irtune.studies.ways_to_look import show_answer, show_attempts, ways_to_look
 from irtune.tracking.mlflow_tracker import MlflowTracker
+from irtune.tracking.run_record import Opened, now_ms
 from irtune.tracking.uploader import Uploader
 from irtune.training.record import RecordWriter
 
@@ -59,7 +60,7 @@ def _record(study: Ablation, findings: AblationFindings, compared: Compared, upl
     claims = write_claims(study)
     tags = {"irtune.sweep": study.name, "irtune.kind": "summary", "irtune.data": study.ready.inputs.dataset.name}
     tags |= {"irtune.claims.sha256": claims["sha256"], "irtune.claims.recorded": claims["recorded"]}
-    uploader.add(key, folder, name=f"summary of {study.name}", tags=tags)
+    uploader.add(folder, Opened(key, f"summary of {study.name}", tags, now_ms()))
     writer = RecordWriter(folder)
     writer.params(dotted_keys(study.config))
     writer.tags({"irtune.answer": findings.answer, "irtune.caveats": " ".join(findings.caveats)})
@@ -89,10 +90,7 @@ def _show(
     compared: Compared,
     console: Console,
 ) -> None:
-    if compared[0]:
-        console.print()
-        console.print(table(*compared[:2]))
-    console.print()
+    show_compared(compared, console)
     console.print(cell_table(findings.results).rich(console.width))
     show_attempts(entries, console)
     places = {

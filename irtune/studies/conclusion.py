@@ -24,12 +24,13 @@ from irtune.files import once_there_is_room, write_whole
 from irtune.redaction import public_address, redact, redacted
 from irtune.search.optuna_source import STUDY
 from irtune.studies.artifacts import HEAT_MAP
-from irtune.studies.plan import PLAN, Compared, compared_with_plan, table
+from irtune.studies.plan import PLAN, Compared, compared_with_plan, show_compared
 from irtune.studies.preflight import Sweep
 from irtune.studies.provenance import environment
 from irtune.studies.trial_table import TrialTable
 from irtune.studies.ways_to_look import show_answer, show_attempts, ways_to_look
 from irtune.tracking.mlflow_tracker import MlflowTracker
+from irtune.tracking.run_record import Opened, now_ms
 from irtune.training.record import RecordWriter
 
 REPORT, TABLE, BEST = "report.html", "trials.md", "best.yaml"
@@ -126,7 +127,7 @@ def _record(found: _Found) -> None:
     key, folder = f"{sweep.name}/{SUMMARY}", sweep.folder / SUMMARY
     tags = {"irtune.sweep": sweep.name, "irtune.kind": "summary", "irtune.data": sweep.ready.inputs.dataset.name}
     tags |= {"irtune.data.lengths": sweep.ready.inputs.encoded.in_words()}
-    uploader.add(key, folder, name=f"summary of {sweep.name}", tags=tags)
+    uploader.add(folder, Opened(key, f"summary of {sweep.name}", tags, now_ms()))
     writer = RecordWriter(folder)
     writer.params(dotted_keys(sweep.config))
     writer.tags({"irtune.answer": answer.sentence, "irtune.caveats": " ".join(answer.caveats)})
@@ -155,10 +156,7 @@ def _record(found: _Found) -> None:
 
 def _show(found: _Found, console: Console) -> None:
     sweep, answer, records = found.sweep, found.answer, found.trials.records
-    if found.compared[0]:
-        console.print()
-        console.print(table(*found.compared[:2]))
-    console.print()
+    show_compared(found.compared, console)
     metric, mode = sweep.config.aim.first_objective
     console.print(trial_table(found.rows, mode, found.front).rich(console.width))
     if answer.finalists:

@@ -254,11 +254,15 @@ def side_by_side(plan: Plan, found: Mapping[str, float]) -> list[Row]:
     return rows
 
 
-def table(rows: Sequence[Row], source: str) -> Table:
-    """The rows for the terminal, with where the prediction came from."""
-    shown = Table("", box=SIMPLE_HEAD, title="Predicted and actual", title_justify="left", caption=f"from {source}")
-    for heading in ("predicted", "actual", "actual / predicted"):
-        shown.add_column(heading, justify="right")
-    for row in rows:
-        shown.add_row(*row)
-    return shown
+def show_compared(compared: Compared, console: Console) -> None:
+    """Print what was predicted beside what happened, if anything was, with where the prediction came from."""
+    rows, source, _ = compared
+    if rows:
+        shown = Table("", box=SIMPLE_HEAD, title="Predicted and actual", title_justify="left", caption=f"from {source}")
+        for heading in ("predicted", "actual", "actual / predicted"):
+            shown.add_column(heading, justify="right")
+        for row in rows:
+            shown.add_row(*row)
+        console.print()
+        console.print(shown)
+    console.print()

@@ -2,7 +2,6 @@
 
 import contextlib
 import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from irtune.studies.provenance import code_tags, git_commit
 from irtune.studies.resume import data_fingerprint_of, known_studies
 from irtune.studies.trial_record import config_hash
 from irtune.tracking.ownership import why_not_own
-from irtune.tracking.run_record import DRIVER_RECORD, Ended, RunRecord
+from irtune.tracking.run_record import DRIVER_RECORD, Ended, RunRecord, now_ms
 from irtune.training.loop import CHECKPOINTS
 from irtune.training.record import result_of
 
@@ -73,6 +72,5 @@ def _copy(source: Path, target: Path) -> None:
     unfinished = target.with_name(f".{target.name}")
     shutil.rmtree(unfinished, ignore_errors=True)
     shutil.copytree(source, unfinished, symlinks=True, ignore=shutil.ignore_patterns(CHECKPOINTS, DRIVER_RECORD))
-    now_ms = time.time_ns() // 1_000_000
-    RunRecord(unfinished).finish(Ended("FINISHED", {}, None, now_ms))
+    RunRecord(unfinished).finish(Ended("FINISHED", {}, None, now_ms()))
     unfinished.rename(target)

@@ -13,7 +13,7 @@ from irtune.studies.artifacts import keep_trace
 from irtune.studies.preflight import Study
 from irtune.studies.provenance import code_tags
 from irtune.studies.trial_record import TrialRecord, config_hash, trial_name
-from irtune.tracking.run_record import RunRecord, RunStatus
+from irtune.tracking.run_record import Opened, RunRecord, RunStatus, now_ms
 from irtune.tracking.uploader import Uploader
 from irtune.training.record import RecordReader
 from irtune.workers.worker import TrialSetup
@@ -147,9 +147,8 @@ class TrialTable:
         group = {f"irtune.{key}": value for key, value in record.group.items()}
         # Where nothing lies yet, nobody can have told MLflow of the run.
         is_new = not record.folder.exists()
-        self.uploader.add(
-            self._key(record), record.folder, name=record.name, tags=tags | group, params=group, is_new=is_new
-        )
+        opened = Opened(self._key(record), record.name, tags | group, now_ms(), group)
+        self.uploader.add(record.folder, opened, is_new=is_new)
 
     def _close(self, record: TrialRecord, status: Status, error: str | None) -> None:
         # Whoever kills a driver does not wait for a drawing either.

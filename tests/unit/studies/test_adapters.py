@@ -14,7 +14,7 @@ from irtune.config.sweep_schema import SweepConfig
 from irtune.studies.adapters import Adapters
 from irtune.studies.trial_record import TrialRecord
 from irtune.tracking.mlflow_tracker import MlflowTracker
-from irtune.tracking.run_record import Ended, Opened, RunRecord
+from irtune.tracking.run_record import Ended, Opened, RunRecord, now_ms
 from irtune.tracking.uploader import Uploader
 from irtune.training.record import RecordWriter
 
@@ -123,7 +123,7 @@ def test_the_best_go_to_mlflow_and_the_ends_of_their_runs_stay(tmp_path: Path, u
     uploader.start()
     for name, f1 in (("trial_0000", 0.1), ("trial_0001", 0.3), ("trial_0002", 0.2)):
         folder = trials.folder / "trials" / name
-        uploader.add(f"sweep/{name}", folder, name=name, tags={})
+        uploader.add(folder, Opened(f"sweep/{name}", name, {}, now_ms()))
         writer = RecordWriter(folder)
         writer.metrics(9, {"eval/f1_macro": f1})
         writer.close()
