@@ -141,12 +141,17 @@ class Together:
 
     Args:
         sources: In the order in which they are asked.
+        shown: From the place of a source and a trial of its own to what that trial is among all; by default the same.
     """
 
-    def __init__(self, sources: Sequence[TrialSource]) -> None:
-        self._sources = list(sources)
+    def __init__(
+        self,
+        sources: Sequence[TrialSource],
+        shown: Callable[[int, TrialSpec], TrialSpec] = lambda place, spec: spec,
+    ) -> None:
+        self._sources, self._shown = list(sources), shown
         self.num_trials = sum(source.num_trials for source in self._sources)
-        self._source_of: dict[str, TrialSource] = {}
+        self._asked: dict[str, tuple[TrialSource, TrialSpec]] = {}
 
     @property
     def is_exhausted(self) -> bool:
@@ -155,21 +160,25 @@ class Together:
 
     def ended(self) -> list[Ended]:
         """Return those of all."""
-        return [ended for source in self._sources for ended in source.ended()]
+        found = [(place, each) for place, source in enumerate(self._sources) for each in source.ended()]
+        return [(self._shown(place, spec), outcome) for place, (spec, outcome) in found]
 
     def ask(self) -> TrialSpec | None:
         """Return the next trial of the first source that has one."""
-        for source in self._sources:
-            spec = source.ask()
-            if spec is not None:
-                self._source_of[spec.name] = source
+        for place, source in enumerate(self._sources):
+            own = source.ask()
+            if own is not None:
+                spec = self._shown(place, own)
+                self._asked[spec.name] = source, own
                 return spec
         return None
 
     def report(self, spec: TrialSpec, step: int, results: Mapping[str, Any]) -> None:
         """Pass on to the source whose trial it is."""
-        self._source_of[spec.name].report(spec, step, results)
+        source, own = self._asked[spec.name]
+        source.report(own, step, results)
 
     def tell(self, spec: TrialSpec, outcome: Outcome) -> None:
         """Pass on to the source whose trial it is."""
-        self._source_of[spec.name].tell(spec, outcome)
+        source, own = self._asked[spec.name]
+        source.tell(own, outcome)
