@@ -1,41 +1,14 @@
 """The look of an ablation's figures: a colour and a marker belong to a method, and are its own in all of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from irtune.analysis.ablation.cell_results import CellResult
-from irtune.analysis.palette import COLOURS, MARKERS
+from irtune.analysis.palette import Look, looks_of
 from irtune.analysis.trials import metric_of
-
-
-@dataclass(frozen=True)
-class Look:
-    """How a method is drawn."""
-
-    colour: str
-    marker: str
-
-
-def looks_of(names: Sequence[str], baselines: Sequence[str]) -> dict[str, Look]:
-    """The look of each name: of several baselines each has a marker of its own.
-
-    Args:
-        names: In order; those that come twice count once.
-        baselines: Those of them that are black.
-    """
-    found: dict[str, Look] = {}
-    others = 0
-    for name in dict.fromkeys(names):
-        if name in baselines:
-            found[name] = Look("black", MARKERS[sum(each in baselines for each in found) % len(MARKERS)])
-        else:
-            found[name] = Look(COLOURS[others % len(COLOURS)], MARKERS[others % len(MARKERS)])
-            others += 1
-    return found
 
 
 def cell_looks(results: Sequence[CellResult]) -> dict[str, Look]:
