@@ -1,7 +1,7 @@
 """The finalists of a sweep: what their repeats over seeds say of each, and of its difference to the baseline."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -9,18 +9,7 @@ from irtune.analysis.metrics import Mode
 from irtune.analysis.statistics import Interval, paired_over_seeds
 from irtune.analysis.trials import TrialRow, groups_of, other_differences, ranked
 
-_MEASURED = (
-    "mean_active",
-    "validation_score",
-    "test_score",
-    "train_loss",
-    "seconds",
-    "flops",
-    "trainable_share",
-    "mean_lowest_active",
-    "peak_memory_bytes",
-    "objective",
-)
+_MEASURED = tuple(field.name for field in fields(TrialRow) if field.type == float | None)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
