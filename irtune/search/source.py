@@ -74,9 +74,8 @@ Ended = tuple[TrialSpec, Outcome]
 class TrialSource(Protocol):
     """What is to be tried. One driver at a time asks; a later one asks a new source of the same kind what is left."""
 
-    @property
-    def num_trials(self) -> int:
-        """The most trials that it has, those included that an earlier driver saw end."""
+    num_trials: int
+    """The most trials that it has, those included that an earlier driver saw end."""
 
     @property
     def is_exhausted(self) -> bool:
@@ -89,13 +88,13 @@ class TrialSource(Protocol):
         """Return the next trial; None once there is no more."""
 
     def report(self, spec: TrialSpec, step: int, results: Mapping[str, Any]) -> None:
-        """Take what a trial reported after ``step`` optimizer steps."""
+        """Take what a trial reported after ``step`` optimizer steps; by default nothing is learnt from it."""
 
     def tell(self, spec: TrialSpec, outcome: Outcome) -> None:
-        """Take how a trial ended."""
+        """Take how a trial ended; by default nothing is learnt from it."""
 
 
-class ListSource:
+class ListSource(TrialSource):
     """Trials in the order given, to which it is all the same how any of them goes.
 
     Args:
@@ -128,12 +127,6 @@ class ListSource:
     def ask(self) -> TrialSpec | None:
         """Return the next one."""
         return self._left.pop(0) if self._left else None
-
-    def report(self, spec: TrialSpec, step: int, results: Mapping[str, Any]) -> None:
-        """Nothing to learn."""
-
-    def tell(self, spec: TrialSpec, outcome: Outcome) -> None:
-        """Nothing to learn."""
 
 
 class Together:
