@@ -27,9 +27,9 @@ from irtune.studies.recorded import (
     aim_of,
     find_study,
     finished_trials,
-    read_identity,
     scores_of,
 )
+from irtune.studies.resume import read_identity
 
 YAML, PYTHON, CARD, PICTURE = "recommendation.yaml", "recommendation.py", "layer_card.json", "layer_card.png"
 LORA = ("lora", "dora")

@@ -13,10 +13,9 @@ from irtune.analysis.trials import BASELINE
 from irtune.config.study_schema import Aim
 from irtune.config.sweep_schema import TuneConfig
 from irtune.config.tree import put
-from irtune.files import read_json
 from irtune.plugins import nearest
 from irtune.search import objectives
-from irtune.studies.resume import FORMAT, IDENTITY, Identity, known_studies, studies_called
+from irtune.studies.resume import IDENTITY, known_studies, studies_called
 from irtune.studies.tuning import TUNING
 from irtune.tracking.ownership import why_not_own
 from irtune.tracking.run_record import RunRecord
@@ -109,22 +108,6 @@ def find_study(name: str, storage: Path) -> Path:
     if foreign is not None:
         raise StudyError(f"{folder} {foreign}; copy it to a folder of your own, and give that")
     return folder
-
-
-def read_identity(folder: Path) -> Identity:
-    """What a study is.
-
-    Raises:
-        StudyError: Another version of irtune wrote it.
-        ValueError: The file is damaged.
-    """
-    identity = read_json(folder / IDENTITY, Identity)
-    if identity.format != FORMAT:
-        raise StudyError(
-            f"{folder}: another version of irtune wrote it (format {identity.format}; this one reads {FORMAT}); use "
-            "that version"
-        )
-    return identity
 
 
 def aim_of(settings: Mapping[str, Any]) -> Aim:

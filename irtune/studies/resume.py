@@ -166,13 +166,16 @@ def known_studies(storage: Path) -> list[Path]:
     return sorted(file.parent for file in storage.glob(f"*/{IDENTITY}"))
 
 
-def data_fingerprint_of(folder: Path) -> str | None:
-    """Of a study's data; None where its file is damaged or of another version."""
-    try:
-        identity = _identity(folder)
-    except ValueError:
-        return None
-    return identity.data_fingerprint if identity.format == FORMAT else None
+def read_identity(folder: Path) -> Identity:
+    """What a study is.
+
+    Raises:
+        ValueError: The file is damaged, or another version of irtune wrote it.
+    """
+    identity = _identity(folder)
+    if identity.format != FORMAT:
+        raise ValueError(f"{folder}: {_of_other_version(identity)}; use that version")
+    return identity
 
 
 def _may_go_on(folder: Path, console: Console) -> bool:
@@ -194,13 +197,17 @@ def _differences(folder: Path, config: StudyConfig, fingerprint: str) -> list[st
     """What of a sweep is not as its first driver knew it, in words."""
     identity = _identity(folder)
     if identity.format != FORMAT:
-        return [f"another version of irtune wrote it (format {identity.format}; this one reads {FORMAT})"]
+        return [_of_other_version(identity)]
     before, now = _public(identity.settings), _settings(config)
     keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     different = [f"{key}: {_said(before, key)} before, {_said(now, key)} now" for key in keys]
     if identity.data_fingerprint != fingerprint:
         different.append(f"data: other examples than before (fingerprint {identity.data_fingerprint})")
     return different
+
+
+def _of_other_version(identity: Identity) -> str:
+    return f"another version of irtune wrote it (format {identity.format}; this one reads {FORMAT})"
 
 
 def _rank(folder: Path) -> tuple[bool, bool, str]:

@@ -316,7 +316,7 @@ def test_other_peoples_and_older_folders_are_refused(study, tmp_path):
     folder.chmod(0o755)
     identity = json.loads((folder / IDENTITY).read_text()) | {"format": 1}
     (folder / IDENTITY).write_text(json.dumps(identity))
-    with refused(StudyError, "format 1"):
+    with refused(ValueError, "format 1"):
         recommend(str(folder), tmp_path)
 
 
