@@ -89,9 +89,11 @@ class TrialSource(Protocol):
 
     def report(self, spec: TrialSpec, step: int, results: Mapping[str, Any]) -> None:
         """Take what a trial reported after ``step`` optimizer steps; by default nothing is learnt from it."""
+        return
 
     def tell(self, spec: TrialSpec, outcome: Outcome) -> None:
         """Take how a trial ended; by default nothing is learnt from it."""
+        return
 
 
 class ListSource(TrialSource):
