@@ -1,8 +1,8 @@
-"""What an ablation leaves in its folder: tables, figures and the report, all made from the records of its trials."""
+"""The files of an ablation: tables, figures and the report, all made from the records of its trials."""
 
 import io
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from irtune.analysis.ablation.ablation_report import AblationReport, Picture, render_ablation
 from irtune.analysis.ablation.cell_figures import cells_plot, curves_plot, selection_plot, told_apart
+from irtune.analysis.ablation.cell_results import CellResult
 from irtune.analysis.ablation.cell_tables import write_tables
 from irtune.analysis.ablation.confusion import confusion_plot, worth_a_look
 from irtune.analysis.ablation.factor_figure import factor_caption, factor_plot
@@ -22,13 +23,13 @@ from irtune.analysis.ablation.trade_off_figure import trade_off_plot
 from irtune.config.ablation_schema import AblationConfig
 from irtune.config.load import explicit
 from irtune.files import write_whole
-from irtune.redaction import public_address, redact, redacted
+from irtune.redaction import redact, redacted
 from irtune.search.ablation_cells import matched_in_words
 from irtune.studies.ablation_claims import write_claims
 from irtune.studies.artifacts import HEAT_MAP
 from irtune.studies.plan import Compared
 from irtune.studies.preflight import Ablation
-from irtune.studies.provenance import environment
+from irtune.studies.provenance import origin_of
 from irtune.studies.resume import command_line
 from irtune.studies.trial_record import TrialRecord
 from irtune.tracking.trace import read_trace
@@ -103,35 +104,16 @@ def write_files(
         class_names=names,
         choices=choices,
         figures=_figures(findings, curves, choices, folder),
-        factors={
-            key: Picture(
-                _drawn(factor_plot(results, key, margin), folder / f"against_{key.replace('.', '_')}"),
-                factor_caption(results, key, margin),
-            )
-            for key in config.ablation.factors
-            if any(key in one.cell.levels and one.test for one in results)
-        },
+        factors=_factors(results, config.ablation.factors, margin, folder),
         confusions=_confusions(findings, names, folder),
         heat_maps=_heat_maps(findings, entries),
-        failures=[
-            f"{entry.name} ({entry.trial_id}): {entry.status or 'killed'}"
-            + (f": {redact(last_line(entry.error))}" if entry.error else "")
-            for entry in entries
-            if entry.status != "finished"
-        ],
+        failures=_failures(entries),
         data=_data(study),
         tracking_command=commands[0],
         tracking_url=commands[1],
         command=redact(command_line()),
         study_yaml=yaml.safe_dump(redacted(explicit(config)), sort_keys=False),
-        provenance=environment()
-        | {
-            "data fingerprint": study.ready.fingerprint(),
-            "model": redact(config.model.name),
-            "study file": redact(study.source),
-            "MLflow": public_address(study.ready.tracking_uri),
-        }
-        | {f"predicted: {name}": f"{predicted}, actually {took}" for name, predicted, took, _ in compared[0]},
+        provenance=origin_of(study, "study file", compared),
     )
     write_whole(study.folder / REPORT, render_ablation(report))
 
@@ -155,6 +137,20 @@ def _figures(
     return found
 
 
+def _factors(
+    results: Sequence[CellResult], factors: Iterable[str], margin: float | None, folder: Path
+) -> dict[str, Picture]:
+    """The picture of each factor that a finished cell has a level of."""
+    return {
+        key: Picture(
+            _drawn(factor_plot(results, key, margin), folder / f"against_{key.replace('.', '_')}"),
+            factor_caption(results, key, margin),
+        )
+        for key in factors
+        if any(key in one.cell.levels and one.test for one in results)
+    }
+
+
 def _confusions(
     findings: AblationFindings, names: Mapping[str | None, Sequence[str]], folder: Path
 ) -> dict[str | None, bytes]:
@@ -174,6 +170,16 @@ def _heat_maps(findings: AblationFindings, entries: Sequence[TrialRecord]) -> di
     return {f"{name}, first seed": file.read_bytes() for name, file in first.items() if file.is_file()}
 
 
+def _failures(entries: Sequence[TrialRecord]) -> list[str]:
+    """Trials that did not finish, in words."""
+    return [
+        f"{entry.name} ({entry.trial_id}): {entry.status or 'killed'}"
+        + (f": {redact(last_line(entry.error))}" if entry.error else "")
+        for entry in entries
+        if entry.status != "finished"
+    ]
+
+
 def _class_names(study: Ablation) -> dict[str | None, Sequence[str]]:
     corpora: list[str | None] = [*study.config.ablation.corpora] or [None]
     inputs = (study.ready.inputs, *study.ready.further)
@@ -181,7 +187,7 @@ def _class_names(study: Ablation) -> dict[str | None, Sequence[str]]:
 
 
 def _data(study: Ablation) -> Mapping[str, str]:
-    """What to know of the data of each corpus."""
+    """Facts about the data of each corpus."""
     inputs = (study.ready.inputs, *study.ready.further)
     corpora = list(study.config.ablation.corpora)
     found: dict[str, str] = redacted(

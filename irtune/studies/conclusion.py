@@ -21,12 +21,12 @@ from irtune.analysis.tables import trial_table
 from irtune.analysis.trials import TrialRow
 from irtune.config.load import dotted_keys, explicit
 from irtune.files import once_there_is_room, write_whole
-from irtune.redaction import public_address, redact, redacted
+from irtune.redaction import redacted
 from irtune.search.optuna_source import STUDY
 from irtune.studies.artifacts import HEAT_MAP
 from irtune.studies.plan import PLAN, Compared, compared_with_plan, show_compared
 from irtune.studies.preflight import Sweep
-from irtune.studies.provenance import environment
+from irtune.studies.provenance import origin_of
 from irtune.studies.trial_table import TrialTable
 from irtune.studies.ways_to_look import show_answer, show_attempts, ways_to_look
 from irtune.tracking.mlflow_tracker import MlflowTracker
@@ -40,7 +40,7 @@ SUMMARY = "summary"
 
 @dataclass(frozen=True)
 class _Found:
-    """What there is to tell of a sweep: ``rows`` are the trials of the search, ``front`` those of them on the front."""
+    """The findings of a sweep: ``rows`` are the trials of the search, ``front`` those of them on the front."""
 
     sweep: Sweep
     trials: TrialTable
@@ -103,14 +103,7 @@ def _write_files(found: _Found) -> None:
         heat_maps={name: file.read_bytes() for name, file in shown.items() if file.is_file()},
         tracking_command=found.ways_to_look[0],
         tracking_url=found.ways_to_look[1],
-        provenance=environment()
-        | {
-            "data fingerprint": sweep.ready.inputs.dataset.fingerprint(),
-            "model": redact(sweep.config.model.name),
-            "sweep file": redact(sweep.source),
-            "MLflow": public_address(sweep.ready.tracking_uri),
-        }
-        | {f"predicted: {name}": f"{predicted}, actually {took}" for name, predicted, took, _ in found.compared[0]},
+        provenance=origin_of(sweep, "sweep file", found.compared),
         mode=mode,
     )
     write_whole(sweep.folder / REPORT, report)
