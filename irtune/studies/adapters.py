@@ -1,4 +1,4 @@
-"""Which trials' adapters stay on storage, and which of them go to MLflow: one of a large model has 100 MB."""
+"""Adapters that stay on storage, and those of them that go to MLflow: one of a large model has 100 MB."""
 
 import logging
 import shutil
@@ -71,7 +71,7 @@ class Adapters:
                 logger.warning("%s: its adapter does not go to MLflow: %s", folder, error)
 
     def told(self) -> str:
-        """What was kept and what goes to MLflow, in words."""
+        """Say which are kept, and which go to MLflow."""
         kept = sorted(trial for trial, entry in self._entries.items() if (entry.folder / ADAPTER).is_dir())
         where = {"best": f"{len(self._best() & set(kept))}", "all": f"{len(kept)}", "none": "none"}
         names = f" ({some(kept, _MOST_NAMES)})" if kept else ""

@@ -221,7 +221,7 @@ class Driver:
 
 
 def known_end(spec: TrialSpec, setup: TrialSetup) -> Outcome | None:
-    """How a trial ended, by its records; None if there is work left, as with a baseline that failed."""
+    """Return the end of a trial by its records; None if there is work left, as with a baseline that failed."""
     folder = setup.trial_folder(spec.name)
     end = RunRecord(folder).end()
     if end is not None and end.status == "FAILED" and spec != BASELINE_SPEC:

@@ -1,4 +1,4 @@
-"""What trials and a sweep of them take: FLOPs by a closed form, seconds at a pace that was measured."""
+"""The cost of trials and of a sweep of them: FLOPs by a closed form, seconds at a pace that was measured."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,15 +18,15 @@ from irtune.training.cost import CostModel
 from irtune.training.rehearsal import Pace
 
 MAX_REFRESHES = 50
-"""How many refreshes of a run are played through, evenly over its steps; the others are taken to be like them."""
+"""Refreshes of a run that are played through, evenly over its steps; the others are taken to be like them."""
 
 MAX_BATCHES = 64
-"""How many training batches are looked at for their length."""
+"""Training batches that are looked at for their length."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What a trial takes that nothing stops; seconds are NaN where no pace is known.
+    """The cost of a trial that nothing stops; seconds are NaN where no pace is known.
 
     Args:
         num_steps: Its optimizer steps.
@@ -50,7 +50,7 @@ class Trial:
     def of(
         cls, config: ExperimentConfig, cost: CostModel, lengths: Mapping[Split, np.ndarray], pace: Pace | None
     ) -> "Trial":
-        """What a configuration asks for, but for saving, and for what workers send each other.
+        """The cost of a configuration, but for saving, and for what workers send each other.
 
         Args:
             config: The run.
@@ -146,7 +146,7 @@ def _choices(
 
 
 def expected_stops(asha: AshaConfig | None, num_searched: int, trial: Trial) -> dict[int, float]:
-    """How many trials are stopped after which step, if trials come in no order of quality.
+    """Count the trials that are stopped after each step, if trials come in no order of quality.
 
     The score of a trial that comes to a rung after n others lies with equal chance between any two of theirs, and ASHA
     lets it go on if it is above all but the best ``1 / reduction_factor`` of them: with probability ``(1 + (n - 1) /
@@ -169,7 +169,7 @@ def expected_stops(asha: AshaConfig | None, num_searched: int, trial: Trial) -> 
 
 @dataclass(frozen=True)
 class SweepCost:
-    """What a sweep takes.
+    """The cost of a sweep.
 
     Args:
         trials_s: Seconds of all trials together.

@@ -1,4 +1,4 @@
-"""What a sweep will do and take, said before anything runs; kept, and put beside what it took."""
+"""The plan of a study: what it will do and take, said before anything runs, kept, and put beside what it took."""
 
 import contextlib
 import logging
@@ -40,7 +40,7 @@ QUANTITIES: dict[str, tuple[str, Callable[[float], str]]] = {
     "trials_s": ("all trials together", duration),
     "sweep_s": ("the sweep, first trial to last", duration),
 }
-"""What is predicted and looked at afterwards: its name for people, and how its numbers are worded."""
+"""Quantities that are predicted and looked at afterwards: a name for people, and the wording of numbers."""
 
 Row = tuple[str, ...]
 """A quantity's name, predicted, actual, and how many times the prediction the actual is."""
@@ -48,7 +48,7 @@ Row = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sweep will do and take.
+    """The work of a sweep, and its cost.
 
     Args:
         facts: In words, by what they are about.
@@ -159,7 +159,7 @@ def with_starts(
 def predictions(
     baseline: Trial, others: Trial, cost: SweepCost, memory_bytes: float, stopped: float = math.nan
 ) -> dict[str, float]:
-    """What is predicted, by what ``QUANTITIES`` calls it."""
+    """Return predictions by the names in ``QUANTITIES``."""
     return {
         "step_s": baseline.step_s,
         "baseline_s": baseline.seconds,
@@ -173,7 +173,7 @@ def predictions(
 
 
 def _workers_in_words(config: StudyConfig) -> str:
-    """How many workers a trial has, and what each reserves."""
+    """The number of workers of a trial, and what each reserves."""
     engine = config.engine
     gpus = f" and {engine.gpus_per_worker:g} GPUs" if engine.gpus_per_worker else ""
     each = f"{engine.cpus_per_worker:g} CPUs{gpus}"
@@ -191,7 +191,7 @@ def in_words(cost: SweepCost, engine: EngineConfig) -> str:
 
 
 def actual(entries: Sequence[TrialRecord]) -> dict[str, float]:
-    """What a sweep took, by the names in ``QUANTITIES``; what cannot be told is left out.
+    """Return what a sweep took, by the names in ``QUANTITIES``; what cannot be told is left out.
 
     Time in which an interrupted sweep did not run is part of what it took, and of what the trials took that were in
     flight.
@@ -216,7 +216,7 @@ def actual(entries: Sequence[TrialRecord]) -> dict[str, float]:
 
 
 def _spans_s(entries: Sequence[TrialRecord]) -> list[tuple[float, float]]:
-    """When trials began and ended, in seconds since 1970, as the driver noted it."""
+    """The beginning and end of trials, in seconds since 1970, as the driver noted it."""
     spans = []
     for record in (RunRecord(entry.folder) for entry in entries):
         # A record that could not be written must not cost the sweep its summary.
@@ -232,7 +232,7 @@ Compared = tuple[list[Row], str, dict[str, float]]
 
 
 def compared_with_plan(folder: Path, entries: Sequence[TrialRecord]) -> Compared:
-    """What was predicted beside what happened; a study without a plan that can be read has nothing to compare."""
+    """Compare predictions with what happened; a study without a plan that can be read has nothing to compare."""
     try:
         plan = read_json(folder / PLAN, Plan)
     except (OSError, ValueError) as error:
@@ -245,7 +245,7 @@ def compared_with_plan(folder: Path, entries: Sequence[TrialRecord]) -> Compared
 
 
 def side_by_side(plan: Plan, found: Mapping[str, float]) -> list[Row]:
-    """What was predicted and what was found, in words."""
+    """Word predictions and what was found."""
     rows = []
     for name, (label, wording) in QUANTITIES.items():
         predicted, took = plan.predicted.get(name), found.get(name)

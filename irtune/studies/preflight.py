@@ -67,7 +67,7 @@ class Inputs:
 
     @cached_property
     def num_common(self) -> int:
-        """How many tokens all examples begin with."""
+        """The number of tokens that all examples begin with."""
         return len(common_tokens(self.encoded))
 
     def facts(self) -> dict[str, str]:
@@ -104,7 +104,7 @@ def one_line(text: str, most: int) -> str:
 
 @dataclass(frozen=True)
 class Ready:
-    """What was found out on the way.
+    """The result of the checks.
 
     Args:
         inputs: Model and data; of several corpora the first.
@@ -163,7 +163,7 @@ class Study(Generic[AnyStudy]):
 
     @property
     def metric(self) -> Metric:
-        """What its trials are scored by."""
+        """The metric that its trials are scored by."""
         return Metric.named(self.config.metric, metric_labels(self.ready.inputs.dataset.labels))
 
 

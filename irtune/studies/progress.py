@@ -1,4 +1,4 @@
-"""How far a sweep is and how long it will take: a bar on a terminal, a line now and then in a log."""
+"""Progress of a sweep and the time that is left: a bar on a terminal, a line now and then in a log."""
 
 import time
 from collections.abc import Sequence

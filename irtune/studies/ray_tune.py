@@ -101,7 +101,7 @@ class TableCallback(tune.Callback):  # type: ignore[misc]
 
 
 def _error(trial: Any) -> str:
-    """What Tune kept of a trial's errors: as text, or pickled where the file of texts is missing or empty."""
+    """Read what Tune kept of a trial's errors: as text, or pickled where the file of texts is missing or empty."""
     file = trial.error_file
     text = Path(file).read_text(errors="replace") if file and Path(file).is_file() else ""
     if text.strip():

@@ -1,4 +1,4 @@
-"""What a study recommends to people without irtune: PEFT settings and a layer card, read from its records."""
+"""Recommendations of a study to people without irtune: PEFT settings and a layer card, read from its records."""
 
 import json
 import logging
@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Recommendation:
-    """What to do without irtune, and why.
+    """Settings for training without irtune, and their reasons.
 
     Args:
         advice: PEFT settings.
@@ -178,7 +178,7 @@ def _best(folder: Path, groups: Mapping[str, list[RecordedTrial]], aim: Aim) -> 
 
 
 def _choices(trials: Sequence[RecordedTrial], folder: Path) -> list[Choices]:
-    """What the trials chose, one of each seed; those whose trace cannot be read are warned of."""
+    """Choices of the trials, one of each seed; those whose trace cannot be read are warned of."""
     found: dict[int, Choices] = {}
     for trial in trials:
         try:
@@ -226,7 +226,7 @@ def _settings(adapter: AdapterConfig) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Shape:
-    """What only the model itself tells.
+    """Facts that only the model itself tells.
 
     Args:
         head: Names of what trains beside its body.

@@ -58,12 +58,12 @@ class RecordedTrial:
 
     @property
     def configuration(self) -> str:
-        """What all of its seeds have in common."""
+        """The name that all of its seeds have in common."""
         return self.name if self.repeats is None else self.repeats
 
     @property
     def is_baseline(self) -> bool:
-        """Whether every block trained at every step."""
+        """True where every block trained at every step."""
         return self.tags.get("irtune.strategy") == BASELINE
 
     def section(self, name: str) -> dict[str, Any]:
@@ -71,7 +71,7 @@ class RecordedTrial:
         return section(self.settings, name)
 
     def choices(self) -> Choices:
-        """Which blocks it trained.
+        """Read which blocks it trained.
 
         Raises:
             ValueError: Its trace is absent or damaged.
@@ -111,7 +111,7 @@ def find_study(name: str, storage: Path) -> Path:
 
 
 def aim_of(settings: Mapping[str, Any]) -> Aim:
-    """What a study's trials are judged by, from its settings by dotted key.
+    """Read what a study's trials are judged by from its settings by dotted key.
 
     Raises:
         StudyError: They don't say it.
@@ -163,7 +163,7 @@ def finished_trials(folder: Path) -> tuple[list[RecordedTrial], int]:
 
 
 def scores_of(trials: Sequence[RecordedTrial], metric: str) -> list[float]:
-    """What trials of one configuration measured on validation: repeats over seeds alone, where there are any.
+    """Scores on validation of trials of one configuration: repeats over seeds alone, where there are any.
 
     The seed that a configuration was chosen by flatters it.
     """

@@ -1,4 +1,4 @@
-"""What a later driver needs to go on with a sweep, and what it is refused for: being another sweep."""
+"""Going on with a sweep: what a later driver needs, and why another sweep is refused."""
 
 import re
 import shlex
@@ -18,8 +18,8 @@ from irtune.tracking.heartbeat import is_live
 from irtune.tracking.ownership import why_not_own
 
 Resume = Literal["ask", "always", "never"]
-"""Whether to go on with an earlier sweep of the same name: ``ask`` does with one that did not come to its end, and asks
-first if somebody sits at a terminal."""
+"""Going on with an earlier sweep of the same name: ``ask`` does with one that did not come to its end, and asks first
+if somebody sits at a terminal."""
 
 IDENTITY = "sweep.json"
 FORMAT = 2
@@ -43,13 +43,13 @@ FREE_SETTINGS = {
     "tracking.upload_adapters",
     "ablation.seeds",
 }
-"""What may be another in a resumed sweep: it changes how many trials run, where, at once and after what, but none of
-them."""
+"""Settings that may be others in a resumed sweep: they change how many trials run, where, at once and after what, but
+none of them."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What a sweep is.
+    """The identity of a sweep.
 
     Args:
         settings: By dotted key, those left out that may change.
@@ -167,7 +167,7 @@ def known_studies(storage: Path) -> list[Path]:
 
 
 def read_identity(folder: Path) -> Identity:
-    """What a study is.
+    """Read the identity of a study.
 
     Raises:
         ValueError: The file is damaged, or another version of irtune wrote it.
@@ -179,7 +179,7 @@ def read_identity(folder: Path) -> Identity:
 
 
 def _may_go_on(folder: Path, console: Console) -> bool:
-    """Whether a folder is this user's own and can be read, with a note where it is not."""
+    """Tell whether a folder is this user's own and can be read, with a note where it is not."""
     reason = None
     if (foreign := why_not_own(folder)) is not None:
         reason = f"it {foreign}; --resume goes on with it all the same"
@@ -194,7 +194,7 @@ def _may_go_on(folder: Path, console: Console) -> bool:
 
 
 def _differences(folder: Path, config: StudyConfig, fingerprint: str) -> list[str]:
-    """What of a sweep is not as its first driver knew it, in words."""
+    """Differences of a sweep from what its first driver knew, in words."""
     identity = _identity(folder)
     if identity.format != FORMAT:
         return [_of_other_version(identity)]

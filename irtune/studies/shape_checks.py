@@ -1,4 +1,4 @@
-"""What a model's shapes alone tell of settings that cannot work: adapters, signals that read them, choices alike."""
+"""Checks against a model's shapes alone: adapters that fit nothing, signals that read nothing, choices alike."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,7 +65,7 @@ def unmeasurable(config: ExperimentConfig, checkpoint: Path) -> list[str]:
 
 
 def _variations(config: ExperimentConfig) -> Iterator[tuple[str, ExperimentConfig]]:
-    """What trials vary, each with its place in the file."""
+    """The configurations of trials, each with its place in the file."""
     if isinstance(config, AblationConfig):
         arms = {cell.name: cell.arm for cell in cells_of(config)}
         yield from ((f"ablation.cells.{arms[name]}", one) for name, one in configurations(config).items())

@@ -177,7 +177,7 @@ class StudyRunner(ABC, Generic[Config, Found]):
 def _checked(
     config: Config, source: str, console: Console, resume: Resume, *, is_planned: bool
 ) -> tuple[Study[Config], str]:
-    """What was found out about a study, with its folder, which only one that runs has made, and its data's fingerprint.
+    """Check a study; returns it with its folder, which only one that runs has made, and its data's fingerprint.
 
     The login of MLflow is in ``ready.tracking_uri`` alone, which is never written.
     """

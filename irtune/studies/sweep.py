@@ -113,7 +113,7 @@ def _drawn(config: SweepConfig) -> list[ExperimentConfig]:
 
 
 def _work(config: SweepConfig, at_once: int) -> dict[str, str]:
-    """What there is to do."""
+    """The trials and the space, in words."""
     searched, number, repeats = num_searched(config.tune, config.space), size(config.space), num_repeats(config)
     again = "; the baseline again at the settings of the best" if may_differ(config) else ""
     again += f"; {'up to ' if again else ''}{repeats} repeats over seeds" if repeats else ""

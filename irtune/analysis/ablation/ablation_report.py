@@ -35,7 +35,7 @@ class Picture:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class AblationReport:
-    """What the report of a study shows; what is empty is left out.
+    """The contents of the report of a study; what is empty is left out.
 
     Args:
         title: Heading of the page.

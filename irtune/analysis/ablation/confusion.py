@@ -1,4 +1,4 @@
-"""Which classes are taken for which: confusion matrices of a few cells side by side, summed over seeds."""
+"""Confusion matrices of a few cells side by side, summed over seeds."""
 
 import math
 from collections.abc import Sequence

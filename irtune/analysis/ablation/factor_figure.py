@@ -55,7 +55,7 @@ def lines_of(results: Sequence[CellResult], factor: str) -> list[Line]:
 
 
 def places(results: Sequence[CellResult], factor: str) -> dict[object, float]:
-    """Where each level stands: numbers where they are, others side by side; a share of blocks is as many blocks."""
+    """Place levels on the axis: numbers where they are, others side by side; a share of blocks is as many blocks."""
     cells: dict[object, CellResult] = {}
     for one in results:
         if factor in one.cell.levels:
@@ -143,7 +143,7 @@ def factor_plot(results: Sequence[CellResult], factor: str, margin: float | None
 
 
 def factor_caption(results: Sequence[CellResult], factor: str, margin: float | None) -> str:
-    """What stands beside the figure: of k the rule of the knee, and where each arm has it.
+    """Return the caption: of k the rule of the knee, and the knee of each arm; else nothing.
 
     Args:
         results: All cells.

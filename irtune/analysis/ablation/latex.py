@@ -28,7 +28,7 @@ def escaped(text: str) -> str:
 
 
 def bold(text: str) -> str:
-    """What is LaTeX already, in bold."""
+    """Set LaTeX in bold."""
     return rf"\textbf{{{text}}}"
 
 

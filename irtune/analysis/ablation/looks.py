@@ -28,7 +28,7 @@ def corpora_of(results: Sequence[CellResult]) -> list[str | None]:
 
 
 def score_words(results: Sequence[CellResult]) -> str:
-    """What the scores are of."""
+    """The metric of the scores, in words."""
     return metric_of([row for one in results for row in one.rows]).words
 
 

@@ -1,4 +1,4 @@
-"""Do seeds agree on which blocks matter? Rank correlation of importance and overlap of choices, beside chance."""
+"""Agreement of seeds on blocks: rank correlation of importance and overlap of choices, beside chance."""
 
 import itertools
 from collections.abc import Mapping, Sequence
