@@ -46,7 +46,7 @@ def curves_of(entries: Sequence[TrialRecord], metric: str) -> dict[str, Curve]:
         entries: All trials.
         metric: The name of an evaluation's metric.
     """
-    found = {entry.trial_id: curve_of(RecordReader(entry.folder), f"eval/{metric}") for entry in entries}
+    found = {entry.spec.name: curve_of(RecordReader(entry.folder), f"eval/{metric}") for entry in entries}
     return {name: curve for name, curve in found.items() if curve.steps}
 
 
@@ -54,7 +54,7 @@ def choices_of(entries: Sequence[TrialRecord]) -> dict[str, list[Choices]]:
     """The choices of the finished trials of each cell."""
     found: dict[str, list[Choices]] = {}
     for entry in sorted(entries, key=lambda entry: entry.config.seed):
-        if entry.status != "finished" or entry.repeats is None:
+        if entry.status != "finished" or entry.spec.repeats is None:
             continue
         try:
             trace = read_trace(entry.folder)
@@ -64,7 +64,7 @@ def choices_of(entries: Sequence[TrialRecord]) -> dict[str, list[Choices]]:
         if len(trace["step"]):
             steps = entry.config.training.max_steps
             one = Choices.of(entry.config.seed, trace["step"], trace["active"], trace["scores"], steps)
-            found.setdefault(entry.repeats, []).append(one)
+            found.setdefault(entry.spec.repeats, []).append(one)
     return found
 
 
@@ -164,7 +164,7 @@ def _confusions(
 
 
 def _heat_maps(findings: AblationFindings, entries: Sequence[TrialRecord]) -> dict[str, bytes]:
-    by_id = {entry.trial_id: entry for entry in entries}
+    by_id = {entry.spec.name: entry for entry in entries}
     shown = [one for one in told_apart(findings.results) if one.rows]
     first = {one.cell.name: by_id[one.rows[0].trial_id].folder / HEAT_MAP for one in shown}
     return {f"{name}, first seed": file.read_bytes() for name, file in first.items() if file.is_file()}
@@ -173,7 +173,7 @@ def _heat_maps(findings: AblationFindings, entries: Sequence[TrialRecord]) -> di
 def _failures(entries: Sequence[TrialRecord]) -> list[str]:
     """Trials that did not finish, in words."""
     return [
-        f"{entry.name} ({entry.trial_id}): {entry.status or 'killed'}"
+        f"{entry.name} ({entry.spec.name}): {entry.status or 'killed'}"
         + (f": {redact(last_line(entry.error))}" if entry.error else "")
         for entry in entries
         if entry.status != "finished"

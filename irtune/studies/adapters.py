@@ -44,8 +44,8 @@ class Adapters:
         """A trial is over, and all that it measured is known."""
         if entry.status != "finished":
             return
-        self._finished.add(entry.trial_id)
-        self._entries[entry.trial_id], self._rows[entry.trial_id] = entry, entry.row(self._aim)
+        self._finished.add(entry.spec.name)
+        self._entries[entry.spec.name], self._rows[entry.spec.name] = entry, entry.row(self._aim)
         if self._tracking.keep_adapters == "all":
             return
         wanted = self._best() if self._tracking.keep_adapters == "best" else set()

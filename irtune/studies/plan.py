@@ -197,10 +197,10 @@ def actual(entries: Sequence[TrialRecord]) -> dict[str, float]:
     flight.
     """
     # The trials of an ablation all repeat a cell; those of a sweep that repeat another are finalists.
-    predicted = [entry for entry in entries if entry.repeats is None or entry.group]
+    predicted = [entry for entry in entries if entry.spec.repeats is None or entry.spec.group]
     finished = [entry for entry in predicted if entry.status == "finished"]
-    baseline = [each for each in finished if each.trial_id == BASELINE_TRIAL or each.group.get("baseline") == "true"]
-    others = [entry for entry in finished if not entry.is_baseline and entry not in baseline]
+    baseline = [one for one in finished if one.spec.name == BASELINE_TRIAL or one.spec.group.get("baseline") == "true"]
+    others = [entry for entry in finished if not entry.spec.is_baseline and entry not in baseline]
     spans = _spans_s(entries)
     found: dict[str, list[float]] = {
         "step_s": [entry.latest["cost/train_s"] / entry.step for entry in baseline],

@@ -92,7 +92,7 @@ class TableCallback(tune.Callback):  # type: ignore[misc]
         """The trial failed, and will go on from its checkpoint."""
         record = self._table.records[trial.config["name"]]
         record.interruptions.append(last_line(_error(trial)))
-        logger.warning("%s is tried again: %s", record.trial_id, record.interruptions[-1])
+        logger.warning("%s is tried again: %s", record.spec.name, record.interruptions[-1])
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """The trial failed for good."""

@@ -11,6 +11,7 @@ from stores import stored_runs
 
 from irtune.config.load import ConfigError, load, with_overrides
 from irtune.config.sweep_schema import SweepConfig
+from irtune.search.source import TrialSpec
 from irtune.studies.adapters import Adapters
 from irtune.studies.trial_record import TrialRecord
 from irtune.tracking.mlflow_tracker import MlflowTracker
@@ -43,7 +44,7 @@ class Trials:
         (folder / "adapter" / "weights").write_text(name)
         overrides = {"selection.policy.name": "all"} if name == "baseline" else {}
         experiment = with_overrides(self.config.experiment(), overrides)
-        entry = TrialRecord(name, name, experiment, folder, name == "baseline", repeats)
+        entry = TrialRecord(TrialSpec(name, {}, repeats), name, experiment, folder)
         values = {"eval/f1_macro": f1, "cost/total_flops": flops, "cost/step_flops": flops}
         entry.take([{"kind": "metrics", "step": 9, "attempt": 0, "values": values}])
         entry.settle()

@@ -13,6 +13,7 @@ from irtune.config.schema import ExperimentConfig
 from irtune.config.study_schema import Aim
 from irtune.importance import Importance
 from irtune.layers import SelectionRecord
+from irtune.search.source import TrialSpec
 from irtune.studies.trial_record import TrialRecord, config_hash, trial_name
 from irtune.training.record import RecordReader, RecordWriter
 
@@ -25,7 +26,7 @@ def config_of(tree=TOP_K):
 
 
 def entry_of(folder=Path("/nowhere"), tree=TOP_K, **fields):
-    return TrialRecord("0a1b", "top_k k=17", config_of(tree), folder, is_baseline=False, **fields)
+    return TrialRecord(TrialSpec("0a1b", {}), "top_k k=17", config_of(tree), folder, **fields)
 
 
 def metrics(step, **values):
