@@ -210,8 +210,8 @@ class ExperimentConfig(Section):
     Example:
         >>> from irtune import ExperimentConfig
         >>> config = ExperimentConfig(method="lisa", training={"max_steps": 100})
-        >>> config.selection.policy.k, config.strategy, config.baseline().strategy
-        (2, 'lisa', 'all')
+        >>> config.selection.policy.k, config.strategy
+        (2, 'lisa')
     """
 
     name: str = Field(
@@ -285,10 +285,3 @@ class ExperimentConfig(Section):
         """What MLflow and tables group runs by: ``all`` if every block trains, else the method, else the policy."""
         policy = self.selection.policy.name
         return policy if policy == BASELINE else self.method or policy
-
-    def baseline(self) -> Self:
-        """The same run with every block training; what its method sets elsewhere stays."""
-        tree = self.model_dump(mode="json")
-        tree["method"] = None
-        tree["selection"]["policy"] = {"name": BASELINE}
-        return type(self).model_validate(tree)

@@ -15,10 +15,11 @@ from saying import says
 from transformers import CanineConfig, CanineForSequenceClassification, CanineTokenizer
 
 from irtune.analysis.metrics import evaluation
-from irtune.config.load import load
+from irtune.config.load import load, with_overrides
 from irtune.config.schema import ExperimentConfig, ModelConfig
 from irtune.layers import SelectionRecord
 from irtune.processor import num_cores
+from irtune.search.source import BASELINE_OVERRIDES
 from irtune.training import loop
 from irtune.training.loop import weights_of
 from irtune.training.model import materialize
@@ -277,7 +278,7 @@ def test_k_changes_the_loss_the_cost_and_the_trace(tmp_path: Path) -> None:
 def test_k_of_all_blocks_trains_like_the_baseline(tmp_path: Path) -> None:
     every, baseline = Memory(), Memory()
     run(tiny(**{"selection.policy.k": 6}), folder=tmp_path / "k", recorder=every)
-    run(tiny().baseline(), folder=tmp_path / "all", recorder=baseline)
+    run(with_overrides(tiny(), BASELINE_OVERRIDES), folder=tmp_path / "all", recorder=baseline)
     assert every.points["train/loss"] == baseline.points["train/loss"]
     assert [r["scores"] for r in every.records] == [r["scores"] for r in baseline.records]
 
