@@ -198,7 +198,7 @@ def _differences(folder: Path, config: StudyConfig, fingerprint: str) -> list[st
     identity = _identity(folder)
     if identity.format != FORMAT:
         return [_of_other_version(identity)]
-    before, now = _public(identity.settings), _settings(config)
+    before, now = redacted(identity.settings), _settings(config)
     keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     different = [f"{key}: {_said(before, key)} before, {_said(now, key)} now" for key in keys]
     if identity.data_fingerprint != fingerprint:
@@ -222,11 +222,7 @@ def _identity(folder: Path) -> Identity:
 
 def _settings(config: StudyConfig) -> dict[str, Any]:
     settings = {key: value for key, value in dotted_keys(config).items() if key not in FREE_SETTINGS}
-    return _public(settings)
-
-
-def _public(settings: dict[str, Any]) -> dict[str, Any]:
-    return {key: redacted(value, key) for key, value in settings.items()}
+    return dict(redacted(settings))
 
 
 def _said(settings: dict[str, Any], key: str) -> str:
