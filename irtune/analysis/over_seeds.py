@@ -18,7 +18,6 @@ class Finalist:
 
     Args:
         mean: The trial of the search that it repeats, with means over the seeds for everything measured.
-        deviation: Standard deviation over the seeds of the score on test; None below two seeds.
         repeats: Its repeats, by seed.
         baseline_mean: Likewise of the baseline that differs from it in nothing but which blocks train, over the same
             seeds; None for a baseline itself, and without one.
@@ -27,11 +26,16 @@ class Finalist:
     """
 
     mean: TrialRow
-    deviation: float | None
     repeats: tuple[TrialRow, ...]
     baseline_mean: TrialRow | None = None
     baseline_repeats: tuple[TrialRow, ...] = ()
     interval: Interval | None = None
+
+    @property
+    def deviation(self) -> float | None:
+        """Standard deviation over the seeds of the score on test; None below two seeds."""
+        scores = [row.test_score for row in self.repeats if row.test_score is not None]
+        return float(np.std(scores, ddof=1)) if len(scores) > 1 else None
 
 
 def compare_finalists(rows: Sequence[TrialRow], mode: Mode = "max") -> tuple[Finalist, ...]:
@@ -57,7 +61,6 @@ def compare_finalists(rows: Sequence[TrialRow], mode: Mode = "max") -> tuple[Fin
         theirs = () if mean.is_baseline else tuple(baseline[number] for number in common)
         finalists[mean] = Finalist(
             mean=mean,
-            deviation=_deviation(ours),
             repeats=ours,
             baseline_mean=_mean(str(theirs[0].repeats), trials, theirs) if theirs else None,
             baseline_repeats=theirs,
@@ -100,8 +103,3 @@ def _mean(name: str, trials: Mapping[str, TrialRow], repeats: Sequence[TrialRow]
     means = {name: None if None in found else float(np.mean(found)) for name, found in values.items()}
     test_set = {"test_labels": repeats[0].test_labels, "test_groups": groups_of(repeats)}
     return replace(trial, status="finished", test_predictions=None, **test_set, **means)  # type: ignore[arg-type]
-
-
-def _deviation(repeats: Sequence[TrialRow]) -> float | None:
-    scores = [row.test_score for row in repeats if row.test_score is not None]
-    return float(np.std(scores, ddof=1)) if len(scores) > 1 else None
