@@ -29,10 +29,6 @@ LEAST_ROOM = 8
 COUNTS = "encoding.json"
 
 
-class LengthError(ValueError):
-    """Instruction and template leave too little room for texts."""
-
-
 @dataclass(frozen=True)
 class EncodedSplit:
     """Token ids of one split, end to end.
@@ -132,7 +128,7 @@ def encode(
         positions: The most tokens that the model reads; None if there is no such limit.
 
     Raises:
-        LengthError: If instruction and template leave too little room for texts that have to be cut.
+        ValueError: If instruction and template leave too little room for texts that have to be cut.
     """
     prompt, labels = dataset.prompt, dataset.labels
     texts = {split: [example.texts for example in dataset.splits[split]] for split in SPLITS}
@@ -197,7 +193,7 @@ def _check_room(reader: _Reader, max_length: int) -> None:
     taken = len(reader.tokens_of([reader.prompt.frame(reader.instruction)])[0])
     room, needed = max_length - taken, LEAST_ROOM * reader.prompt.num_texts
     if room < needed:
-        raise LengthError(
+        raise ValueError(
             f"model.max_length: of {max_length} tokens instruction and template take {taken} and leave "
             f"{max(room, 0)} for texts, which need {needed} at least. Set model.max_length={taken + needed} or "
             "more, or shorten data.instruction or data.template (data.instruction=null asks nothing)"
