@@ -76,7 +76,7 @@ class Driver:
         self.reset()
         self.study, self.database = folder / STUDY, folder / "mlflow.db"
         uri = f"sqlite:///{self.database}"
-        ready = Ready(Inputs(folder, 30, config.data.load(), None, None), uri, ())
+        ready = Ready([Inputs(folder, 30, config.data.load(), None, None)], uri, ())
         sweep = Sweep("scale", folder, config, ready, "scale.py")
         self.setup = TrialSetup(explicit(config.experiment()), folder, dataset=None)
         search = OptunaSource(open_study(self.study, "scale", config.tune), config.space, config.tune)

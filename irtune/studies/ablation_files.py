@@ -182,18 +182,16 @@ def _failures(entries: Sequence[TrialRecord]) -> list[str]:
 
 def _class_names(study: Ablation) -> dict[str | None, Sequence[str]]:
     corpora: list[str | None] = [*study.config.ablation.corpora] or [None]
-    inputs = (study.ready.inputs, *study.ready.further)
-    return {corpus: one.dataset.labels for corpus, one in zip(corpora, inputs, strict=True)}
+    return {corpus: one.dataset.labels for corpus, one in zip(corpora, study.ready.corpora, strict=True)}
 
 
 def _data(study: Ablation) -> Mapping[str, str]:
     """Facts about the data of each corpus."""
-    inputs = (study.ready.inputs, *study.ready.further)
     corpora = list(study.config.ablation.corpora)
     found: dict[str, str] = redacted(
         {
             f"{corpus}: {key}" if corpus else key: fact
-            for corpus, one in zip(corpora or [""], inputs, strict=True)
+            for corpus, one in zip(corpora or [""], study.ready.corpora, strict=True)
             for key, fact in (one.facts() | {"asked": one.asked()}).items()
         }
     )

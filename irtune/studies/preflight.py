@@ -107,28 +107,31 @@ class Ready:
     """The result of the checks.
 
     Args:
-        inputs: Model and data; of several corpora the first.
+        corpora: Model and data; of an ablation on several corpora one for each.
         tracking_uri: Where MLflow is.
         doubts: What is allowed but probably not meant.
         earlier: The trials that a sweep's sampler knows from the start.
         away: Why MLflow cannot be reached now; None if it can.
-        further: The other corpora.
     """
 
-    inputs: Inputs
+    corpora: Sequence[Inputs]
     tracking_uri: str
     doubts: tuple[str, ...]
     earlier: Sequence[FrozenTrial] = ()
     away: "TrackingAwayError | None" = None
-    further: tuple[Inputs, ...] = ()
+
+    @property
+    def inputs(self) -> Inputs:
+        """The first of them."""
+        return self.corpora[0]
 
     def fingerprint(self) -> str:
         """Of all data."""
-        return "-".join(one.dataset.fingerprint() for one in (self.inputs, *self.further))
+        return "-".join(one.dataset.fingerprint() for one in self.corpora)
 
     def data_tags(self, data: DatasetConfig) -> dict[str, str]:
         """The tags of a run on the data that a configuration asks for; none if that is not data as it was checked."""
-        for one in (self.inputs, *self.further):
+        for one in self.corpora:
             if one.data == data:
                 return {DATA_TAG: one.dataset.name, DIGEST_TAG: one.dataset.fingerprint()}
         return {}
@@ -299,7 +302,8 @@ def prepare(config: StudyConfig, source: str, *, makes_store: bool = True) -> Re
         TrackingError: If MLflow cannot be used; that a server is away is told in ``away``.
     """
     uri = resolve_tracking_uri(config.tracking.uri, storage_path(config))
-    inputs, *further = check_inputs(config, source)
+    corpora = check_inputs(config, source)
+    dataset = corpora[0].dataset
     away = None
     if makes_store or local_database(uri) is None:
         # MLflow takes seconds to import.
@@ -309,18 +313,16 @@ def prepare(config: StudyConfig, source: str, *, makes_store: bool = True) -> Re
             check_tracking(uri)
         except TrackingAwayError as error:
             away = error
-    held = {example.label for example in inputs.dataset.splits["validation"]}
-    names = [f"eval/{name}" for name in metric_names(inputs.dataset.labels, held)]
-    unsaid = check_class_weights(_class_weights(config), inputs.dataset.labels)
-    doubts = (*inputs.dataset.notes, *unsaid)
+    doubts = (*dataset.notes, *check_class_weights(_class_weights(config), dataset.labels))
     if not isinstance(config, SweepConfig):
-        return Ready(inputs, uri, doubts, away=away, further=tuple(further))
-    mistakes = unknown_metrics(config.tune, names)
+        return Ready(corpora, uri, doubts, away=away)
+    held = {example.label for example in dataset.splits["validation"]}
+    mistakes = unknown_metrics(config.tune, [f"eval/{name}" for name in metric_names(dataset.labels, held)])
     mistakes += _complaints(earlier_trials, config.tune, config.space)
     if mistakes:
         raise ConfigError(source, mistakes)
     earlier, left_out = earlier_trials(config.tune, config.space)
-    return Ready(inputs, uri, (*doubts, *doubtful(config), *left_out), earlier, away)
+    return Ready(corpora, uri, (*doubts, *doubtful(config), *left_out), earlier, away)
 
 
 def _class_weights(config: ExperimentConfig) -> ClassWeights:
