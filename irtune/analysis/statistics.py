@@ -177,12 +177,8 @@ def _scores(
         for index, predicted in enumerate(read):
             scores[start : start + size, index] = metric.scores(weights, true, predicted)
     if by_group:
+        # How many times as wide as the bootstrap of so few groups an interval has to be.
+        of_few = stdtrit(num_units - 1, 0.975) / stdtrit(np.inf, 0.975) * np.sqrt(num_units / (num_units - 1))
         centre = scores.mean(axis=0)
-        scores = centre + _widening(num_units) * (scores - centre)
+        scores = centre + float(of_few) * (scores - centre)
     return np.array([metric.score(true, predicted) for predicted in read]), scores
-
-
-def _widening(num_groups: int) -> float:
-    """How many times as wide as the bootstrap of so few groups an interval has to be."""
-    of_few = stdtrit(num_groups - 1, 0.975) / stdtrit(np.inf, 0.975)
-    return float(of_few * np.sqrt(num_groups / (num_groups - 1)))

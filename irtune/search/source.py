@@ -142,9 +142,9 @@ class Together:
     def __init__(
         self,
         sources: Sequence[TrialSource],
-        shown: Callable[[int, TrialSpec], TrialSpec] = lambda place, spec: spec,
+        shown: Callable[[int, TrialSpec], TrialSpec] | None = None,
     ) -> None:
-        self._sources, self._shown = list(sources), shown
+        self._sources, self._shown = list(sources), shown or _unchanged
         self.num_trials = sum(source.num_trials for source in self._sources)
         self._asked: dict[str, tuple[TrialSource, TrialSpec]] = {}
 
@@ -177,3 +177,8 @@ class Together:
         """Pass on to the source whose trial it is."""
         source, own = self._asked[spec.name]
         source.tell(own, outcome)
+
+
+def _unchanged(place: int, spec: TrialSpec) -> TrialSpec:
+    # A function with a name, since sources travel by pickle.
+    return spec

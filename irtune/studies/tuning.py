@@ -6,6 +6,7 @@ than ten points at one learning rate lie within two once each has its own (arXiv
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import optuna
@@ -40,15 +41,14 @@ def search_of(folder: Path, config: AblationConfig, cells: Sequence[Cell]) -> To
         tried, tune = _open(folder, config, cell)
         requeue_interrupted(tried)
         sources.append(OptunaSource(tried, space_of(config, cell), tune))
+    return Together(sources, partial(_of_cell, cells, config.seed + SEED_BEFORE))
 
-    def of_cell(place: int, spec: TrialSpec) -> TrialSpec:
-        """A trial of a search with the overrides of its cell under its own, named after the cell."""
-        cell = cells[place]
-        overrides = {**cell.overrides, **spec.overrides, "seed": config.seed + SEED_BEFORE}
-        name = f"tune_{folder_of(cell)}_{spec.name}"
-        return TrialSpec(name, overrides, group=group_of(cell) | {"phase": TUNING})
 
-    return Together(sources, of_cell)
+def _of_cell(cells: Sequence[Cell], seed: int, place: int, spec: TrialSpec) -> TrialSpec:
+    """A trial of a search with the overrides of its cell under its own, named after the cell."""
+    cell = cells[place]
+    overrides = {**cell.overrides, **spec.overrides, "seed": seed}
+    return TrialSpec(f"tune_{folder_of(cell)}_{spec.name}", overrides, group=group_of(cell) | {"phase": TUNING})
 
 
 def tuned(folder: Path, config: AblationConfig, cells: Sequence[Cell]) -> list[Cell]:

@@ -26,9 +26,9 @@ class Uploader:
     def __init__(self):
         self.added, self.finished, self.resent = {}, [], []
 
-    def add(self, key, folder, *, name, tags, params, is_new):
-        self.added[key] = (name, tags, is_new)
-        self.params = params
+    def add(self, folder, opened, *, is_new):
+        self.added[opened.key] = (opened.name, opened.tags, is_new)
+        self.params = opened.params
 
     def finish(self, key, status, tags, error_text):
         self.finished.append((key, status, error_text))
