@@ -1,7 +1,7 @@
 """Sources of trials: what is asked for one trial after the other, and told how each went."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from irtune.analysis.trials import BASELINE
@@ -42,10 +42,6 @@ class TrialSpec:
         """Whether every block trains in it, as what others are compared with."""
         of = self.name if self.repeats is None else self.repeats
         return of == BASELINE_TRIAL or of.startswith(MATCHED)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return what Ray Tune is told of the trial, which ``TrialSpec(**…)`` takes back."""
-        return asdict(self)
 
 
 BASELINE_SPEC = TrialSpec(BASELINE_TRIAL, BASELINE_OVERRIDES)

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ class SourceSearcher(Searcher):  # type: ignore[misc]
         if spec is None:
             return str(Searcher.FINISHED)
         self._specs[trial_id] = spec
-        return spec.to_json()
+        return asdict(spec)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Pass on what a trial reports."""
