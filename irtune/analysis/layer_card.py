@@ -13,12 +13,13 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from irtune.analysis.ablation.stability import Choices, stability
+from irtune.analysis.palette import COLOURS
 from irtune.analysis.recommendation import Advice, over_seeds
 
 SCHEMA_VERSION = 1
 """Grows when a field changes its meaning or goes; a field that is added leaves it."""
 
-_CHOSEN, _OTHER = "#0072B2", "#B8C4CE"
+_CHOSEN, _OTHER = COLOURS[0], "#B8C4CE"
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from irtune.analysis.metrics import Mode
+from irtune.analysis.palette import COLOURS, MARKERS
 from irtune.analysis.trials import BASELINE, TrialRow, chosen, metric_of
-
-# Okabe and Ito's palette, told apart with any colour vision; its yellow is too pale on white. Black is the baseline's.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7F7F7F")
-# Eight shapes and seven colours: no pair comes twice among the first 56 strategies.
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 
 
 @dataclass(frozen=True)
@@ -63,8 +59,8 @@ def _styles(rows: Sequence[TrialRow]) -> dict[str, _Style]:
     step = min(0.006 * num_blocks, 0.5 / max(len(strategies), 1))
     styles = {
         strategy: _Style(
-            _COLOURS[index % len(_COLOURS)],
-            _MARKERS[index % len(_MARKERS)],
+            COLOURS[index % len(COLOURS)],
+            MARKERS[index % len(MARKERS)],
             step * (index - (len(strategies) - 1) / 2),
         )
         for index, strategy in enumerate(strategies)

@@ -8,12 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from irtune.analysis.ablation.cell_results import CellResult
+from irtune.analysis.palette import COLOURS, MARKERS
 from irtune.analysis.trials import metric_of
-
-# Okabe and Ito's palette, told apart with any colour vision; its yellow is too pale on white. Black is the baseline's.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7F7F7F")
-# Eight shapes and seven colours: no pair comes twice among the first 56.
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 
 
 @dataclass(frozen=True)
