@@ -1,4 +1,4 @@
-"""The command line: ``irtune sweep | ablate | recommend | validate | settings | methods | sync``."""
+"""The command line: ``irtune sweep | ablate | train | recommend | validate | settings | methods | sync``."""
 
 import argparse
 import gc
@@ -16,6 +16,7 @@ from rich.console import Console
 
 from irtune.config.ablation_schema import AblationConfig
 from irtune.config.load import load, load_any, parse_overrides, with_threads
+from irtune.config.run_schema import RunConfig
 from irtune.config.schema import ExperimentConfig
 from irtune.config.study_schema import StudyConfig
 from irtune.config.sweep_schema import SweepConfig
@@ -23,6 +24,7 @@ from irtune.redaction import raised_publicly, redact
 
 QUICKSTART = "search_spaces/quickstart.yaml"
 ABLATION = "search_spaces/ablation_quickstart.yaml"
+TRAIN = "search_spaces/single_run.yaml"
 STORAGE = str(ExperimentConfig.model_fields["storage"].default)
 RUN = f"irtune sweep {QUICKSTART} 'space={{training.learning_rate: {{type: float, low: 3e-4, high: 3e-3, log: true}}}}'"
 """A command that compares anything with the baseline, over a space that every method has."""
@@ -69,6 +71,16 @@ def _parser() -> argparse.ArgumentParser:
     about = "compare cells over seeds, and judge what is claimed of them"
     ablate = _add_study(commands, "ablate", AblationConfig, ABLATION, about)
     ablate.add_argument("--fresh", action="store_true", help="train again what an earlier study has trained just so")
+    train = _add_study(
+        commands, "train", RunConfig, TRAIN, "train one configuration once, tracked and resumed as a study is"
+    )
+    train.add_argument(
+        "--from",
+        dest="of",
+        metavar="STUDY[:TRIAL]",
+        help="instead of a file the settings of a trial that finished (default: the study's best on validation)",
+    )
+    train.add_argument("--storage", type=Path, help=f"where the studies of --from lie (default: {STORAGE})")
 
     recommend = commands.add_parser(
         "recommend", help="say what a study's best trial comes to without irtune: PEFT settings, and a layer card"
@@ -144,7 +156,11 @@ def _study(kind: type[StudyConfig], default: str, options: argparse.Namespace, c
     if first is not None and _is_override(first):
         first, overrides = None, [first, *overrides]
     file = Path(first or default)
-    config = load(kind, file, parse_overrides(overrides))
+    config: StudyConfig
+    if kind is RunConfig and options.of is not None:
+        config, file = _of_a_trial(options, None if first is None else file, overrides)
+    else:
+        config = load(kind, file, parse_overrides(overrides))
     at_once = config.tune.max_concurrent_trials
     experiment = with_threads(config.experiment(), at_once and at_once * config.engine.num_workers)
     # It imports what training needs while this process imports what a study needs.
@@ -162,11 +178,25 @@ def _study(kind: type[StudyConfig], default: str, options: argparse.Namespace, c
         return 0 if runner.succeeded(runner.run(*study)) else 1
 
 
+def _of_a_trial(options: argparse.Namespace, file: Path | None, overrides: Sequence[str]) -> tuple[RunConfig, Path]:
+    """The configuration of a trial to train again, and where it comes from."""
+    from irtune.studies.single_run import config_from
+
+    if file is not None:
+        raise ValueError(f"{file}: give a file or --from, not both; settings are changed by dotted.key=value")
+    storage = (options.storage or Path(STORAGE)).expanduser().resolve()
+    return config_from(options.of, storage, parse_overrides(overrides))
+
+
 def _runner(kind: type[StudyConfig], options: argparse.Namespace) -> Any:
     if kind is SweepConfig:
         from irtune.studies.sweep import SweepRunner
 
         return SweepRunner()
+    if kind is RunConfig:
+        from irtune.studies.single_run import SingleRunner
+
+        return SingleRunner()
     from irtune.studies.ablation import AblationRunner
 
     return AblationRunner(fresh=options.fresh)

@@ -8,12 +8,11 @@ from rich.console import Console
 from irtune.analysis.ablation.cell_tables import cell_table
 from irtune.analysis.ablation.claims import Claimed
 from irtune.analysis.ablation.findings import AblationFindings, findings_of
-from irtune.config.load import dotted_keys
 from irtune.files import once_there_is_room
 from irtune.search.hopeless import without_hopeless
 from irtune.studies.ablation_claims import CLAIMS, write_claims
 from irtune.studies.ablation_files import REPORT, RESULTS, curves_of, write_files
-from irtune.studies.plan import PLAN, Compared, compared_with_plan, show_compared
+from irtune.studies.plan import PLAN, Compared, actual, compared_with_plan, show_compared
 from irtune.studies.preflight import Ablation, study_cells
 from irtune.studies.trial_record import TrialRecord
 from irtune.studies.trial_table import TrialTable
@@ -46,7 +45,7 @@ def conclude_ablation(
         tags=("irtune.arm", "irtune.corpus", "irtune.baseline"),
         group_by="irtune.cell",
     )
-    compared = compared_with_plan(study.folder, entries)
+    compared = compared_with_plan(study.folder, actual(entries))
     once_there_is_room(lambda: write_files(study, entries, findings, curves, commands, compared), study.folder)
     _record(study, findings, compared, trials.uploader)
     trials.adapters.upload(trials.uploader)
@@ -62,7 +61,7 @@ def _record(study: Ablation, findings: AblationFindings, compared: Compared, upl
     tags |= {"irtune.claims.sha256": claims["sha256"], "irtune.claims.recorded": claims["recorded"]}
     uploader.add(folder, Opened(key, f"summary of {study.name}", tags, now_ms()))
     writer = RecordWriter(folder)
-    writer.params(dotted_keys(study.config))
+    writer.params(study.config.model_dump(mode="json"))
     writer.tags({"irtune.answer": findings.answer, "irtune.caveats": " ".join(findings.caveats)})
     known = {f"cells/{one.cell.name}/test": one.test[0] for one in findings.results if one.test is not None}
     known |= {

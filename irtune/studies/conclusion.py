@@ -19,12 +19,12 @@ from irtune.analysis.report import render_report
 from irtune.analysis.response import response_curves
 from irtune.analysis.tables import trial_table
 from irtune.analysis.trials import TrialRow
-from irtune.config.load import dotted_keys, explicit
+from irtune.config.load import explicit
 from irtune.files import once_there_is_room, write_whole
 from irtune.redaction import redacted
 from irtune.search.optuna_source import STUDY
 from irtune.studies.artifacts import HEAT_MAP
-from irtune.studies.plan import PLAN, Compared, compared_with_plan, show_compared
+from irtune.studies.plan import PLAN, Compared, actual, compared_with_plan, show_compared
 from irtune.studies.preflight import Sweep
 from irtune.studies.provenance import origin_of
 from irtune.studies.trial_table import TrialTable
@@ -66,7 +66,7 @@ def conclude(sweep: Sweep, trials: TrialTable, tracker: MlflowTracker, console: 
     front = pareto_front(rows, objectives) if len(objectives) > 1 else []
     tags = ("irtune.strategy", "irtune.pruned", *(["irtune.repeats"] if sweep.config.tune.finalists else []))
     look = ways_to_look(sweep, tracker, params=(*sweep.config.space, "selection.policy.name"), tags=tags)
-    compared = compared_with_plan(sweep.folder, list(trials.records.values()))
+    compared = compared_with_plan(sweep.folder, actual(list(trials.records.values())))
     found = _Found(sweep, trials, rows, front, answer, look, compared)
     once_there_is_room(lambda: _write_files(found), sweep.folder)
     _record(found)
@@ -122,7 +122,7 @@ def _record(found: _Found) -> None:
     tags |= {"irtune.data.lengths": sweep.ready.inputs.encoded.in_words()}
     uploader.add(folder, Opened(key, f"summary of {sweep.name}", tags, now_ms()))
     writer = RecordWriter(folder)
-    writer.params(dotted_keys(sweep.config))
+    writer.params(sweep.config.model_dump(mode="json"))
     writer.tags({"irtune.answer": answer.sentence, "irtune.caveats": " ".join(answer.caveats)})
     notes, adapters = " ".join(sweep.ready.inputs.dataset.notes), found.trials.adapters.told()
     writer.tags({"irtune.data.notes": notes, "irtune.adapters": adapters})

@@ -39,6 +39,9 @@ QUANTITIES: dict[str, tuple[str, Callable[[float], str]]] = {
     "stopped": ("trials stopped early", "{:.2g}".format),
     "trials_s": ("all trials together", duration),
     "sweep_s": ("the sweep, first trial to last", duration),
+    "run_step_s": ("optimizer step", "{:.3g}s".format),
+    "run_flops": ("training FLOPs", operations),
+    "run_s": ("the run", duration),
 }
 """Quantities that are predicted and looked at afterwards: a name for people, and the wording of numbers."""
 
@@ -215,6 +218,18 @@ def actual(entries: Sequence[TrialRecord]) -> dict[str, float]:
     return {name: float(mean(values)) for name, values in found.items() if values}
 
 
+def actual_of_run(run: TrialRecord) -> dict[str, float]:
+    """What a single run took, as ``actual`` says it of several."""
+    if run.status != "finished":
+        return {}
+    return {
+        "run_step_s": run.latest["cost/train_s"] / run.step,
+        "run_flops": run.latest["cost/total_flops"],
+        "memory_bytes": run.latest["cost/peak_memory_bytes"],
+        "run_s": sum(end - start for start, end in _spans_s([run])),
+    }
+
+
 def _spans_s(entries: Sequence[TrialRecord]) -> list[tuple[float, float]]:
     """The beginning and end of trials, in seconds since 1970, as the driver noted it."""
     spans = []
@@ -231,14 +246,13 @@ Compared = tuple[list[Row], str, dict[str, float]]
 """Predicted and actual in words, where the prediction comes from, and both as metrics."""
 
 
-def compared_with_plan(folder: Path, entries: Sequence[TrialRecord]) -> Compared:
-    """Compare predictions with what happened; a study without a plan that can be read has nothing to compare."""
+def compared_with_plan(folder: Path, found: Mapping[str, float]) -> Compared:
+    """Compare predictions with what was ``found``; a study without a plan that can be read has nothing to compare."""
     try:
         plan = read_json(folder / PLAN, Plan)
     except (OSError, ValueError) as error:
         logging.getLogger(__name__).warning("nothing was predicted: %s", error)
         return [], "", {}
-    found = actual(entries)
     rows = side_by_side(plan, found)
     metrics = {f"predicted/{name}": value for name, value in plan.predicted.items()}
     return rows, plan.source, metrics | {f"actual/{name}": value for name, value in found.items()}
@@ -249,6 +263,8 @@ def side_by_side(plan: Plan, found: Mapping[str, float]) -> list[Row]:
     rows = []
     for name, (label, wording) in QUANTITIES.items():
         predicted, took = plan.predicted.get(name), found.get(name)
+        if predicted is None and took is None:
+            continue
         ratio = f"{took / predicted:.2f}" if took and predicted else MISSING
         rows.append((label, *(MISSING if value is None else wording(value) for value in (predicted, took)), ratio))
     return rows

@@ -4,7 +4,7 @@ import json
 import logging
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -20,11 +20,11 @@ from irtune.config.schema import AdapterConfig, ModelConfig
 from irtune.config.study_schema import Aim
 from irtune.files import appearing, once_there_is_room, write_whole
 from irtune.redaction import redact, redacted
-from irtune.search import objectives
 from irtune.studies.recorded import (
     RecordedTrial,
     StudyError,
     aim_of,
+    best_configuration,
     find_study,
     finished_trials,
     scores_of,
@@ -155,26 +155,8 @@ def _chosen(
             f"{folder}: its cells are of {len(corpora)} corpora ({', '.join(corpora)}), whose scores cannot be "
             f"compared; say with --trial which to go by: {', '.join(selective)}"
         )
-    return _best(folder, selective, aim)
-
-
-def _best(folder: Path, groups: Mapping[str, list[RecordedTrial]], aim: Aim) -> tuple[str, list[RecordedTrial]]:
-    """The best on validation, by the mean over seeds; where some were repeated, the others don't compete."""
-    metric, mode = aim.first_objective
-    repeated = {one: group for one, group in groups.items() if any(trial.repeats for trial in group)}
-    scores = {
-        one: float(np.mean(known))
-        for one, group in (repeated or groups).items()
-        if (known := scores_of(group, metric))
-        and not any(objectives.broken(trial.results, aim.constraints) for trial in group)
-    }
-    if not scores:
-        raise StudyError(
-            f"{folder}: no trial that selects blocks keeps to tune.constraints and has a number for {metric}; say with "
-            f"--trial which to go by: {', '.join(groups)}"
-        )
-    best = (max if mode == "max" else min)(scores, key=scores.__getitem__)
-    return best, groups[best]
+    best = best_configuration(folder, selective, aim)
+    return best, selective[best]
 
 
 def _choices(trials: Sequence[RecordedTrial], folder: Path) -> list[Choices]:

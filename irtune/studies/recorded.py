@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from irtune.analysis.ablation.stability import Choices
 from irtune.analysis.metrics import better
 from irtune.analysis.trials import BASELINE
@@ -15,7 +17,7 @@ from irtune.config.sweep_schema import TuneConfig
 from irtune.config.tree import put
 from irtune.plugins import nearest
 from irtune.search import objectives
-from irtune.studies.resume import IDENTITY, known_studies, studies_called
+from irtune.studies.resume import IDENTITY, known_studies, read_identity, studies_called
 from irtune.studies.tuning import TUNING
 from irtune.tracking.ownership import why_not_own
 from irtune.tracking.run_record import RunRecord
@@ -44,6 +46,7 @@ class RecordedTrial:
         steps: Its optimizer steps.
         results: What it found, by metric.
         settings: By dotted key.
+        tree: The same as a configuration file holds them; empty where an earlier version wrote the record.
         tags: What the driver and the trial noted of it.
     """
 
@@ -54,6 +57,7 @@ class RecordedTrial:
     steps: int
     results: Mapping[str, Any]
     settings: Mapping[str, Any]
+    tree: Mapping[str, Any]
     tags: Mapping[str, str]
 
     @property
@@ -123,7 +127,7 @@ def aim_of(settings: Mapping[str, Any]) -> Aim:
 
 
 def _aim_of(settings: Mapping[str, Any]) -> Aim:
-    if any(key.startswith("ablation.") for key in settings):
+    if "tune.metric" not in settings:
         metric = f"eval/{settings['metric']}"
         return Aim({metric: better(metric)})
     said = ("metrics",) if settings.get("tune.metrics") else ("metric", "mode")
@@ -162,6 +166,65 @@ def finished_trials(folder: Path) -> tuple[list[RecordedTrial], int]:
     return found, num_others
 
 
+def find_trial(name: str, storage: Path) -> RecordedTrial:
+    """A trial that finished.
+
+    Args:
+        name: A study as ``find_study`` takes it, with ``:TRIAL`` behind it; without, its best trial on validation.
+        storage: Where studies lie.
+
+    Raises:
+        StudyError: If there is none, or nothing of the study has finished.
+    """
+    study, colon, wanted = name.rpartition(":")
+    if not colon or Path(name).expanduser().is_dir():
+        study, wanted = name, ""
+    folder = find_study(study, storage)
+    trials, num_others = finished_trials(folder)
+    if not trials:
+        raise StudyError(f"{folder}: none of its {num_others} trials has finished; let it go on with --resume")
+    if not wanted:
+        return best_trial(folder, trials, aim_of(read_identity(folder).settings))
+    found = next((trial for trial in trials if trial.name == wanted), None)
+    if found is None:
+        raise StudyError(f"{folder}: no finished trial {wanted!r}: {nearest(wanted, [trial.name for trial in trials])}")
+    return found
+
+
+def best_trial(folder: Path, trials: Sequence[RecordedTrial], aim: Aim) -> RecordedTrial:
+    """Of the configuration that is best on validation the trial with the first seed; the baseline competes too.
+
+    Raises:
+        StudyError: No trial has a number for what they are judged by and keeps to the constraints.
+    """
+    groups: dict[str, list[RecordedTrial]] = {}
+    for trial in sorted(trials, key=lambda trial: trial.seed):
+        groups.setdefault(trial.configuration, []).append(trial)
+    return groups[best_configuration(folder, groups, aim)][0]
+
+
+def best_configuration(folder: Path, groups: Mapping[str, Sequence[RecordedTrial]], aim: Aim) -> str:
+    """The best on validation, by the mean over seeds; where some were repeated, the others don't compete.
+
+    Raises:
+        StudyError: None has a number for what they are judged by and keeps to the constraints.
+    """
+    metric, mode = aim.first_objective
+    repeated = {one: group for one, group in groups.items() if any(trial.repeats for trial in group)}
+    scores = {
+        one: float(np.mean(known))
+        for one, group in (repeated or groups).items()
+        if (known := scores_of(group, metric))
+        and not any(objectives.broken(trial.results, aim.constraints) for trial in group)
+    }
+    if not scores:
+        raise StudyError(
+            f"{folder}: no trial keeps to tune.constraints and has a number for {metric}; name the one to go by: "
+            f"{', '.join(groups)}"
+        )
+    return (max if mode == "max" else min)(scores, key=scores.__getitem__)
+
+
 def scores_of(trials: Sequence[RecordedTrial], metric: str) -> list[float]:
     """Scores on validation of trials of one configuration: repeats over seeds alone, where there are any.
 
@@ -178,10 +241,12 @@ def _read(folder: Path) -> RecordedTrial | None:
         return None
     opened = RunRecord(folder).start()
     settings: dict[str, Any] = {}
+    tree: Mapping[str, Any] = {}
     tags = dict(opened.tags)
     # Later attempts say the same again.
     for record in RecordReader(folder):
         if record["kind"] == "params":
+            tree = record.get("settings", {})
             settings |= {str(key): _value(text) for key, text in record["values"].items()}
         elif record["kind"] == "tags":
             tags |= {str(key): str(text) for key, text in record["values"].items()}
@@ -191,7 +256,7 @@ def _read(folder: Path) -> RecordedTrial | None:
     if lacking:
         raise ValueError(f"its record does not say {', '.join(lacking)}")
     seed, steps = int(settings["seed"]), int(settings["training.max_steps"])
-    return RecordedTrial(folder.name, folder, tags.get("irtune.repeats"), seed, steps, results, settings, tags)
+    return RecordedTrial(folder.name, folder, tags.get("irtune.repeats"), seed, steps, results, settings, tree, tags)
 
 
 def _value(text: Any) -> Any:

@@ -233,7 +233,7 @@ def _describe(loop: Loop, dataset: LabelledDataset) -> None:
     lengths = loop.data.splits["train"].lengths
     world = {"batch_size": config.training.micro_batch_size, "seed": config.seed}
     shares = gather(share_hash(lengths, **world, rank=loop.blocks.rank, world_size=torch.distributed.get_world_size()))
-    loop.recorder.params(dotted_keys(config))
+    loop.recorder.params(config.model_dump(mode="json"))
     loop.recorder.tags(
         {f"irtune.engine.{name}": value for name, value in loop.blocks.description().items()}
         | {f"irtune.data.share_hash.rank_{rank}": share for rank, share in enumerate(shares)}
