@@ -173,9 +173,9 @@ def card_of(
         num_blocks=len(frequency),
         blocks_name=blocks_name,
         stability=Agreement(
-            agreement.tau,
-            agreement.jaccard,
-            agreement.jaccard_of_chance,
+            agreement.between_seeds.tau,
+            agreement.between_seeds.jaccard,
+            agreement.between_seeds.jaccard_of_chance,
             agreement.entropy,
         ),
         blocks=tuple(

@@ -93,11 +93,11 @@ def _show(
         console.print()
         console.print(table(*compared[:2]))
     console.print()
-    console.print(cell_table(findings.results).rich(console.width))
+    console.print(cell_table(findings.results, with_costs=True).rich(console.width))
     show_attempts(entries, console)
     places = {
         "report": str(study.folder / REPORT),
-        "tables": f"{study.folder / RESULTS}: cells and trials as CSV and Parquet, cells as Markdown and LaTeX",
+        "tables": f"{study.folder / RESULTS}: every number as CSV and Parquet, quality and costs as Markdown and LaTeX",
         "figures": f"{study.folder / RESULTS}: PNG and PDF",
     }
     show_answer(places, commands, findings.answer, findings.caveats, console)

@@ -17,6 +17,7 @@ from irtune.analysis.ablation.findings import AblationFindings
 from irtune.analysis.ablation.learning_curve import Curve, curve_of
 from irtune.analysis.ablation.methods_by_corpus import methods_by_corpus
 from irtune.analysis.ablation.stability import Choices
+from irtune.analysis.ablation.stability_tables import stability_frame
 from irtune.analysis.ablation.steps_to_target import arrival_frame
 from irtune.analysis.ablation.trade_off_figure import trade_off_plot
 from irtune.config.ablation_schema import AblationConfig
@@ -94,6 +95,7 @@ def write_files(
     if methods is not None:
         methods.write(folder, caption)
     arrival_frame(findings.arrivals).to_csv(folder / "steps_to_target.csv", index=False)
+    stability_frame(results, choices).to_csv(folder / "stability.csv", index=False)
     names, margin = _class_names(study), _margin(config)
     report = AblationReport(
         title=f"Ablation {study.name}",
