@@ -12,7 +12,7 @@ from irtune.config.load import dotted_keys
 from irtune.files import once_there_is_room
 from irtune.search.hopeless import without_hopeless
 from irtune.studies.ablation_claims import CLAIMS, write_claims
-from irtune.studies.ablation_files import REPORT, RESULTS, curves_of, write_files
+from irtune.studies.ablation_files import REPORT, RESULTS, class_names, curves_of, write_files
 from irtune.studies.plan import PLAN, Compared, compared_with_plan, table
 from irtune.studies.preflight import Ablation, study_cells
 from irtune.studies.trial_record import TrialRecord
@@ -32,7 +32,7 @@ def conclude_ablation(
     """Judge, write, record, and then show: what a terminal cannot print costs no report."""
     entries, config = list(trials.records.values()), study.config
     claims = [Claimed(claim.better, claim.than, claim.margin) for claim in config.ablation.claims]
-    num_classes = len(study.ready.inputs.dataset.labels)
+    num_classes = {corpus: len(names) for corpus, names in class_names(study).items()}
     curves = curves_of(entries, study.metric.name)
     rows = trials.rows()
     cells = without_hopeless(config, tuned(study.folder, config, study_cells(study)), rows)

@@ -68,6 +68,13 @@ def choices_of(entries: Sequence[TrialRecord]) -> dict[str, list[Choices]]:
     return found
 
 
+def class_names(study: Ablation) -> dict[str | None, Sequence[str]]:
+    """The classes of the task, by corpus."""
+    corpora: list[str | None] = [*study.config.ablation.corpora] or [None]
+    inputs = (study.ready.inputs, *study.ready.further)
+    return {corpus: one.dataset.labels for corpus, one in zip(corpora, inputs, strict=True)}
+
+
 def write_files(
     study: Ablation,
     entries: Sequence[TrialRecord],
@@ -96,7 +103,7 @@ def write_files(
         methods.write(folder, caption)
     arrival_frame(findings.arrivals).to_csv(folder / "steps_to_target.csv", index=False)
     stability_frame(results, choices).to_csv(folder / "stability.csv", index=False)
-    names, margin = _class_names(study), _margin(config)
+    names, margin = class_names(study), _margin(config)
     report = AblationReport(
         title=f"Ablation {study.name}",
         findings=findings,
@@ -174,12 +181,6 @@ def _heat_maps(findings: AblationFindings, entries: Sequence[TrialRecord]) -> di
     shown = [one for one in told_apart(findings.results) if one.rows]
     first = {one.cell.name: by_id[one.rows[0].trial_id].folder / HEAT_MAP for one in shown}
     return {f"{name}, first seed": file.read_bytes() for name, file in first.items() if file.is_file()}
-
-
-def _class_names(study: Ablation) -> dict[str | None, Sequence[str]]:
-    corpora: list[str | None] = [*study.config.ablation.corpora] or [None]
-    inputs = (study.ready.inputs, *study.ready.further)
-    return {corpus: one.dataset.labels for corpus, one in zip(corpora, inputs, strict=True)}
 
 
 def _data(study: Ablation) -> Mapping[str, str]:

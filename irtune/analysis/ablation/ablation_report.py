@@ -9,6 +9,7 @@ from irtune.analysis.ablation.cell_tables import cell_table
 from irtune.analysis.ablation.claims import ClaimResult
 from irtune.analysis.ablation.class_scores import per_class
 from irtune.analysis.ablation.cost_table import cost_table
+from irtune.analysis.ablation.evidence_table import evidence_table
 from irtune.analysis.ablation.factor_figure import TRAINING_SIZE
 from irtune.analysis.ablation.findings import AblationFindings
 from irtune.analysis.ablation.knee import K
@@ -81,7 +82,6 @@ class AblationReport:
 def render_ablation(report: AblationReport) -> str:
     """The page as text; everything given is escaped."""
     findings, results = report.findings, report.findings.results
-    improving = ", ".join(findings.improving)
     # k is what the study is about, and what it takes of data comes after what it costs.
     factors = dict(sorted(report.factors.items(), key=lambda each: each[0] != K))
     per_corpus = {
@@ -99,11 +99,11 @@ def render_ablation(report: AblationReport) -> str:
             factors=factors,
             methods=methods_by_corpus(results),
             cells=cell_table(results),
+            evidence=evidence_table(results),
             costs=cost_table(results),
             best=BEST if best_shown(results) else "",
             curves_caption="" if len(told_apart(results)) == len(results) else _USUAL,
             arrivals=arrival_table(findings.arrivals),
-            unfinished_learning=improving and f"Still improving at the end: {improving}.",
             stability=stability_tables(results, report.choices),
             per_class={corpus: pair for corpus, pair in per_corpus.items() if pair[1]},
             # Escaping does not disarm an address such as javascript:…, so only a web address becomes a link.

@@ -21,11 +21,6 @@ def cell_columns(results: Sequence[CellResult]) -> tuple[Column[CellResult], ...
     words = metric_of([row for one in results for row in one.rows]).words
     return (
         Column("cell", "configuration, and data where there are several", lambda one: one.cell.name, "left", True),
-        *(
-            [Column("set to", "what its own search found on validation, or its budget asks for", _set, "left", True)]
-            if any(one.cell.tuned or one.cell.set_by_budget for one in results)
-            else []
-        ),
         Column("seeds", "seeds that finished", lambda one: str(len(one.rows))),
         Column(
             f"test {words}",
@@ -40,6 +35,11 @@ def cell_columns(results: Sequence[CellResult]) -> tuple[Column[CellResult], ...
             lambda one: MISSING if one.against is None else f"{one.against.adjusted_p:.2g}",
         ),
         Column("verdict", "of the seeds, at 5 %", _verdict, "left"),
+        *(
+            [Column("set to", "what its own search found on validation, or its budget asks for", _set, "left", True)]
+            if any(one.cell.tuned or one.cell.set_by_budget for one in results)
+            else []
+        ),
     )
 
 

@@ -20,6 +20,7 @@ from irtune.analysis.ablation.cell_results import Cell, CellResult, results_of
 from irtune.analysis.ablation.cell_tables import cell_table, latex, write_tables
 from irtune.analysis.ablation.claims import Claimed
 from irtune.analysis.ablation.cost_table import cost_table
+from irtune.analysis.ablation.evidence_table import evidence_table
 from irtune.analysis.ablation.factor_figure import TRAINING_SIZE, factor_plot
 from irtune.analysis.ablation.findings import findings_of
 from irtune.analysis.ablation.knee import K
@@ -162,6 +163,20 @@ def test_agreement_of_equal_and_of_opposite_seeds() -> None:
     assert stability([]) is None
 
 
+def test_every_test_of_a_cell_is_on_the_page(results: list[CellResult]) -> None:
+    table = evidence_table(results)
+    assert table is not None
+    first, _ = table.lines
+    said = dict(zip([column.heading for column in table.columns], first.cells, strict=True))
+    against = results[1].against
+    assert against is not None
+    assert (said["cell"], said["pairs"], said["sign-flip p"]) == (CELLS[1].name, "6", f"{2 / 64:.2g}")
+    assert said["Wilcoxon p"] == f"{against.wilcoxon_p:.2g}"
+    assert said["McNemar p"] == f"{results[1].mcnemar:.2g}"
+    assert float(said["effect"]) == pytest.approx(against.effect, abs=0.005)
+    assert evidence_table(results[:1]) is None
+
+
 def test_corpora_agree_by_trials_of_different_seeds_alone() -> None:
     first, second = [choices(0, (0, 1)), choices(1, (4, 5))], [choices(0, (0, 1)), choices(1, (4, 5))]
     # With the same seed all agree, as if nothing depended on the data; with another seed nothing does.
@@ -240,7 +255,7 @@ def page(results_rows: list[TrialRow], **replaced: Any) -> str:
     curves = {row.trial_id: Curve([10, 20], [0.1, 0.5], [1e9, 2e9], [1.0, 2.0]) for row in results_rows}
     given: Mapping[str, Any] = {
         "title": "Ablation <b>x</b>",
-        "findings": findings_of(CELLS, results_rows, claims, curves, 4),
+        "findings": findings_of(CELLS, results_rows, claims, curves, {None: 4}),
         "matched": "equal k (10)",
         "choices": {CELLS[1].name: [choices(0), choices(1)]},
         "figures": dict.fromkeys(("cells", "curves", "trade_off", "selection"), b"png"),
@@ -284,7 +299,7 @@ def test_cells_of_which_nothing_finished_cost_no_table_and_no_figure(
     measured = {"validation_score": None, "test_score": None, "flops": None, "seconds": None, "test_predictions": None}
     failed = [replace(row, status="failed", **measured) if row.repeats in names else row for row in rows]
     curves = {row.trial_id: Curve([10, 20], [0.4, 0.5]) for row in failed if row.status == "finished"}
-    findings = findings_of(CELLS, failed, [Claimed("few_50%", "full", 0.01)], curves, 4)
+    findings = findings_of(CELLS, failed, [Claimed("few_50%", "full", 0.01)], curves, {None: 4})
     assert {one.cell.name: len(one.unfinished) for one in findings.results if not one.rows} == dict.fromkeys(names, 6)
     write_tables(findings.results, tmp_path, "a study")
     assert len(pd.read_csv(tmp_path / "cells.csv")) == 3
@@ -302,6 +317,7 @@ def test_sections_stand_in_the_order_of_questions(rows: list[TrialRow]) -> None:
         f"against {K}",
         f"against {EVERY}",
         "Cells over seeds",
+        "seeds and examples",
         "What cells cost",
         "Learning curves",
         "Steps to a target",
@@ -327,7 +343,9 @@ def test_the_page_of_several_corpora_has_a_table_of_methods(trial: Trial) -> Non
     rows = [trial(trial_id=f"{cell.name}{seed}", repeats=cell.name, seed=seed) for cell in cells for seed in (0, 1)]
     names = ["a", "b", "c", "d"]
     text = page(
-        rows, findings=findings_of(cells, rows, [], {}, 4), class_names={"x": names, "y": [f"{n}2" for n in names]}
+        rows,
+        findings=findings_of(cells, rows, [], {}, {"x": 4, "y": 4}),
+        class_names={"x": names, "y": [f"{n}2" for n in names]},
     )
     assert "Methods on each corpus" in text
     assert "d2</th>" in text
