@@ -59,6 +59,17 @@ def test_the_picture_shows_shares_of_a_class_and_nothing_of_one_without_examples
     assert longest == 18
 
 
+def test_matrices_of_many_classes_stand_below_each_other_where_a_page_is_too_narrow(trial: Trial) -> None:
+    cells = [Cell(f"c{number}", f"c{number}") for number in range(4)]
+    rows = [trial(trial_id=cell.name, repeats=cell.name, seed=0) for cell in cells]
+    few, many = (confusion_plot(results_of(cells, rows), [str(index) for index in range(n)]) for n in (4, 9))
+    assert few is not None
+    assert many is not None
+    # Four in two lines of two, never three and a lone one; nine classes no wider than a page.
+    assert [figure.axes[0].get_subplotspec().get_gridspec().get_geometry() for figure in (few, many)] == [(2, 2)] * 2
+    assert many.get_figwidth() <= 15.2
+
+
 def test_shown_are_baseline_claims_and_the_best_alone(trial: Trial) -> None:
     found = results(trial, 12)
     claims = judge([Claimed("cell_3", "cell_0")], found)
