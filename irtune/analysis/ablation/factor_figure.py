@@ -167,9 +167,8 @@ def _differ(shares: Sequence[float | None]) -> bool:
 
 def _ring(axes: Axes, x: float, y: float, colour: str) -> None:
     axes.plot(x, y, "o", markersize=14, markerfacecolor="none", markeredgecolor=colour, markeredgewidth=1.8)
-    over_lines = [withStroke(linewidth=3, foreground="white")]
-    look = {"fontsize": 9, "color": colour, "path_effects": over_lines}
-    axes.annotate("knee", (x, y), xytext=(9, -15), textcoords="offset points", **look)
+    text = axes.annotate("knee", (x, y), xytext=(9, -15), textcoords="offset points", fontsize=9, color=colour)
+    text.set_path_effects([withStroke(linewidth=3, foreground="white")])
 
 
 def _draw_levels(axes: Axes, results: Sequence[CellResult], corpus: str | None, factor: str) -> None:
