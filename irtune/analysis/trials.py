@@ -45,7 +45,7 @@ class TrialRow:
         mean_lowest_active: Mean index of the lowest active block, where the backward pass ends.
         peak_memory_bytes: Peak memory of the device.
         step_s: Mean seconds of an optimizer step.
-        tokens_per_s: Tokens trained on in a second, padding included.
+        tokens_per_s: Tokens trained on in a second.
         refresh_flops_share: FLOPs that measuring blocks adds, over those of training without it.
         refresh_time_share: Time that measuring blocks adds, over that of training without it, by the steps that don't
             measure; None where every step does. Below 0 only by chance.

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from irtune.analysis.ablation.ablation_report import AblationReport, Picture, render_ablation
 from irtune.analysis.ablation.cell_figures import cells_plot, curves_plot, selection_plot, told_apart
 from irtune.analysis.ablation.cell_tables import write_tables
+from irtune.analysis.ablation.class_scores import class_frame
 from irtune.analysis.ablation.confusion import confusion_plot, worth_a_look
 from irtune.analysis.ablation.factor_figure import factor_caption, factor_plot
 from irtune.analysis.ablation.findings import AblationFindings
@@ -104,6 +105,7 @@ def write_files(
     arrival_frame(findings.arrivals).to_csv(folder / "steps_to_target.csv", index=False)
     stability_frame(results, choices).to_csv(folder / "stability.csv", index=False)
     names, margin = class_names(study), _margin(config)
+    class_frame(results, names).to_csv(folder / "class_scores.csv", index=False)
     report = AblationReport(
         title=f"Ablation {study.name}",
         findings=findings,

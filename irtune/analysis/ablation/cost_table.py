@@ -63,7 +63,7 @@ COSTS = (
     Cost("flops", "FLOPs", "of training; T is 10^12, P is 10^15", operations, 0),
     Cost("seconds", "time", "spent training", duration, 0),
     Cost("step_s", "step time", "mean of all optimizer steps", _step),
-    Cost("tokens_per_s", "tokens/s", "tokens trained on in a second, padding included", "{:.0f}".format),
+    Cost("tokens_per_s", "tokens/s", "tokens trained on in a second", "{:.0f}".format),
     Cost("peak_memory_bytes", "peak GiB", "peak memory", lambda size: f"{size / 2**30:.1f}", FULL_WIDTH),
     Cost(
         "refresh_flops_share",

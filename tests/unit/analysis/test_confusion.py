@@ -7,7 +7,7 @@ import pytest
 
 from irtune.analysis.ablation.cell_results import Cell, CellResult, results_of
 from irtune.analysis.ablation.claims import Claimed, judge
-from irtune.analysis.ablation.class_scores import per_class
+from irtune.analysis.ablation.class_scores import class_frame, per_class
 from irtune.analysis.ablation.confusion import MOST_CELLS, confusion, confusion_plot, worth_a_look
 from irtune.analysis.metrics import Metric
 from irtune.analysis.trials import TrialRow
@@ -37,6 +37,8 @@ def test_rows_are_what_is_true_and_seeds_are_summed_whatever_the_metric_reads(tr
     assert counts is not None
     assert counts.tolist() == COUNTS
     assert per_class([one], ["a", "b", "c"])["cell_0"] == ["0.800", "0.500", "0.667"]
+    frame = class_frame([one], {None: ["a", "b", "c"]})
+    assert dict(zip(frame["class"], frame["f1"], strict=True)) == pytest.approx({"a": 0.8, "b": 0.5, "c": 2 / 3})
 
 
 def test_a_cell_without_predictions_has_none(trial: Trial) -> None:
