@@ -11,7 +11,7 @@ from irtune.analysis.ablation.findings import AblationFindings, findings_of
 from irtune.files import once_there_is_room
 from irtune.search.hopeless import without_hopeless
 from irtune.studies.ablation_claims import CLAIMS, write_claims
-from irtune.studies.ablation_files import REPORT, RESULTS, curves_of, write_files
+from irtune.studies.ablation_files import REPORT, RESULTS, class_names, curves_of, write_files
 from irtune.studies.plan import PLAN, Compared, actual, compared_with_plan, show_compared
 from irtune.studies.preflight import Ablation, study_cells
 from irtune.studies.trial_record import TrialRecord
@@ -32,7 +32,7 @@ def conclude_ablation(
     """Judge, write, record, and then show: what a terminal cannot print costs no report."""
     entries, config = list(trials.records.values()), study.config
     claims = [Claimed(claim.better, claim.than, claim.margin) for claim in config.ablation.claims]
-    num_classes = len(study.ready.inputs.dataset.labels)
+    num_classes = {corpus: len(names) for corpus, names in class_names(study).items()}
     curves = curves_of(entries, study.metric.name)
     rows = trials.rows()
     cells = without_hopeless(config, tuned(study.folder, config, study_cells(study)), rows)
@@ -90,11 +90,11 @@ def _show(
     console: Console,
 ) -> None:
     show_compared(compared, console)
-    console.print(cell_table(findings.results).rich(console.width))
+    console.print(cell_table(findings.results, with_costs=True).rich(console.width))
     show_attempts(entries, console)
     places = {
         "report": str(study.folder / REPORT),
-        "tables": f"{study.folder / RESULTS}: cells and trials as CSV and Parquet, cells as Markdown and LaTeX",
+        "tables": f"{study.folder / RESULTS}: every number as CSV and Parquet, quality and costs as Markdown and LaTeX",
         "figures": f"{study.folder / RESULTS}: PNG and PDF",
     }
     show_answer(places, commands, findings.answer, findings.caveats, console)

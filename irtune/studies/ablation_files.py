@@ -12,12 +12,14 @@ from irtune.analysis.ablation.ablation_report import AblationReport, Picture, re
 from irtune.analysis.ablation.cell_figures import cells_plot, curves_plot, selection_plot, told_apart
 from irtune.analysis.ablation.cell_results import CellResult
 from irtune.analysis.ablation.cell_tables import write_tables
+from irtune.analysis.ablation.class_scores import class_frame
 from irtune.analysis.ablation.confusion import confusion_plot, worth_a_look
 from irtune.analysis.ablation.factor_figure import factor_caption, factor_plot
 from irtune.analysis.ablation.findings import AblationFindings
 from irtune.analysis.ablation.learning_curve import Curve, curve_of
 from irtune.analysis.ablation.methods_by_corpus import methods_by_corpus
 from irtune.analysis.ablation.stability import Choices
+from irtune.analysis.ablation.stability_tables import stability_frame
 from irtune.analysis.ablation.steps_to_target import arrival_frame
 from irtune.analysis.ablation.trade_off_figure import trade_off_plot
 from irtune.config.ablation_schema import AblationConfig
@@ -68,6 +70,12 @@ def choices_of(entries: Sequence[TrialRecord]) -> dict[str, list[Choices]]:
     return found
 
 
+def class_names(study: Ablation) -> dict[str | None, Sequence[str]]:
+    """The classes of the task, by corpus."""
+    corpora: list[str | None] = [*study.config.ablation.corpora] or [None]
+    return {corpus: one.dataset.labels for corpus, one in zip(corpora, study.ready.corpora, strict=True)}
+
+
 def write_files(
     study: Ablation,
     entries: Sequence[TrialRecord],
@@ -95,7 +103,9 @@ def write_files(
     if methods is not None:
         methods.write(folder, caption)
     arrival_frame(findings.arrivals).to_csv(folder / "steps_to_target.csv", index=False)
-    names, margin = _class_names(study), _margin(config)
+    stability_frame(results, choices).to_csv(folder / "stability.csv", index=False)
+    names, margin = class_names(study), _margin(config)
+    class_frame(results, names).to_csv(folder / "class_scores.csv", index=False)
     report = AblationReport(
         title=f"Ablation {study.name}",
         findings=findings,
@@ -178,11 +188,6 @@ def _failures(entries: Sequence[TrialRecord]) -> list[str]:
         for entry in entries
         if entry.status != "finished"
     ]
-
-
-def _class_names(study: Ablation) -> dict[str | None, Sequence[str]]:
-    corpora: list[str | None] = [*study.config.ablation.corpora] or [None]
-    return {corpus: one.dataset.labels for corpus, one in zip(corpora, study.ready.corpora, strict=True)}
 
 
 def _data(study: Ablation) -> Mapping[str, str]:

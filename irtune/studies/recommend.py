@@ -119,7 +119,7 @@ def recommend(name: str, storage: Path, trial: str | None = None) -> tuple[Path,
     command = ["irtune", "recommend", name, "--storage", str(storage), *(["--trial", trial] if trial else [])]
     seeds = tuple(one.seed for one in choices)
     origin = _origin(folder, chosen, seeds, adapter_config, aim, redact(shlex.join(command)))
-    card = card_of(choices, advice, origin, blocks, costs)
+    card = card_of(choices, advice, origin, blocks, costs, _by_signal(trials, chosen[0], len(choices[0].frequency)))
     about = (
         f"From {origin.study}: {configuration} ({origin.strategy}), seeds {', '.join(map(str, seeds))} of "
         f"{origin.steps} steps each; {origin.model} on {origin.corpus}, data {origin.data_fingerprint}."
@@ -174,6 +174,29 @@ def _choices(trials: Sequence[RecordedTrial], folder: Path) -> list[Choices]:
         reason = f"its trials have {' and '.join(map(str, sizes))} blocks" if sizes else "no trace of it can be read"
         raise StudyError(f"{folder}: {trials[0].configuration}: {reason}; say with --trial which other one to go by")
     return list(found.values())
+
+
+def _by_signal(trials: Sequence[RecordedTrial], chosen: RecordedTrial, num_blocks: int) -> dict[str, list[Choices]]:
+    """What other signals measured of the same blocks on the same data: of each signal the first configuration.
+
+    Whatever a trial's policy made of them, importance is of a block.
+    """
+    found: dict[tuple[str, str], list[Choices]] = {}
+    for trial in sorted(trials, key=lambda trial: (trial.configuration, trial.seed)):
+        signal = str(trial.settings.get("importance.name"))
+        if signal == chosen.settings.get("importance.name") or any(
+            trial.tags.get(tag) != chosen.tags.get(tag) for tag in ("irtune.corpus", "irtune.data.fingerprint")
+        ):
+            continue
+        try:
+            one = trial.choices()
+        except ValueError:
+            continue
+        alike = trial.settings["model.name"] == chosen.settings["model.name"] and len(one.importance) == num_blocks
+        if alike and not np.isnan(one.importance).all():
+            found.setdefault((signal, trial.configuration), []).append(one)
+    # The first configuration of a signal stands, since another may aggregate in another unit.
+    return {signal: found[signal, name] for signal, name in reversed(found)}
 
 
 def _lora(trial: RecordedTrial, folder: Path) -> AdapterConfig:

@@ -109,6 +109,9 @@ class TrialRecord:
             trainable_share=self.latest.get("cost/trainable_share"),
             mean_lowest_active=lowest,
             peak_memory_bytes=self.latest.get("cost/peak_memory_bytes", self.latest.get("cost/memory_bytes")),
+            step_s=self.latest.get("cost/mean_step_s"),
+            tokens_per_s=self.latest.get("cost/mean_tokens_per_s"),
+            **_refresh_shares(self.latest),
             test_labels=labels,
             test_predictions=predictions,
             test_groups=groups,
@@ -164,6 +167,17 @@ class TrialRecord:
             labels = arrays["test_labels"]
             read = metric.read(labels, probabilities)
             return labels, read, probabilities.argmax(axis=1), Groups.read(arrays, "test"), lacking
+
+
+def _refresh_shares(measured: Mapping[str, float]) -> dict[str, float | None]:
+    """What measuring blocks adds to training, as shares by the names that a ``TrialRow`` has for them."""
+    total, probes = measured.get("cost/total_flops"), measured.get("cost/probe_flops")
+    step, ordinary = measured.get("cost/mean_step_s"), measured.get("cost/mean_ordinary_step_s")
+    trained = None if total is None or probes is None else total - probes
+    return {
+        "refresh_flops_share": probes / trained if probes is not None and trained else None,
+        "refresh_time_share": step / ordinary - 1 if step is not None and ordinary else None,
+    }
 
 
 def trial_name(config: ExperimentConfig) -> str:

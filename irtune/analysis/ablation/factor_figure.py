@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from irtune.analysis.ablation.cell_results import CellResult, baseline_of, is_usual
 from irtune.analysis.ablation.knee import K, knee_of, knee_rule
@@ -166,7 +167,8 @@ def _differ(shares: Sequence[float | None]) -> bool:
 
 def _ring(axes: Axes, x: float, y: float, colour: str) -> None:
     axes.plot(x, y, "o", markersize=14, markerfacecolor="none", markeredgecolor=colour, markeredgewidth=1.8)
-    axes.annotate("knee", (x, y), xytext=(9, -15), textcoords="offset points", fontsize=9, color=colour)
+    text = axes.annotate("knee", (x, y), xytext=(9, -15), textcoords="offset points", fontsize=9, color=colour)
+    text.set_path_effects([withStroke(linewidth=3, foreground="white")])
 
 
 def _draw_levels(axes: Axes, results: Sequence[CellResult], corpus: str | None, factor: str) -> None:
