@@ -41,6 +41,7 @@ import torch
 from irtune.config.load import load
 from irtune.config.schema import ExperimentConfig
 from irtune.data.dataset import Example, LabelledDataset, Split
+from irtune.data.synthetic_topics import TOPICS
 from irtune.methods import METHODS
 from irtune.studies.provenance import environment
 from irtune.training.engine import DeepSpeedBlocks
@@ -73,13 +74,6 @@ FEW_BLOCKS = 2
 
 
 SIZES: Mapping[Split, int] = {"train": 600, "validation": 200, "test": 5}
-TOPICS = {
-    "food": "bread soup cheese rice butter pepper onion lemon honey sausage noodles pancake",
-    "weather": "rain snow thunder fog sunshine hail drizzle storm frost breeze clouds heatwave",
-    "music": "violin guitar drums trumpet choir melody concert piano orchestra singer chorus flute",
-    "money": "bank loan mortgage salary tax interest savings invoice budget pension dividend cash",
-    "sport": "football tennis hockey swimming marathon goalkeeper referee boxing cycling coach stadium rugby",
-}
 SENTENCES = (
     "Yesterday we talked about {0} and {1} for an hour.",
     "My neighbour keeps asking me about {0} or {1}.",
