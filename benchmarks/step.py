@@ -55,7 +55,7 @@ from irtune.config.load import with_overrides
 from irtune.config.schema import ModelConfig
 from irtune.layers.blocks import find_blocks
 from irtune.studies.provenance import environment
-from irtune.training.model import materialize
+from irtune.training.pretrained import materialize
 from irtune.training.tokenizer import load_tokenizer
 
 KINDS = ("all", "last third", "ir", "cost_aware", "lisa")

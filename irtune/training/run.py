@@ -18,12 +18,12 @@ from irtune.analysis.metrics import evaluation
 from irtune.config.load import dotted_keys
 from irtune.config.schema import ExperimentConfig
 from irtune.data.batches import share_hash
+from irtune.data.common_tokens import common_tokens
 from irtune.data.dataset import LabelledDataset, Split
 from irtune.data.encode import encode_once
 from irtune.data.label_names import metric_labels
 from irtune.files import once_there_is_room, write_arrays
-from irtune.layers import Blocks, LayerController, map_parameters
-from irtune.layers.blocks import low_rank_pairs
+from irtune.layers import LayerController, map_parameters
 from irtune.layers.collectives import gather
 from irtune.processor import num_cores
 from irtune.redaction import redacted
@@ -35,16 +35,14 @@ from irtune.training.distributed import ensure_process_group, select_accelerator
 from irtune.training.engine import DeepSpeedBlocks
 from irtune.training.evaluation import check_metric
 from irtune.training.loop import CHECKPOINTS, Loop, Totals
-from irtune.training.model import (
-    QuietLoading,
-    enable_gradient_checkpointing,
-    load_classifier,
-    materialize,
-)
+from irtune.training.measurable import check_tensors
+from irtune.training.model import enable_gradient_checkpointing, load_classifier
 from irtune.training.out_of_memory import out_of_memory, remembered, smaller_micro_batches
+from irtune.training.pretrained import materialize
+from irtune.training.quiet_loading import QuietLoading
 from irtune.training.record import NoRecorder, Recorder, Report, result_of
 from irtune.training.self_check import check_at_start
-from irtune.training.shared_prefix import SharedPrefix, common_tokens, sharing_of
+from irtune.training.shared_prefix import SharedPrefix, sharing_of
 from irtune.training.tokenizer import load_tokenizer, max_positions
 
 ADAPTER = "adapter"
@@ -201,28 +199,6 @@ def _prepare(
         recorder=recorder if blocks.rank == 0 else NoRecorder(),
         report=report,
     )
-
-
-def check_tensors(config: ExperimentConfig, blocks: Blocks) -> None:
-    """Refuse to measure tensors that some of a model's blocks lack.
-
-    Raises:
-        ValueError: If there are none in a block.
-    """
-    if config.wants_scores and config.importance.needs_low_rank:
-        without = [index for index, block in enumerate(blocks.per_block) if not low_rank_pairs(block)]
-        if without:
-            raise ValueError(
-                f"importance.name: {config.importance.name} reads pairs of lora_A and lora_B, and adapter.type "
-                f"{config.adapter.type!r} puts none into the linear layers of blocks {without}; set adapter.type=lora "
-                "and adapter.target_modules to linear layers of every block, or importance.name=gradient_norm"
-            )
-    tensors = getattr(config.importance, "tensors", "all")
-    if not all(map(len, blocks.sizes(tensors))):
-        raise ValueError(
-            f"importance.tensors: no parameter of adapter {config.adapter.type!r} is called {tensors!r} in every "
-            "block; set importance.tensors=all"
-        )
 
 
 def _describe(loop: Loop, dataset: LabelledDataset) -> None:

@@ -21,7 +21,7 @@ from irtune.layers import SelectionRecord
 from irtune.processor import num_cores
 from irtune.training import loop
 from irtune.training.loop import weights_of
-from irtune.training.model import materialize
+from irtune.training.pretrained import materialize
 from irtune.training.record import RecordReader, RecordWriter, result_of
 from irtune.training.run import run
 from irtune.training.tokenizer import load_tokenizer
