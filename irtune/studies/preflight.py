@@ -23,6 +23,7 @@ from irtune.studies.shape_checks import check_shapes
 from irtune.tracking.address import local_database, resolve_tracking_uri
 from irtune.tracking.run_record import DATA_TAG, DIGEST_TAG
 from irtune.training.class_weights import ClassWeights, check_class_weights
+from irtune.training.compile_checks import check_compile
 from irtune.training.deepspeed_config import deepspeed_config
 from irtune.training.errors import ModelError
 from irtune.training.evaluation import check_metric, metric_names
@@ -162,6 +163,8 @@ def _config_mistakes(config: ExperimentConfig, checkpoint: Path, blocks: int) ->
     mistakes = _mistaken_variations(config, blocks)
     mistakes += [mistake for mistake in _complaints(config.selection.policy.check, blocks) if mistake not in mistakes]
     mistakes += _complaints(deepspeed_config, config.training, config.engine)
+    if "blocks" in _values(config, "engine.compile", config.engine.compile):
+        mistakes += _complaints(check_compile, config)
     return mistakes + _complaints(check_shapes, config, checkpoint, not mistakes)
 
 

@@ -25,11 +25,13 @@ from irtune.data.label_names import metric_labels
 from irtune.files import once_there_is_room, write_arrays
 from irtune.layers import LayerController, map_parameters
 from irtune.layers.collectives import gather
+from irtune.layers.compiled_blocks import check_compiled
 from irtune.processor import num_cores
 from irtune.redaction import redacted
 from irtune.training.adapter import add_adapter
 from irtune.training.checkpoint import load_weights, save_adapter
 from irtune.training.class_weights import weights_of_classes
+from irtune.training.compile_checks import check_compile
 from irtune.training.cost import CostModel, PeakMemory, release_memory
 from irtune.training.distributed import ensure_process_group, select_accelerator
 from irtune.training.engine import DeepSpeedBlocks
@@ -123,6 +125,8 @@ def prepared(
     try:
         if config.selection.self_check:
             check_at_start(loop.blocks, loop.first_batch())
+        if loop.blocks.compiled is not None:
+            check_compiled(loop.blocks, loop.first_batch())
         yield loop
     finally:
         loop.blocks.destroy()
@@ -159,6 +163,8 @@ def _prepare(
     trainable = map_parameters(model)
     config.selection.policy.check(len(trainable))
     check_tensors(config, trainable)
+    if config.engine.compile is not None:
+        check_compile(config)
     common = common_tokens(encoded)
     sharing = sharing_of(model, config.engine.share_prefix, len(common), encoded.max_length)
     cost = CostModel.of(model, recompute=config.model.gradient_checkpointing, sharing=sharing)
@@ -248,6 +254,8 @@ def _finish(loop: Loop, dataset: LabelledDataset, totals: Totals, setup_s: float
         **_cost_metrics(loop, totals),
     }
     if loop.blocks.rank == 0:
+        if loop.blocks.compiled is not None:
+            loop.recorder.tags({"irtune.engine.compile": loop.blocks.compiled.in_words()})
         _keep(loop, dataset, weights, probabilities)
         # They hold for the whole run; MLflow draws a metric that has step 0 only as a bar, for comparison.
         loop.recorder.metrics(0, metrics)
