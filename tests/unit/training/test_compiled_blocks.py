@@ -1,6 +1,6 @@
 """Blocks compiled one by one: a handful of graphs for any selection, the training of uncompiled ones, or a warning.
 
-PyTorch's ``aot_eager`` traces forward and backward passes as ``inductor`` does, and ``eager``, which is quicker, forward
+PyTorch's ``aot_eager`` traces forward and backward passes as ``inductor`` does; ``eager``, which is quicker, forward
 passes alone. Both then call the same kernels, so that results are equal bit for bit, and need no C++ compiler.
 """
 
