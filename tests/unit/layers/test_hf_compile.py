@@ -37,8 +37,8 @@ def test_compiled_training_has_the_weights_of_uncompiled_training(tmp_path, monk
     assert same(*found)
     graphs = int(callback.compiled.split()[1])
     assert callback.compiled == f"blocks, {graphs} graphs"
-    # Trained or frozen, with or without something that trains below; a Trainer hands blocks num_items_in_batch, which the
-    # check before the first step does not.
+    # Trained or frozen, with or without something that trains below, in the check before the first step and after it,
+    # where a Trainer hands num_items_in_batch to blocks.
     assert 2 <= graphs <= 8
     assert callback.state()["args"]["compile"] == "blocks"
     torch._dynamo.reset()
