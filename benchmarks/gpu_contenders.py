@@ -23,7 +23,8 @@ from irtune.data.dataset import LabelledDataset
 from irtune.data.encode import EncodedSplit, encode
 from irtune.methods import METHODS
 from irtune.training.loop import Loop
-from irtune.training.model import load_classifier, materialize, num_blocks
+from irtune.training.model import load_classifier
+from irtune.training.pretrained import materialize, num_blocks
 from irtune.training.record import NoRecorder
 from irtune.training.run import prepared
 from irtune.training.tokenizer import load_tokenizer

@@ -35,7 +35,8 @@ from irtune.selection import AllBlocks, SelectionPolicy, Static, TopK
 from irtune.training.adapter import add_adapter
 from irtune.training.cost import CostModel, memory_by_shape, release_memory
 from irtune.training.distributed import ensure_process_group, select_accelerator
-from irtune.training.model import enable_gradient_checkpointing, load_classifier, materialize
+from irtune.training.model import enable_gradient_checkpointing, load_classifier
+from irtune.training.pretrained import materialize
 
 LABELS = ("a", "b", "c", "d", "e")
 WARM_UP = 2

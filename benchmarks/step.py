@@ -59,7 +59,7 @@ from irtune.config.schema import ModelConfig
 from irtune.layers.blocks import find_blocks
 from irtune.processor import multiplies_bf16
 from irtune.studies.provenance import environment
-from irtune.training.model import materialize
+from irtune.training.pretrained import materialize
 from irtune.training.tokenizer import load_tokenizer
 
 KINDS = ("all", "last third", "ir", "cost_aware", "lisa")

@@ -239,7 +239,7 @@ def _validate(options: argparse.Namespace, console: Console) -> int:
                 inputs, doubts = ready.inputs, ready.doubts
                 ready.check_away(config.tracking, is_new=True)
             else:
-                inputs, *_ = check_inputs(config, str(file))
+                inputs, *_ = check_inputs(config, str(file), reads_again=False)
                 doubts = inputs.dataset.notes
         except ValueError as error:
             wrong += 1

@@ -23,3 +23,8 @@ def num_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def cpp_compiler() -> str:
+    """The C++ compiler that PyTorch's extensions and compiled models are built by: ``CXX``, by default g++."""
+    return os.environ.get("CXX") or "g++"

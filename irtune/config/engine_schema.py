@@ -43,6 +43,12 @@ class EngineConfig(Section):
         True,
         description="pass over LoRA adapters that have never trained, in blocks that do not train: they add zero",
     )
+    compile: Literal["blocks"] | None = Field(
+        None,
+        description="blocks: compile the training pass of each block by itself, which takes the first steps a while, "
+        "rounds otherwise, and needs PyTorch 2.12 and g++, or a GPU with triton; checked against uncompiled blocks "
+        "before the first step, which train where it fails",
+    )
     process_group_timeout_s: float = Field(600, gt=0, description="a collective that waits longer fails")
     deepspeed: dict[str, Any] = Field({}, description="raw DeepSpeed configuration, merged over irtune's own")
 

@@ -97,6 +97,8 @@ class TorchBlocks(MeasuredModel):
             return
         self.set_active(range(len(self.blocks)))
         self.stop_local_norms()
+        if self.compiled is not None:
+            self.compiled.release()
         for handle in self._handles:
             handle.remove()
         self._handles = []

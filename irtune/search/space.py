@@ -3,10 +3,12 @@
 import math
 from collections.abc import Mapping
 from graphlib import TopologicalSorter
-
-from optuna.trial import FixedTrial, Trial
+from typing import TYPE_CHECKING
 
 from irtune.config.sweep_schema import Choice, Dimension
+
+if TYPE_CHECKING:
+    from optuna.trial import FixedTrial, Trial
 
 Space = Mapping[str, Dimension]
 """Dotted key -> dimension."""
@@ -36,7 +38,7 @@ def is_active(key: str, space: Space, values: Mapping[str, Choice]) -> bool:
     return when.key in values and values[when.key] in when.values
 
 
-def suggest(trial: Trial | FixedTrial, space: Space) -> Values:
+def suggest(trial: "Trial | FixedTrial", space: Space) -> Values:
     """Dotted key -> value for every dimension that exists in this trial; ints are int, floats float."""
     values: Values = {}
     for key in in_order(space):
@@ -45,7 +47,7 @@ def suggest(trial: Trial | FixedTrial, space: Space) -> Values:
     return values
 
 
-def _suggest_one(trial: Trial | FixedTrial, key: str, dimension: Dimension) -> Choice:
+def _suggest_one(trial: "Trial | FixedTrial", key: str, dimension: Dimension) -> Choice:
     if dimension.choices is not None:
         choice: Choice = trial.suggest_categorical(key, dimension.choices)
         return choice

@@ -247,7 +247,8 @@ class _Shape:
     def of(cls, trial: RecordedTrial) -> "_Shape":
         """Look at the model without its weights, if it is here."""
         from irtune.training.cost import CostModel
-        from irtune.training.model import find_local, shapes_only
+        from irtune.training.model import shapes_only
+        from irtune.training.pretrained import find_local
 
         try:
             config = ModelConfig.model_validate(trial.section("model"))

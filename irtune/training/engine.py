@@ -21,6 +21,7 @@ from irtune.config.engine_schema import EngineConfig
 from irtune.config.schema import TrainingConfig
 from irtune.layers import Blocks
 from irtune.layers.blocks import shape_of
+from irtune.layers.compiled_blocks import CompiledBlocks
 from irtune.layers.measured_model import SHARED, MeasuredModel, innermost_optimizer, norms_of
 from irtune.layers.torch_blocks import FrozenState
 from irtune.training.class_weights import weighted_loss
@@ -82,6 +83,7 @@ class DeepSpeedBlocks(MeasuredModel):
         self._norm: torch.Tensor | None = None
         give_streams(self.members, self.device)
         self._idle = IdleAdapters(self) if engine.skip_idle_adapters else None
+        self.compiled = CompiledBlocks(self.members) if engine.compile == "blocks" else None
         self._hide_frozen_gradients()
         self.frozen_state = frozen_state
         # Some wrappers of DeepSpeed's have taken a step by now, which would be counted.
@@ -123,6 +125,8 @@ class DeepSpeedBlocks(MeasuredModel):
             self._norm = torch.nn.utils.get_total_norm([gradient for _, gradient in self._gradients()])
         self.engine.step()
         self.scheduler.step()
+        if self.compiled is not None:
+            self.compiled.look()
 
     def set_active(self, active: Sequence[int]) -> None:
         """Exactly these blocks train from the next forward pass on; the others are frozen bit-exactly."""
@@ -280,10 +284,14 @@ class DeepSpeedBlocks(MeasuredModel):
             "device": str(self.engine.device),
             "threads": str(torch.get_num_threads()),
             "dtype": str(next(self.engine.module.parameters()).dtype).removeprefix("torch."),
+            **({} if self.compiled is None else {"compile": self.compiled.in_words()}),
         }
 
     def destroy(self) -> None:
         """Free the engine, its hooks and its memory."""
+        if self.compiled is not None:
+            self.compiled.release()
+            torch._dynamo.reset()
         self.engine.destroy()
         torch.nn.functional.linear = self._linear
         self.base_optimizer.state.clear()

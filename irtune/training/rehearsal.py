@@ -192,7 +192,9 @@ def measure(config: ExperimentConfig, folder: Path, started_at: float, wait: Cal
     dataset = config.data.load()
     dataset = replace(dataset, splits={split: revisions[:rows] for split, revisions in dataset.splits.items()})
     one_batch = config.training.model_copy(update={"gradient_accumulation_steps": 1})
-    config = config.model_copy(update={"training": one_batch})
+    # Compiling takes longer than all of the rehearsal, and is not what a step takes.
+    uncompiled = config.engine.model_copy(update={"compile": None})
+    config = config.model_copy(update={"training": one_batch, "engine": uncompiled})
     begun_at = time.perf_counter()
     with prepared(config, folder, NoRecorder(), lambda metrics: None, folder, dataset) as loop:
         load_s, loaded_bytes = time.perf_counter() - begun_at, float(loop.memory.sample())

@@ -18,33 +18,33 @@ from irtune.analysis.metrics import evaluation
 from irtune.config.load import dotted_keys
 from irtune.config.schema import ExperimentConfig
 from irtune.data.batches import share_hash
+from irtune.data.common_tokens import common_tokens
 from irtune.data.dataset import LabelledDataset, Split
 from irtune.data.encode import encode_once
 from irtune.data.label_names import metric_labels
 from irtune.files import once_there_is_room, write_arrays
-from irtune.layers import Blocks, LayerController, map_parameters
-from irtune.layers.blocks import low_rank_pairs
+from irtune.layers import LayerController, map_parameters
 from irtune.layers.collectives import gather
+from irtune.layers.compiled_blocks import check_compiled
 from irtune.processor import num_cores
 from irtune.redaction import redacted
 from irtune.training.adapter import add_adapter
 from irtune.training.checkpoint import load_weights, save_adapter
 from irtune.training.class_weights import weights_of_classes
+from irtune.training.compile_checks import check_compile
 from irtune.training.cost import CostModel, PeakMemory, release_memory
 from irtune.training.distributed import ensure_process_group, select_accelerator
 from irtune.training.engine import DeepSpeedBlocks
 from irtune.training.evaluation import check_metric
 from irtune.training.loop import CHECKPOINTS, Loop, Totals
-from irtune.training.model import (
-    QuietLoading,
-    enable_gradient_checkpointing,
-    load_classifier,
-    materialize,
-)
+from irtune.training.measurable import check_tensors
+from irtune.training.model import enable_gradient_checkpointing, load_classifier
 from irtune.training.out_of_memory import out_of_memory, remembered, smaller_micro_batches
+from irtune.training.pretrained import materialize
+from irtune.training.quiet_loading import QuietLoading
 from irtune.training.record import NoRecorder, Recorder, Report, result_of
 from irtune.training.self_check import check_at_start
-from irtune.training.shared_prefix import SharedPrefix, common_tokens, sharing_of
+from irtune.training.shared_prefix import SharedPrefix, sharing_of
 from irtune.training.tokenizer import load_tokenizer, max_positions
 
 ADAPTER = "adapter"
@@ -125,6 +125,8 @@ def prepared(
     try:
         if config.selection.self_check:
             check_at_start(loop.blocks, loop.first_batch())
+        if loop.blocks.compiled is not None:
+            check_compiled(loop.blocks, loop.first_batch())
         yield loop
     finally:
         loop.blocks.destroy()
@@ -161,6 +163,8 @@ def _prepare(
     trainable = map_parameters(model)
     config.selection.policy.check(len(trainable))
     check_tensors(config, trainable)
+    if config.engine.compile is not None:
+        check_compile(config)
     common = common_tokens(encoded)
     sharing = sharing_of(model, config.engine.share_prefix, len(common), encoded.max_length)
     cost = CostModel.of(model, recompute=config.model.gradient_checkpointing, sharing=sharing)
@@ -201,28 +205,6 @@ def _prepare(
         recorder=recorder if blocks.rank == 0 else NoRecorder(),
         report=report,
     )
-
-
-def check_tensors(config: ExperimentConfig, blocks: Blocks) -> None:
-    """Refuse to measure tensors that some of a model's blocks lack.
-
-    Raises:
-        ValueError: If there are none in a block.
-    """
-    if config.wants_scores and config.importance.needs_low_rank:
-        without = [index for index, block in enumerate(blocks.per_block) if not low_rank_pairs(block)]
-        if without:
-            raise ValueError(
-                f"importance.name: {config.importance.name} reads pairs of lora_A and lora_B, and adapter.type "
-                f"{config.adapter.type!r} puts none into the linear layers of blocks {without}; set adapter.type=lora "
-                "and adapter.target_modules to linear layers of every block, or importance.name=gradient_norm"
-            )
-    tensors = getattr(config.importance, "tensors", "all")
-    if not all(map(len, blocks.sizes(tensors))):
-        raise ValueError(
-            f"importance.tensors: no parameter of adapter {config.adapter.type!r} is called {tensors!r} in every "
-            "block; set importance.tensors=all"
-        )
 
 
 def _describe(loop: Loop, dataset: LabelledDataset) -> None:
@@ -272,6 +254,8 @@ def _finish(loop: Loop, dataset: LabelledDataset, totals: Totals, setup_s: float
         **_cost_metrics(loop, totals),
     }
     if loop.blocks.rank == 0:
+        if loop.blocks.compiled is not None:
+            loop.recorder.tags({"irtune.engine.compile": loop.blocks.compiled.in_words()})
         _keep(loop, dataset, weights, probabilities)
         # They hold for the whole run; MLflow draws a metric that has step 0 only as a bar, for comparison.
         loop.recorder.metrics(0, metrics)

@@ -24,8 +24,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from irtune.data.encode import EncodedDataset
-
 FAMILIES = frozenset(
     {"gemma", "gemma2", "gpt2", "gpt_neox", "llama", "mistral", "mixtral", "opt", "phi", "qwen2", "qwen3"}
 )
@@ -73,16 +71,6 @@ class Sharing:
 
 
 NO_SHARING = Sharing()
-
-
-def common_tokens(data: EncodedDataset) -> np.ndarray:
-    """Token ids ``(P,)`` that every example of every split begins with, and after which each has one of its own."""
-    splits = [split for split in data.splits.values() if len(split)]
-    first = splits[0].token_ids[: min(int(split.lengths.min()) for split in splits) - 1]
-    for place, token in enumerate(first):
-        if any((split.token_ids[split.offsets[:-1] + place] != token).any() for split in splits):
-            return np.array(first[:place])
-    return np.array(first)
 
 
 def sharing_of(model: Any, setting: bool | str, num_common: int, longest: int) -> Sharing:

@@ -22,7 +22,7 @@ from irtune.processor import num_cores
 from irtune.search.source import BASELINE_OVERRIDES
 from irtune.training import loop
 from irtune.training.loop import weights_of
-from irtune.training.model import materialize
+from irtune.training.pretrained import materialize
 from irtune.training.record import RecordReader, RecordWriter, result_of
 from irtune.training.run import run
 from irtune.training.tokenizer import load_tokenizer
@@ -406,3 +406,20 @@ def test_idle_adapters_are_no_part_of_what_a_run_finds(tmp_path: Path) -> None:
         found.append(without_timing(run(config, folder=tmp_path / str(skip), recorder=memory).metrics))
         found.append(memory.points["train/loss"])
     assert found[:2] == found[2:]
+
+
+def test_compiled_blocks_are_said_in_the_record_and_find_the_same(tmp_path: Path, monkeypatch: Any) -> None:
+    # It calls the kernels of uncompiled blocks, and no compiler.
+    monkeypatch.setattr("irtune.layers.compiled_blocks.BACKEND", "eager")
+    monkeypatch.setenv("CXX", "python3")
+    found = []
+    for kind in (None, "blocks"):
+        memory = Memory()
+        config = tiny(**{"engine.compile": kind, "adapter.dropout": 0.2})
+        found.append(without_timing(run(config, folder=tmp_path / str(kind), recorder=memory).metrics))
+        found.append(memory.points["train/loss"])
+    assert found[:2] == found[2:]
+    said, graphs, _ = memory.tag_values["irtune.engine.compile"].split()
+    assert said == "blocks,"
+    # Probes run uncompiled; a block trains, is frozen, or is passed over, above what trains or below.
+    assert 2 <= int(graphs) <= 6

@@ -13,7 +13,8 @@ from irtune.config.load import build, with_overrides
 from irtune.studies.budgets import cells_at_budget
 from irtune.studies.forecast import mean_step_flops
 from irtune.training.cost import CostModel
-from irtune.training.model import materialize, shapes_only
+from irtune.training.model import shapes_only
+from irtune.training.pretrained import materialize
 
 LENGTHS = np.full(50, 40)
 CELLS: dict[str, Any] = {

@@ -22,7 +22,8 @@ from irtune.importance.aggregations import OverTime, WithinBlock
 from irtune.methods import METHODS
 from irtune.search.space_checks import check_space
 from irtune.selection import POLICIES
-from irtune.training.model import QuietLoading, materialize
+from irtune.training.pretrained import materialize
+from irtune.training.quiet_loading import QuietLoading
 
 ROOT = Path(__file__).parents[3]
 ARGREWRITE = ROOT.parent / "shared" / "data" / "argrewrite-v2"

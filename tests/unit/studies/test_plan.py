@@ -19,7 +19,8 @@ from irtune.tracking.connection import TrackingAwayError
 from irtune.training import distributed
 from irtune.training import rehearsal as rehearsing
 from irtune.training.cost import CostModel
-from irtune.training.model import materialize, shapes_only
+from irtune.training.model import shapes_only
+from irtune.training.pretrained import materialize
 from irtune.training.rehearsal import Pace, RehearsalError
 from irtune.workers import cluster
 

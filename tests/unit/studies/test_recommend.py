@@ -259,7 +259,7 @@ def test_a_policy_that_measures_nothing_names_blocks_only(study, tmp_path):
 def test_a_model_that_is_not_here_costs_the_costs_only(study, tmp_path, monkeypatch):
     folder = study()
     cell(folder, "few", [0.5, 0.6])
-    monkeypatch.setattr("irtune.training.model.find_local", lambda config: None)
+    monkeypatch.setattr("irtune.training.pretrained.find_local", lambda config: None)
     found = recommend(str(folder), tmp_path)[1]
     assert {(block.forward_share, block.train_share) for block in found.card.blocks} == {(None, None)}
     assert found.advice.ranks == (1, 2, 3, 4, 5, 9)

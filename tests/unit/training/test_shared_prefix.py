@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from irtune.config.engine_schema import EngineConfig
 from irtune.config.schema import AdapterConfig, TrainingConfig
+from irtune.data.common_tokens import common_tokens
 from irtune.data.encode import EncodedDataset, EncodedSplit
 from irtune.layers import map_parameters
 from irtune.layers.refresh import ProbePasses
@@ -20,7 +21,7 @@ from irtune.training.cost import CostModel
 from irtune.training.distributed import ensure_process_group, select_accelerator
 from irtune.training.engine import DeepSpeedBlocks
 from irtune.training.model import enable_gradient_checkpointing
-from irtune.training.shared_prefix import FAMILIES, SharedPrefix, Sharing, common_tokens, sharing_of
+from irtune.training.shared_prefix import FAMILIES, SharedPrefix, Sharing, sharing_of
 
 ROWS, SHARED, OWN = 5, 9, 7
 LONGEST = SHARED + OWN
