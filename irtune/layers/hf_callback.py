@@ -25,11 +25,12 @@ from irtune.layers.hf_checks import (
     check_trainer,
     embedding_parameters,
     head_parameters,
-    is_checkpointing,
 )
 from irtune.layers.hf_release import at_end_of_training, watch_training
 from irtune.layers.measured_model import Batch, innermost_optimizer
 from irtune.layers.presets import POLICY, arguments_of, chosen, method_named, options_of, signal_of, to_json
+from irtune.layers.recompute import is_checkpointing
+from irtune.layers.refresh import ProbeMemory
 from irtune.layers.selection_record import MemoryTrace, SelectionRecord
 from irtune.layers.torch_blocks import FrozenState, TorchBlocks
 from irtune.plugins import one_of
@@ -74,6 +75,9 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
             ``keep``.
         frozen_state: ``drop`` frees what the optimizer knows of a frozen block, which then starts anew when it thaws;
             the memory of LISA's users.
+        probe_memory: ``low`` has a refresh that computes gradients of frozen blocks recompute these in its backward
+            pass, so that it takes little more memory than an ordinary step, at equal results; ``fast`` keeps their
+            activations.
         train_embeddings: Whether embeddings that are trainable train all the time, as in LISA. The backward pass then
             runs through every block, and freezing saves no time, only the optimizer's work. False freezes them, and
             with them a head tied to them.
@@ -111,6 +115,7 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         measure: Measure = "when_needed",
         on_thaw: OnThaw | None = None,
         frozen_state: FrozenState = "keep",
+        probe_memory: ProbeMemory = "low",
         train_embeddings: bool = True,
         train_head: bool | None = None,
         seed: int | None = None,
@@ -123,8 +128,9 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         one_of("measure", measure, Measure)
         one_of("on_thaw", arguments["on_thaw"], OnThaw)
         one_of("frozen_state", frozen_state, FrozenState)
+        one_of("probe_memory", probe_memory, ProbeMemory)
         self.reselect_every: int = _interval(arguments["reselect_every"])
-        own = ("importance", *given, "measure", "frozen_state", "train_embeddings", "seed")
+        own = ("importance", *given, "measure", "frozen_state", "probe_memory", "train_embeddings", "seed")
         self.policy: SelectionPolicy = chosen(
             "policy", options_of(method, POLICY) or policy, POLICIES, SelectionPolicy, options, own
         )
@@ -135,6 +141,7 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         self.on_thaw: OnThaw = arguments["on_thaw"]
         self.train_head: bool = arguments["train_head"]
         self.frozen_state: FrozenState = frozen_state
+        self.probe_memory: ProbeMemory = probe_memory
         self.train_embeddings = train_embeddings
         self.seed = seed
         watch_training(Trainer)
@@ -231,6 +238,7 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
             cost=StepCost.between(found.indices, found.num_in_model) if found.left_out else None,
             indices=found.indices,
             num_in_model=found.num_in_model,
+            probe_memory=self.probe_memory,
         )
         # Hooks go onto parameters that require gradients, and a resumed run freezes some.
         self._watch(model, found, optimizer)
@@ -306,6 +314,7 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
             "measure": self.measure,
             "on_thaw": self.on_thaw,
             "frozen_state": self.frozen_state,
+            "probe_memory": self.probe_memory,
             "train_embeddings": self.train_embeddings,
             "train_head": self.train_head,
             "seed": self.seed,

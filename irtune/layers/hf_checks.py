@@ -28,11 +28,6 @@ def check_trainer(args: Any, model: nn.Module, optimizer: Any, *, unused_by_defa
         raise ValueError("IRTuningCallback: " + "; ".join(found))
 
 
-def is_checkpointing(model: nn.Module) -> bool:
-    """Whether activations are recomputed in the backward pass."""
-    return any(getattr(module, "gradient_checkpointing", False) is True for module in model.modules())
-
-
 def embedding_parameters(model: nn.Module) -> list[nn.Parameter]:
     """Trainable parameters of the modules beside the blocks that hold embeddings, with the norms in there."""
     base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
