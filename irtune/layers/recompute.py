@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+
 class Recomputed:
     """A model's blocks, of which some keep nothing of a forward pass but what entered them.
 

@@ -98,9 +98,7 @@ class RefreshRule:
         num_below = min(active, default=num_blocks)
         return tuple(frozen[: num_below + math.ceil((len(frozen) - num_below) / 2)])
 
-    def passes(
-        self, micro_batch_size: int, num_suppressed: int = 0, recomputed: tuple[int, ...] = ()
-    ) -> ProbePasses:
+    def passes(self, micro_batch_size: int, num_suppressed: int = 0, recomputed: tuple[int, ...] = ()) -> ProbePasses:
         """Passes apart of one refresh, and what it repeats.
 
         Args:

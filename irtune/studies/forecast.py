@@ -123,9 +123,7 @@ def mean_active_blocks(config: ExperimentConfig, cost: CostModel, length: float)
 def _rule(config: ExperimentConfig) -> RefreshRule:
     selection, measures = config.selection, config.selection.measure == "always"
     every, steps, memory = selection.reselect_every, config.training.max_steps, selection.probe_memory
-    return RefreshRule(
-        selection.policy, config.importance, every, steps, always_measure=measures, probe_memory=memory
-    )
+    return RefreshRule(selection.policy, config.importance, every, steps, always_measure=measures, probe_memory=memory)
 
 
 def _choices(

@@ -47,5 +47,5 @@ def peak_by_name(name: str, precision: str) -> float | None:
 
 
 def mfu(name: str, flops: float, seconds: float, peak: float | None) -> dict[str, float]:
-    """``{name: …}``, which part of its ``peak`` a device reaches with ``flops`` in ``seconds``; empty if it has none."""
+    """``{name: …}``: which part of its ``peak`` a device reaches by ``flops`` in ``seconds``; none if that is None."""
     return {} if peak is None else {name: flops / seconds / peak}

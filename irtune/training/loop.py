@@ -138,7 +138,9 @@ class Loop:
                 scored.append((mine, logits.softmax(dim=-1)[: len(mine)]))
         self.blocks.engine.train()
         # The host waits for the device once.
-        probabilities[np.concatenate([rows for rows, _ in scored])] = torch.cat([each for _, each in scored]).cpu().numpy()
+        probabilities[np.concatenate([rows for rows, _ in scored])] = (
+            torch.cat([each for _, each in scored]).cpu().numpy()
+        )
         # Every example is one rank's alone and zero elsewhere.
         probabilities = np.asarray(sum(gather(probabilities))) if world_size > 1 else probabilities
         bad = int((~np.isfinite(probabilities)).any(axis=1).sum())

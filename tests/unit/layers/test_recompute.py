@@ -131,8 +131,8 @@ def test_scores_choices_and_weights_are_equal_bit_for_bit(signal):
 
 
 def test_what_is_recomputed_is_below_what_trains_and_the_lower_half_of_the_frozen_above():
-    def recomputed(signal, active, policy=TopK(k=1), memory="low"):
-        return RefreshRule(policy, signal, 2, 10, probe_memory=memory).recomputed(8, active)
+    def recomputed(signal, active, policy=None, memory="low"):
+        return RefreshRule(policy or TopK(k=1), signal, 2, 10, probe_memory=memory).recomputed(8, active)
 
     signal = GradientNorm()
     assert recomputed(signal, ()) == tuple(range(8))
@@ -149,9 +149,7 @@ def test_what_is_recomputed_is_below_what_trains_and_the_lower_half_of_the_froze
 def test_a_trainer_s_weights_are_equal_and_its_model_as_it_was(tmp_path):
     weights = []
     for memory in ("low", "fast"):
-        model = add_adapter(
-            classifier("llama"), AdapterConfig(r=4, dropout=DROPOUT), train_head=True, seed=0
-        )
+        model = add_adapter(classifier("llama"), AdapterConfig(r=4, dropout=DROPOUT), train_head=True, seed=0)
         callback = IRTuningCallback("top_k", k=2, reselect_every=2, probe_memory=memory)
         arguments = TrainingArguments(
             str(tmp_path), max_steps=3, use_cpu=True, save_strategy="no", report_to="none", disable_tqdm=True

@@ -21,7 +21,13 @@ from irtune.training.optimizer_state import gather_state
 
 ALLOCATIONS = Path(__file__).parents[3] / "benchmarks" / "allocations.py"
 NUM_BLOCKS, LENGTH = 24, 32
-WIDE = {"vocab_size": 64, "pad_token_id": 0, "hidden_size": 32, "intermediate_size": 96, "num_hidden_layers": NUM_BLOCKS}
+WIDE = {
+    "vocab_size": 64,
+    "pad_token_id": 0,
+    "hidden_size": 32,
+    "intermediate_size": 96,
+    "num_hidden_layers": NUM_BLOCKS,
+}
 WIDE |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
 IDS = torch.randint(3, 64, (8, LENGTH), generator=torch.Generator().manual_seed(0))
 BATCH = {"input_ids": IDS, "attention_mask": torch.ones_like(IDS), "labels": torch.arange(8) % 3}
@@ -92,6 +98,7 @@ def test_a_refresh_takes_little_more_than_an_ordinary_step(peak_bytes):
 def test_what_is_computed_again_counts():
     model = add_adapter(classifier("llama"), AdapterConfig(r=4, dropout=0), train_head=True, seed=0)
     cost = CostModel.of(model, recompute=False)
+
     def more(passes, **changes):
         chosen = cost if not changes else CostModel.of(model, **changes)
         shapes = [(4, 8), (4, 6)]
