@@ -4,7 +4,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -45,7 +45,8 @@ class CudaMark:
     """After all that the current stream of a GPU was given so far."""
 
     def __init__(self) -> None:
-        self._event = torch.cuda.Event(enable_timing=True)
+        event: Any = torch.cuda.Event
+        self._event = event(enable_timing=True)
         self._event.record()
 
     def is_past(self) -> bool:
