@@ -37,9 +37,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
+import yaml
 from gpu_contenders import (
     RESELECT_EVERY,
     Bench,
@@ -51,11 +53,14 @@ from gpu_contenders import (
     outside_a_process_group,
 )
 from gpu_steps import largest_difference, synchronized
+from torch.utils._pytree import tree_leaves
+from torch.utils.checkpoint import checkpoint
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
 
 import irtune
 from irtune.config.load import with_overrides
 from irtune.config.schema import ModelConfig
+from irtune.layers import recompute
 from irtune.layers.blocks import find_blocks
 from irtune.processor import multiplies_bf16
 from irtune.studies.provenance import environment
@@ -150,7 +155,17 @@ class Inside:
             storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
             return tensor
 
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        def again(*arguments: Any, **options: Any) -> Any:
+            # What a block that is recomputed keeps is what enters it.
+            for value in tree_leaves((arguments, options)):
+                if isinstance(value, torch.Tensor):
+                    pack(value)
+            return checkpoint(*arguments, **options)
+
+        with (
+            patch.object(recompute, "checkpoint", again),
+            torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+        ):
             yield
         self.saved_bytes = sum(size for pointer, size in storages.items() if pointer not in own)
 
@@ -390,7 +405,7 @@ class Goal:
 
 def goals(rows: Mapping[str, Mapping[str, Any]], options: argparse.Namespace) -> list[Goal]:
     """What is asked of every run, and of one on ArgRewrite with its instruction, on two cores."""
-    found = [Goal(f"time of {OWN} to {BASE}", rows[OWN]["time_ratio"], MOST_TIME)]
+    found = [Goal(f"time of {OWN} to {BASE}", rows[OWN]["time_ratio"], options.most_time)]
     if options.dropout == 0:
         about = f"relative difference of a loss, {OWN} to {BASE}"
         found.append(Goal(about, rows[OWN]["loss_difference"], LOSSES[options.precision]))
@@ -430,6 +445,10 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--argrewrite", type=Path, help="folder of ArgRewrite V.2, to hold the goals on its revisions")
     parser.add_argument("--no-instruction", action="store_true", help="ask nothing of these")
+    parser.add_argument(
+        "--settings", nargs="*", default=[], metavar="KEY=VALUE", help="of irtune: engine.share_prefix=…"
+    )
+    parser.add_argument("--most-time", type=float, default=MOST_TIME, help="of irtune's step, all blocks, to pass")
     parser.add_argument("--out", type=Path, help="write what was found as JSON, too")
     options = parser.parse_args()
     kinds = ["all", *(kind for kind in options.kinds if kind != "all")]
@@ -442,7 +461,8 @@ def main() -> int:
         setting = Setting(options.precision, options.batch or BATCH[options.device])
         # A Trainer is told how many steps to take, and ends when it is told to.
         bench = Bench.of(setting, options, WARM_UP + rounds + LOOKED_INTO + 1, Path(folder))
-        config = with_overrides(bench.config, {"engine.threads_per_worker": options.threads})
+        settings = {key: yaml.safe_load(value) for key, _, value in (one.partition("=") for one in options.settings)}
+        config = with_overrides(bench.config, {"engine.threads_per_worker": options.threads, **settings})
         # The steps that are looked into have one batch, so that a refresh differs in nothing else.
         batches = [*bench.batches[: WARM_UP + rounds], *[bench.batches[-1]] * (LOOKED_INTO + 1)]
         bench = replace(bench, config=config, batches=batches)

@@ -122,6 +122,11 @@ class SelectionConfig(Section):
         description="drop frees the moments of frozen blocks, which then start anew when they train again: the results "
         "of on_thaw=reset in less memory",
     )
+    probe_memory: Literal["low", "fast"] = Field(
+        "low",
+        description="low has refreshes recompute blocks that do not train in other steps, so that they take little "
+        "more memory than those, at equal results; fast keeps their activations",
+    )
     self_check: bool = Field(True, description="check at the start that freezing and probing leave no trace")
 
 

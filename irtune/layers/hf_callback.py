@@ -26,11 +26,12 @@ from irtune.layers.hf_checks import (
     check_trainer,
     embedding_parameters,
     head_parameters,
-    is_checkpointing,
 )
 from irtune.layers.hf_release import at_end_of_training, watch_training
 from irtune.layers.measured_model import Batch, innermost_optimizer
 from irtune.layers.presets import POLICY, arguments_of, chosen, method_named, options_of, signal_of, to_json
+from irtune.layers.recompute import is_checkpointing
+from irtune.layers.refresh import ProbeMemory
 from irtune.layers.selection_record import MemoryTrace, SelectionRecord
 from irtune.layers.torch_blocks import FrozenState, TorchBlocks
 from irtune.plugins import one_of
@@ -78,6 +79,9 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         compile: ``blocks`` compiles the training pass of each block by itself, in one process, without gradient
             checkpointing. The first steps take longer, results round otherwise, and what fails a check against
             uncompiled blocks before the first step goes on uncompiled, with a warning; ``compiled`` says which.
+        probe_memory: ``low`` has a refresh that computes gradients of frozen blocks recompute these in its backward
+            pass, so that it takes little more memory than an ordinary step, at equal results; ``fast`` keeps their
+            activations.
         train_embeddings: Whether embeddings that are trainable train all the time, as in LISA. The backward pass then
             runs through every block, and freezing saves no time, only the optimizer's work. False freezes them, and
             with them a head tied to them.
@@ -116,6 +120,7 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         on_thaw: OnThaw | None = None,
         frozen_state: FrozenState = "keep",
         compile: Literal["blocks"] | None = None,
+        probe_memory: ProbeMemory = "low",
         train_embeddings: bool = True,
         train_head: bool | None = None,
         seed: int | None = None,
@@ -129,8 +134,9 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         one_of("on_thaw", arguments["on_thaw"], OnThaw)
         one_of("frozen_state", frozen_state, FrozenState)
         one_of("compile", compile or "blocks", Literal["blocks"])
+        one_of("probe_memory", probe_memory, ProbeMemory)
         self.reselect_every: int = _interval(arguments["reselect_every"])
-        own = ("importance", *given, "measure", "frozen_state", "compile", "train_embeddings", "seed")
+        own = ("importance", *given, "measure", "frozen_state", "compile", "probe_memory", "train_embeddings", "seed")
         self.policy: SelectionPolicy = chosen(
             "policy", options_of(method, POLICY) or policy, POLICIES, SelectionPolicy, options, own
         )
@@ -143,6 +149,7 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         self.frozen_state: FrozenState = frozen_state
         self.compile: Literal["blocks"] | None = compile
         self.compiled = "nothing"
+        self.probe_memory: ProbeMemory = probe_memory
         self.train_embeddings = train_embeddings
         self.seed = seed
         watch_training(Trainer)
@@ -242,6 +249,7 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
             cost=StepCost.between(found.indices, found.num_in_model) if found.left_out else None,
             indices=found.indices,
             num_in_model=found.num_in_model,
+            probe_memory=self.probe_memory,
         )
         # Hooks go onto parameters that require gradients, and a resumed run freezes some.
         self._watch(model, found, optimizer)
@@ -328,6 +336,7 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
             "on_thaw": self.on_thaw,
             "frozen_state": self.frozen_state,
             **({} if self.compile is None else {"compile": self.compile}),
+            "probe_memory": self.probe_memory,
             "train_embeddings": self.train_embeddings,
             "train_head": self.train_head,
             "seed": self.seed,

@@ -8,6 +8,7 @@ from torch import nn
 
 from irtune.layers.blocks import find_blocks
 from irtune.layers.compile_versions import too_old
+from irtune.layers.recompute import is_checkpointing
 
 OWN_TRAINING = "train without it, or with irtune's own DeepSpeed training (irtune train, or irtune.run)"
 _INPUT_GRADIENT_HOOKS = ("make_inputs_require_grad", "make_inputs_require_grads")
@@ -32,11 +33,6 @@ def check_trainer(
     found += _compilation(args, model) if compiles else []
     if found:
         raise ValueError("IRTuningCallback: " + "; ".join(found))
-
-
-def is_checkpointing(model: nn.Module) -> bool:
-    """Whether activations are recomputed in the backward pass."""
-    return any(getattr(module, "gradient_checkpointing", False) is True for module in model.modules())
 
 
 def embedding_parameters(model: nn.Module) -> list[nn.Parameter]:

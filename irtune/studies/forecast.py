@@ -105,9 +105,11 @@ def mean_step_flops(config: ExperimentConfig, cost: CostModel, length: float) ->
     training, rule = config.training, _rule(config)
     shapes = [(training.micro_batch_size, round(length))] * training.gradient_accumulation_steps
     steps, probes = [], []
-    for active, num_suppressed in _choices(config, rule, cost, length):
-        through = range(len(cost.forward)) if rule.probes_in_step else active
-        passes = rule.passes(training.micro_batch_size, num_suppressed)
+    num_blocks = len(cost.forward)
+    for index, (active, num_suppressed) in enumerate(_choices(config, rule, cost, length)):
+        through = range(num_blocks) if rule.probes_in_step else active
+        recomputed = rule.recomputed(num_blocks, active if index else ())
+        passes = rule.passes(training.micro_batch_size, num_suppressed, recomputed)
         steps.append(cost.optimizer_step_flops(active, shapes))
         probes.append(cost.optimizer_step_flops(through, shapes, passes) - steps[-1])
     return float(np.mean(steps) + np.mean(probes) * len(rule.steps) / training.max_steps)
@@ -120,8 +122,8 @@ def mean_active_blocks(config: ExperimentConfig, cost: CostModel, length: float)
 
 def _rule(config: ExperimentConfig) -> RefreshRule:
     selection, measures = config.selection, config.selection.measure == "always"
-    every, steps = selection.reselect_every, config.training.max_steps
-    return RefreshRule(selection.policy, config.importance, every, steps, always_measure=measures)
+    every, steps, memory = selection.reselect_every, config.training.max_steps, selection.probe_memory
+    return RefreshRule(selection.policy, config.importance, every, steps, always_measure=measures, probe_memory=memory)
 
 
 def _choices(

@@ -119,12 +119,29 @@ class CostModel:
             passes: What a refresh runs apart, over the first of them.
         """
         in_step = sum(self.step_flops(through, *shape) for shape in shapes)
-        if passes is None or passes.rows == 0:
+        if passes is None:
             return in_step
         length = shapes[0][1]
         forward = self.forward_flops(passes.rows, length)
         through_all = self._unshared_flops(range(len(self.forward)), passes.rows, length)
+        if passes.backward:
+            through_all += self._again_flops(passes.recomputed, passes.rows, length, 0)
+        else:
+            in_step += sum(self._again_flops(passes.recomputed, *shape, self.sharing.training) for shape in shapes)
         return in_step + forward * (passes.forward - passes.backward) + through_all * passes.backward
+
+    def _again_flops(self, blocks: Sequence[int], batch_size: int, length: int, shared: int) -> float:
+        """FLOPs of the forward pass of blocks that a probe recomputes, where not every step does."""
+        if self.recompute:
+            return 0.0
+        chosen = list(blocks)
+
+        def of(rows: int, tokens: int, context: int) -> float:
+            return float((self.forward[chosen] + self.attention * context).sum()) * rows * tokens
+
+        if not Sharing.applies(shared, batch_size, length):
+            return of(batch_size, length, length)
+        return of(batch_size, length - shared, length) + of(1, shared, shared)
 
 
 def _linear_flops(modules: Any, *, trained_only: bool = False) -> float:

@@ -23,6 +23,7 @@ from irtune.layers import Blocks
 from irtune.layers.blocks import shape_of
 from irtune.layers.compiled_blocks import CompiledBlocks
 from irtune.layers.measured_model import SHARED, MeasuredModel, innermost_optimizer, norms_of
+from irtune.layers.recompute import Recomputed
 from irtune.layers.torch_blocks import FrozenState
 from irtune.training.class_weights import weighted_loss
 from irtune.training.deepspeed_config import deepspeed_config
@@ -299,6 +300,7 @@ class DeepSpeedBlocks(MeasuredModel):
         self.outputs = lambda **batch: None
         self.blocks = Blocks(self.blocks.name, (), ())
         self.model, self.members, self._idle = nn.Module(), [], None
+        self._recomputed = Recomputed(self.model, ())
 
     def _loss(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The loss ``()`` that is trained on, of a pass that does not train."""

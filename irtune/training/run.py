@@ -31,8 +31,10 @@ from irtune.redaction import redacted
 from irtune.training.adapter import add_adapter
 from irtune.training.checkpoint import load_weights, save_adapter
 from irtune.training.class_weights import weights_of_classes
+from irtune.training.clock import StepClock, marks_of
 from irtune.training.compile_checks import check_compile
 from irtune.training.cost import CostModel, PeakMemory, release_memory
+from irtune.training.device_peak import mfu, peak_flops_per_s
 from irtune.training.distributed import ensure_process_group, select_accelerator
 from irtune.training.engine import DeepSpeedBlocks
 from irtune.training.evaluation import check_metric
@@ -191,6 +193,7 @@ def _prepare(
         always_measure=config.selection.measure == "always",
         reset_on_thaw=config.selection.on_thaw == "reset",
         cost=cost.per_block(float(encoded.splits["train"].lengths.mean())),
+        probe_memory=config.selection.probe_memory,
     )
     return Loop(
         config=config,
@@ -202,8 +205,10 @@ def _prepare(
         pad_token_id=tokenizer.pad_token_id,
         cost=cost,
         memory=PeakMemory(device),
+        clock=StepClock(marks_of(device)),
         recorder=recorder if blocks.rank == 0 else NoRecorder(),
         report=report,
+        peak_flops_per_s=peak_flops_per_s(device, config.engine.precision),
     )
 
 
@@ -264,12 +269,14 @@ def _finish(loop: Loop, dataset: LabelledDataset, totals: Totals, setup_s: float
 
 def _cost_metrics(loop: Loop, totals: Totals) -> dict[str, float]:
     all_parameters = loop.blocks.trainable_parameters(range(len(loop.blocks.blocks)))
+    world_size = torch.distributed.get_world_size()
     return {
         "cost/train_s": totals.train_s,
         "cost/total_flops": totals.flops,
         "cost/mean_step_flops": totals.per_step("flops"),
         "cost/mean_step_s": totals.per_step("train_s"),
         "cost/mean_tokens_per_s": totals.tokens / totals.train_s,
+        **mfu("cost/mean_mfu", totals.flops / world_size, totals.train_s, loop.peak_flops_per_s),
         "cost/peak_memory_bytes": float(max(gather(loop.memory.sample()))),
         **_probe_costs(loop, totals),
         "cost/mean_active_blocks": totals.per_step("active_blocks"),
