@@ -27,6 +27,7 @@ from irtune.training.checkpoint import (
 )
 from irtune.training.cost import CostModel, PeakMemory
 from irtune.training.engine import DeepSpeedBlocks
+from irtune.training.prefix_cache import PrefixCache
 from irtune.training.record import Recorder, Report
 
 BEST_WEIGHTS = "best"
@@ -72,6 +73,7 @@ class Loop:
     config: ExperimentConfig
     folder: Path
     blocks: DeepSpeedBlocks
+    prefix_cache: PrefixCache
     controller: LayerController
     data: EncodedDataset
     class_names: Sequence[str]
@@ -118,6 +120,7 @@ class Loop:
         batches = evaluation_batches(
             data.lengths, self.config.training.eval_batch_size, rank=self.blocks.rank, world_size=world_size
         )
+        self.prefix_cache.prepare(split)
         self.blocks.engine.eval()
         probabilities = np.zeros((len(data), len(self.class_names)))
         with torch.no_grad():
@@ -271,7 +274,9 @@ class Loop:
 
     def _tensors(self, split: Split, indices: np.ndarray) -> dict[str, torch.Tensor]:
         arrays = self.data.splits[split].collate(indices, self.pad_token_id)
-        return {name: torch.from_numpy(array).to(self.blocks.engine.device) for name, array in arrays.items()}
+        tensors = {name: torch.from_numpy(array).to(self.blocks.engine.device) for name, array in arrays.items()}
+        self.prefix_cache.remember(tensors, split, indices)
+        return tensors
 
 
 def _diverged(what: str, totals: Totals) -> FloatingPointError:
