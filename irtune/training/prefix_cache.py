@@ -166,7 +166,7 @@ class PrefixCache:
         if not all(gather(all(states is not None for states in opened))):
             raise _NotKeptError("not every rank sees the files of all")
         kept = KeptStates(data, shares, [states for states in opened if states is not None])
-        if fresh and not all(gather(self._is_equal(split, kept, shares[rank][0]))):
+        if fresh and not all(gather(self._is_equal(split, kept, shares[rank][-1]))):
             raise _NotKeptError("outputs differ from those of the ordinary pass")
         return kept
 
@@ -200,7 +200,9 @@ class PrefixCache:
         with _evaluating(self._blocks):
             expected = self._ordinary(**inputs).logits
             with self._given(states):
-                return torch.equal(self._ordinary(**inputs).logits, expected)
+                found = self._ordinary(**inputs).logits
+        # What stands in for an empty batch was computed in other company.
+        return not len(batch) or torch.equal(found, expected)
 
     def _given(self, states: torch.Tensor) -> AbstractContextManager[None]:
         """The blocks below compute nothing, and the last of them gives ``states`` ``(B, T, d)``."""
