@@ -73,7 +73,6 @@ class Loop:
     config: ExperimentConfig
     folder: Path
     blocks: DeepSpeedBlocks
-    prefix_cache: PrefixCache
     controller: LayerController
     data: EncodedDataset
     class_names: Sequence[str]
@@ -82,6 +81,7 @@ class Loop:
     memory: PeakMemory
     recorder: Recorder
     report: Report
+    prefix_cache: PrefixCache
     totals: Totals = field(default_factory=Totals)
     best_validation: np.ndarray | None = None
     """Class probabilities on validation of the best weights, unless they were found before a resume."""

@@ -200,7 +200,6 @@ def _prepare(
         config=config,
         folder=folder,
         blocks=blocks,
-        prefix_cache=prefix_cache,
         controller=controller,
         data=encoded,
         class_names=metric_labels(dataset.labels),
@@ -209,6 +208,7 @@ def _prepare(
         memory=PeakMemory(device),
         recorder=recorder if blocks.rank == 0 else NoRecorder(),
         report=report,
+        prefix_cache=prefix_cache,
     )
 
 
