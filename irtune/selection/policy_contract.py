@@ -70,6 +70,10 @@ def check_choices(policy: SelectionPolicy) -> None:
             if not _are_blocks(outcome[0], num_blocks):
                 wanted = f"a tuple of sorted int indices of blocks, at least one, from 0 to {num_blocks - 1}"
                 _fail(policy, f"select chose {outcome[0]!r}; it must choose {wanted}", context)
+            lowest = policy.lowest_ever(context.num_blocks, context.cost)
+            if outcome[0][0] < lowest:
+                found = f"select chose block {outcome[0][0]}, and lowest_ever promises none below {lowest}"
+                _fail(policy, f"{found}; it must return 0 where that is not known in advance", context)
 
 
 def check_probes(policy: SelectionPolicy) -> None:

@@ -20,6 +20,7 @@ from irtune.studies.ablation_claims import write_claims
 from irtune.studies.ablation_conclusion import conclude_ablation
 from irtune.studies.driver import Phase
 from irtune.studies.forecast import SweepCost, Trial
+from irtune.studies.kept_plan import kept_in_words
 from irtune.studies.plan import Plan, in_words, predictions, tried, with_starts
 from irtune.studies.preflight import Ablation, study_cells
 from irtune.studies.reuse import take_over
@@ -96,7 +97,11 @@ class AblationRunner(StudyRunner[AblationConfig, AblationFindings]):
                 "trials": f"{self.trials_in_words(config)}; {at_once} at a time",
                 "cells": "; ".join(f"{name} {_each(trial)}" for name, trial in of_cell.items()),
             },
-            takes={"shared": cost.sharing.in_words(), "in all": in_words(whole, config.engine)},
+            takes={
+                "shared": cost.sharing.in_words(),
+                "kept": kept_in_words(list(varied.values()), cost, lengths),
+                "in all": in_words(whole, config.engine),
+            },
         )
 
     def conclude(

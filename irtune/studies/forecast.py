@@ -59,6 +59,7 @@ class Trial:
             pace: What a worker takes.
         """
         training, ranks = config.training, config.engine.num_workers
+        cost = cost.under(config.selection.policy, float(lengths["train"].mean()))
         stream = training_batches(lengths["train"], training.micro_batch_size, seed=config.seed, world_size=ranks)
         num_batches = min(training.max_steps * training.gradient_accumulation_steps, MAX_BATCHES)
         longest = [int(lengths["train"][batch].max()) for batch in islice(stream, num_batches)]
@@ -68,13 +69,16 @@ class Trial:
         trial = cls(training.max_steps, training.eval_every, flops * ranks)
         if pace is None:
             return trial
-        scored_s, rows = {}, training.eval_batch_size
+        scored_s, kept_s, rows = {}, {}, training.eval_batch_size
         for split, each in lengths.items():
             tokens, mean = each.sum() / ranks, round(each.mean())
             scored_s[split] = pace.seconds(cost.evaluation_flops(rows, mean) / (rows * mean) * tokens, tokens)
+            kept_s[split] = pace.seconds(cost.keeping_flops(rows, mean) / (rows * mean) * tokens, tokens)
         tokens = training.micro_batch_size * training.gradient_accumulation_steps * length
         step_s, evaluation_s, test_s = pace.seconds(flops, tokens), scored_s["validation"], scored_s["test"]
-        return replace(trial, load_s=pace.load_s, step_s=step_s, evaluation_s=evaluation_s, test_s=test_s)
+        # Whoever comes first computes what is kept.
+        load_s = pace.load_s + kept_s["validation"] + (kept_s["train"] if cost.reuse.training else 0.0)
+        return replace(trial, load_s=load_s, step_s=step_s, evaluation_s=evaluation_s, test_s=test_s + kept_s["test"])
 
     @classmethod
     def mean(cls, trials: "Sequence[Trial]") -> "Trial":

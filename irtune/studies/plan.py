@@ -25,6 +25,7 @@ from irtune.studies.trial_record import TrialRecord
 from irtune.tracking.run_record import RunRecord
 from irtune.training.cost import CostModel, memory_by_shape
 from irtune.training.model import shapes_only
+from irtune.training.prefix_reuse import reuse_of
 from irtune.training.rehearsal import Pace, Rehearsal, RehearsalError
 from irtune.training.shared_prefix import sharing_of
 
@@ -133,6 +134,7 @@ def tried(
         model = shapes_only(study.ready.inputs.checkpoint, config.adapter)
         sharing = sharing_of(model, config.engine.share_prefix, num_common, longest)
         cost = CostModel.of(model, recompute=config.model.gradient_checkpointing, sharing=sharing)
+        cost = replace(cost, reuse=reuse_of(model, config.engine))
         return (
             None,
             cost,

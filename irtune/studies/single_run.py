@@ -20,6 +20,7 @@ from irtune.search.source import ListSource, TrialSpec
 from irtune.studies.artifacts import HEAT_MAP
 from irtune.studies.driver import Phase
 from irtune.studies.forecast import SweepCost, Trial
+from irtune.studies.kept_plan import kept_in_words
 from irtune.studies.plan import Plan, actual_of_run, compared_with_plan, in_words, show_compared, tried, with_starts
 from irtune.studies.preflight import Study
 from irtune.studies.recorded import StudyError, find_trial
@@ -92,7 +93,11 @@ class SingleRunner(StudyRunner[RunConfig, TrialRecord]):
             predicted | {"memory_bytes": memory_bytes},
             source,
             work={"trials": self.trials_in_words(config)},
-            takes={"shared": cost.sharing.in_words(), "in all": in_words(whole, config.engine)},
+            takes={
+                "shared": cost.sharing.in_words(),
+                "kept": kept_in_words([experiment], cost, lengths),
+                "in all": in_words(whole, config.engine),
+            },
         )
 
     def conclude(

@@ -24,6 +24,7 @@ from irtune.studies.conclusion import conclude
 from irtune.studies.driver import Phase
 from irtune.studies.finalists import choose_repeats, matched_baseline, may_differ, num_repeats
 from irtune.studies.forecast import SweepCost, Trial, expected_stops
+from irtune.studies.kept_plan import kept_in_words
 from irtune.studies.plan import Plan, in_words, predictions, tried, with_starts
 from irtune.studies.preflight import Sweep
 from irtune.studies.study import KnownEnd, StudyRunner
@@ -92,6 +93,7 @@ class SweepRunner(StudyRunner[SweepConfig, Answer]):
             work=_work(config, at_once),
             takes={
                 "shared": cost.sharing.in_words(),
+                "kept": kept_in_words(drawn, cost, lengths),
                 "per trial": _trial_in_words(baseline, others),
                 "in all": in_words(most, engine) + if_stopped,
             },

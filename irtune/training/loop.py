@@ -29,6 +29,7 @@ from irtune.training.clock import StepClock, to_device
 from irtune.training.cost import CostModel, PeakMemory, StepKind
 from irtune.training.device_peak import mfu
 from irtune.training.engine import DeepSpeedBlocks
+from irtune.training.prefix_cache import PrefixCache
 from irtune.training.record import Recorder, Report
 
 BEST_WEIGHTS = "best"
@@ -84,6 +85,7 @@ class Loop:
     clock: StepClock
     recorder: Recorder
     report: Report
+    prefix_cache: PrefixCache
     peak_flops_per_s: float | None = None
     """Of this rank's device, where it is known."""
     totals: Totals = field(default_factory=Totals)
@@ -127,6 +129,7 @@ class Loop:
         batches = evaluation_batches(
             data.lengths, self.config.training.eval_batch_size, rank=self.blocks.rank, world_size=world_size
         )
+        self.prefix_cache.prepare(split)
         self.blocks.engine.eval()
         probabilities = np.zeros((len(data), len(self.class_names)))
         scored: list[tuple[np.ndarray, torch.Tensor]] = []
@@ -300,7 +303,9 @@ class Loop:
 
     def _tensors(self, split: Split, indices: np.ndarray) -> dict[str, torch.Tensor]:
         arrays = self.data.splits[split].collate(indices, self.pad_token_id)
-        return {name: to_device(torch.from_numpy(array), self.blocks.device) for name, array in arrays.items()}
+        tensors = {name: to_device(torch.from_numpy(array), self.blocks.device) for name, array in arrays.items()}
+        self.prefix_cache.remember(tensors, split, indices)
+        return tensors
 
 
 def _diverged(what: str, totals: Totals) -> FloatingPointError:

@@ -5,7 +5,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,8 @@ from irtune.training.loop import CHECKPOINTS, Loop, Totals
 from irtune.training.measurable import check_tensors
 from irtune.training.model import enable_gradient_checkpointing, load_classifier
 from irtune.training.out_of_memory import out_of_memory, remembered, smaller_micro_batches
+from irtune.training.prefix_cache import PrefixCache
+from irtune.training.prefix_reuse import reuse_of
 from irtune.training.pretrained import materialize
 from irtune.training.quiet_loading import QuietLoading
 from irtune.training.record import NoRecorder, Recorder, Report, result_of
@@ -170,6 +172,8 @@ def _prepare(
     common = common_tokens(encoded)
     sharing = sharing_of(model, config.engine.share_prefix, len(common), encoded.max_length)
     cost = CostModel.of(model, recompute=config.model.gradient_checkpointing, sharing=sharing)
+    length = float(encoded.splits["train"].lengths.mean())
+    cost = replace(cost, reuse=reuse_of(model, config.engine)).under(config.selection.policy, length)
     weights = weights_of_classes(config.training.class_weights, dataset.labels, encoded.splits["train"].labels)
     prefix = SharedPrefix(model, common, sharing)
     blocks = DeepSpeedBlocks(
@@ -181,6 +185,10 @@ def _prepare(
         prefix=prefix,
         frozen_state=config.selection.frozen_state,
     )
+    prefix_cache = PrefixCache(
+        blocks, cost.reuse, encoded, tokenizer.pad_token_id, sharing, config, encoded_folder / "prefix"
+    )
+    cost = replace(cost, reuse=prefix_cache.reuse)
     controller = LayerController(
         blocks,
         len(trainable),
@@ -192,7 +200,7 @@ def _prepare(
         sinks=[recorder],
         always_measure=config.selection.measure == "always",
         reset_on_thaw=config.selection.on_thaw == "reset",
-        cost=cost.per_block(float(encoded.splits["train"].lengths.mean())),
+        cost=cost.per_block(length),
         probe_memory=config.selection.probe_memory,
     )
     return Loop(
@@ -209,6 +217,7 @@ def _prepare(
         recorder=recorder if blocks.rank == 0 else NoRecorder(),
         report=report,
         peak_flops_per_s=peak_flops_per_s(device, config.engine.precision),
+        prefix_cache=prefix_cache,
     )
 
 
@@ -230,6 +239,7 @@ def _describe(loop: Loop, dataset: LabelledDataset) -> None:
             "irtune.data.skipped_rows": dataset.num_skipped,
             "irtune.data.lengths": loop.data.in_words(),
             "irtune.data.shared_prefix": loop.cost.sharing.in_words(),
+            "irtune.engine.prefix_cache": loop.cost.reuse.in_words(),
             "irtune.data.notes": " ".join(dataset.notes),
             "irtune.blocks": len(loop.blocks.blocks),
             "irtune.blocks.name": loop.blocks.blocks.name,

@@ -423,3 +423,29 @@ def test_compiled_blocks_are_said_in_the_record_and_find_the_same(tmp_path: Path
     assert said == "blocks,"
     # Probes run uncompiled; a block trains, is frozen, or is passed over, above what trains or below.
     assert 2 <= int(graphs) <= 6
+
+
+def test_kept_states_are_no_part_of_what_a_run_finds(tmp_path: Path) -> None:
+    """Two runs share them, one of which is interrupted."""
+
+    def interrupt(metrics: Mapping[str, Any]) -> None:
+        raise InterruptedError
+
+    settings = {"selection.policy.name": "static", "adapter.dropout": 0.2}
+    found = []
+    for name, setting in {"off": False, "auto": "auto", "true": True, "again": True}.items():
+        memory = Memory()
+        config = tiny(**settings, **{"engine.prefix_cache": setting})
+        if name == "again":
+            with pytest.raises(InterruptedError):
+                run(config, folder=tmp_path / name, recorder=Memory(), report=interrupt, encoded_folder=tmp_path / "e")
+        metrics = run(config, folder=tmp_path / name, recorder=memory, encoded_folder=tmp_path / "e").metrics
+        found.append((without_timing(metrics), memory.points["train/loss"], memory.tag_values))
+    off, auto, true, again = found
+    assert auto[:2] == off[:2]
+    assert again[0] == true[0]
+    assert true[1] == pytest.approx(off[1], rel=1e-5)
+    assert true[0]["cost/total_flops"] < off[0]["cost/total_flops"]
+    assert says(true[2]["irtune.engine.prefix_cache"], "training and evaluation … block 4")
+    # Of three splits, once: evaluation and training read the same.
+    assert len(list((tmp_path / "e" / "prefix").iterdir())) == 3
