@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from irtune.config.schema import AdapterConfig, ExperimentConfig
 from irtune.data.batches import evaluation_batches
+from irtune.data.common_tokens import common_tokens
 from irtune.data.encode import EncodedDataset, EncodedSplit
 from irtune.layers import map_parameters
 from irtune.training.adapter import add_adapter
@@ -25,7 +26,7 @@ from irtune.training.engine import DeepSpeedBlocks
 from irtune.training.model import enable_gradient_checkpointing
 from irtune.training.prefix_cache import PrefixCache
 from irtune.training.prefix_reuse import Reuse, reuse_of
-from irtune.training.shared_prefix import SharedPrefix, common_tokens, sharing_of
+from irtune.training.shared_prefix import SharedPrefix, sharing_of
 from irtune.training.state_file import StateFile
 
 LOWEST = 2
