@@ -42,6 +42,7 @@ from irtune.training.model import (
     materialize,
 )
 from irtune.training.out_of_memory import out_of_memory, remembered, smaller_micro_batches
+from irtune.training.predictor import notes_of
 from irtune.training.record import NoRecorder, Recorder, Report, result_of
 from irtune.training.self_check import check_at_start
 from irtune.training.shared_prefix import SharedPrefix, common_tokens, sharing_of
@@ -311,14 +312,7 @@ def _probe_costs(loop: Loop, totals: Totals) -> dict[str, float]:
 
 
 def _keep(loop: Loop, dataset: LabelledDataset, weights: Path, probabilities: Mapping[Split, np.ndarray]) -> None:
-    notes = {
-        "data": dataset.name,
-        "labels": list(dataset.labels),
-        "instruction": loop.data.instruction,
-        "template": dataset.prompt.template_used,
-        "max_length": loop.data.max_length,
-        "config": dotted_keys(loop.config),
-    }
+    notes = {**notes_of(loop.config, dataset, loop.data), "config": dotted_keys(loop.config)}
     tracking = loop.config.tracking
     if tracking.keep_adapters != "none":
         save_adapter(loop.blocks, loop.folder / ADAPTER, weights, redacted(notes))

@@ -126,6 +126,7 @@ class SharedPrefix:
 
     def __init__(self, model: Any, tokens: np.ndarray, sharing: Sharing) -> None:
         self.sharing = sharing
+        self._model = model
         self._tokens = torch.tensor(tokens, dtype=torch.long)
         self._batch_shape: tuple[int, int] | None = None
         if sharing.evaluation == 0:
@@ -144,7 +145,8 @@ class SharedPrefix:
         device on a GPU, where looking first would make the host wait.
         """
         ids = batch["input_ids"]
-        shared = self.sharing.training if forward.training else self.sharing.evaluation
+        # Not that of whatever wraps it: DeepSpeed's engine takes itself to be training ever after.
+        shared = self.sharing.training if self._model.training else self.sharing.evaluation
         if not Sharing.applies(shared, *ids.shape):
             return forward(**batch)
         self._tokens = self._tokens.to(ids.device)

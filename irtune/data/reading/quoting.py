@@ -34,6 +34,7 @@ class Parsed:
         ends: Its last line.
         rows: Its cells.
         fault: What is wrong with the text as a whole, and in which line; empty where nothing is.
+        rule: Of the quoting that it was read by.
     """
 
     starts: list[int] = field(default_factory=list)
@@ -41,6 +42,7 @@ class Parsed:
     rows: list[list[str]] = field(default_factory=list)
     fault: str = ""
     fault_line: int = 0
+    rule: str = "none"
 
     @property
     def is_even(self) -> bool:
