@@ -67,7 +67,7 @@ class AdapterNotes:
             tree = json.loads(read_alone(file))
         except FileNotFoundError as error:
             raise AdapterFolderError(
-                f"{folder}: holds no {NOTES}, so no run of irtune kept this adapter; give the folder adapter/ of a trial"
+                f"{folder}: holds no {NOTES}, so irtune kept no adapter there; give a trial's adapter/"
             ) from error
         except ValueError as error:
             raise AdapterFolderError(f"{file}: is damaged ({error}); bring it back from a backup") from error
