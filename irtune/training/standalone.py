@@ -10,7 +10,7 @@ from irtune.training.model import BUILT_IN
 
 SCRIPT, README = "predict.py", "README.md"
 
-_SCRIPT = '''"""Classifies texts with the adapter beside this file. Needs torch, transformers and peft; README.md says more."""
+_SCRIPT = '''"""Classifies texts with the adapter beside this file, by torch, transformers and peft (see README.md)."""
 
 import sys
 from pathlib import Path

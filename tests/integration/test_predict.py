@@ -3,6 +3,8 @@
 import json
 import random
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -160,3 +162,33 @@ def test_an_adapter_that_is_not_whole_is_refused(trial: Path, tmp_path: Path) ->
     (adapter / "irtune.json").unlink()
     with refused(AdapterFolderError, "irtune.json"):
         Predictor(adapter)
+
+
+def test_without_irtune_the_folder_predicts_the_same(trial: Path, found: np.ndarray, tmp_path: Path) -> None:
+    adapter = tmp_path / "elsewhere"
+    shutil.copytree(trial / "adapter", adapter)
+    notes = AdapterNotes.read(adapter)
+    texts = list(pd.read_csv(trial / "test.csv")["words"])
+    whole = [i for i, text in enumerate(texts) if len(f"{notes.instruction}\n{text}") <= notes.max_length]
+    assert 5 < len(whole) < 40
+    code = (
+        "import json, sys; sys.modules['irtune'] = None; sys.path.insert(0, sys.argv[1]); import predict; "
+        "print(json.dumps([predict.LABELS, predict.predict(json.load(sys.stdin)).tolist()]))"
+    )
+    given = json.dumps([[texts[i]] for i in whole])
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, str(adapter)],
+        input=given,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    labels, predicted = json.loads(done.stdout.splitlines()[-1])
+    assert labels == CLASSES
+    np.testing.assert_allclose(predicted, found[whole], rtol=0, atol=1e-6)
+    readme = (adapter / "README.md").read_text()
+    assert f"{notes.instruction}\n{{text}}" in readme
+    assert "python predict.py TEXT" in readme
