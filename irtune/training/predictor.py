@@ -143,7 +143,7 @@ class Predictor:
 
         Raises:
             LengthError: Instruction and template leave too little room for texts that have to be cut.
-            FloatingPointError: The model's outputs are not finite.
+            ValueError: The model's outputs are not finite.
         """
         notes = self.notes
         encoded, num_cut = encode_texts(texts, self._prompt, notes.instruction, self._tokenizer, notes.max_length)
@@ -157,8 +157,9 @@ class Predictor:
                         probabilities[indices] = self._of_batch(encoded, indices)
         bad = int((~np.isfinite(probabilities)).any(axis=1).sum())
         if bad:
-            raise FloatingPointError(
-                f"the model's outputs for {bad} of {len(encoded)} examples are not finite in {self.precision}"
+            raise ValueError(
+                f"the model's outputs for {bad} of {len(encoded)} examples are not finite in {self.precision}; "
+                "give another trial's adapter"
             )
         return probabilities, num_cut
 
