@@ -63,6 +63,8 @@ def trained(folder: Path) -> tuple[Any, float]:
         "data.test_path": str(folder / "test.csv"),
         "data.text_column": "text",
         "training.max_steps": 1,
+        # A loop that has not begun would pass over adapters that the predictor needs.
+        "engine.skip_idle_adapters": False,
     }
     config = load(ExperimentConfig, None, settings)
     dataset = config.data.load()

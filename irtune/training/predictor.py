@@ -18,6 +18,7 @@ from irtune.data.encode import EncodedDataset, EncodedSplit, encode_texts
 from irtune.data.prompt import Kind, Prompt
 from irtune.files import read_alone
 from irtune.processor import num_cores
+from irtune.training.idle_adapters import pass_over_untrained
 from irtune.training.model import QuietLoading, load_classifier, materialize
 from irtune.training.shared_prefix import SharedPrefix, common_tokens, sharing_of
 from irtune.training.tokenizer import load_tokenizer
@@ -131,6 +132,8 @@ class Predictor:
         with QuietLoading():
             base = load_classifier(checkpoint, self.notes.labels, self._tokenizer.pad_token_id, seed=0)
             self._model = _with_adapter(base, folder).to(_DTYPES[self.precision]).to(self.device).eval()
+        if engine.skip_idle_adapters:
+            pass_over_untrained(self._model)
         self._common = np.array(self.notes.shared_prefix, dtype=np.int32)
         sharing = sharing_of(self._model, engine.share_prefix, len(self._common), self.notes.max_length)
         self._prefix = SharedPrefix(self._model, self._common, sharing)

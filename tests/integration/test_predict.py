@@ -43,6 +43,9 @@ def trial(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "data.label_column": "kind",
         "data.instruction": "auto",
         "training.max_steps": 3,
+        # Some adapters never train, and are passed over.
+        "selection.policy.name": "static",
+        "selection.policy.blocks": [1, 4],
         "training.learning_rate": 5e-2,
     }
     run(load(ExperimentConfig, None, settings), folder=folder, recorder=NoRecorder())
@@ -80,6 +83,8 @@ def test_predictions_equal_those_of_the_run(
     assert f"{accuracy:.3f}" in said.split("accuracy")[1]
     # The instruction is computed once a batch, as in the run.
     predictor = Predictor(trial / "adapter", "cpu")
+    layers = predictor._model.base_model.model.model.layers
+    assert [layer.self_attn.q_proj.disable_adapters for layer in layers] == [i not in (1, 4) for i in range(6)]
     assert predictor._prefix.sharing.evaluation == len(predictor.notes.shared_prefix) > 8
 
 
