@@ -63,6 +63,8 @@ def trained(folder: Path) -> tuple[Any, float]:
         "data.test_path": str(folder / "test.csv"),
         "data.text_column": "text",
         "training.max_steps": 1,
+        # Threads that wait for each other on a busy machine would be counted.
+        "engine.threads_per_worker": 1,
         # A loop that has not begun would pass over adapters that the predictor needs.
         "engine.skip_idle_adapters": False,
     }
