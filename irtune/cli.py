@@ -1,4 +1,4 @@
-"""The command line: ``irtune sweep | ablate | train | recommend | validate | settings | methods | sync``."""
+"""The command line: ``irtune sweep | ablate | train | predict | recommend | validate | settings | methods | sync``."""
 
 import argparse
 import gc
@@ -81,6 +81,17 @@ def _parser() -> argparse.ArgumentParser:
         help="instead of a file the settings of a trial that finished (default: the study's best on validation)",
     )
     train.add_argument("--storage", type=Path, help=f"where the studies of --from lie (default: {STORAGE})")
+
+    predict = commands.add_parser("predict", help="classify the rows of a file with the adapter of a trial")
+    predict.add_argument(
+        "source", metavar="SOURCE", help="a folder with an adapter, or a study's folder or name, with :TRIAL or not"
+    )
+    predict.add_argument("file", metavar="FILE", type=Path, help="of any kind that data.file reads; labels not needed")
+    _add_overrides(predict)
+    predict.add_argument("--out", type=Path, help="a .csv, .jsonl or .parquet file (default: CSV on stdout)")
+    predict.add_argument("--storage", type=Path, help=f"where studies lie (default: {STORAGE})")
+    predict.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
+    predict.set_defaults(command=_predict)
 
     recommend = commands.add_parser(
         "recommend", help="say what a study's best trial comes to without irtune: PEFT settings, and a layer card"
@@ -200,6 +211,17 @@ def _runner(kind: type[StudyConfig], options: argparse.Namespace) -> Any:
     from irtune.studies.ablation import AblationRunner
 
     return AblationRunner(fresh=options.fresh)
+
+
+def _predict(options: argparse.Namespace, console: Console) -> int:
+    from irtune.studies.predict import predict
+
+    storage = (options.storage or Path(STORAGE)).expanduser().resolve()
+    file, out = options.file.expanduser(), options.out and options.out.expanduser()
+    told = console if out else _PublicConsole(stderr=True)
+    predict(options.source, file, out, storage, options.device, parse_overrides(options.overrides), told)
+    gc.freeze()
+    return 0
 
 
 def _recommend(options: argparse.Namespace, console: Console) -> int:

@@ -46,6 +46,13 @@ class IdleAdapters:
         self._trained |= {index for index, adds in zip(blocks, added.tolist(), strict=True) if adds}
 
 
+@torch.no_grad()
+def pass_over_untrained(model: nn.Module) -> None:
+    """Pass over, for good, the adapters of a loaded model that add zero."""
+    for layer in plain_lora(model):
+        layer._disable_adapters = not any(bool(parameter.any()) for parameter in ups([layer]))
+
+
 def ups(layers: Sequence[Any]) -> list[nn.Parameter]:
     """The matrices of LoRA layers that are zero until they train."""
     return [parameter for layer in layers for parameter in layer.lora_B.parameters()]

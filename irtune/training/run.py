@@ -42,6 +42,7 @@ from irtune.training.loop import CHECKPOINTS, Loop, Totals
 from irtune.training.measurable import check_tensors
 from irtune.training.model import enable_gradient_checkpointing, load_classifier
 from irtune.training.out_of_memory import out_of_memory, remembered, smaller_micro_batches
+from irtune.training.predictor import notes_of
 from irtune.training.prefix_cache import PrefixCache
 from irtune.training.prefix_reuse import reuse_of
 from irtune.training.pretrained import materialize
@@ -312,14 +313,7 @@ def _probe_costs(loop: Loop, totals: Totals) -> dict[str, float]:
 
 
 def _keep(loop: Loop, dataset: LabelledDataset, weights: Path, probabilities: Mapping[Split, np.ndarray]) -> None:
-    notes = {
-        "data": dataset.name,
-        "labels": list(dataset.labels),
-        "instruction": loop.data.instruction,
-        "template": dataset.prompt.template_used,
-        "max_length": loop.data.max_length,
-        "config": dotted_keys(loop.config),
-    }
+    notes = {**notes_of(loop.config, dataset, loop.data), "config": dotted_keys(loop.config)}
     tracking = loop.config.tracking
     if tracking.keep_adapters != "none":
         save_adapter(loop.blocks, loop.folder / ADAPTER, weights, redacted(notes))

@@ -17,6 +17,7 @@ from transformers import CanineConfig, CanineForSequenceClassification, CanineTo
 from irtune.analysis.metrics import evaluation
 from irtune.config.load import load, with_overrides
 from irtune.config.schema import ExperimentConfig, ModelConfig
+from irtune.config.tree import flatten
 from irtune.layers import SelectionRecord
 from irtune.processor import num_cores
 from irtune.search.source import BASELINE_OVERRIDES
@@ -42,7 +43,7 @@ class Memory:
             self.points.setdefault(name, {})[step] = value
 
     def params(self, values: Mapping[str, Any]) -> None:
-        self.param_values = dict(values)
+        self.param_values = flatten(values)
 
     def tags(self, values: Mapping[str, Any]) -> None:
         self.tag_values.update(values)

@@ -8,6 +8,7 @@ from irtune.config.load import build, explicit
 from irtune.config.run_schema import RunConfig
 from irtune.config.schema import ExperimentConfig
 from irtune.config.sweep_schema import SweepConfig
+from irtune.studies.predict import find_adapter
 from irtune.studies.recorded import StudyError, find_trial
 from irtune.studies.resume import write_identity
 from irtune.studies.single_run import config_from
@@ -63,6 +64,17 @@ def test_its_settings_come_back_as_they_were(sweep):
     longer, _ = config_from("tiny:trial_0000", sweep.parent, {"training.max_steps": 7, "seed": 5, "method": "lisa"})
     assert (longer.training.max_steps, longer.seed, longer.strategy) == (7, 5, "lisa")
     assert explicit(longer)["training"]["class_weights"] == {"v1.2": 2.0}
+
+
+def test_an_adapter_is_found_where_it_was_kept(sweep):
+    storage = sweep.parent
+    with refused(StudyError, "trial_0001", "tracking.keep_adapters=all", "irtune train --from"):
+        find_adapter("tiny", storage)
+    adapter = sweep / "trials" / "trial_0000" / "adapter"
+    adapter.mkdir()
+    (adapter / "irtune.json").write_text("{}")
+    for source in ("tiny:trial_0000", f"{sweep}:trial_0000", str(adapter), str(adapter.parent)):
+        assert find_adapter(source, storage) == adapter
 
 
 def test_a_trial_of_an_earlier_version_is_refused(sweep):
