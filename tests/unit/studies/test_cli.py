@@ -199,8 +199,10 @@ def test_mistakes_in_settings_and_data_are_said_at_once(write, capsys):
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "search_spaces").glob("*.yaml")), ids=lambda file: file.name)
-def test_our_own_search_spaces_are_good(file, monkeypatch, capsys):
+def test_our_own_search_spaces_are_good(file, monkeypatch, capsys, tmp_path):
     """Against the model that is at hand: the default one takes long to make."""
+    # What is kept of the stand-in is no fact about it.
+    monkeypatch.setenv("IRTUNE_HOME", str(tmp_path))
     from irtune.studies import preflight
 
     def stand_in(config):
