@@ -70,12 +70,13 @@ class Waits(TorchDispatchMode):
 
 def counted(step: Any, parameters: set[int]) -> dict[str, Any]:
     """Run a step and count."""
-    waits, calls, kept = Waits(), Counter[str](), dict[int, int]()
+    # Storages are held, so that no two of them are at one address, whatever the allocator has free.
+    waits, calls, kept = Waits(), Counter[str](), dict[int, Any]()
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in parameters:
-            kept[storage.data_ptr()] = storage.nbytes()
+            kept[storage.data_ptr()] = storage
         return tensor
 
     def again(*arguments: Any, **options: Any) -> Any:
@@ -96,7 +97,7 @@ def counted(step: Any, parameters: set[int]) -> dict[str, Any]:
         step()
     return {
         "flops": flops.get_total_flops(),
-        "saved_bytes": sum(kept.values()),
+        "saved_bytes": sum(storage.nbytes() for storage in kept.values()),
         "collectives": dict(sorted(calls.items())),
         "host_waits": dict(sorted(waits.places.items())),
     }
@@ -159,5 +160,6 @@ def count(stage: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    FILE.write_text(json.dumps({f"stage {stage}": count(stage) for stage in STAGES}, indent=1) + "\n", encoding="utf-8")
+    file = Path(sys.argv[1]) if len(sys.argv) > 1 else FILE
+    file.write_text(json.dumps({f"stage {stage}": count(stage) for stage in STAGES}, indent=1) + "\n", encoding="utf-8")
     sys.exit()
