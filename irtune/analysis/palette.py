@@ -12,7 +12,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 
 @dataclass(frozen=True)
 class Look:
-    """How a method is drawn."""
+    """Colour, marker and line of a method."""
 
     colour: str
     marker: str

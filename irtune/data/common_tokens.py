@@ -1,4 +1,4 @@
-"""What all examples begin with: their instruction, and what the template puts before texts."""
+"""First tokens that all examples share: the instruction, and the template up to the texts."""
 
 import numpy as np
 

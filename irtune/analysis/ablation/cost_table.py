@@ -1,4 +1,4 @@
-"""What the cells of a study cost, a line for each: time, memory, parameters, and what choosing blocks adds."""
+"""Table of what cells cost: time, memory, parameters, and what choosing blocks adds."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What seeds and test examples tell of each cell beside its baseline: every test that was made of it."""
+"""Table of every test of a cell against its baseline, over seeds and over test examples."""
 
 from collections.abc import Callable, Sequence
 

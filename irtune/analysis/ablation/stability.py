@@ -48,7 +48,7 @@ class Choices:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far pairs of trials agree.
+    """Agreement of pairs of trials.
 
     Args:
         num_pairs: Of trials with a trace.

@@ -1,4 +1,4 @@
-"""How far seeds of one cell, and corpora of one configuration, agree on which blocks matter, as tables."""
+"""Tables of agreement on which blocks matter: between seeds of a cell, and between corpora."""
 
 import itertools
 from collections.abc import Mapping, Sequence
