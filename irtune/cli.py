@@ -93,22 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
     predict.set_defaults(command=_predict)
 
-    recommend = commands.add_parser(
-        "recommend", help="say what a study's best trial comes to without irtune: PEFT settings, and a layer card"
-    )
-    recommend.add_argument("study", metavar="NAME", help="a sweep's or ablation's folder, or its name under --storage")
-    _add_overrides(recommend)
-    recommend.add_argument("--storage", type=Path, help=f"where studies lie (default: {STORAGE})")
-    recommend.add_argument("--trial", metavar="NAME", help="the trial, or the cell, to go by (default: the best one)")
-    recommend.add_argument("--out", type=Path, metavar="FOLDER", help="where to write (default: the study's folder)")
-    recommend.add_argument(
-        "--control",
-        type=int,
-        metavar="SEEDS",
-        help="then train its blocks statically, what chose them, and LoRA of all blocks, on so many fresh seeds each",
-    )
-    _add_ways_to_run(recommend)
-    recommend.set_defaults(command=_recommend)
+    _add_recommend(commands)
 
     validate = commands.add_parser(
         "validate", help="check files as a sweep does before it starts: settings, space, model, data"
@@ -130,6 +115,25 @@ def _parser() -> argparse.ArgumentParser:
     sync.add_argument("--tracking-uri", help="MLflow's address (default: MLFLOW_TRACKING_URI, else each sweep's own)")
     sync.set_defaults(command=_sync)
     return parser
+
+
+def _add_recommend(commands: Any) -> None:
+    recommend = commands.add_parser(
+        "recommend", help="say what a study's best trial comes to without irtune: PEFT settings, and a layer card"
+    )
+    recommend.add_argument("study", metavar="NAME", help="a sweep's or ablation's folder, or its name under --storage")
+    _add_overrides(recommend)
+    recommend.add_argument("--storage", type=Path, help=f"where studies lie (default: {STORAGE})")
+    recommend.add_argument("--trial", metavar="NAME", help="the trial, or the cell, to go by (default: the best one)")
+    recommend.add_argument("--out", type=Path, metavar="FOLDER", help="where to write (default: the study's folder)")
+    recommend.add_argument(
+        "--control",
+        type=int,
+        metavar="SEEDS",
+        help="then train its blocks statically, what chose them, and LoRA of all blocks, on so many fresh seeds each",
+    )
+    _add_ways_to_run(recommend)
+    recommend.set_defaults(command=_recommend)
 
 
 def _add_study(commands: Any, name: str, kind: type[StudyConfig], file: str, about: str) -> argparse.ArgumentParser:

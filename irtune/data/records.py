@@ -43,7 +43,7 @@ def rows_of(table: Table, columns: Columns, labels: LabelReader, prefix: str, pr
 
 
 def each_row(table: Table, columns: Columns, labels: LabelReader, prefix: str) -> Iterator[Row | Problem]:
-    """What ``rows_of`` reads, one after another, and in the place of a row that cannot be read what is wrong with it.
+    """Yield what ``rows_of`` reads, and in the place of a row that cannot be read what is wrong with it.
 
     Raises:
         DataError: If a column is in no record at all.

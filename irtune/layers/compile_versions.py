@@ -1,4 +1,4 @@
-"""Which versions of PyTorch can compile blocks that freeze and thaw."""
+"""Versions of PyTorch that can compile blocks which freeze and thaw."""
 
 import re
 

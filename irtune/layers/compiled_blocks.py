@@ -69,7 +69,7 @@ class CompiledBlocks:
         return _counted()["graphs"] - self._before["graphs"]
 
     def in_words(self) -> str:
-        """What was compiled, or why nothing is."""
+        """Say what was compiled, or why nothing is."""
         return f"uncompiled: {self.why_not}" if self.why_not else f"blocks, {self.num_graphs} graphs"
 
     def give_up(self, reason: str) -> None:
@@ -185,7 +185,7 @@ def check_compiled(
 
 
 def _counted() -> dict[str, int]:
-    """What PyTorch has compiled in this process."""
+    """Count what PyTorch has compiled in this process."""
     from torch._dynamo.utils import counters
 
     frames = counters["frames"]
@@ -195,7 +195,7 @@ def _counted() -> dict[str, int]:
 def _difference(
     expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor], active: Sequence[int], halves: bool
 ) -> str:
-    """What is wrong with the gradients of compiled blocks; empty if nothing is."""
+    """Say what is wrong with the gradients of compiled blocks; empty if nothing is."""
     where = f"with blocks {_range(active)} training, compiled gradients"
     if expected.keys() != found.keys():
         return f"{where} are of {len(found)} parameters instead of {len(expected)}"

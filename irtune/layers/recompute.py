@@ -42,7 +42,7 @@ class Recomputed:
 
 
 def is_checkpointing(model: nn.Module) -> bool:
-    """Whether activations are recomputed in the backward pass of every step."""
+    """Tell whether activations are recomputed in the backward pass of every step."""
     return any(getattr(module, "gradient_checkpointing", False) is True for module in model.modules())
 
 

@@ -9,7 +9,7 @@ from irtune.importance import ImportanceSignal
 from irtune.selection import SelectionPolicy
 
 ProbeMemory = Literal["low", "fast"]
-"""What a refresh saves: memory, by recomputing blocks that do not train otherwise, or the time of that."""
+"""Choice of a refresh between memory, by recomputing blocks that do not train, and the time of that."""
 
 
 @dataclass(frozen=True)

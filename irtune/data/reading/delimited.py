@@ -25,7 +25,7 @@ _SEP_LINE = re.compile(r"\A[\"']?sep=(.)[\"']?\r?\n", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Form:
-    """How a delimited text is written.
+    """Dialect of a delimited text.
 
     Args:
         delimiter: What stands between cells.
