@@ -55,8 +55,9 @@ bench: install ## Print the figures that README and docstrings quote (about five
 	@$(RUN) benchmarks/every_method.py
 	@$(RUN) benchmarks/first_run.py
 	@$(RUN) benchmarks/step.py
+	@$(RUN) benchmarks/predict.py
 
-gpu: install ## Run everything that needs a GPU, in ten minutes; DEVICE=cpu MODEL=tiny tries it out
+gpu: install ## Run everything that needs a GPU, in eight minutes; DEVICE=cpu MODEL=tiny tries it out
 	@$(RUN) benchmarks/gpu.py --device $(DEVICE) --model $(MODEL)
 
 clean: ## Remove .venv and caches

@@ -32,7 +32,8 @@ class Faulty(GradientNorm):
     def measure(self, blocks: Any) -> np.ndarray:
         """Measure like the gradient norm; a fault of weights strikes here."""
         if self._strikes("nan", _last_refresh + 3):
-            parameter = next(p for p in blocks.model.parameters() if p.requires_grad)
+            # The head's, which every pass reads: an adapter that has never trained would be passed over.
+            *_, parameter = (p for p in blocks.model.parameters() if p.requires_grad)
             parameter.data.fill_(float("nan"))
         return super().measure(blocks)
 

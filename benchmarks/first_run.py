@@ -27,6 +27,7 @@ from irtune.config.load import load, with_overrides
 from irtune.config.schema import ExperimentConfig
 from irtune.config.sweep_schema import SweepConfig
 from irtune.data.dataset import LabelledDataset
+from irtune.search.source import BASELINE_OVERRIDES
 from irtune.studies.provenance import environment
 from irtune.training.record import NoRecorder
 from irtune.training.run import run
@@ -237,7 +238,7 @@ def main() -> int:
     parser.add_argument("--figure", type=Path, help="keep the sweep's response figure as this PNG")
     options = parser.parse_args()
     quickstart = load(SweepConfig, QUICKSTART)
-    baseline = quickstart.experiment().baseline()
+    baseline = with_overrides(quickstart.experiment(), BASELINE_OVERRIDES)
     data = baseline.data.load()
     sizes = ", ".join(f"{len(examples)} {split}" for split, examples in data.splits.items())
     # Before the runs: the working tree may have moved on after them.

@@ -6,7 +6,9 @@
 |---|---|
 | tests | ``gpu_tests.py``: the tests that are skipped on a CPU |
 | exactness-fp32, -bf16, -fp16 | ``exactness.py``: cells of one rank at ZeRO stages 0 to 3, in one precision each |
-| steps | ``gpu_steps.py``: the time of a step, beside a Hugging Face Trainer |
+| step | ``step.py``: what a step costs in bf16, beside a Hugging Face Trainer |
+| step-unshared | the same of all blocks, where every row computes the common tokens |
+| step-8b | ``step.py`` on blocks of an 8B model's shape |
 | memory | ``gpu_memory.py``: peak memory beside the closed form, up to a model of 8B |
 | sweep | ``gpu_sweep.py``: a sweep with two trials on one GPU |
 
@@ -58,23 +60,31 @@ class Section:
 def sections(device: str, model: str) -> list[Section]:
     """All of them, those first that say whether anything works at all."""
     options = ("--device", device, "--model", model)
-    rounds = "30" if device == "cuda" else "8"
     return [
         Section("tests", ("gpu_tests.py",), 100, is_timed=False),
         exactness(device, "fp32", "dora"),
         exactness(device, "bf16", "ia3"),
         exactness(device, "fp16", "lora"),
-        Section("steps", ("gpu_steps.py", *options, "--rounds", rounds), 180),
+        step("step", device, model),
+        step("step-unshared", device, model, "--kinds", "all", "--settings", "engine.share_prefix=false"),
+        step("step-8b", device, "8b-blocks" if device == "cuda" else model, "--kinds", "all", "last third", "ir"),
         Section("memory", ("gpu_memory.py", *options), 150),
         Section("sweep", ("gpu_sweep.py", *options), 150),
     ]
+
+
+def step(name: str, device: str, model: str, *more: str) -> Section:
+    """A run of the benchmark of steps, in few rounds; on a CPU of any speed, to see that it works."""
+    speed = () if device == "cuda" else ("--most-time", "100")
+    options = ("--device", device, "--model", model, "--precision", "bf16", "--rounds", "8", *speed)
+    return Section(name, ("step.py", *options, *more), 75)
 
 
 def exactness(device: str, precision: str, tuner: str) -> Section:
     """The cells of LoRA, and some of another tuner; on a CPU only these, to see that it works."""
     filters = [f"ranks=1,precision={precision},accumulation=2,clipping=on,tuner={tuner}"]
     if device == "cuda":
-        filters.append(f"ranks=1,precision={precision},tuner=lora")
+        filters.append(f"ranks=1,precision={precision},accumulation=2,tuner=lora")
     return Section(
         f"exactness-{precision}",
         ("exactness.py", "--device", device, *(part for each in filters for part in ("--only", each))),
@@ -197,7 +207,7 @@ def main() -> int:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
     parser.add_argument("--model", choices=("smollm2-135m", "tiny"), default="smollm2-135m")
     parser.add_argument("--only", nargs="*", metavar="SECTION", help="run these sections")
-    parser.add_argument("--limit", type=float, default=540, help="seconds for all sections together")
+    parser.add_argument("--limit", type=float, default=480, help="seconds for all sections together")
     parser.add_argument("--commit", help="what runs, where there is no git to ask")
     parser.add_argument("--out", type=Path, default=Path("gpu.json"))
     options = parser.parse_args()

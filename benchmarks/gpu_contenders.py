@@ -23,7 +23,8 @@ from irtune.data.dataset import LabelledDataset
 from irtune.data.encode import EncodedSplit, encode
 from irtune.methods import METHODS
 from irtune.training.loop import Loop
-from irtune.training.model import load_classifier, materialize, num_blocks
+from irtune.training.model import load_classifier
+from irtune.training.pretrained import materialize, num_blocks
 from irtune.training.record import NoRecorder
 from irtune.training.run import prepared
 from irtune.training.tokenizer import load_tokenizer
@@ -79,16 +80,21 @@ class Bench:
             "adapter.r": 8,
             "adapter.alpha": 16,
             "adapter.dropout": getattr(options, "dropout", 0.0),
-            "data.name": "synthetic",
-            "data.train_size": 2000,
             "selection.reselect_every": RESELECT_EVERY,
             "training.max_steps": num_steps,
             "training.micro_batch_size": setting.batch,
             "engine.precision": setting.precision,
             "engine.gpus_per_worker": int(options.device == "cuda"),
         }
+        corpus = getattr(options, "argrewrite", None)
+        if corpus is None:
+            settings |= {"data.name": "synthetic", "data.train_size": 2000}
+            instruction = INSTRUCTION
+        else:
+            settings |= {"data.name": "argrewrite", "data.path": str(corpus), "model.max_length": 256}
+            instruction = None if options.no_instruction else "auto"
         config = load(ExperimentConfig, None, settings)
-        dataset = config.data.model_copy(update={"instruction": INSTRUCTION}).load()
+        dataset = config.data.model_copy(update={"instruction": instruction}).load()
         tokenizer = load_tokenizer(materialize(config.model))
         rows = encode(dataset, tokenizer, config.model.max_length).splits["train"]
         batches = list(islice(training_batches(rows.lengths, setting.batch, seed=0), num_steps))
@@ -238,10 +244,11 @@ def settings_of(bench: Bench, kind: str) -> dict[str, Any]:
 
 
 @contextmanager
-def loop_steps(bench: Bench, kind: str) -> Iterator[LoopSteps]:
-    """irtune's loop, for one kind of choice."""
-    config, recorder = with_overrides(bench.config, settings_of(bench, kind)), Losses()
-    folder, encoded = bench.folder / kind, bench.folder / "encoded"
+def loop_steps(bench: Bench, kind: str, **settings: Any) -> Iterator[LoopSteps]:
+    """irtune's loop, for one kind of choice, with ``settings`` of the engine."""
+    engine = {f"engine.{name}": value for name, value in settings.items()}
+    config, recorder = with_overrides(bench.config, settings_of(bench, kind) | engine), Losses()
+    folder, encoded = bench.folder / "-".join([kind, *map(str, settings.values())]), bench.folder / "encoded"
     with prepared(config, folder, recorder, lambda metrics: None, encoded, bench.dataset) as loop:
         yield LoopSteps(loop, bench.batches, recorder)
 

@@ -82,7 +82,7 @@ def make_large(folder: Path) -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from irtune.training.model import QuietLoading
+    from irtune.training.quiet_loading import QuietLoading
 
     config = LlamaConfig(
         hidden_size=2048,
@@ -115,11 +115,11 @@ def train(case: Case, large: Path, steps: int, threads: int) -> int:
     from irtune.training.memory import most_resident_bytes
     from irtune.training.model import (
         DTYPES,
-        QuietLoading,
         enable_gradient_checkpointing,
         load_classifier,
-        materialize,
     )
+    from irtune.training.pretrained import materialize
+    from irtune.training.quiet_loading import QuietLoading
 
     torch.set_num_threads(threads)
     ensure_process_group(config.engine)
@@ -144,7 +144,7 @@ def train(case: Case, large: Path, steps: int, threads: int) -> int:
 def predict(case: Case, large: Path) -> float:
     """The bytes that are predicted."""
     from irtune.training.memory import estimate
-    from irtune.training.model import materialize, num_blocks
+    from irtune.training.pretrained import materialize, num_blocks
 
     config = experiment(case, large)
     checkpoint = materialize(config.model)

@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -172,7 +172,7 @@ def run_trials(
     config = load(SweepConfig, None, SETTINGS | engine | share | settings)
     setup = TrialSetup(explicit(config.experiment()), folder, ray.put(config.data.load()), objective)
     execution = Execution(config, setup, at_once)
-    specs = [TrialSpec(f"{n}", {"selection.reselect_every": 1 + n % 9}).to_json() for n in range(num_trials)]
+    specs = [asdict(TrialSpec(f"{n}", {"selection.reselect_every": 1 + n % 9})) for n in range(num_trials)]
     _fit(execution.trainable(), specs, str(folder), reuse=True, at_once=at_once)
     execution.close()
     return setup

@@ -34,7 +34,7 @@ from irtune.config.schema import ExperimentConfig
 from irtune.data.dataset import SPLITS, LabelledDataset
 from irtune.data.encode import encode
 from irtune.studies.provenance import environment
-from irtune.training.model import materialize
+from irtune.training.pretrained import materialize
 from irtune.training.record import NoRecorder
 from irtune.training.run import PREDICTIONS, run
 from irtune.training.tokenizer import load_tokenizer

@@ -22,7 +22,8 @@ from irtune.config.sweep_schema import SweepConfig
 from irtune.search.optuna_source import STUDY, OptunaSource, open_study
 from irtune.search.source import BASELINE_SPEC, ListSource, Together
 from irtune.search.stopping import Asha
-from irtune.studies.preflight import Inputs, Ready, Sweep
+from irtune.studies.inputs import Inputs
+from irtune.studies.preflight import Ready, Sweep
 from irtune.studies.progress import SweepProgress
 from irtune.studies.ray_tune import SourceSearcher, TableCallback
 from irtune.studies.trial_table import TrialTable
@@ -76,7 +77,7 @@ class Driver:
         self.reset()
         self.study, self.database = folder / STUDY, folder / "mlflow.db"
         uri = f"sqlite:///{self.database}"
-        ready = Ready(Inputs(folder, 30, config.data.load(), None, None), uri, ())
+        ready = Ready([Inputs(folder, 30, config.data.load(), lambda: None, None)], uri, ())
         sweep = Sweep("scale", folder, config, ready, "scale.py")
         self.setup = TrialSetup(explicit(config.experiment()), folder, dataset=None)
         search = OptunaSource(open_study(self.study, "scale", config.tune), config.space, config.tune)

@@ -1,4 +1,4 @@
-"""The command line: ``irtune sweep | ablate | recommend | validate | settings | methods | sync``."""
+"""The command line: ``irtune sweep | ablate | train | predict | recommend | validate | settings | methods | sync``."""
 
 import argparse
 import gc
@@ -16,6 +16,7 @@ from rich.console import Console
 
 from irtune.config.ablation_schema import AblationConfig
 from irtune.config.load import load, load_any, parse_overrides, with_threads
+from irtune.config.run_schema import RunConfig
 from irtune.config.schema import ExperimentConfig
 from irtune.config.study_schema import StudyConfig
 from irtune.config.sweep_schema import SweepConfig
@@ -23,6 +24,7 @@ from irtune.redaction import raised_publicly, redact
 
 QUICKSTART = "search_spaces/quickstart.yaml"
 ABLATION = "search_spaces/ablation_quickstart.yaml"
+TRAIN = "search_spaces/single_run.yaml"
 STORAGE = str(ExperimentConfig.model_fields["storage"].default)
 RUN = f"irtune sweep {QUICKSTART} 'space={{training.learning_rate: {{type: float, low: 3e-4, high: 3e-3, log: true}}}}'"
 """A command that compares anything with the baseline, over a space that every method has."""
@@ -69,23 +71,29 @@ def _parser() -> argparse.ArgumentParser:
     about = "compare cells over seeds, and judge what is claimed of them"
     ablate = _add_study(commands, "ablate", AblationConfig, ABLATION, about)
     ablate.add_argument("--fresh", action="store_true", help="train again what an earlier study has trained just so")
+    train = _add_study(
+        commands, "train", RunConfig, TRAIN, "train one configuration once, tracked and resumed as a study is"
+    )
+    train.add_argument(
+        "--from",
+        dest="of",
+        metavar="STUDY[:TRIAL]",
+        help="instead of a file the settings of a trial that finished (default: the study's best on validation)",
+    )
+    train.add_argument("--storage", type=Path, help=f"where the studies of --from lie (default: {STORAGE})")
 
-    recommend = commands.add_parser(
-        "recommend", help="say what a study's best trial comes to without irtune: PEFT settings, and a layer card"
+    predict = commands.add_parser("predict", help="classify the rows of a file with the adapter of a trial")
+    predict.add_argument(
+        "source", metavar="SOURCE", help="a folder with an adapter, or a study's folder or name, with :TRIAL or not"
     )
-    recommend.add_argument("study", metavar="NAME", help="a sweep's or ablation's folder, or its name under --storage")
-    _add_overrides(recommend)
-    recommend.add_argument("--storage", type=Path, help=f"where studies lie (default: {STORAGE})")
-    recommend.add_argument("--trial", metavar="NAME", help="the trial, or the cell, to go by (default: the best one)")
-    recommend.add_argument("--out", type=Path, metavar="FOLDER", help="where to write (default: the study's folder)")
-    recommend.add_argument(
-        "--control",
-        type=int,
-        metavar="SEEDS",
-        help="then train its blocks statically, what chose them, and LoRA of all blocks, on so many fresh seeds each",
-    )
-    _add_ways_to_run(recommend)
-    recommend.set_defaults(command=_recommend)
+    predict.add_argument("file", metavar="FILE", type=Path, help="of any kind that data.file reads; labels not needed")
+    _add_overrides(predict)
+    predict.add_argument("--out", type=Path, help="a .csv, .jsonl or .parquet file (default: CSV on stdout)")
+    predict.add_argument("--storage", type=Path, help=f"where studies lie (default: {STORAGE})")
+    predict.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
+    predict.set_defaults(command=_predict)
+
+    _add_recommend(commands)
 
     validate = commands.add_parser(
         "validate", help="check files as a sweep does before it starts: settings, space, model, data"
@@ -107,6 +115,25 @@ def _parser() -> argparse.ArgumentParser:
     sync.add_argument("--tracking-uri", help="MLflow's address (default: MLFLOW_TRACKING_URI, else each sweep's own)")
     sync.set_defaults(command=_sync)
     return parser
+
+
+def _add_recommend(commands: Any) -> None:
+    recommend = commands.add_parser(
+        "recommend", help="say what a study's best trial comes to without irtune: PEFT settings, and a layer card"
+    )
+    recommend.add_argument("study", metavar="NAME", help="a sweep's or ablation's folder, or its name under --storage")
+    _add_overrides(recommend)
+    recommend.add_argument("--storage", type=Path, help=f"where studies lie (default: {STORAGE})")
+    recommend.add_argument("--trial", metavar="NAME", help="the trial, or the cell, to go by (default: the best one)")
+    recommend.add_argument("--out", type=Path, metavar="FOLDER", help="where to write (default: the study's folder)")
+    recommend.add_argument(
+        "--control",
+        type=int,
+        metavar="SEEDS",
+        help="then train its blocks statically, what chose them, and LoRA of all blocks, on so many fresh seeds each",
+    )
+    _add_ways_to_run(recommend)
+    recommend.set_defaults(command=_recommend)
 
 
 def _add_study(commands: Any, name: str, kind: type[StudyConfig], file: str, about: str) -> argparse.ArgumentParser:
@@ -144,7 +171,11 @@ def _study(kind: type[StudyConfig], default: str, options: argparse.Namespace, c
     if first is not None and _is_override(first):
         first, overrides = None, [first, *overrides]
     file = Path(first or default)
-    config = load(kind, file, parse_overrides(overrides))
+    config: StudyConfig
+    if kind is RunConfig and options.of is not None:
+        config, file = _of_a_trial(options, None if first is None else file, overrides)
+    else:
+        config = load(kind, file, parse_overrides(overrides))
     at_once = config.tune.max_concurrent_trials
     experiment = with_threads(config.experiment(), at_once and at_once * config.engine.num_workers)
     # It imports what training needs while this process imports what a study needs.
@@ -162,14 +193,39 @@ def _study(kind: type[StudyConfig], default: str, options: argparse.Namespace, c
         return 0 if runner.succeeded(runner.run(*study)) else 1
 
 
+def _of_a_trial(options: argparse.Namespace, file: Path | None, overrides: Sequence[str]) -> tuple[RunConfig, Path]:
+    """The configuration of a trial to train again, and where it comes from."""
+    from irtune.studies.single_run import config_from
+
+    if file is not None:
+        raise ValueError(f"{file}: give a file or --from, not both; settings are changed by dotted.key=value")
+    storage = (options.storage or Path(STORAGE)).expanduser().resolve()
+    return config_from(options.of, storage, parse_overrides(overrides))
+
+
 def _runner(kind: type[StudyConfig], options: argparse.Namespace) -> Any:
     if kind is SweepConfig:
         from irtune.studies.sweep import SweepRunner
 
         return SweepRunner()
+    if kind is RunConfig:
+        from irtune.studies.single_run import SingleRunner
+
+        return SingleRunner()
     from irtune.studies.ablation import AblationRunner
 
     return AblationRunner(fresh=options.fresh)
+
+
+def _predict(options: argparse.Namespace, console: Console) -> int:
+    from irtune.studies.predict import predict
+
+    storage = (options.storage or Path(STORAGE)).expanduser().resolve()
+    file, out = options.file.expanduser(), options.out and options.out.expanduser()
+    told = console if out else _PublicConsole(stderr=True)
+    predict(options.source, file, out, storage, options.device, parse_overrides(options.overrides), told)
+    gc.freeze()
+    return 0
 
 
 def _recommend(options: argparse.Namespace, console: Console) -> int:
@@ -209,7 +265,7 @@ def _validate(options: argparse.Namespace, console: Console) -> int:
                 inputs, doubts = ready.inputs, ready.doubts
                 ready.check_away(config.tracking, is_new=True)
             else:
-                inputs, *_ = check_inputs(config, str(file))
+                inputs, *_ = check_inputs(config, str(file), reads_again=False)
                 doubts = inputs.dataset.notes
         except ValueError as error:
             wrong += 1

@@ -19,8 +19,6 @@ from irtune.analysis.sentence import (
 )
 from irtune.analysis.trials import TrialRow, groups_of, metric_of, over_classes
 
-__all__ = ["Answer", "TrialRow", "answer_sweep"]
-
 _SMALL_TEST_SET = 200
 
 

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from irtune.analysis.over_seeds import Finalist
+from irtune.analysis.palette import COLOURS
 from irtune.analysis.tables import (
     COLUMNS,
     FULL_WIDTH,
@@ -22,7 +23,7 @@ from irtune.analysis.tables import (
 )
 from irtune.analysis.trials import metric_of
 
-_COLOUR, _BASELINE_COLOUR = "#0072B2", "black"
+_COLOUR, _BASELINE_COLOUR = COLOURS[0], "black"
 
 
 def _as_of_trials(*headings: str) -> list[Column[Finalist]]:

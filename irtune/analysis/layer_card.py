@@ -4,6 +4,7 @@ import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,12 +14,16 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from irtune.analysis.ablation.stability import Choices, stability
+from irtune.analysis.palette import COLOURS
 from irtune.analysis.recommendation import Advice, over_seeds
 
 SCHEMA_VERSION = 1
 """Grows when a field changes its meaning or goes; a field that is added leaves it."""
 
-_CHOSEN, _OTHER = "#0072B2", "#B8C4CE"
+ENERGY = "activation_energy"
+"""The signal whose importance is the activation energy."""
+
+_CHOSEN, _OTHER = COLOURS[0], "#B8C4CE"
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class BlockCard:
         forward_share: FLOPs of its linear layers over those of all blocks, in a forward pass, 0..1; None if unknown.
         train_share: FLOPs of a step that trains it alone, with the backward pass down to it, over those of a step that
             trains every block, 0..1; None if unknown. Attention's products are left out of both.
-        activation_energy: Mean square of its output; None if it was not measured.
+        activation_energy: The importance by the signal of that name; None if no trial measured it.
         is_recommended: Whether it is one of the blocks to train.
         rank: Of its adapter, where ranks are in proportion to importance; None where they cannot be.
     """
@@ -151,7 +156,12 @@ class BlockCosts:
 
 
 def card_of(
-    choices: Sequence[Choices], advice: Advice, origin: Origin, blocks_name: str, costs: BlockCosts | None
+    choices: Sequence[Choices],
+    advice: Advice,
+    origin: Origin,
+    blocks_name: str,
+    costs: BlockCosts | None,
+    by_signal: Mapping[str, Sequence[Choices]] = MappingProxyType({}),
 ) -> LayerCard:
     """Put a card together.
 
@@ -161,8 +171,12 @@ def card_of(
         origin: Where they come from.
         blocks_name: Dotted name of the model's list of blocks.
         costs: Of its blocks; None if unknown.
+        by_signal: What other signals measured of the same blocks, by their names: trials of other configurations.
     """
-    importance = spreads([one.importance for one in choices])
+    measured = {
+        signal: spreads([one.importance for one in trials])
+        for signal, trials in {origin.signal: choices, **by_signal}.items()
+    }
     frequency = spreads([one.frequency for one in choices])
     agreement = stability(choices)
     assert agreement is not None
@@ -172,19 +186,19 @@ def card_of(
         num_blocks=len(frequency),
         blocks_name=blocks_name,
         stability=Agreement(
-            agreement.tau,
-            agreement.jaccard,
-            agreement.jaccard_of_chance,
+            agreement.between_seeds.tau,
+            agreement.between_seeds.jaccard,
+            agreement.between_seeds.jaccard_of_chance,
             agreement.entropy,
         ),
         blocks=tuple(
             BlockCard(
                 index=index,
-                importance={} if importance[index].mean is None else {origin.signal: importance[index]},
+                importance={signal: of[index] for signal, of in measured.items() if of[index].mean is not None},
                 selection_frequency=frequency[index],
                 forward_share=None if costs is None else float(costs.forward[index]),
                 train_share=None if costs is None else float(costs.train[index]),
-                activation_energy=None,
+                activation_energy=measured[ENERGY][index].mean if ENERGY in measured else None,
                 is_recommended=index in advice.layers,
                 rank=None if advice.ranks is None else advice.ranks[index],
             )

@@ -100,12 +100,12 @@ OVERALL = tuple(f"{name}_macro" if measure.per_class else name for name, measure
 PER_CLASS = tuple(name for name, measure in MEASURES.items() if measure.per_class)
 
 
-_SPEEDS = ("tokens_per_s", "lowest_active_block")
+_SPEEDS = ("tokens_per_s", "mfu", "lowest_active_block")
 """Costs of which more is better."""
 
 
 def better(metric: str) -> Mode:
-    """Return whether more or less of a metric is better: less of the loss, and of all costs but two.
+    """Return whether more or less of a metric is better: less of the loss, and of all costs but a few.
 
     Args:
         metric: Of an evaluation (``loss``, ``eval/loss``) or of a run (``cost/…``).

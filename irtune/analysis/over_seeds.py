@@ -1,7 +1,7 @@
 """The finalists of a sweep: what their repeats over seeds say of each, and of its difference to the baseline."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -9,18 +9,7 @@ from irtune.analysis.metrics import Mode
 from irtune.analysis.statistics import Interval, paired_over_seeds
 from irtune.analysis.trials import TrialRow, groups_of, other_differences, ranked
 
-_MEASURED = (
-    "mean_active",
-    "validation_score",
-    "test_score",
-    "train_loss",
-    "seconds",
-    "flops",
-    "trainable_share",
-    "mean_lowest_active",
-    "peak_memory_bytes",
-    "objective",
-)
+_MEASURED = tuple(field.name for field in fields(TrialRow) if field.type == float | None)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -29,7 +18,6 @@ class Finalist:
 
     Args:
         mean: The trial of the search that it repeats, with means over the seeds for everything measured.
-        deviation: Standard deviation over the seeds of the score on test; None below two seeds.
         repeats: Its repeats, by seed.
         baseline_mean: Likewise of the baseline that differs from it in nothing but which blocks train, over the same
             seeds; None for a baseline itself, and without one.
@@ -38,11 +26,16 @@ class Finalist:
     """
 
     mean: TrialRow
-    deviation: float | None
     repeats: tuple[TrialRow, ...]
     baseline_mean: TrialRow | None = None
     baseline_repeats: tuple[TrialRow, ...] = ()
     interval: Interval | None = None
+
+    @property
+    def deviation(self) -> float | None:
+        """Standard deviation over the seeds of the score on test; None below two seeds."""
+        scores = [row.test_score for row in self.repeats if row.test_score is not None]
+        return float(np.std(scores, ddof=1)) if len(scores) > 1 else None
 
 
 def compare_finalists(rows: Sequence[TrialRow], mode: Mode = "max") -> tuple[Finalist, ...]:
@@ -68,7 +61,6 @@ def compare_finalists(rows: Sequence[TrialRow], mode: Mode = "max") -> tuple[Fin
         theirs = () if mean.is_baseline else tuple(baseline[number] for number in common)
         finalists[mean] = Finalist(
             mean=mean,
-            deviation=_deviation(ours),
             repeats=ours,
             baseline_mean=_mean(str(theirs[0].repeats), trials, theirs) if theirs else None,
             baseline_repeats=theirs,
@@ -111,8 +103,3 @@ def _mean(name: str, trials: Mapping[str, TrialRow], repeats: Sequence[TrialRow]
     means = {name: None if None in found else float(np.mean(found)) for name, found in values.items()}
     test_set = {"test_labels": repeats[0].test_labels, "test_groups": groups_of(repeats)}
     return replace(trial, status="finished", test_predictions=None, **test_set, **means)  # type: ignore[arg-type]
-
-
-def _deviation(repeats: Sequence[TrialRow]) -> float | None:
-    scores = [row.test_score for row in repeats if row.test_score is not None]
-    return float(np.std(scores, ddof=1)) if len(scores) > 1 else None

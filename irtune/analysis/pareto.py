@@ -9,9 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from irtune.analysis.metrics import Mode
+from irtune.analysis.palette import COLOURS
 from irtune.analysis.trials import TrialRow
 
-_FRONT, _OTHERS = "#D55E00", "#0072B2"
+_FRONT, _OTHERS = COLOURS[1], COLOURS[0]
 
 
 def pareto_front(rows: Sequence[TrialRow], modes: Mapping[str, Mode]) -> list[TrialRow]:

@@ -98,7 +98,8 @@ def advise(choices: Sequence[Choices], adapter: LoraAdapter) -> Advice:
 
 def _doubts(choices: Sequence[Choices]) -> list[str]:
     """What speaks against relying on the choice of blocks."""
-    found = stability(choices)
+    stable = stability(choices)
+    found = stable.between_seeds if stable else None
     if found is None or found.jaccard is None or found.jaccard_of_chance is None:
         return ["This is one seed: another may name other blocks."]
     if found.jaccard > found.jaccard_of_chance or found.jaccard == 1.0:

@@ -1,7 +1,6 @@
 """What the number of training blocks buys: quality and cost of every trial against its effective k."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -10,21 +9,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from irtune.analysis.metrics import Mode
+from irtune.analysis.palette import Look, looks_of
 from irtune.analysis.trials import BASELINE, TrialRow, chosen, metric_of
-
-# Okabe and Ito's palette, told apart with any colour vision; its yellow is too pale on white. Black is the baseline's.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7F7F7F")
-# Eight shapes and seven colours: no pair comes twice among the first 56 strategies.
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
-
-
-@dataclass(frozen=True)
-class _Style:
-    """How a strategy is drawn; ``shift`` in blocks keeps strategies of equal k from hiding each other."""
-
-    colour: str
-    marker: str
-    shift: float
 
 
 def response_curves(rows: Sequence[TrialRow], mode: Mode = "max") -> Figure:
@@ -40,36 +26,29 @@ def response_curves(rows: Sequence[TrialRow], mode: Mode = "max") -> Figure:
     baseline = chosen(rows, mode, baseline=True)
     reference = baseline or chosen(rows, mode)
     measured = [row for row in rows if row.mean_active is not None and row.validation_score is not None]
-    styles = _styles(measured)
+    looks = looks_of(sorted({row.strategy for row in measured} - {BASELINE})) | {BASELINE: Look("black", "*")}
+    shifts = _shifts(looks, measured)
     figure = Figure(figsize=(11.5, 7.5), layout="constrained")
     quality, cost = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
     for row in measured:
-        finished = row.status == "finished"
-        _draw_trial(quality, row, styles[row.strategy], row.validation_score, row.test_score, filled=finished)
+        finished, look, shift = row.status == "finished", looks[row.strategy], shifts[row.strategy]
+        _draw_trial(quality, row, look, shift, row.validation_score, row.test_score, filled=finished)
         if finished and reference is not None:
             flops, seconds = _ratio(row.flops, reference.flops), _ratio(row.seconds, reference.seconds)
-            _draw_trial(cost, row, styles[row.strategy], flops, seconds, filled=True)
+            _draw_trial(cost, row, look, shift, flops, seconds, filled=True)
     if baseline is not None:
         _draw_level(quality, {"all, validation": baseline.validation_score, "all, test": baseline.test_score})
         _draw_level(cost, {"all": 1.0})
     _label(quality, cost, measured, metric_of(rows).words, "all blocks" if baseline is not None else "the best trial")
-    _add_legends(figure, styles, measured)
+    _add_legends(figure, looks, measured)
     return figure
 
 
-def _styles(rows: Sequence[TrialRow]) -> dict[str, _Style]:
-    strategies = sorted({row.strategy for row in rows} - {BASELINE})
-    num_blocks = max((row.num_blocks for row in rows), default=1)
-    step = min(0.006 * num_blocks, 0.5 / max(len(strategies), 1))
-    styles = {
-        strategy: _Style(
-            _COLOURS[index % len(_COLOURS)],
-            _MARKERS[index % len(_MARKERS)],
-            step * (index - (len(strategies) - 1) / 2),
-        )
-        for index, strategy in enumerate(strategies)
-    }
-    return {**styles, BASELINE: _Style("black", "*", 0.0)}
+def _shifts(strategies: Collection[str], rows: Sequence[TrialRow]) -> dict[str, float]:
+    """The blocks by which each strategy is shifted."""
+    others = [strategy for strategy in strategies if strategy != BASELINE]
+    step = min(0.006 * max((row.num_blocks for row in rows), default=1), 0.5 / max(len(others), 1))
+    return {BASELINE: 0.0} | {name: step * (index - (len(others) - 1) / 2) for index, name in enumerate(others)}
 
 
 def _ratio(value: float | None, reference: float | None) -> float | None:
@@ -77,21 +56,21 @@ def _ratio(value: float | None, reference: float | None) -> float | None:
 
 
 def _draw_trial(
-    axes: Axes, row: TrialRow, style: _Style, first: float | None, second: float | None, *, filled: bool
+    axes: Axes, row: TrialRow, look: Look, shift: float, first: float | None, second: float | None, *, filled: bool
 ) -> None:
     """The first value as the strategy's marker, the second as a dash, and a thin line from one to the other."""
     assert row.mean_active is not None
-    x = row.mean_active + style.shift
+    x = row.mean_active + shift
     if first is not None and second is not None:
-        axes.plot([x, x], [first, second], color=style.colour, linewidth=0.8, alpha=0.5, zorder=2)
+        axes.plot([x, x], [first, second], color=look.colour, linewidth=0.8, alpha=0.5, zorder=2)
     if second is not None:
-        axes.plot(x, second, gid=f"{row.trial_id} second", **_look("_", style.colour))
+        axes.plot(x, second, gid=f"{row.trial_id} second", **_mark("_", look.colour))
     if first is not None:
-        look = _look(style.marker, style.colour, face=None if filled else "white")
-        axes.plot(x, first, gid=f"{row.trial_id} first", **look)
+        mark = _mark(look.marker, look.colour, face=None if filled else "white")
+        axes.plot(x, first, gid=f"{row.trial_id} first", **mark)
 
 
-def _look(marker: str, colour: str, face: str | None = None) -> dict[str, Any]:
+def _mark(marker: str, colour: str, face: str | None = None) -> dict[str, Any]:
     size, edge = {"_": (9.0, 1.8), "*": (11.0, 1.0)}.get(marker, (7.0, 1.2))
     return {
         "linestyle": "none",
@@ -131,17 +110,17 @@ def _label(quality: Axes, cost: Axes, rows: Sequence[TrialRow], metric_label: st
         axes.set_axisbelow(True)
 
 
-def _add_legends(figure: Figure, styles: Mapping[str, _Style], rows: Sequence[TrialRow]) -> None:
+def _add_legends(figure: Figure, looks: Mapping[str, Look], rows: Sequence[TrialRow]) -> None:
     present = {row.strategy for row in rows}
     strategies = {
-        name: Line2D([], [], **_look(style.marker, style.colour)) for name, style in styles.items() if name in present
+        name: Line2D([], [], **_mark(look.marker, look.colour)) for name, look in looks.items() if name in present
     }
     marks = {
-        "validation (above), FLOPs (below)": Line2D([], [], **_look("o", "#444444")),
-        "test (above), time (below)": Line2D([], [], **_look("_", "#444444")),
+        "validation (above), FLOPs (below)": Line2D([], [], **_mark("o", "#444444")),
+        "test (above), time (below)": Line2D([], [], **_mark("_", "#444444")),
     }
     if any(row.status != "finished" for row in rows):
-        marks["did not finish: last validation"] = Line2D([], [], **_look("o", "#444444", face="white"))
+        marks["did not finish: last validation"] = Line2D([], [], **_mark("o", "#444444", face="white"))
     if strategies:
         figure.legend(
             strategies.values(),

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from irtune.analysis.groups import Groups
 
@@ -56,7 +56,7 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, f
     mean = float(found.mean())
     if len(found) == 1:
         return mean, -np.inf, np.inf
-    margin = float(stats.t.ppf((1 + confidence) / 2, len(found) - 1) * stats.sem(found))
+    margin = float(scipy.stats.t.ppf((1 + confidence) / 2, len(found) - 1) * scipy.stats.sem(found))
     return mean, mean - margin, mean + margin
 
 
@@ -65,7 +65,7 @@ def interquartile_mean(values: ArrayLike) -> float:
 
     Source: Agarwal et al., "Deep reinforcement learning at the edge of the statistical precipice", NeurIPS 2021.
     """
-    return float(stats.trim_mean(_checked(values), 0.25))
+    return float(scipy.stats.trim_mean(_checked(values), 0.25))
 
 
 def sign_flip_p(differences: ArrayLike, seed: int = 0) -> float:
@@ -88,7 +88,7 @@ def sign_flip_p(differences: ArrayLike, seed: int = 0) -> float:
     if len(found) == 1 or not found.any():
         return 1.0
     drawn = {"n_resamples": NUM_DRAWN, "rng": np.random.default_rng(seed), "batch": max(1, _BATCH_CELLS // len(found))}
-    tested = stats.permutation_test((found,), np.mean, permutation_type="samples", vectorized=True, **drawn)
+    tested = scipy.stats.permutation_test((found,), np.mean, permutation_type="samples", vectorized=True, **drawn)
     return float(tested.pvalue)
 
 
@@ -106,8 +106,8 @@ def wilcoxon_p(differences: ArrayLike, seed: int = 0) -> float:
     found = _checked(differences)
     if len(found) == 1 or not found.any():
         return 1.0
-    method = stats.PermutationMethod(n_resamples=NUM_DRAWN, rng=np.random.default_rng(seed))
-    return float(stats.wilcoxon(found, zero_method="pratt", method=method).pvalue)
+    method = scipy.stats.PermutationMethod(n_resamples=NUM_DRAWN, rng=np.random.default_rng(seed))
+    return float(scipy.stats.wilcoxon(found, zero_method="pratt", method=method).pvalue)
 
 
 def mcnemar_p(
@@ -137,7 +137,7 @@ def mcnemar_p(
         # A group on which both are right equally often changes no sum.
         return sign_flip_p(surplus[surplus != 0]) if surplus.any() else 1.0
     only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
-    return 1.0 if only_a + only_b == 0 else float(stats.binomtest(only_a, only_a + only_b).pvalue)
+    return 1.0 if only_a + only_b == 0 else float(scipy.stats.binomtest(only_a, only_a + only_b).pvalue)
 
 
 def equivalence_p(differences: ArrayLike, margin: float) -> float:
@@ -162,8 +162,8 @@ def equivalence_p(differences: ArrayLike, margin: float) -> float:
         return 1.0
     if found.std() == 0:
         return float(abs(found[0]) >= margin)
-    above = stats.ttest_1samp(found, -margin, alternative="greater").pvalue
-    below = stats.ttest_1samp(found, margin, alternative="less").pvalue
+    above = scipy.stats.ttest_1samp(found, -margin, alternative="greater").pvalue
+    below = scipy.stats.ttest_1samp(found, margin, alternative="less").pvalue
     return float(max(above, below))
 
 
@@ -245,9 +245,9 @@ def power(num_seeds: int, spread: float, difference: float, level: float = LEVEL
     """
     if spread == 0:
         return 1.0
-    critical = stats.t.ppf(1 - level / 2, num_seeds - 1)
+    critical = scipy.stats.t.ppf(1 - level / 2, num_seeds - 1)
     off = abs(difference) / spread * np.sqrt(num_seeds)
-    return float(stats.nct.sf(critical, num_seeds - 1, off) + stats.nct.cdf(-critical, num_seeds - 1, off))
+    return float(scipy.stats.nct.sf(critical, num_seeds - 1, off) + scipy.stats.nct.cdf(-critical, num_seeds - 1, off))
 
 
 @dataclass(frozen=True)

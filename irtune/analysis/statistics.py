@@ -47,25 +47,8 @@ def paired_over_seeds(
     ``labels`` has, so that every resample measures the same thing. Of one seed the interval is the percentile bootstrap
     over examples, and measures their choice only: not the seed, nor that a model was picked among many.
 
-    Every one of S seeds trained both models, and all are scored on the same examples: seeds and examples are crossed.
-    The variance of the mean difference has two parts. The mean covariance c that resampled examples give to the
-    differences of two seeds stays however many seeds there are, since all share one test set. What differs between
-    seeds, their luck and what examples do to one seed alone, falls with S. Two things are known of the second part: the
-    variance of the S differences, a poor estimate where S is small, and that it is at least v - c, where v is the
-    variance that resampled examples give to one seed's difference. The margin is the root of the sum of squares of
-
-    - the larger of the normal margin of v - c, and the margin of Student's t with S - 1 degrees of freedom, each over
-      the root of S; t's is that of a 98 % interval, which misses at most 10 of 100 even among the fifth of comparisons
-      whose seeds happen to agree most, where all that a 95 % interval misses would make 25;
-    - the normal margin of c.
-
-    The interval also holds all of the percentile bootstrap of the mean difference over examples, so that it is never
-    narrower than one over examples alone. With two seeds it is wide, and says little. Where resampling changes nothing,
-    as of models without a mistake, only the spread of seeds is left. ``benchmarks/coverage.py`` shows the coverage.
-
-    Examples are independent, or their groups are: then whole groups are resampled, with all their examples. A bootstrap
-    of G groups finds too little variance where G is small, so what it finds is widened as a t interval of G - 1 degrees
-    of freedom is over a normal one, and by ``sqrt(G / (G - 1))``.
+    Examples are independent, or their groups are, as ``_scores`` says. With two seeds the interval, which ``_interval``
+    explains, is wide and says little. ``benchmarks/coverage.py`` shows the coverage.
 
     Args:
         labels: Class indices ``(N,)``.
@@ -80,15 +63,7 @@ def paired_over_seeds(
         ValueError: If there is no seed, or not as many of b as of a.
 
     Source: of one seed Berg-Kirkpatrick et al., "An Empirical Investigation of Statistical Significance in NLP", EMNLP
-        2012, who derive a p-value from the same resamples; of several Obuchowski & Rockette,
-        "Hypothesis testing of diagnostic accuracy for multiple readers and multiple tests", Communications in
-        Statistics 24(2), 1995: two tests, read by several readers on the same patients. Here seeds are the readers and
-        examples the patients, and a bootstrap gives the covariance. They (and Hillis, Statistics in
-        Medicine 26, 2007) take one quantile for both parts; with two seeds that covers less often than it should, so
-        the margins are put together as by Zou & Donner (Statistics in Medicine 27, 2008). The lower bound and the 98 %
-        are ours. Of groups Field & Welsh, "Bootstrapping clustered data", JRSS B 69, 2007; few of them Cameron, Gelbach
-        & Miller, "Bootstrap-based improvements for inference with clustered errors", Review of Economics and Statistics
-        90, 2008, who take t's quantiles with G - 1 degrees of freedom.
+        2012, who derive a p-value from the same resamples; of several as ``_interval``, and of groups as ``_scores``.
     """
     num_seeds = len(predictions_a)
     if not num_seeds or len(predictions_b) != num_seeds:
@@ -123,13 +98,36 @@ def score_interval(
 
 
 def _interval(found: NDArray[np.float64], resampled: NDArray[np.float64], least: float, most: float) -> Interval:
-    """The mean over S seeds with its interval, as ``paired_over_seeds`` describes it; of one seed, over examples alone.
+    """The mean over S seeds with its interval; of one seed, over examples alone.
+
+    Every one of S seeds trained both models, and all are scored on the same examples: seeds and examples are crossed.
+    The variance of the mean difference has two parts. The mean covariance c that resampled examples give to the
+    differences of two seeds stays however many seeds there are, since all share one test set. What differs between
+    seeds, their luck and what examples do to one seed alone, falls with S. Two things are known of the second part: the
+    variance of the S differences, a poor estimate where S is small, and that it is at least v - c, where v is the
+    variance that resampled examples give to one seed's difference. The margin is the root of the sum of squares of
+
+    - the larger of the normal margin of v - c, and the margin of Student's t with S - 1 degrees of freedom, each over
+      the root of S; t's is that of a 98 % interval, which misses at most 10 of 100 even among the fifth of comparisons
+      whose seeds happen to agree most, where all that a 95 % interval misses would make 25;
+    - the normal margin of c.
+
+    The interval also holds all of the percentile bootstrap of the mean difference over examples, so that it is never
+    narrower than one over examples alone. Where resampling changes nothing, as of models without a mistake, only the
+    spread of seeds is left.
 
     Args:
         found: What was found for each seed ``(S,)``.
         resampled: The same of resampled examples ``(R, S)``.
         least: Lower bound of what is possible.
         most: Upper bound.
+
+    Source: Obuchowski & Rockette, "Hypothesis testing of diagnostic accuracy for multiple readers and multiple tests",
+        Communications in Statistics 24(2), 1995: two tests, read by several readers on the same patients. Here seeds
+        are the readers and examples the patients, and a bootstrap gives the covariance. They (and Hillis, Statistics in
+        Medicine 26, 2007) take one quantile for both parts; with two seeds that covers less often than it should, so
+        the margins are put together as by Zou & Donner (Statistics in Medicine 27, 2008). The lower bound and the 98 %
+        are ours.
     """
     num_seeds, mean = len(found), float(found.mean())
     low, high = (float(bound) for bound in np.percentile(resampled.mean(axis=1), [2.5, 97.5]))
@@ -154,7 +152,13 @@ def _scores(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The metric of all ``predictions`` ``(models,)``, and of resamples ``(R, models)``, each of the same examples.
 
-    Of groups the resamples are spread as wide as their small number asks for.
+    Where there are groups, whole ones are resampled, with all their examples. A bootstrap of G groups finds too little
+    variance where G is small, so what it finds is widened as a t interval of G - 1 degrees of freedom is over a normal
+    one, and by ``sqrt(G / (G - 1))``.
+
+    Source: Field & Welsh, "Bootstrapping clustered data", JRSS B 69, 2007; of few groups Cameron, Gelbach & Miller,
+        "Bootstrap-based improvements for inference with clustered errors", Review of Economics and Statistics 90, 2008,
+        who take t's quantiles with G - 1 degrees of freedom.
     """
     true, read = np.asarray(labels), [np.asarray(predicted) for predicted in predictions]
     num_examples = len(true)
@@ -173,12 +177,8 @@ def _scores(
         for index, predicted in enumerate(read):
             scores[start : start + size, index] = metric.scores(weights, true, predicted)
     if by_group:
+        # How many times as wide as the bootstrap of so few groups an interval has to be.
+        of_few = stdtrit(num_units - 1, 0.975) / stdtrit(np.inf, 0.975) * np.sqrt(num_units / (num_units - 1))
         centre = scores.mean(axis=0)
-        scores = centre + _widening(num_units) * (scores - centre)
+        scores = centre + float(of_few) * (scores - centre)
     return np.array([metric.score(true, predicted) for predicted in read]), scores
-
-
-def _widening(num_groups: int) -> float:
-    """How many times as wide as the bootstrap of so few groups an interval has to be."""
-    of_few = stdtrit(num_groups - 1, 0.975) / stdtrit(np.inf, 0.975)
-    return float(of_few * np.sqrt(num_groups / (num_groups - 1)))

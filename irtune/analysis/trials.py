@@ -44,6 +44,11 @@ class TrialRow:
         trainable_share: Mean trainable parameters over those with all blocks active, in 0..1.
         mean_lowest_active: Mean index of the lowest active block, where the backward pass ends.
         peak_memory_bytes: Peak memory of the device.
+        step_s: Mean seconds of an optimizer step.
+        tokens_per_s: Tokens trained on in a second.
+        refresh_flops_share: FLOPs that measuring blocks adds, over those of training without it.
+        refresh_time_share: Time that measuring blocks adds, over that of training without it, by the steps that don't
+            measure; None where every step does. Below 0 only by chance.
         seed: Seed of the run.
         test_labels: Class indices ``(N,)`` of the test set.
         test_predictions: What was predicted for it, as ``metric`` reads it; mostly class indices ``(N,)``.
@@ -85,6 +90,10 @@ class TrialRow:
     trainable_share: float | None = None
     mean_lowest_active: float | None = None
     peak_memory_bytes: float | None = None
+    step_s: float | None = None
+    tokens_per_s: float | None = None
+    refresh_flops_share: float | None = None
+    refresh_time_share: float | None = None
     test_labels: NDArray[np.integer[Any]] | None = None
     test_predictions: NDArray[np.integer[Any]] | None = None
     test_groups: Groups | None = None

@@ -43,6 +43,19 @@ class EngineConfig(Section):
         True,
         description="pass over LoRA adapters that have never trained, in blocks that do not train: they add zero",
     )
+    compile: Literal["blocks"] | None = Field(
+        None,
+        description="blocks: compile the training pass of each block by itself, which takes the first steps a while, "
+        "rounds otherwise, and needs PyTorch 2.12 and g++, or a GPU with triton; checked against uncompiled blocks "
+        "before the first step, which train where it fails",
+    )
+    prefix_cache: bool | Literal["auto"] = Field(
+        "auto",
+        description="keep the hidden states that enter the lowest block which can ever train (static, cost_aware), and "
+        "read them in place of computing all below; auto: in evaluation, bit for bit, on CPUs; true: in training too, "
+        "whose losses are then equal within rounding, and on GPUs",
+    )
+    prefix_cache_gib: float = Field(4, gt=0, description="the most room that the kept states of all trials may take")
     process_group_timeout_s: float = Field(600, gt=0, description="a collective that waits longer fails")
     deepspeed: dict[str, Any] = Field({}, description="raw DeepSpeed configuration, merged over irtune's own")
 

@@ -132,6 +132,11 @@ class SelectionConfig(Section):
         description="drop frees the moments of frozen blocks, which then start anew when they train again: the results "
         "of on_thaw=reset in less memory",
     )
+    probe_memory: Literal["low", "fast"] = Field(
+        "low",
+        description="low has refreshes recompute blocks that do not train in other steps, so that they take little "
+        "more memory than those, at equal results; fast keeps their activations",
+    )
     self_check: bool = Field(True, description="check at the start that freezing and probing leave no trace")
 
 
@@ -220,8 +225,8 @@ class ExperimentConfig(Section):
     Example:
         >>> from irtune import ExperimentConfig
         >>> config = ExperimentConfig(method="lisa", training={"max_steps": 100})
-        >>> config.selection.policy.k, config.strategy, config.baseline().strategy
-        (2, 'lisa', 'all')
+        >>> config.selection.policy.k, config.strategy
+        (2, 'lisa')
     """
 
     name: str = Field(
@@ -304,10 +309,3 @@ class ExperimentConfig(Section):
         """What MLflow and tables group runs by: ``all`` if every block trains, else the method, else the policy."""
         policy = self.selection.policy.name
         return policy if policy == BASELINE else self.method or policy
-
-    def baseline(self) -> Self:
-        """The same run with every block training; what its method sets elsewhere stays."""
-        tree = self.model_dump(mode="json")
-        tree["method"] = None
-        tree["selection"]["policy"] = {"name": BASELINE}
-        return type(self).model_validate(tree)

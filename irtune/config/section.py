@@ -1,4 +1,4 @@
-"""What every part of a configuration is made of, and how its validators say what is wrong."""
+"""The base of every section of a configuration, and the errors of its validators."""
 
 from collections.abc import Mapping
 
@@ -20,7 +20,7 @@ Parts = tuple[str | int, ...]
 
 
 def mistakes(messages: Mapping[str, str] | Mapping[Parts, str]) -> ValidationError:
-    """What a validator raises about keys of its model: dotted key, or its parts -> what is wrong with it."""
+    """Make the error that a validator raises about keys of its model: dotted key, or its parts -> what is wrong."""
     details = [
         InitErrorDetails(
             type=PydanticCustomError(MISTAKE, "{message}", {"message": message}),

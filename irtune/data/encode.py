@@ -29,10 +29,6 @@ LEAST_ROOM = 8
 COUNTS = "encoding.json"
 
 
-class LengthError(ValueError):
-    """Instruction and template leave too little room for texts."""
-
-
 @dataclass(frozen=True)
 class EncodedSplit:
     """Token ids of one split, end to end.
@@ -132,7 +128,7 @@ def encode(
         positions: The most tokens that the model reads; None if there is no such limit.
 
     Raises:
-        LengthError: If instruction and template leave too little room for texts that have to be cut.
+        ValueError: If instruction and template leave too little room for texts that have to be cut.
     """
     prompt, labels = dataset.prompt, dataset.labels
     texts = {split: [example.texts for example in dataset.splits[split]] for split in SPLITS}
@@ -146,11 +142,7 @@ def encode(
     cuts = [_cut(reader, texts[split], rows[split], most) for split in SPLITS]
     class_index = {label: index for index, label in enumerate(labels)}
     splits = {
-        split: EncodedSplit(
-            np.concatenate([np.zeros(0, np.int32), *(np.asarray(row, dtype=np.int32) for row in rows[split])]),
-            np.cumsum([0, *map(len, rows[split])]),
-            np.array([class_index[example.label] for example in dataset.splits[split]]),
-        )
+        split: _end_to_end(rows[split], [class_index[example.label] for example in dataset.splits[split]])
         for split in SPLITS
     }
     return EncodedDataset(
@@ -162,6 +154,35 @@ def encode(
         of_revisions=prompt.kind == "revisions",
         leaves_out_labels=leaves_out_labels,
     )
+
+
+def encode_texts(
+    texts: Sequence[tuple[str, ...]], prompt: Prompt, instruction: str | None, tokenizer: Any, max_length: int
+) -> tuple[EncodedSplit, int]:
+    """Tokenise texts as ``encode`` does those of a split, in the terms that it found.
+
+    Args:
+        texts: Of each example.
+        prompt: Of the dataset.
+        instruction: What every example asks, as ``EncodedDataset`` has it.
+        tokenizer: Of the model.
+        max_length: The most tokens of an example.
+
+    Returns:
+        The examples, all labelled 0, and how many were cut.
+
+    Raises:
+        LengthError: If instruction and template leave too little room for texts that have to be cut.
+    """
+    reader = _Reader(prompt, instruction, tokenizer)
+    rows = reader.tokens(texts)
+    num_cut, _ = _cut(reader, texts, rows, max_length)
+    return _end_to_end(rows, [0] * len(rows)), num_cut
+
+
+def _end_to_end(rows: Sequence[Sequence[int]], labels: Sequence[int]) -> EncodedSplit:
+    ids = np.concatenate([np.zeros(0, np.int32), *(np.asarray(row, dtype=np.int32) for row in rows)])
+    return EncodedSplit(ids, np.cumsum([0, *map(len, rows)]), np.array(labels))
 
 
 def _whole(
@@ -197,7 +218,7 @@ def _check_room(reader: _Reader, max_length: int) -> None:
     taken = len(reader.tokens_of([reader.prompt.frame(reader.instruction)])[0])
     room, needed = max_length - taken, LEAST_ROOM * reader.prompt.num_texts
     if room < needed:
-        raise LengthError(
+        raise ValueError(
             f"model.max_length: of {max_length} tokens instruction and template take {taken} and leave "
             f"{max(room, 0)} for texts, which need {needed} at least. Set model.max_length={taken + needed} or "
             "more, or shorten data.instruction or data.template (data.instruction=null asks nothing)"

@@ -3,10 +3,6 @@
 import unicodedata
 from collections.abc import Hashable, Sequence
 
-import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
-
 
 def text_key(texts: Sequence[str]) -> tuple[str, ...]:
     """Return what equal texts of an example have in common, whatever their white space, case and Unicode form.
@@ -35,15 +31,20 @@ def connected(*kinds: Sequence[Hashable] | None) -> list[list[int]]:
         Positions of each set's rows, in order; sets in the order of their first rows.
     """
     given = [kind for kind in kinds if kind is not None]
-    links: list[tuple[int, int]] = []
+    # Union-find, whose roots are the first rows of their sets.
+    above = list(range(len(given[0]))) if given else []
+
+    def root(row: int) -> int:
+        while above[row] != row:
+            above[row] = row = above[above[row]]
+        return row
+
     for kind in given:
         first: dict[Hashable, int] = {}
-        links += [(first.setdefault(value, row), row) for row, value in enumerate(kind)]
-    if not links:
-        return []
-    size = len(given[0])
-    graph = coo_array((np.ones(len(links)), np.transpose(links)), shape=(size, size))
+        for row, value in enumerate(kind):
+            one, other = root(first.setdefault(value, row)), root(row)
+            above[max(one, other)] = min(one, other)
     sets: dict[int, list[int]] = {}
-    for row, number in enumerate(connected_components(graph, directed=False)[1]):
-        sets.setdefault(number, []).append(row)
+    for row in range(len(above)):
+        sets.setdefault(root(row), []).append(row)
     return list(sets.values())

@@ -89,10 +89,9 @@ def load_from_hub(repo: str, config: str | None, revision: str | None, remedy: s
         if not is_local and not huggingface_hub.is_offline_mode():
             # load_dataset alone retries for half a minute before it says that there is no network.
             huggingface_hub.HfApi().dataset_info(repo, revision=revision, timeout=REACHABLE_WITHIN_S)
-        found = datasets.load_dataset(str(folder) if is_local else repo, config, revision=revision)
+        found: Mapping[str, Any] = datasets.load_dataset(str(folder) if is_local else repo, config, revision=revision)
     except Exception as error:
         # Which exceptions these are changes with the HTTP library below the hub's client.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{repo} cannot be read from the Hugging Face hub ({reason[:400]}). {remedy}.") from error
-    splits: Mapping[str, Any] = found
-    return splits
+    return found

@@ -25,12 +25,8 @@ def rows_of(table: Table, columns: Columns, labels: LabelReader, prefix: str, pr
     Raises:
         DataError: If a column is in no record at all, or there is none.
     """
-    paths = columns.paths(table.columns, table.source, table.hint) if table.columns else {}
-    names = table.class_names.get(".".join(paths.get("label_column", ())))
-    label_of = labels.of(names)
     rows, wrong = list[Row](), list[Problem]()
-    for record in table.records:
-        read = _row(record, paths, columns, label_of, prefix) if isinstance(record, Record) else record
+    for read in each_row(table, columns, labels, prefix):
         if isinstance(read, Row):
             rows.append(read)
         else:
@@ -46,6 +42,19 @@ def rows_of(table: Table, columns: Columns, labels: LabelReader, prefix: str, pr
     return rows
 
 
+def each_row(table: Table, columns: Columns, labels: LabelReader, prefix: str) -> Iterator[Row | Problem]:
+    """Yield what ``rows_of`` reads, and in the place of a row that cannot be read what is wrong with it.
+
+    Raises:
+        DataError: If a column is in no record at all.
+    """
+    paths = columns.paths(table.columns, table.source, table.hint) if table.columns else {}
+    names = table.class_names.get(".".join(paths.get("label_column", ())))
+    label_of = labels.of(names)
+    for record in table.records:
+        yield _row(record, paths, columns, label_of, prefix) if isinstance(record, Record) else record
+
+
 def _row(
     record: Record,
     paths: Mapping[str, tuple[str, ...]],
@@ -55,7 +64,7 @@ def _row(
 ) -> Row | Problem:
     cells = {option: _cell(record.cells, path) for option, path in paths.items()}
     label, wrong = "", NO_LABEL
-    if cells["label_column"] is not _ABSENT:
+    if cells.get("label_column", _ABSENT) is not _ABSENT:
         label, wrong = label_of(cells["label_column"])
     texts: dict[str, str] = {}
     for option, cell in cells.items():

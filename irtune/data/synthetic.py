@@ -1,4 +1,4 @@
-"""Synthetic revisions, made by the package itself: the five intentions of ITERATER, learnable but not at once."""
+"""Synthetic texts, made by the package itself: revisions with ITERATER's five intentions, or topics for tiny models."""
 
 import random
 import re
@@ -9,6 +9,7 @@ from pydantic import Field
 from irtune.data.dataset import DatasetConfig, Example, LabelledDataset, Split
 from irtune.data.equal_texts import text_key
 from irtune.data.synthetic_language import INTENTIONS, PLAIN_WORDINGS, SECOND_CLAUSE, SLOTS, SYMMETRIC, new_scene
+from irtune.data.synthetic_topics import TOPICS, read_topics
 
 # How often a slot that is not revised carries the wording of some edit, the same on both sides, so that a clumsy,
 # informal or ungrammatical phrase alone says nothing about the revision.
@@ -20,6 +21,7 @@ SHORT_RATE = 0.5
 class SyntheticConfig(DatasetConfig):
     """Generated revision pairs with the intentions clarity, fluency, coherence, style and meaning-changed.
 
+    Or, with ``task: topics``, phrases of three words about five topics, which a tiny random model learns in seconds.
     Every split holds each intention equally often (up to one), and no pair, in either direction, occurs twice in the
     whole dataset, whatever its case. The test set depends on ``seed`` and ``test_size`` alone.
     ``benchmarks/first_run.py`` measures how hard it is to learn.
@@ -28,6 +30,9 @@ class SyntheticConfig(DatasetConfig):
     """
 
     name: Literal["synthetic"] = "synthetic"
+    task: Literal["revisions", "topics"] = Field(
+        "revisions", description="revisions: why a text was revised; topics: what a phrase is about, for tiny models"
+    )
     train_size: int = Field(1000, ge=5, description="number of training revisions")
     validation_size: int = Field(200, ge=5, description="number of validation revisions")
     test_size: int = Field(500, ge=5, description="number of test revisions")
@@ -35,6 +40,11 @@ class SyntheticConfig(DatasetConfig):
     def read(self) -> LabelledDataset:
         """Generate the three splits."""
         sizes: dict[Split, int] = {"test": self.test_size, "validation": self.validation_size, "train": self.train_size}
+        if self.task == "topics":
+            question = self.prompt("texts", "What is the text about")
+            return LabelledDataset(
+                name=self.name, labels=tuple(TOPICS), splits=read_topics(sizes, self.seed), prompt=question
+            )
         seen: set[frozenset[str]] = set()
         return LabelledDataset(
             name=self.name,

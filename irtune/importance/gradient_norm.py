@@ -47,7 +47,7 @@ class GradientNorm(ImportanceSignal):
     )
 
     @model_validator(mode="after")
-    def _stale_scores_come_from_training_steps(self) -> Self:
+    def _whole_steps_are_read_whole(self) -> Self:
         if self.stale and self.probe_fraction < 1:
             raise ValueError(
                 f"probe_fraction: {self.probe_fraction:g} has no effect with frozen_blocks: stale, which reads the "
@@ -59,10 +59,6 @@ class GradientNorm(ImportanceSignal):
                 f"stale only those that train are measured; use {self.within_block.removesuffix(CLIPPED)}, or "
                 "frozen_blocks: probe"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _local_norms_come_from_whole_steps(self) -> Self:
         if self.gradient == "local" and self.tensors == "effective_update":
             raise ValueError(
                 "gradient: local with tensors: effective_update is not kept: the norm of a product needs whole "

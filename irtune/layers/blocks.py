@@ -1,11 +1,15 @@
 """The transformer blocks of any model, and which tuner parameter belongs to which."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import nn
+
+if TYPE_CHECKING:
+    from torch import nn
 
 EFFECTIVE_UPDATE = "effective_update"
 """Stands for the products of pairs of low-rank matrices, in place of the matrices themselves."""
@@ -92,6 +96,9 @@ def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
         BlockError: If the model has no such list, as one that shares a block among all layers, or more than one: an
             encoder's and a decoder's, or one a part of blocks.
     """
+    # It takes a second, and shapes that were kept are looked at without it.
+    from torch import nn
+
     base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
     kind = type(base).__name__
     if getattr(base.config, "is_encoder_decoder", False):
@@ -125,6 +132,8 @@ def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
 
 def _two_lists(kind: str, model: nn.Module) -> str:
     """Why an encoder-decoder is refused."""
+    from torch import nn
+
     names: list[str] = []
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and not any(name.startswith(f"{outer}.") for outer in names):

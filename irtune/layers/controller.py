@@ -8,7 +8,7 @@ import numpy as np
 
 from irtune.importance import Importance, ImportanceSignal
 from irtune.layers.measured_model import Batch, MeasuredModel
-from irtune.layers.refresh import ProbePasses, RefreshRule
+from irtune.layers.refresh import ProbeMemory, ProbePasses, RefreshRule
 from irtune.layers.selection_record import MemoryTrace, SelectionRecord, TraceSink
 from irtune.selection import PolicyState, SelectionContext, SelectionPolicy, StepCost, Suppression
 
@@ -44,6 +44,7 @@ class LayerController:
         indices: ``(L,)`` the blocks' indices in the model, where they are not all of it; records and messages have
             these, all else counts from 0 to L - 1.
         num_in_model: Number of blocks of that model.
+        probe_memory: Whether refreshes recompute blocks that do not train, so as to keep no more than other steps.
 
     Example:
         >>> import torch
@@ -93,12 +94,13 @@ class LayerController:
         cost: StepCost | None = None,
         indices: Sequence[int] | None = None,
         num_in_model: int | None = None,
+        probe_memory: ProbeMemory = "low",
     ) -> None:
         policy.check(num_blocks)
         self.blocks = blocks
         self.policy = policy
         self.signal = signal
-        self.rule = RefreshRule(policy, signal, reselect_every, total_steps, always_measure)
+        self.rule = RefreshRule(policy, signal, reselect_every, total_steps, always_measure, probe_memory)
         self.seed = seed
         self.sinks = tuple(sinks)
         self.reset_on_thaw = reset_on_thaw
@@ -147,6 +149,7 @@ class LayerController:
             return
         if self.rule.probes_in_step:
             self.probing = True
+            self._recompute()
             self.blocks.set_active(self.all_blocks)
             return
         if self.rule.probes_apart and not self._probe_apart(step):
@@ -168,6 +171,7 @@ class LayerController:
         if not self.probing:
             return
         self.probing = False
+        self.blocks.recompute(())
         if not self._measure(step, only=self.all_blocks):
             # No gradient is discarded: the loss scaler has to see an overflow of frozen blocks too, or it would never
             # lower the scale.
@@ -200,11 +204,20 @@ class LayerController:
         if self.signal.source == "weights":
             seen = bool((self.importance.num_probes > 0).all())
             return (seen and not self.blocks.trains_weights) or self._measure(step, only=self.all_blocks)
+        self._recompute()
         with self.blocks.probing(self._part(), gradients=self.signal.source == "gradients"):
             finite = self._measure(step, only=self.all_blocks)
+        self.blocks.recompute(())
         if not finite:
             self._probe_again(step)
         return finite
+
+    def _recompute(self) -> None:
+        """Have this refresh keep no more than ordinary steps do."""
+        known = self.importance.num_probes.any()
+        recomputed = self.rule.recomputed(len(self.all_blocks), self.active if known else ())
+        self.passes = replace(self.passes, recomputed=recomputed)
+        self.blocks.recompute(recomputed)
 
     def _measure(self, step: int, only: Sequence[int]) -> bool:
         """Fold fresh scores of the blocks ``only`` into the importance; False if they overflowed and don't count."""
@@ -272,7 +285,8 @@ class LayerController:
                 f"selection: policy {self.policy.name!r} with signal {self.signal.name!r} runs passes of its own, so "
                 "before_step needs a micro-batch"
             )
-        self.passes = self.rule.passes(max(len(values) for values in batch.values()), num_suppressed)
+        rows = max(len(values) for values in batch.values())
+        self.passes = self.rule.passes(rows, num_suppressed, self.passes.recomputed)
         return {name: values[: self.passes.rows] for name, values in batch.items()}
 
     def _record(self, step: int) -> None:

@@ -18,6 +18,7 @@ from transformers.trainer_callback import ExportableState
 
 from irtune.importance import SIGNALS, Importance, ImportanceSignal
 from irtune.layers.blocks import Blocks, map_parameters
+from irtune.layers.compiled_blocks import CompiledBlocks, check_compiled
 from irtune.layers.controller import LayerController
 from irtune.layers.fitting import leaves_tensors_open, policy_among, signal_for
 from irtune.layers.hf_checks import (
@@ -25,11 +26,12 @@ from irtune.layers.hf_checks import (
     check_trainer,
     embedding_parameters,
     head_parameters,
-    is_checkpointing,
 )
 from irtune.layers.hf_release import at_end_of_training, watch_training
 from irtune.layers.measured_model import Batch, innermost_optimizer
 from irtune.layers.presets import POLICY, arguments_of, chosen, method_named, options_of, signal_of, to_json
+from irtune.layers.recompute import is_checkpointing
+from irtune.layers.refresh import ProbeMemory
 from irtune.layers.selection_record import MemoryTrace, SelectionRecord
 from irtune.layers.torch_blocks import FrozenState, TorchBlocks
 from irtune.plugins import one_of
@@ -74,6 +76,12 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
             ``keep``.
         frozen_state: ``drop`` frees what the optimizer knows of a frozen block, which then starts anew when it thaws;
             the memory of LISA's users.
+        compile: ``blocks`` compiles the training pass of each block by itself, in one process, without gradient
+            checkpointing. The first steps take longer, results round otherwise, and what fails a check against
+            uncompiled blocks before the first step goes on uncompiled, with a warning; ``compiled`` says which.
+        probe_memory: ``low`` has a refresh that computes gradients of frozen blocks recompute these in its backward
+            pass, so that it takes little more memory than an ordinary step, at equal results; ``fast`` keeps their
+            activations.
         train_embeddings: Whether embeddings that are trainable train all the time, as in LISA. The backward pass then
             runs through every block, and freezing saves no time, only the optimizer's work. False freezes them, and
             with them a head tied to them.
@@ -111,6 +119,8 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         measure: Measure = "when_needed",
         on_thaw: OnThaw | None = None,
         frozen_state: FrozenState = "keep",
+        compile: Literal["blocks"] | None = None,
+        probe_memory: ProbeMemory = "low",
         train_embeddings: bool = True,
         train_head: bool | None = None,
         seed: int | None = None,
@@ -123,8 +133,10 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         one_of("measure", measure, Measure)
         one_of("on_thaw", arguments["on_thaw"], OnThaw)
         one_of("frozen_state", frozen_state, FrozenState)
+        one_of("compile", compile or "blocks", Literal["blocks"])
+        one_of("probe_memory", probe_memory, ProbeMemory)
         self.reselect_every: int = _interval(arguments["reselect_every"])
-        own = ("importance", *given, "measure", "frozen_state", "train_embeddings", "seed")
+        own = ("importance", *given, "measure", "frozen_state", "compile", "probe_memory", "train_embeddings", "seed")
         self.policy: SelectionPolicy = chosen(
             "policy", options_of(method, POLICY) or policy, POLICIES, SelectionPolicy, options, own
         )
@@ -135,6 +147,9 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         self.on_thaw: OnThaw = arguments["on_thaw"]
         self.train_head: bool = arguments["train_head"]
         self.frozen_state: FrozenState = frozen_state
+        self.compile: Literal["blocks"] | None = compile
+        self.compiled = "nothing"
+        self.probe_memory: ProbeMemory = probe_memory
         self.train_embeddings = train_embeddings
         self.seed = seed
         watch_training(Trainer)
@@ -191,14 +206,14 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         """Refuse what can be refused before any training."""
         self.release()
         if model is not None:
-            check_trainer(args, model, None, unused_by_default=_looks_for_unused(model))
+            self._check_trainer(args, model, None)
 
     def on_train_begin(
         self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **kwargs: Any
     ) -> None:
         """Find the blocks, and go on from a checkpoint if the Trainer does."""
         self.release()
-        check_trainer(args, model, optimizer, unused_by_default=_looks_for_unused(model))
+        self._check_trainer(args, model, optimizer)
         if not at_end_of_training(self.release):
             logger.warning(
                 "IRTuningCallback: this training does not run inside transformers.Trainer.train, so an exception in it "
@@ -217,6 +232,9 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
             scaler=getattr(optimizer, "scaler", None),
             frozen_state=self.frozen_state,
         )
+        if self.compile is not None:
+            self._blocks.compiled = CompiledBlocks(self._blocks.members)
+            self._compiled_is_checked, self._computes_in_half = False, bool(args.bf16 or args.fp16)
         self._controller = LayerController(
             self._blocks,
             len(found),
@@ -231,6 +249,7 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
             cost=StepCost.between(found.indices, found.num_in_model) if found.left_out else None,
             indices=found.indices,
             num_in_model=found.num_in_model,
+            probe_memory=self.probe_memory,
         )
         # Hooks go onto parameters that require gradients, and a resumed run freezes some.
         self._watch(model, found, optimizer)
@@ -252,6 +271,9 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The step is over; evaluation may follow."""
+        if self._blocks is not None and self._blocks.compiled is not None:
+            self._blocks.compiled.look()
+            self.compiled = self._blocks.compiled.in_words()
         self._stage = "idle"
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -285,9 +307,16 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
             watched: Any = parameter
             self._handles.append(watched.register_post_accumulate_grad_hook(at_gradient))
 
+    def _check_trainer(self, args: Any, model: nn.Module, optimizer: Any) -> None:
+        unused = _looks_for_unused(model)
+        check_trainer(args, model, optimizer, unused_by_default=unused, compiles=self.compile is not None)
+
     def _before_step(self, batch: Mapping[str, Any]) -> None:
         assert self._blocks is not None
         self._stage = "forward"
+        if self._blocks.compiled is not None and not self._compiled_is_checked:
+            self._compiled_is_checked = True
+            check_compiled(self._blocks, _examples(batch), halves=self._computes_in_half)
         self._blocks.start_step()
         self.controller.before_step(self._step, _examples(batch))
 
@@ -306,6 +335,8 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
             "measure": self.measure,
             "on_thaw": self.on_thaw,
             "frozen_state": self.frozen_state,
+            **({} if self.compile is None else {"compile": self.compile}),
+            "probe_memory": self.probe_memory,
             "train_embeddings": self.train_embeddings,
             "train_head": self.train_head,
             "seed": self.seed,

@@ -3,15 +3,20 @@
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import nn
 
 from irtune.layers.blocks import find_blocks
+from irtune.layers.compile_versions import too_old
+from irtune.layers.recompute import is_checkpointing
 
 OWN_TRAINING = "train without it, or with irtune's own DeepSpeed training (irtune train, or irtune.run)"
 _INPUT_GRADIENT_HOOKS = ("make_inputs_require_grad", "make_inputs_require_grads")
 
 
-def check_trainer(args: Any, model: nn.Module, optimizer: Any, *, unused_by_default: bool) -> None:
+def check_trainer(
+    args: Any, model: nn.Module, optimizer: Any, *, unused_by_default: bool, compiles: bool = False
+) -> None:
     """Refuse training in which frozen blocks would move, or their gradients could not be read.
 
     Args:
@@ -19,18 +24,15 @@ def check_trainer(args: Any, model: nn.Module, optimizer: Any, *, unused_by_defa
         model: The model that it trains.
         optimizer: Its optimizer as accelerate has wrapped it; None before there is one.
         unused_by_default: Whether the Trainer lets DistributedDataParallel look for unused parameters if not told.
+        compiles: Whether the callback is to compile blocks.
 
     Raises:
         ValueError: With every reason against it.
     """
     found = [*_parallelism(args, model, optimizer, unused_by_default), *_optimization(args), *_architecture(model)]
+    found += _compilation(args, model) if compiles else []
     if found:
         raise ValueError("IRTuningCallback: " + "; ".join(found))
-
-
-def is_checkpointing(model: nn.Module) -> bool:
-    """Whether activations are recomputed in the backward pass."""
-    return any(getattr(module, "gradient_checkpointing", False) is True for module in model.modules())
 
 
 def embedding_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -101,12 +103,29 @@ def _optimization(args: Any) -> Iterator[str]:
     if str(args.device).startswith("mps"):
         yield "mps has no double precision, in which norms are compared; set use_cpu=True, or train on another device"
     if args.torch_compile:
-        yield "torch_compile: a compiled graph fixes which blocks have gradients; set torch_compile=False"
+        yield (
+            "torch_compile: a graph of the whole model fixes which blocks have gradients; set torch_compile=False, and "
+            'IRTuningCallback(compile="blocks") to compile each block by itself'
+        )
     name = str(getattr(args.optim, "value", args.optim))
     if name in ("lomo", "adalomo"):
         yield f"optim: {name} updates weights inside the backward pass, before they could be frozen; use adamw_torch"
     if name.startswith("schedule_free"):
         yield f"optim: {name} moves all weights, frozen ones too, before and after every evaluation; use adamw_torch"
+
+
+def _compilation(args: Any, model: nn.Module) -> Iterator[str]:
+    """Why blocks cannot be compiled."""
+    reason = too_old(torch.__version__)
+    if reason:
+        yield f"compile: {reason}, or leave it out"
+    if args.world_size > 1:
+        yield "compile: under DistributedDataParallel PyTorch cuts graphs up by its own rules; leave it out"
+    if is_checkpointing(model) or getattr(args, "gradient_checkpointing", False):
+        yield (
+            "compile: gradient checkpointing runs blocks again in the backward pass, which compiled blocks do not; set "
+            "gradient_checkpointing=False, or leave it out"
+        )
 
 
 def _architecture(model: nn.Module) -> Iterator[str]:

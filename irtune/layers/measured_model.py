@@ -3,9 +3,9 @@
 import functools
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,7 +15,11 @@ from irtune.importance import Gradient, Token
 from irtune.layers import collectives
 from irtune.layers.activations import ForwardPass, LowRankFeatures
 from irtune.layers.blocks import EFFECTIVE_UPDATE, Blocks, counts, find_blocks, low_rank_pairs, shape_of, size_of
+from irtune.layers.recompute import Recomputed
 from irtune.selection import Suppression
+
+if TYPE_CHECKING:
+    from irtune.layers.compiled_blocks import CompiledBlocks
 
 Batch = Mapping[str, Any]
 """Keyword arguments of a forward pass: tensors whose first dimension is the example."""
@@ -57,6 +61,8 @@ class MeasuredModel(ABC):
         self._probe_batch: Batch | None = None
         self._probed: dict[int, torch.Tensor] | None = None
         self._features: LowRankFeatures | None = None
+        self.compiled: CompiledBlocks | None = None
+        self._recomputed = Recomputed(model, self.members)
 
     # What a trainer defines.
 
@@ -232,6 +238,22 @@ class MeasuredModel(ABC):
             for _, parameter in block:
                 parameter.requires_grad_(index in chosen)
 
+    def gradients_of_pass(self, batch: Batch, active: Sequence[int]) -> dict[str, torch.Tensor]:
+        """This rank's gradients, by name, of a training pass in which these blocks train; it leaves no trace."""
+        trained = [named for index in active for named in self.blocks.per_block[index]]
+        self.require_gradients(active)
+        try:
+            with _generators_kept(self.device):
+                found = torch.autograd.grad(self._loss(batch), [p for _, p in trained], allow_unused=True)
+        finally:
+            self.require_gradients(self.active)
+        return {name: each for (name, _), each in zip(trained, found, strict=True) if each is not None}
+
+    def recompute(self, blocks: Collection[int]) -> None:
+        """From the next forward pass on keep of these blocks, and of no others, only what enters them; the backward
+        pass computes the rest again."""
+        self._recomputed.only(blocks)
+
     def start_step(self) -> None:
         """Forget the local norms of the last step."""
         if self._local_norms is not None:
@@ -276,8 +298,12 @@ class MeasuredModel(ABC):
         parameters = [p for block in self.blocks.per_block for _, p in block]
         self.require_gradients(range(len(self.blocks)))
         recorded = nullcontext() if self._features is None else self._features.recorded(batch)
-        with _generators_kept(self.device), recorded:
-            loss = self._loss(batch) * self.loss_scale()
+        # Hooks in compiled blocks would not be called, and what is computed again is to be as it was.
+        uncompiled = nullcontext() if self.compiled is None else self.compiled.paused()
+        with _generators_kept(self.device), uncompiled:
+            # A block that is recomputed passes its features again in the backward pass.
+            with recorded:
+                loss = self._loss(batch) * self.loss_scale()
             found = torch.autograd.grad(loss, parameters, allow_unused=True)
         self.require_gradients(self.active)
         scale = collectives.world_size() * self.loss_scale()

@@ -97,6 +97,9 @@ class TorchBlocks(MeasuredModel):
             return
         self.set_active(range(len(self.blocks)))
         self.stop_local_norms()
+        self.recompute(())
+        if self.compiled is not None:
+            self.compiled.release()
         for handle in self._handles:
             handle.remove()
         self._handles = []

@@ -73,23 +73,17 @@ def open_study(path: Path, name: str, tune: TuneConfig) -> optuna.Study:
     return study
 
 
-def requeue_interrupted(study: optuna.Study) -> list[int]:
+def requeue_interrupted(study: optuna.Study) -> None:
     """Close trials that a killed sweep left open, and put their configurations, under their names, first in line.
 
     Args:
         study: The study of the sweep, which nobody else works on.
-
-    Returns:
-        The numbers of the closed trials.
     """
-    closed = []
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)
         # Killed between being asked for and being named, a trial has no folder yet.
         name = trial.user_attrs.get(TRIAL, _name(trial.number))
         study.enqueue_trial(trial.params, user_attrs={RESTART_OF: trial.number, TRIAL: name})
-        closed.append(trial.number)
-    return closed
 
 
 class OptunaSource:

@@ -1,7 +1,7 @@
 """Sources of trials: what is asked for one trial after the other, and told how each went."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from irtune.analysis.trials import BASELINE
@@ -43,10 +43,6 @@ class TrialSpec:
         of = self.name if self.repeats is None else self.repeats
         return of == BASELINE_TRIAL or of.startswith(MATCHED)
 
-    def to_json(self) -> dict[str, Any]:
-        """Return what Ray Tune is told of the trial, which ``TrialSpec(**…)`` takes back."""
-        return asdict(self)
-
 
 BASELINE_SPEC = TrialSpec(BASELINE_TRIAL, BASELINE_OVERRIDES)
 """The first trial of every sweep. It is no point of the space, and its score would mislead a sampler."""
@@ -74,9 +70,8 @@ Ended = tuple[TrialSpec, Outcome]
 class TrialSource(Protocol):
     """What is to be tried. One driver at a time asks; a later one asks a new source of the same kind what is left."""
 
-    @property
-    def num_trials(self) -> int:
-        """The most trials that it has, those included that an earlier driver saw end."""
+    num_trials: int
+    """The most trials that it has, those included that an earlier driver saw end."""
 
     @property
     def is_exhausted(self) -> bool:
@@ -89,13 +84,15 @@ class TrialSource(Protocol):
         """Return the next trial; None once there is no more."""
 
     def report(self, spec: TrialSpec, step: int, results: Mapping[str, Any]) -> None:
-        """Take what a trial reported after ``step`` optimizer steps."""
+        """Take what a trial reported after ``step`` optimizer steps; by default nothing is learnt from it."""
+        return
 
     def tell(self, spec: TrialSpec, outcome: Outcome) -> None:
-        """Take how a trial ended."""
+        """Take how a trial ended; by default nothing is learnt from it."""
+        return
 
 
-class ListSource:
+class ListSource(TrialSource):
     """Trials in the order given, to which it is all the same how any of them goes.
 
     Args:
@@ -129,24 +126,23 @@ class ListSource:
         """Return the next one."""
         return self._left.pop(0) if self._left else None
 
-    def report(self, spec: TrialSpec, step: int, results: Mapping[str, Any]) -> None:
-        """Nothing to learn."""
-
-    def tell(self, spec: TrialSpec, outcome: Outcome) -> None:
-        """Nothing to learn."""
-
 
 class Together:
     """Several sources as one, of which each is asked once those before it have no more: their trials run side by side.
 
     Args:
         sources: In the order in which they are asked.
+        shown: From the place of a source and a trial of its own to what that trial is among all; by default the same.
     """
 
-    def __init__(self, sources: Sequence[TrialSource]) -> None:
-        self._sources = list(sources)
+    def __init__(
+        self,
+        sources: Sequence[TrialSource],
+        shown: Callable[[int, TrialSpec], TrialSpec] | None = None,
+    ) -> None:
+        self._sources, self._shown = list(sources), shown or _unchanged
         self.num_trials = sum(source.num_trials for source in self._sources)
-        self._source_of: dict[str, TrialSource] = {}
+        self._asked: dict[str, tuple[TrialSource, TrialSpec]] = {}
 
     @property
     def is_exhausted(self) -> bool:
@@ -155,21 +151,30 @@ class Together:
 
     def ended(self) -> list[Ended]:
         """Return those of all."""
-        return [ended for source in self._sources for ended in source.ended()]
+        found = [(place, each) for place, source in enumerate(self._sources) for each in source.ended()]
+        return [(self._shown(place, spec), outcome) for place, (spec, outcome) in found]
 
     def ask(self) -> TrialSpec | None:
         """Return the next trial of the first source that has one."""
-        for source in self._sources:
-            spec = source.ask()
-            if spec is not None:
-                self._source_of[spec.name] = source
+        for place, source in enumerate(self._sources):
+            own = source.ask()
+            if own is not None:
+                spec = self._shown(place, own)
+                self._asked[spec.name] = source, own
                 return spec
         return None
 
     def report(self, spec: TrialSpec, step: int, results: Mapping[str, Any]) -> None:
         """Pass on to the source whose trial it is."""
-        self._source_of[spec.name].report(spec, step, results)
+        source, own = self._asked[spec.name]
+        source.report(own, step, results)
 
     def tell(self, spec: TrialSpec, outcome: Outcome) -> None:
         """Pass on to the source whose trial it is."""
-        self._source_of[spec.name].tell(spec, outcome)
+        source, own = self._asked[spec.name]
+        source.tell(own, outcome)
+
+
+def _unchanged(place: int, spec: TrialSpec) -> TrialSpec:
+    # A function with a name, since sources travel by pickle.
+    return spec

@@ -1,12 +1,14 @@
 """The search space as Optuna sees it: a dimension exists only while its condition holds."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from graphlib import TopologicalSorter
-
-from optuna.trial import FixedTrial, Trial
+from typing import TYPE_CHECKING
 
 from irtune.config.sweep_schema import Choice, Dimension
+
+if TYPE_CHECKING:
+    from optuna.trial import FixedTrial, Trial
 
 Space = Mapping[str, Dimension]
 """Dotted key -> dimension."""
@@ -36,7 +38,7 @@ def is_active(key: str, space: Space, values: Mapping[str, Choice]) -> bool:
     return when.key in values and values[when.key] in when.values
 
 
-def suggest(trial: Trial | FixedTrial, space: Space) -> Values:
+def suggest(trial: "Trial | FixedTrial", space: Space) -> Values:
     """Dotted key -> value for every dimension that exists in this trial; ints are int, floats float."""
     values: Values = {}
     for key in in_order(space):
@@ -45,7 +47,7 @@ def suggest(trial: Trial | FixedTrial, space: Space) -> Values:
     return values
 
 
-def _suggest_one(trial: Trial | FixedTrial, key: str, dimension: Dimension) -> Choice:
+def _suggest_one(trial: "Trial | FixedTrial", key: str, dimension: Dimension) -> Choice:
     if dimension.choices is not None:
         choice: Choice = trial.suggest_categorical(key, dimension.choices)
         return choice
@@ -72,23 +74,16 @@ def num_values(dimension: Dimension) -> int | None:
 
 def size(space: Space) -> int | None:
     """The number of distinct configurations; None = infinitely many."""
-    return _product(_size_from(key, space) for key, d in space.items() if d.when is None or d.when.key not in space)
+    own = (_size_from(key, space) for key, d in space.items() if d.when is None or d.when.key not in space)
+    return None if (found := math.prod(own)) == math.inf else int(found)
 
 
-def _size_from(key: str, space: Space) -> int | None:
-    """The number of distinct values of a dimension and of those that depend on it, taken together."""
+def _size_from(key: str, space: Space) -> float:
+    """The number of distinct values of a dimension and those that depend on it, taken together; it may be infinite."""
     dependent = {child: d.when.values for child, d in space.items() if d.when is not None and d.when.key == key}
     deciding = {value for values in dependent.values() for value in values}
-    total = num_values(space[key])
     branches = [
-        _product(_size_from(child, space) for child, values in dependent.items() if value in values)
+        math.prod(_size_from(child, space) for child, values in dependent.items() if value in values)
         for value in deciding
     ]
-    if total is None or None in branches:
-        return None
-    return total - len(deciding) + sum(branch for branch in branches if branch is not None)
-
-
-def _product(sizes: Iterable[int | None]) -> int | None:
-    known = list(sizes)
-    return None if None in known else math.prod(size for size in known if size is not None)
+    return (num_values(space[key]) or math.inf) - len(deciding) + sum(branches)

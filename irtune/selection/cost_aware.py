@@ -44,8 +44,7 @@ class CostAware(SelectionPolicy):
         full = cost.of(range(num_blocks))
         scores = context.importance.scores
         values = np.ones(num_blocks) if np.isnan(scores).all() else finite_scores(ranked_scores(scores))
-        # A budget that is the cost of a set but for rounding pays for it.
-        blocks = best_set(values, cost, self.budget * full * (1 + 1e-9))
+        blocks = best_set(values, cost, self._limit(cost, num_blocks))
         if not blocks:
             cheapest = min(range(num_blocks), key=lambda block: cost.of([block]))
             share = cost.of([cheapest]) / full
@@ -55,6 +54,16 @@ class CostAware(SelectionPolicy):
                 f"budget between that and 1"
             )
         return blocks, {}
+
+    def lowest_ever(self, num_blocks: int, cost: StepCost | None = None) -> int:
+        """The lowest block that the budget pays for alone."""
+        cost = cost or StepCost.uniform(num_blocks)
+        limit = self._limit(cost, num_blocks)
+        return next((block for block in range(num_blocks) if cost.of([block]) <= limit), 0)
+
+    def _limit(self, cost: StepCost, num_blocks: int) -> float:
+        # A budget that is the cost of a set but for rounding pays for it.
+        return self.budget * cost.of(range(num_blocks)) * (1 + 1e-9)
 
 
 def best_set(values: np.ndarray, cost: StepCost, limit: float) -> tuple[int, ...]:

@@ -24,11 +24,15 @@ class StepCost:
         fixed: Cost of the forward pass and of the head.
         passed: ``(L,)`` cost of passing a block backwards.
         trained: ``(L,)`` further cost of training it.
+        lowest: The lowest block that ever trains where what lies below it is not computed (``engine.prefix_cache``).
+        kept: What a step then saves in which no block below that one trains.
     """
 
     fixed: float
     passed: np.ndarray
     trained: np.ndarray
+    lowest: int = 0
+    kept: float = 0.0
 
     @classmethod
     def uniform(cls, num_blocks: int) -> "StepCost":
@@ -45,7 +49,8 @@ class StepCost:
 
     def of(self, active: Sequence[int]) -> float:
         """Cost of a step in which these blocks (at least one) train."""
-        return float(self.fixed + self.passed[min(active) :].sum() + self.trained[list(active)].sum())
+        fixed = self.fixed - (self.kept if min(active) >= self.lowest else 0.0)
+        return float(fixed + self.passed[min(active) :].sum() + self.trained[list(active)].sum())
 
 
 @dataclass(frozen=True)
@@ -132,6 +137,15 @@ class SelectionPolicy(BaseModel):
     def select(self, context: SelectionContext) -> tuple[tuple[int, ...], PolicyState]:
         """The blocks that train until the next refresh (sorted, not empty) and the state to hand back then."""
         raise TypeError(f"policy {self.name!r} does not say how it selects")
+
+    def lowest_ever(self, num_blocks: int, cost: StepCost | None = None) -> int:
+        """The lowest block that it can ever choose, as far as that is known in advance; 0 where it is not.
+
+        Args:
+            num_blocks: L.
+            cost: As in the context.
+        """
+        return 0
 
     def among(self, indices: Sequence[int]) -> "SelectionPolicy":
         """The same policy where only the blocks at these ``indices`` of a model can train.

@@ -64,7 +64,16 @@ def check_choices(policy: SelectionPolicy) -> None:
     """Whatever the scores and the number of blocks, ``select`` returns sorted indices, at least one, and a state."""
     for num_blocks in accepted_sizes(policy):
         for context, outcome in _refreshes(policy, _awkward_scores(num_blocks)):
-            _check_outcome(policy, context, outcome)
+            if not (isinstance(outcome, tuple) and len(outcome) == 2 and hasattr(outcome[1], "keys")):
+                wanted = "the blocks and a state, {} if none"
+                _fail(policy, f"select returned {outcome!r}; it must return {wanted}", context)
+            if not _are_blocks(outcome[0], num_blocks):
+                wanted = f"a tuple of sorted int indices of blocks, at least one, from 0 to {num_blocks - 1}"
+                _fail(policy, f"select chose {outcome[0]!r}; it must choose {wanted}", context)
+            lowest = policy.lowest_ever(context.num_blocks, context.cost)
+            if outcome[0][0] < lowest:
+                found = f"select chose block {outcome[0][0]}, and lowest_ever promises none below {lowest}"
+                _fail(policy, f"{found}; it must return 0 where that is not known in advance", context)
 
 
 def check_probes(policy: SelectionPolicy) -> None:
@@ -237,14 +246,6 @@ def _awkward_scores(num_blocks: int) -> list[np.ndarray]:
 
 def _generator(*seed: int) -> np.random.Generator:
     return np.random.default_rng(seed)
-
-
-def _check_outcome(policy: SelectionPolicy, context: SelectionContext, outcome: Any) -> None:
-    if not (isinstance(outcome, tuple) and len(outcome) == 2 and hasattr(outcome[1], "keys")):
-        _fail(policy, f"select returned {outcome!r}; it must return the blocks and a state, {{}} if none", context)
-    if not _are_blocks(outcome[0], context.num_blocks):
-        wanted = f"a tuple of sorted int indices of blocks, at least one, from 0 to {context.num_blocks - 1}"
-        _fail(policy, f"select chose {outcome[0]!r}; it must choose {wanted}", context)
 
 
 def _are_blocks(blocks: Any, num_blocks: int) -> bool:

@@ -5,7 +5,14 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from irtune.selection.policy import BlockCount, PolicyState, SelectionContext, SelectionPolicy, resolve_count
+from irtune.selection.policy import (
+    BlockCount,
+    PolicyState,
+    SelectionContext,
+    SelectionPolicy,
+    StepCost,
+    resolve_count,
+)
 
 
 class Static(SelectionPolicy):
@@ -44,15 +51,21 @@ class Static(SelectionPolicy):
 
     def select(self, context: SelectionContext) -> tuple[tuple[int, ...], PolicyState]:
         """The blocks, always the same."""
-        num_blocks = context.num_blocks
+        return self._blocks_of(context.num_blocks), {}
+
+    def lowest_ever(self, num_blocks: int, cost: StepCost | None = None) -> int:
+        """The first of the blocks."""
+        return self._blocks_of(num_blocks)[0]
+
+    def _blocks_of(self, num_blocks: int) -> tuple[int, ...]:
         if self.blocks is not None:
-            return self.blocks, {}
+            return self.blocks
         assert self.k is not None
         k = resolve_count(self.k, num_blocks)
         if self.which == "strided":
-            return tuple(num_blocks * part // k - 1 for part in range(1, k + 1)), {}
+            return tuple(num_blocks * part // k - 1 for part in range(1, k + 1))
         first = {"first": 0, "middle": (num_blocks - k) // 2, "last": num_blocks - k}[self.which]
-        return tuple(range(first, first + k)), {}
+        return tuple(range(first, first + k))
 
     def among(self, indices: Sequence[int]) -> "Static":
         """The listed blocks by their places among those at ``indices``, which alone can train."""

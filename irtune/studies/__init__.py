@@ -1,1 +1,1 @@
-"""What is asked and answered: the driver, its phases, checks before and the conclusion after."""
+"""Studies from question to answer: the driver, its phases, checks before and the conclusion after."""

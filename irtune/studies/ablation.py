@@ -15,17 +15,18 @@ from irtune.config.load import with_overrides
 from irtune.data.dataset import Split
 from irtune.search.ablation_cells import cells_of, matched_in_words, seeds_of, trials_of
 from irtune.search.hopeless import rounds_of, without_hopeless
-from irtune.search.source import ListSource, Together
+from irtune.search.source import ListSource
 from irtune.studies.ablation_claims import write_claims
 from irtune.studies.ablation_conclusion import conclude_ablation
 from irtune.studies.driver import Phase
 from irtune.studies.forecast import SweepCost, Trial
+from irtune.studies.kept_plan import kept_in_words
 from irtune.studies.plan import Plan, in_words, predictions, tried, with_starts
 from irtune.studies.preflight import Ablation, study_cells
 from irtune.studies.reuse import take_over
 from irtune.studies.study import KnownEnd, StudyRunner
 from irtune.studies.trial_table import TrialTable
-from irtune.studies.tuning import searches, tuned
+from irtune.studies.tuning import search_of, tuned
 from irtune.tracking.mlflow_tracker import MlflowTracker
 from irtune.training.rehearsal import Rehearsal
 
@@ -62,9 +63,8 @@ class AblationRunner(StudyRunner[AblationConfig, AblationFindings]):
         """The searches that tune cells; then all cells, seed after seed. What is claimed is written down before."""
         write_claims(study)
         config, folder, cells = study.config, study.folder, study_cells(study)
-        own = searches(folder, config, cells)
-        num_tuning = sum(each.num_trials for each in own)
-        phases = [Phase(lambda rows: Together(own), num_tuning)] if own else []
+        search = search_of(folder, config, cells)
+        phases = [] if search is None else [Phase(lambda rows: search, search.num_trials)]
 
         def compared(seeds: range, rows: Sequence[TrialRow]) -> ListSource:
             trials = trials_of(config, without_hopeless(config, tuned(folder, config, cells), rows), seeds)
@@ -97,7 +97,11 @@ class AblationRunner(StudyRunner[AblationConfig, AblationFindings]):
                 "trials": f"{self.trials_in_words(config)}; {at_once} at a time",
                 "cells": "; ".join(f"{name} {_each(trial)}" for name, trial in of_cell.items()),
             },
-            takes={"shared": cost.sharing.in_words(), "in all": in_words(whole, config.engine)},
+            takes={
+                "shared": cost.sharing.in_words(),
+                "kept": kept_in_words(list(varied.values()), cost, lengths),
+                "in all": in_words(whole, config.engine),
+            },
         )
 
     def conclude(

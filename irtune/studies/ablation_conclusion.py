@@ -8,18 +8,18 @@ from rich.console import Console
 from irtune.analysis.ablation.cell_tables import cell_table
 from irtune.analysis.ablation.claims import Claimed
 from irtune.analysis.ablation.findings import AblationFindings, findings_of
-from irtune.config.load import dotted_keys
 from irtune.files import once_there_is_room
 from irtune.search.hopeless import without_hopeless
 from irtune.studies.ablation_claims import CLAIMS, write_claims
-from irtune.studies.ablation_files import REPORT, RESULTS, curves_of, write_files
-from irtune.studies.plan import PLAN, Compared, compared_with_plan, table
+from irtune.studies.ablation_files import REPORT, RESULTS, class_names, curves_of, write_files
+from irtune.studies.plan import PLAN, Compared, actual, compared_with_plan, show_compared
 from irtune.studies.preflight import Ablation, study_cells
 from irtune.studies.trial_record import TrialRecord
 from irtune.studies.trial_table import TrialTable
 from irtune.studies.tuning import tuned
 from irtune.studies.ways_to_look import show_answer, show_attempts, ways_to_look
 from irtune.tracking.mlflow_tracker import MlflowTracker
+from irtune.tracking.run_record import Opened, now_ms
 from irtune.tracking.uploader import Uploader
 from irtune.training.record import RecordWriter
 
@@ -32,7 +32,7 @@ def conclude_ablation(
     """Judge, write, record, and then show: what a terminal cannot print costs no report."""
     entries, config = list(trials.records.values()), study.config
     claims = [Claimed(claim.better, claim.than, claim.margin) for claim in config.ablation.claims]
-    num_classes = len(study.ready.inputs.dataset.labels)
+    num_classes = {corpus: len(names) for corpus, names in class_names(study).items()}
     curves = curves_of(entries, study.metric.name)
     rows = trials.rows()
     cells = without_hopeless(config, tuned(study.folder, config, study_cells(study)), rows)
@@ -45,7 +45,7 @@ def conclude_ablation(
         tags=("irtune.arm", "irtune.corpus", "irtune.baseline"),
         group_by="irtune.cell",
     )
-    compared = compared_with_plan(study.folder, entries)
+    compared = compared_with_plan(study.folder, actual(entries))
     once_there_is_room(lambda: write_files(study, entries, findings, curves, commands, compared), study.folder)
     _record(study, findings, compared, trials.uploader)
     trials.adapters.upload(trials.uploader)
@@ -59,9 +59,9 @@ def _record(study: Ablation, findings: AblationFindings, compared: Compared, upl
     claims = write_claims(study)
     tags = {"irtune.sweep": study.name, "irtune.kind": "summary", "irtune.data": study.ready.inputs.dataset.name}
     tags |= {"irtune.claims.sha256": claims["sha256"], "irtune.claims.recorded": claims["recorded"]}
-    uploader.add(key, folder, name=f"summary of {study.name}", tags=tags)
+    uploader.add(folder, Opened(key, f"summary of {study.name}", tags, now_ms()))
     writer = RecordWriter(folder)
-    writer.params(dotted_keys(study.config))
+    writer.params(study.config.model_dump(mode="json"))
     writer.tags({"irtune.answer": findings.answer, "irtune.caveats": " ".join(findings.caveats)})
     known = {f"cells/{one.cell.name}/test": one.test[0] for one in findings.results if one.test is not None}
     known |= {
@@ -89,15 +89,12 @@ def _show(
     compared: Compared,
     console: Console,
 ) -> None:
-    if compared[0]:
-        console.print()
-        console.print(table(*compared[:2]))
-    console.print()
-    console.print(cell_table(findings.results).rich(console.width))
+    show_compared(compared, console)
+    console.print(cell_table(findings.results, with_costs=True).rich(console.width))
     show_attempts(entries, console)
     places = {
         "report": str(study.folder / REPORT),
-        "tables": f"{study.folder / RESULTS}: cells and trials as CSV and Parquet, cells as Markdown and LaTeX",
+        "tables": f"{study.folder / RESULTS}: every number as CSV and Parquet, quality and costs as Markdown and LaTeX",
         "figures": f"{study.folder / RESULTS}: PNG and PDF",
     }
     show_answer(places, commands, findings.answer, findings.caveats, console)

@@ -1,8 +1,8 @@
-"""What an ablation leaves in its folder: tables, figures and the report, all made from the records of its trials."""
+"""The files of an ablation: tables, figures and the report, all made from the records of its trials."""
 
 import io
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -10,25 +10,28 @@ from matplotlib.figure import Figure
 
 from irtune.analysis.ablation.ablation_report import AblationReport, Picture, render_ablation
 from irtune.analysis.ablation.cell_figures import cells_plot, curves_plot, selection_plot, told_apart
+from irtune.analysis.ablation.cell_results import CellResult
 from irtune.analysis.ablation.cell_tables import write_tables
+from irtune.analysis.ablation.class_scores import class_frame
 from irtune.analysis.ablation.confusion import confusion_plot, worth_a_look
 from irtune.analysis.ablation.factor_figure import factor_caption, factor_plot
 from irtune.analysis.ablation.findings import AblationFindings
 from irtune.analysis.ablation.learning_curve import Curve, curve_of
 from irtune.analysis.ablation.methods_by_corpus import methods_by_corpus
 from irtune.analysis.ablation.stability import Choices
+from irtune.analysis.ablation.stability_tables import stability_frame
 from irtune.analysis.ablation.steps_to_target import arrival_frame
 from irtune.analysis.ablation.trade_off_figure import trade_off_plot
 from irtune.config.ablation_schema import AblationConfig
 from irtune.config.load import explicit
 from irtune.files import write_whole
-from irtune.redaction import public_address, redact, redacted
+from irtune.redaction import redact, redacted
 from irtune.search.ablation_cells import matched_in_words
 from irtune.studies.ablation_claims import write_claims
 from irtune.studies.artifacts import HEAT_MAP
 from irtune.studies.plan import Compared
 from irtune.studies.preflight import Ablation
-from irtune.studies.provenance import environment
+from irtune.studies.provenance import origin_of
 from irtune.studies.resume import command_line
 from irtune.studies.trial_record import TrialRecord
 from irtune.tracking.trace import read_trace
@@ -45,7 +48,7 @@ def curves_of(entries: Sequence[TrialRecord], metric: str) -> dict[str, Curve]:
         entries: All trials.
         metric: The name of an evaluation's metric.
     """
-    found = {entry.trial_id: curve_of(RecordReader(entry.folder), f"eval/{metric}") for entry in entries}
+    found = {entry.spec.name: curve_of(RecordReader(entry.folder), f"eval/{metric}") for entry in entries}
     return {name: curve for name, curve in found.items() if curve.steps}
 
 
@@ -53,7 +56,7 @@ def choices_of(entries: Sequence[TrialRecord]) -> dict[str, list[Choices]]:
     """The choices of the finished trials of each cell."""
     found: dict[str, list[Choices]] = {}
     for entry in sorted(entries, key=lambda entry: entry.config.seed):
-        if entry.status != "finished" or entry.repeats is None:
+        if entry.status != "finished" or entry.spec.repeats is None:
             continue
         try:
             trace = read_trace(entry.folder)
@@ -63,8 +66,14 @@ def choices_of(entries: Sequence[TrialRecord]) -> dict[str, list[Choices]]:
         if len(trace["step"]):
             steps = entry.config.training.max_steps
             one = Choices.of(entry.config.seed, trace["step"], trace["active"], trace["scores"], steps)
-            found.setdefault(entry.repeats, []).append(one)
+            found.setdefault(entry.spec.repeats, []).append(one)
     return found
+
+
+def class_names(study: Ablation) -> dict[str | None, Sequence[str]]:
+    """The classes of the task, by corpus."""
+    corpora: list[str | None] = [*study.config.ablation.corpora] or [None]
+    return {corpus: one.dataset.labels for corpus, one in zip(corpora, study.ready.corpora, strict=True)}
 
 
 def write_files(
@@ -94,7 +103,9 @@ def write_files(
     if methods is not None:
         methods.write(folder, caption)
     arrival_frame(findings.arrivals).to_csv(folder / "steps_to_target.csv", index=False)
-    names, margin = _class_names(study), _margin(config)
+    stability_frame(results, choices).to_csv(folder / "stability.csv", index=False)
+    names, margin = class_names(study), _margin(config)
+    class_frame(results, names).to_csv(folder / "class_scores.csv", index=False)
     report = AblationReport(
         title=f"Ablation {study.name}",
         findings=findings,
@@ -103,35 +114,16 @@ def write_files(
         class_names=names,
         choices=choices,
         figures=_figures(findings, curves, choices, folder),
-        factors={
-            key: Picture(
-                _drawn(factor_plot(results, key, margin), folder / f"against_{key.replace('.', '_')}"),
-                factor_caption(results, key, margin),
-            )
-            for key in config.ablation.factors
-            if any(key in one.cell.levels and one.test for one in results)
-        },
+        factors=_factors(results, config.ablation.factors, margin, folder),
         confusions=_confusions(findings, names, folder),
         heat_maps=_heat_maps(findings, entries),
-        failures=[
-            f"{entry.name} ({entry.trial_id}): {entry.status or 'killed'}"
-            + (f": {redact(last_line(entry.error))}" if entry.error else "")
-            for entry in entries
-            if entry.status != "finished"
-        ],
+        failures=_failures(entries),
         data=_data(study),
         tracking_command=commands[0],
         tracking_url=commands[1],
         command=redact(command_line()),
         study_yaml=yaml.safe_dump(redacted(explicit(config)), sort_keys=False),
-        provenance=environment()
-        | {
-            "data fingerprint": study.ready.fingerprint(),
-            "model": redact(config.model.name),
-            "study file": redact(study.source),
-            "MLflow": public_address(study.ready.tracking_uri),
-        }
-        | {f"predicted: {name}": f"{predicted}, actually {took}" for name, predicted, took, _ in compared[0]},
+        provenance=origin_of(study, "study file", compared),
     )
     write_whole(study.folder / REPORT, render_ablation(report))
 
@@ -155,6 +147,20 @@ def _figures(
     return found
 
 
+def _factors(
+    results: Sequence[CellResult], factors: Iterable[str], margin: float | None, folder: Path
+) -> dict[str, Picture]:
+    """The picture of each factor that a finished cell has a level of."""
+    return {
+        key: Picture(
+            _drawn(factor_plot(results, key, margin), folder / f"against_{key.replace('.', '_')}"),
+            factor_caption(results, key, margin),
+        )
+        for key in factors
+        if any(key in one.cell.levels and one.test for one in results)
+    }
+
+
 def _confusions(
     findings: AblationFindings, names: Mapping[str | None, Sequence[str]], folder: Path
 ) -> dict[str | None, bytes]:
@@ -168,26 +174,29 @@ def _confusions(
 
 
 def _heat_maps(findings: AblationFindings, entries: Sequence[TrialRecord]) -> dict[str, bytes]:
-    by_id = {entry.trial_id: entry for entry in entries}
+    by_id = {entry.spec.name: entry for entry in entries}
     shown = [one for one in told_apart(findings.results) if one.rows]
     first = {one.cell.name: by_id[one.rows[0].trial_id].folder / HEAT_MAP for one in shown}
     return {f"{name}, first seed": file.read_bytes() for name, file in first.items() if file.is_file()}
 
 
-def _class_names(study: Ablation) -> dict[str | None, Sequence[str]]:
-    corpora: list[str | None] = [*study.config.ablation.corpora] or [None]
-    inputs = (study.ready.inputs, *study.ready.further)
-    return {corpus: one.dataset.labels for corpus, one in zip(corpora, inputs, strict=True)}
+def _failures(entries: Sequence[TrialRecord]) -> list[str]:
+    """Trials that did not finish, in words."""
+    return [
+        f"{entry.name} ({entry.spec.name}): {entry.status or 'killed'}"
+        + (f": {redact(last_line(entry.error))}" if entry.error else "")
+        for entry in entries
+        if entry.status != "finished"
+    ]
 
 
 def _data(study: Ablation) -> Mapping[str, str]:
-    """What to know of the data of each corpus."""
-    inputs = (study.ready.inputs, *study.ready.further)
+    """Facts about the data of each corpus."""
     corpora = list(study.config.ablation.corpora)
     found: dict[str, str] = redacted(
         {
             f"{corpus}: {key}" if corpus else key: fact
-            for corpus, one in zip(corpora or [""], inputs, strict=True)
+            for corpus, one in zip(corpora or [""], study.ready.corpora, strict=True)
             for key, fact in (one.facts() | {"asked": one.asked()}).items()
         }
     )

@@ -1,4 +1,4 @@
-"""Which trials' adapters stay on storage, and which of them go to MLflow: one of a large model has 100 MB."""
+"""Adapters that stay on storage, and those of them that go to MLflow: one of a large model has 100 MB."""
 
 import logging
 import shutil
@@ -44,8 +44,8 @@ class Adapters:
         """A trial is over, and all that it measured is known."""
         if entry.status != "finished":
             return
-        self._finished.add(entry.trial_id)
-        self._entries[entry.trial_id], self._rows[entry.trial_id] = entry, entry.row(self._aim)
+        self._finished.add(entry.spec.name)
+        self._entries[entry.spec.name], self._rows[entry.spec.name] = entry, entry.row(self._aim)
         if self._tracking.keep_adapters == "all":
             return
         wanted = self._best() if self._tracking.keep_adapters == "best" else set()
@@ -71,7 +71,7 @@ class Adapters:
                 logger.warning("%s: its adapter does not go to MLflow: %s", folder, error)
 
     def told(self) -> str:
-        """What was kept and what goes to MLflow, in words."""
+        """Say which are kept, and which go to MLflow."""
         kept = sorted(trial for trial, entry in self._entries.items() if (entry.folder / ADAPTER).is_dir())
         where = {"best": f"{len(self._best() & set(kept))}", "all": f"{len(kept)}", "none": "none"}
         names = f" ({some(kept, _MOST_NAMES)})" if kept else ""

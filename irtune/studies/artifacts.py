@@ -1,4 +1,4 @@
-"""What the driver makes of a trial's record when the trial is over: its trace as arrays and as a picture."""
+"""Files made of a trial's record when the trial is over: its trace as arrays and as a picture."""
 
 import logging
 

@@ -19,17 +19,18 @@ from irtune.analysis.report import render_report
 from irtune.analysis.response import response_curves
 from irtune.analysis.tables import trial_table
 from irtune.analysis.trials import TrialRow
-from irtune.config.load import dotted_keys, explicit
+from irtune.config.load import explicit
 from irtune.files import once_there_is_room, write_whole
-from irtune.redaction import public_address, redact, redacted
+from irtune.redaction import redacted
 from irtune.search.optuna_source import STUDY
 from irtune.studies.artifacts import HEAT_MAP
-from irtune.studies.plan import PLAN, Compared, compared_with_plan, table
+from irtune.studies.plan import PLAN, Compared, actual, compared_with_plan, show_compared
 from irtune.studies.preflight import Sweep
-from irtune.studies.provenance import environment
+from irtune.studies.provenance import origin_of
 from irtune.studies.trial_table import TrialTable
 from irtune.studies.ways_to_look import show_answer, show_attempts, ways_to_look
 from irtune.tracking.mlflow_tracker import MlflowTracker
+from irtune.tracking.run_record import Opened, now_ms
 from irtune.training.record import RecordWriter
 
 REPORT, TABLE, BEST = "report.html", "trials.md", "best.yaml"
@@ -39,7 +40,7 @@ SUMMARY = "summary"
 
 @dataclass(frozen=True)
 class _Found:
-    """What there is to tell of a sweep: ``rows`` are the trials of the search, ``front`` those of them on the front."""
+    """The findings of a sweep: ``rows`` are the trials of the search, ``front`` those of them on the front."""
 
     sweep: Sweep
     trials: TrialTable
@@ -65,7 +66,7 @@ def conclude(sweep: Sweep, trials: TrialTable, tracker: MlflowTracker, console: 
     front = pareto_front(rows, objectives) if len(objectives) > 1 else []
     tags = ("irtune.strategy", "irtune.pruned", *(["irtune.repeats"] if sweep.config.tune.finalists else []))
     look = ways_to_look(sweep, tracker, params=(*sweep.config.space, "selection.policy.name"), tags=tags)
-    compared = compared_with_plan(sweep.folder, list(trials.records.values()))
+    compared = compared_with_plan(sweep.folder, actual(list(trials.records.values())))
     found = _Found(sweep, trials, rows, front, answer, look, compared)
     once_there_is_room(lambda: _write_files(found), sweep.folder)
     _record(found)
@@ -102,14 +103,7 @@ def _write_files(found: _Found) -> None:
         heat_maps={name: file.read_bytes() for name, file in shown.items() if file.is_file()},
         tracking_command=found.ways_to_look[0],
         tracking_url=found.ways_to_look[1],
-        provenance=environment()
-        | {
-            "data fingerprint": sweep.ready.inputs.dataset.fingerprint(),
-            "model": redact(sweep.config.model.name),
-            "sweep file": redact(sweep.source),
-            "MLflow": public_address(sweep.ready.tracking_uri),
-        }
-        | {f"predicted: {name}": f"{predicted}, actually {took}" for name, predicted, took, _ in found.compared[0]},
+        provenance=origin_of(sweep, "sweep file", found.compared),
         mode=mode,
     )
     write_whole(sweep.folder / REPORT, report)
@@ -126,9 +120,9 @@ def _record(found: _Found) -> None:
     key, folder = f"{sweep.name}/{SUMMARY}", sweep.folder / SUMMARY
     tags = {"irtune.sweep": sweep.name, "irtune.kind": "summary", "irtune.data": sweep.ready.inputs.dataset.name}
     tags |= {"irtune.data.lengths": sweep.ready.inputs.encoded.in_words()}
-    uploader.add(key, folder, name=f"summary of {sweep.name}", tags=tags)
+    uploader.add(folder, Opened(key, f"summary of {sweep.name}", tags, now_ms()))
     writer = RecordWriter(folder)
-    writer.params(dotted_keys(sweep.config))
+    writer.params(sweep.config.model_dump(mode="json"))
     writer.tags({"irtune.answer": answer.sentence, "irtune.caveats": " ".join(answer.caveats)})
     notes, adapters = " ".join(sweep.ready.inputs.dataset.notes), found.trials.adapters.told()
     writer.tags({"irtune.data.notes": notes, "irtune.adapters": adapters})
@@ -155,10 +149,7 @@ def _record(found: _Found) -> None:
 
 def _show(found: _Found, console: Console) -> None:
     sweep, answer, records = found.sweep, found.answer, found.trials.records
-    if found.compared[0]:
-        console.print()
-        console.print(table(*found.compared[:2]))
-    console.print()
+    show_compared(found.compared, console)
     metric, mode = sweep.config.aim.first_objective
     console.print(trial_table(found.rows, mode, found.front).rich(console.width))
     if answer.finalists:

@@ -31,7 +31,7 @@ SEED_AFTER = 2_000_000
 """A number that is added to the study's seed: far from the seeds that it compared, and that it tuned with."""
 
 CLAIMS = ((DYNAMIC, STATIC), (STATIC, UNIFORM))
-"""What is judged: whether it matters that blocks are chosen anew, and whether it matters which blocks they are."""
+"""Claims that are judged: that it matters whether blocks are chosen anew, and which blocks they are."""
 
 _SCHEMA_VERSION = 1
 _FEWEST_SEEDS = 2

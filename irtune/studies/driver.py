@@ -210,7 +210,7 @@ class Driver:
             logging.getLogger(__name__).exception("progress could not be shown")
 
     def _say_time_is_up(self, stopped: Sequence[TrialRecord]) -> None:
-        running = ", ".join(f"{one.trial_id} ({one.name}) at step {one.step}" for one in stopped) or "none"
+        running = ", ".join(f"{one.spec.name} ({one.name}) at step {one.step}" for one in stopped) or "none"
         config = self._sweep.config
         self._console.out(
             f"\nThe {config.kind} has had its tune.time_budget_s={config.tune.time_budget_s:g} and ends here. Trials "
@@ -221,7 +221,7 @@ class Driver:
 
 
 def known_end(spec: TrialSpec, setup: TrialSetup) -> Outcome | None:
-    """How a trial ended, by its records; None if there is work left, as with a baseline that failed."""
+    """Return the end of a trial by its records; None if there is work left, as with a baseline that failed."""
     folder = setup.trial_folder(spec.name)
     end = RunRecord(folder).end()
     if end is not None and end.status == "FAILED" and spec != BASELINE_SPEC:

@@ -1,4 +1,4 @@
-"""What follows a search: the baseline at the winner's other settings, and the finalists over seeds.
+"""Trials that follow a search: the baseline at the winner's other settings, and the finalists over seeds.
 
 A search may vary more than which blocks train, the learning rate say. Its winner then had many tries where the baseline
 had one, so that a difference says nothing about selecting blocks until every block has trained at these settings too.
@@ -22,12 +22,12 @@ FINALISTS = "finalists"
 
 
 def may_differ(config: SweepConfig) -> bool:
-    """Whether trials of a sweep may differ from its baseline in more than which blocks train."""
+    """Tell whether trials of a sweep may differ from its baseline in more than which blocks train."""
     return bool(beside_selection(dict.fromkeys([*config.space, *set_by_methods(config.space)])))
 
 
 def matched_overrides(experiment: ExperimentConfig, overrides: Values, baselines: Sequence[Values]) -> Values | None:
-    """What makes the baseline run at a trial's other settings.
+    """Return what makes the baseline run at a trial's other settings.
 
     Args:
         experiment: What the trials of the sweep vary.
@@ -68,7 +68,7 @@ def matched_baseline(study: optuna.Study, rows: Sequence[TrialRow], config: Swee
 
 
 def num_repeats(config: SweepConfig) -> int:
-    """How many repeats there will be after a search whose trials all finish, the baselines' among them.
+    """Count the repeats after a search whose trials all finish, the baselines' among them.
 
     Where trials may differ in more than which blocks train, every finalist has a baseline at its own settings at most.
     """

@@ -1,4 +1,4 @@
-"""What trials and a sweep of them take: FLOPs by a closed form, seconds at a pace that was measured."""
+"""The cost of trials and of a sweep of them: FLOPs by a closed form, seconds at a pace that was measured."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,15 +18,15 @@ from irtune.training.cost import CostModel
 from irtune.training.rehearsal import Pace
 
 MAX_REFRESHES = 50
-"""How many refreshes of a run are played through, evenly over its steps; the others are taken to be like them."""
+"""Refreshes of a run that are played through, evenly over its steps; the others are taken to be like them."""
 
 MAX_BATCHES = 64
-"""How many training batches are looked at for their length."""
+"""Training batches that are looked at for their length."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What a trial takes that nothing stops; seconds are NaN where no pace is known.
+    """The cost of a trial that nothing stops; seconds are NaN where no pace is known.
 
     Args:
         num_steps: Its optimizer steps.
@@ -50,7 +50,7 @@ class Trial:
     def of(
         cls, config: ExperimentConfig, cost: CostModel, lengths: Mapping[Split, np.ndarray], pace: Pace | None
     ) -> "Trial":
-        """What a configuration asks for, but for saving, and for what workers send each other.
+        """The cost of a configuration, but for saving, and for what workers send each other.
 
         Args:
             config: The run.
@@ -59,6 +59,7 @@ class Trial:
             pace: What a worker takes.
         """
         training, ranks = config.training, config.engine.num_workers
+        cost = cost.under(config.selection.policy, float(lengths["train"].mean()))
         stream = training_batches(lengths["train"], training.micro_batch_size, seed=config.seed, world_size=ranks)
         num_batches = min(training.max_steps * training.gradient_accumulation_steps, MAX_BATCHES)
         longest = [int(lengths["train"][batch].max()) for batch in islice(stream, num_batches)]
@@ -68,13 +69,16 @@ class Trial:
         trial = cls(training.max_steps, training.eval_every, flops * ranks)
         if pace is None:
             return trial
-        scored_s, rows = {}, training.eval_batch_size
+        scored_s, kept_s, rows = {}, {}, training.eval_batch_size
         for split, each in lengths.items():
             tokens, mean = each.sum() / ranks, round(each.mean())
             scored_s[split] = pace.seconds(cost.evaluation_flops(rows, mean) / (rows * mean) * tokens, tokens)
+            kept_s[split] = pace.seconds(cost.keeping_flops(rows, mean) / (rows * mean) * tokens, tokens)
         tokens = training.micro_batch_size * training.gradient_accumulation_steps * length
         step_s, evaluation_s, test_s = pace.seconds(flops, tokens), scored_s["validation"], scored_s["test"]
-        return replace(trial, load_s=pace.load_s, step_s=step_s, evaluation_s=evaluation_s, test_s=test_s)
+        # Whoever comes first computes what is kept.
+        load_s = pace.load_s + kept_s["validation"] + (kept_s["train"] if cost.reuse.training else 0.0)
+        return replace(trial, load_s=load_s, step_s=step_s, evaluation_s=evaluation_s, test_s=test_s + kept_s["test"])
 
     @classmethod
     def mean(cls, trials: "Sequence[Trial]") -> "Trial":
@@ -105,9 +109,11 @@ def mean_step_flops(config: ExperimentConfig, cost: CostModel, length: float) ->
     training, rule = config.training, _rule(config)
     shapes = [(training.micro_batch_size, round(length))] * training.gradient_accumulation_steps
     steps, probes = [], []
-    for active, num_suppressed in _choices(config, rule, cost, length):
-        through = range(len(cost.forward)) if rule.probes_in_step else active
-        passes = rule.passes(training.micro_batch_size, num_suppressed)
+    num_blocks = len(cost.forward)
+    for index, (active, num_suppressed) in enumerate(_choices(config, rule, cost, length)):
+        through = range(num_blocks) if rule.probes_in_step else active
+        recomputed = rule.recomputed(num_blocks, active if index else ())
+        passes = rule.passes(training.micro_batch_size, num_suppressed, recomputed)
         steps.append(cost.optimizer_step_flops(active, shapes))
         probes.append(cost.optimizer_step_flops(through, shapes, passes) - steps[-1])
     return float(np.mean(steps) + np.mean(probes) * len(rule.steps) / training.max_steps)
@@ -120,8 +126,8 @@ def mean_active_blocks(config: ExperimentConfig, cost: CostModel, length: float)
 
 def _rule(config: ExperimentConfig) -> RefreshRule:
     selection, measures = config.selection, config.selection.measure == "always"
-    every, steps = selection.reselect_every, config.training.max_steps
-    return RefreshRule(selection.policy, config.importance, every, steps, always_measure=measures)
+    every, steps, memory = selection.reselect_every, config.training.max_steps, selection.probe_memory
+    return RefreshRule(selection.policy, config.importance, every, steps, always_measure=measures, probe_memory=memory)
 
 
 def _choices(
@@ -146,7 +152,7 @@ def _choices(
 
 
 def expected_stops(asha: AshaConfig | None, num_searched: int, trial: Trial) -> dict[int, float]:
-    """How many trials are stopped after which step, if trials come in no order of quality.
+    """Count the trials that are stopped after each step, if trials come in no order of quality.
 
     The score of a trial that comes to a rung after n others lies with equal chance between any two of theirs, and ASHA
     lets it go on if it is above all but the best ``1 / reduction_factor`` of them: with probability ``(1 + (n - 1) /
@@ -169,7 +175,7 @@ def expected_stops(asha: AshaConfig | None, num_searched: int, trial: Trial) -> 
 
 @dataclass(frozen=True)
 class SweepCost:
-    """What a sweep takes.
+    """The cost of a sweep.
 
     Args:
         trials_s: Seconds of all trials together.

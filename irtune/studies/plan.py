@@ -1,4 +1,4 @@
-"""What a sweep will do and take, said before anything runs; kept, and put beside what it took."""
+"""The plan of a study: what it will do and take, said before anything runs, kept, and put beside what it took."""
 
 import contextlib
 import logging
@@ -26,6 +26,7 @@ from irtune.tracking.run_record import RunRecord
 from irtune.training.cost import CostModel
 from irtune.training.memory import estimate
 from irtune.training.model import shapes_only
+from irtune.training.prefix_reuse import reuse_of
 from irtune.training.rehearsal import Pace, Rehearsal, RehearsalError
 from irtune.training.shared_prefix import sharing_of
 
@@ -40,8 +41,11 @@ QUANTITIES: dict[str, tuple[str, Callable[[float], str]]] = {
     "stopped": ("trials stopped early", "{:.2g}".format),
     "trials_s": ("all trials together", duration),
     "sweep_s": ("the sweep, first trial to last", duration),
+    "run_step_s": ("optimizer step", "{:.3g}s".format),
+    "run_flops": ("training FLOPs", operations),
+    "run_s": ("the run", duration),
 }
-"""What is predicted and looked at afterwards: its name for people, and how its numbers are worded."""
+"""Quantities that are predicted and looked at afterwards: a name for people, and the wording of numbers."""
 
 Row = tuple[str, ...]
 """A quantity's name, predicted, actual, and how many times the prediction the actual is."""
@@ -49,7 +53,7 @@ Row = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sweep will do and take.
+    """The work of a sweep, and its cost.
 
     Args:
         facts: In words, by what they are about.
@@ -131,6 +135,7 @@ def tried(
         model = shapes_only(study.ready.inputs.checkpoint, config.adapter, config.model.attention)
         sharing = sharing_of(model, config.engine.share_prefix, num_common, longest)
         cost = CostModel.of(model, recompute=config.model.gradient_checkpointing, sharing=sharing)
+        cost = replace(cost, reuse=reuse_of(model, config.engine))
         memory_bytes = estimate(study.ready.inputs.checkpoint, config, batch, longest).peak
         return None, cost, memory_bytes, f"a closed form: {str(error).splitlines()[0]}"
     # The rows that it looked at may have more tokens in common than all have.
@@ -156,7 +161,7 @@ def with_starts(
 def predictions(
     baseline: Trial, others: Trial, cost: SweepCost, memory_bytes: float, stopped: float = math.nan
 ) -> dict[str, float]:
-    """What is predicted, by what ``QUANTITIES`` calls it."""
+    """Return predictions by the names in ``QUANTITIES``."""
     return {
         "step_s": baseline.step_s,
         "baseline_s": baseline.seconds,
@@ -170,7 +175,7 @@ def predictions(
 
 
 def _workers_in_words(config: StudyConfig) -> str:
-    """How many workers a trial has, and what each reserves."""
+    """The number of workers of a trial, and what each reserves."""
     engine = config.engine
     gpus = f" and {engine.gpus_per_worker:g} GPUs" if engine.gpus_per_worker else ""
     each = f"{engine.cpus_per_worker:g} CPUs{gpus}"
@@ -188,16 +193,16 @@ def in_words(cost: SweepCost, engine: EngineConfig) -> str:
 
 
 def actual(entries: Sequence[TrialRecord]) -> dict[str, float]:
-    """What a sweep took, by the names in ``QUANTITIES``; what cannot be told is left out.
+    """Return what a sweep took, by the names in ``QUANTITIES``; what cannot be told is left out.
 
     Time in which an interrupted sweep did not run is part of what it took, and of what the trials took that were in
     flight.
     """
     # The trials of an ablation all repeat a cell; those of a sweep that repeat another are finalists.
-    predicted = [entry for entry in entries if entry.repeats is None or entry.group]
+    predicted = [entry for entry in entries if entry.spec.repeats is None or entry.spec.group]
     finished = [entry for entry in predicted if entry.status == "finished"]
-    baseline = [each for each in finished if each.trial_id == BASELINE_TRIAL or each.group.get("baseline") == "true"]
-    others = [entry for entry in finished if not entry.is_baseline and entry not in baseline]
+    baseline = [one for one in finished if one.spec.name == BASELINE_TRIAL or one.spec.group.get("baseline") == "true"]
+    others = [entry for entry in finished if not entry.spec.is_baseline and entry not in baseline]
     spans = _spans_s(entries)
     found: dict[str, list[float]] = {
         "step_s": [entry.latest["cost/train_s"] / entry.step for entry in baseline],
@@ -212,8 +217,20 @@ def actual(entries: Sequence[TrialRecord]) -> dict[str, float]:
     return {name: float(mean(values)) for name, values in found.items() if values}
 
 
+def actual_of_run(run: TrialRecord) -> dict[str, float]:
+    """What a single run took, as ``actual`` says it of several."""
+    if run.status != "finished":
+        return {}
+    return {
+        "run_step_s": run.latest["cost/train_s"] / run.step,
+        "run_flops": run.latest["cost/total_flops"],
+        "memory_bytes": run.latest["cost/peak_memory_bytes"],
+        "run_s": sum(end - start for start, end in _spans_s([run])),
+    }
+
+
 def _spans_s(entries: Sequence[TrialRecord]) -> list[tuple[float, float]]:
-    """When trials began and ended, in seconds since 1970, as the driver noted it."""
+    """The beginning and end of trials, in seconds since 1970, as the driver noted it."""
     spans = []
     for record in (RunRecord(entry.folder) for entry in entries):
         # A record that could not be written must not cost the sweep its summary.
@@ -228,34 +245,39 @@ Compared = tuple[list[Row], str, dict[str, float]]
 """Predicted and actual in words, where the prediction comes from, and both as metrics."""
 
 
-def compared_with_plan(folder: Path, entries: Sequence[TrialRecord]) -> Compared:
-    """What was predicted beside what happened; a study without a plan that can be read has nothing to compare."""
+def compared_with_plan(folder: Path, found: Mapping[str, float]) -> Compared:
+    """Compare predictions with what was ``found``; a study without a plan that can be read has nothing to compare."""
     try:
         plan = read_json(folder / PLAN, Plan)
     except (OSError, ValueError) as error:
         logging.getLogger(__name__).warning("nothing was predicted: %s", error)
         return [], "", {}
-    found = actual(entries)
     rows = side_by_side(plan, found)
     metrics = {f"predicted/{name}": value for name, value in plan.predicted.items()}
     return rows, plan.source, metrics | {f"actual/{name}": value for name, value in found.items()}
 
 
 def side_by_side(plan: Plan, found: Mapping[str, float]) -> list[Row]:
-    """What was predicted and what was found, in words."""
+    """Word predictions and what was found."""
     rows = []
     for name, (label, wording) in QUANTITIES.items():
         predicted, took = plan.predicted.get(name), found.get(name)
+        if predicted is None and took is None:
+            continue
         ratio = f"{took / predicted:.2f}" if took and predicted else MISSING
         rows.append((label, *(MISSING if value is None else wording(value) for value in (predicted, took)), ratio))
     return rows
 
 
-def table(rows: Sequence[Row], source: str) -> Table:
-    """The rows for the terminal, with where the prediction came from."""
-    shown = Table("", box=SIMPLE_HEAD, title="Predicted and actual", title_justify="left", caption=f"from {source}")
-    for heading in ("predicted", "actual", "actual / predicted"):
-        shown.add_column(heading, justify="right")
-    for row in rows:
-        shown.add_row(*row)
-    return shown
+def show_compared(compared: Compared, console: Console) -> None:
+    """Print what was predicted beside what happened, if anything was, with where the prediction came from."""
+    rows, source, _ = compared
+    if rows:
+        shown = Table("", box=SIMPLE_HEAD, title="Predicted and actual", title_justify="left", caption=f"from {source}")
+        for heading in ("predicted", "actual", "actual / predicted"):
+            shown.add_column(heading, justify="right")
+        for row in rows:
+            shown.add_row(*row)
+        console.print()
+        console.print(shown)
+    console.print()

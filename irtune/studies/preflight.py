@@ -2,133 +2,74 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import numpy as np
-from optuna.trial import FrozenTrial
-
-from irtune.analysis.ablation.cell_results import Cell
 from irtune.analysis.metrics import Metric
 from irtune.config.ablation_schema import AblationConfig
 from irtune.config.load import ConfigError, dotted_keys, storage_path
 from irtune.config.schema import ExperimentConfig, TrackingConfig
 from irtune.config.study_schema import StudyConfig
 from irtune.config.sweep_schema import SweepConfig
-from irtune.data.dataset import DatasetConfig, LabelledDataset, Split
-from irtune.data.encode import EncodedDataset, encode, encode_once
+from irtune.data.dataset import DatasetConfig, LabelledDataset
 from irtune.data.label_names import metric_labels
 from irtune.search.ablation_cells import cells_of, check_cells, configurations
 from irtune.search.objectives import unknown_metrics
 from irtune.search.space_checks import check_space, doubtful, values_of
-from irtune.search.warm_start import earlier_trials
-from irtune.studies.budgets import cells_at_budget
+from irtune.studies.inputs import Inputs, read_texts
+from irtune.studies.kept_facts import kept
 from irtune.studies.shape_checks import check_shapes
 from irtune.tracking.address import local_database, resolve_tracking_uri
 from irtune.tracking.run_record import DATA_TAG, DIGEST_TAG
 from irtune.training.class_weights import ClassWeights, check_class_weights
+from irtune.training.compile_checks import check_compile
 from irtune.training.deepspeed_config import deepspeed_config
 from irtune.training.errors import ModelError
 from irtune.training.evaluation import check_metric, metric_names
-from irtune.training.model import classifier_shape, materialize, num_blocks
-from irtune.training.shared_prefix import common_tokens, sharing_of
-from irtune.training.tokenizer import check_length, check_vocabulary, load_tokenizer, max_positions
+from irtune.training.pretrained import materialize, num_blocks
 
+# What imports torch, transformers, Ray or Optuna is imported where it is needed: a look at a file takes no second.
 if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+    from irtune.analysis.ablation.cell_results import Cell
     from irtune.tracking.connection import TrackingAwayError
 
 
 AnyStudy = TypeVar("AnyStudy", bound=StudyConfig, covariant=True)
 
-PROMPT_SHOWN = 400
-"""Characters of an example that are shown as the model reads it."""
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """The data as the model reads it, checked.
-
-    Args:
-        checkpoint: The model's folder.
-        num_blocks: L.
-        dataset: The data.
-        encoded: Its token ids.
-        positions: The most tokens that the model reads; None if there is no such limit.
-        data: What the data was loaded from; None: as the experiment says.
-    """
-
-    checkpoint: Path
-    num_blocks: int
-    dataset: LabelledDataset
-    encoded: EncodedDataset
-    positions: int | None
-    data: DatasetConfig | None = None
-
-    @cached_property
-    def num_common(self) -> int:
-        """How many tokens all examples begin with."""
-        return len(common_tokens(self.encoded))
-
-    def facts(self) -> dict[str, str]:
-        """Return what to know of the data, in words, by what it is about."""
-        sizes = ", ".join(f"{len(examples)} {split}" for split, examples in self.dataset.splits.items())
-        skipped = f"; {self.dataset.num_skipped} rows skipped" if self.dataset.num_skipped else ""
-        labels = f"{len(self.dataset.labels)} labels"
-        return {"data": f"{self.dataset.name}: {sizes}; {labels}{skipped}", "lengths": self.encoded.in_words()}
-
-    def asked(self) -> str:
-        """The instruction, in one line."""
-        if self.encoded.instruction is None:
-            return "nothing: inputs hold the texts alone"
-        return one_line(self.encoded.instruction, PROMPT_SHOWN)
-
-    def shown(self) -> str:
-        """The first training example as the model reads it, but for what is cut of it."""
-        texts = self.dataset.splits["train"][0].texts
-        return one_line(self.dataset.prompt.render(self.encoded.instruction, texts), PROMPT_SHOWN)
-
-    def keep(self, config: ExperimentConfig, folder: Path) -> dict[Split, np.ndarray]:
-        """Keep the token ids in ``folder``, where all trials find them; returns each split's lengths ``(N,)``."""
-        tokenizer = load_tokenizer(self.checkpoint)
-        length = config.model.max_length
-        kept = encode_once(self.dataset, tokenizer, length, folder, self.positions, made=self.encoded)
-        return {split: part.lengths for split, part in kept.splits.items()}
-
-
-def one_line(text: str, most: int) -> str:
-    """``text`` in one line of at most ``most`` characters, line breaks as in Python."""
-    line = text.replace("\n", "\\n")
-    return line if len(line) <= most else f"{line[:most]}…"
-
 
 @dataclass(frozen=True)
 class Ready:
-    """What was found out on the way.
+    """The result of the checks.
 
     Args:
-        inputs: Model and data; of several corpora the first.
+        corpora: Model and data; of an ablation on several corpora one for each.
         tracking_uri: Where MLflow is.
         doubts: What is allowed but probably not meant.
         earlier: The trials that a sweep's sampler knows from the start.
         away: Why MLflow cannot be reached now; None if it can.
-        further: The other corpora.
     """
 
-    inputs: Inputs
+    corpora: Sequence[Inputs]
     tracking_uri: str
     doubts: tuple[str, ...]
-    earlier: Sequence[FrozenTrial] = ()
+    earlier: "Sequence[FrozenTrial]" = ()
     away: "TrackingAwayError | None" = None
-    further: tuple[Inputs, ...] = ()
+
+    @property
+    def inputs(self) -> Inputs:
+        """The first of them."""
+        return self.corpora[0]
 
     def fingerprint(self) -> str:
         """Of all data."""
-        return "-".join(one.dataset.fingerprint() for one in (self.inputs, *self.further))
+        return "-".join(one.dataset.fingerprint() for one in self.corpora)
 
     def data_tags(self, data: DatasetConfig) -> dict[str, str]:
         """The tags of a run on the data that a configuration asks for; none if that is not data as it was checked."""
-        for one in (self.inputs, *self.further):
+        for one in self.corpora:
             if one.data == data:
                 return {DATA_TAG: one.dataset.name, DIGEST_TAG: one.dataset.fingerprint()}
         return {}
@@ -163,12 +104,14 @@ class Study(Generic[AnyStudy]):
 
     @property
     def metric(self) -> Metric:
-        """What its trials are scored by."""
+        """The metric that its trials are scored by."""
         return Metric.named(self.config.metric, metric_labels(self.ready.inputs.dataset.labels))
 
 
-def study_cells(study: "Ablation") -> list[Cell]:
+def study_cells(study: "Ablation") -> "list[Cell]":
     """The cells of an ablation, at the budget at which they are compared."""
+    from irtune.studies.budgets import cells_at_budget
+
     inputs = study.ready.inputs
     lengths = inputs.encoded.splits["train"].lengths
     return cells_at_budget(study.config, inputs.checkpoint, lengths, inputs.num_common)
@@ -178,8 +121,13 @@ Sweep = Study[SweepConfig]
 Ablation = Study[AblationConfig]
 
 
-def check_inputs(config: ExperimentConfig, source: str) -> list[Inputs]:
+def check_inputs(config: ExperimentConfig, source: str, *, reads_again: bool = True) -> list[Inputs]:
     """Check settings against the model, every bound and choice of a search space or cell, and the data; tokenise it.
+
+    Args:
+        config: A run, a sweep or an ablation.
+        source: The file it came from, for messages.
+        reads_again: Whether texts are tokenised that this model was found to read before.
 
     Returns:
         One for each corpus of an ablation that has several; else one.
@@ -196,15 +144,17 @@ def check_inputs(config: ExperimentConfig, source: str) -> list[Inputs]:
             mistakes.append(str(error))
     try:
         checkpoint = materialize(config.model)
-        blocks = num_blocks(checkpoint)
+        blocks = int(kept(partial(num_blocks, checkpoint), checkpoint, "num_blocks"))
     except ModelError as error:
         raise ConfigError(source, [*mistakes, str(error)]) from error
     mistakes += [mistake for mistake in _config_mistakes(config, checkpoint, blocks) if mistake not in mistakes]
     if mistakes:
         raise ConfigError(source, mistakes)
     try:
-        found = [_encoded(config, checkpoint, blocks, data, dataset) for data, dataset in loaded]
-        if isinstance(config, AblationConfig):
+        found = [_encoded(config, checkpoint, blocks, data, dataset, reads_again) for data, dataset in loaded]
+        if isinstance(config, AblationConfig) and config.ablation.matched not in ("nothing", "k"):
+            from irtune.studies.budgets import cells_at_budget
+
             cells_at_budget(config, checkpoint, found[0].encoded.splits["train"].lengths, found[0].num_common)
         return found
     except ValueError as error:
@@ -216,6 +166,8 @@ def _config_mistakes(config: ExperimentConfig, checkpoint: Path, blocks: int) ->
     mistakes = _mistaken_variations(config, blocks)
     mistakes += [mistake for mistake in _complaints(config.selection.policy.check, blocks) if mistake not in mistakes]
     mistakes += _complaints(deepspeed_config, config.training, config.engine)
+    if "blocks" in _values(config, "engine.compile", config.engine.compile):
+        mistakes += _complaints(check_compile, config)
     return mistakes + _complaints(check_shapes, config, checkpoint, not mistakes)
 
 
@@ -239,7 +191,12 @@ def _mistaken_variations(config: ExperimentConfig, blocks: int | None = None) ->
 
 
 def _encoded(
-    config: ExperimentConfig, checkpoint: Path, blocks: int, data: DatasetConfig, dataset: LabelledDataset
+    config: ExperimentConfig,
+    checkpoint: Path,
+    blocks: int,
+    data: DatasetConfig,
+    dataset: LabelledDataset,
+    reads_again: bool,
 ) -> Inputs:
     """Tokenise the data, and check that the model can read it and that it fills a batch.
 
@@ -248,16 +205,15 @@ def _encoded(
     """
     check_metric(config.metric, dataset)
     check_class_weights(_class_weights(config), dataset.labels)
-    tokenizer, shape = load_tokenizer(checkpoint), classifier_shape(checkpoint, config.model.attention)
-    positions = max_positions(shape, tokenizer)
-    for length in _values(config, "model.max_length", config.model.max_length):
-        check_length(length, positions)
-    encoded = encode(dataset, tokenizer, config.model.max_length, positions)
-    check_vocabulary(shape, tokenizer, max(int(part.token_ids.max()) for part in encoded.splits.values()))
-    _check_batch(config, len(encoded.splits["train"]))
-    inputs = Inputs(checkpoint, blocks, dataset, encoded, positions, data)
-    sharing_of(shape, config.engine.share_prefix, inputs.num_common, encoded.max_length)
-    return inputs
+    _check_batch(config, len(dataset.splits["train"]))
+    lengths = _values(config, "model.max_length", config.model.max_length)
+    how = (lengths, config.model.attention, config.engine.share_prefix)
+    read = cache(partial(read_texts, checkpoint, dataset, *how))
+    if reads_again:
+        read()
+    asked = repr((dataset.fingerprint(), *how))
+    found = kept(lambda: {"lengths": read()[0].in_words(), "positions": read()[1]}, checkpoint, "read", asked)
+    return Inputs(checkpoint, blocks, dataset, lambda: read()[0], found["positions"], data, found["lengths"])
 
 
 def _check_batch(config: ExperimentConfig, num_train: int) -> None:
@@ -292,14 +248,16 @@ def prepare(config: StudyConfig, source: str, *, makes_store: bool = True) -> Re
     Args:
         config: The sweep.
         source: The file it came from, for messages.
-        makes_store: Whether MLflow's database is opened, and made if absent; else only a server is looked for.
+        makes_store: Whether MLflow's database is opened, and made if absent, and all texts are tokenised; else only a
+            server is looked for, and texts that the model was found to read before are not read again.
 
     Raises:
         ConfigError: If settings, model, space or data are wrong.
         TrackingError: If MLflow cannot be used; that a server is away is told in ``away``.
     """
     uri = resolve_tracking_uri(config.tracking.uri, storage_path(config))
-    inputs, *further = check_inputs(config, source)
+    corpora = check_inputs(config, source, reads_again=makes_store)
+    dataset = corpora[0].dataset
     away = None
     if makes_store or local_database(uri) is None:
         # MLflow takes seconds to import.
@@ -309,18 +267,22 @@ def prepare(config: StudyConfig, source: str, *, makes_store: bool = True) -> Re
             check_tracking(uri)
         except TrackingAwayError as error:
             away = error
-    held = {example.label for example in inputs.dataset.splits["validation"]}
-    names = [f"eval/{name}" for name in metric_names(inputs.dataset.labels, held)]
-    unsaid = check_class_weights(_class_weights(config), inputs.dataset.labels)
-    doubts = (*inputs.dataset.notes, *unsaid)
+    doubts = (*dataset.notes, *check_class_weights(_class_weights(config), dataset.labels))
     if not isinstance(config, SweepConfig):
-        return Ready(inputs, uri, doubts, away=away, further=tuple(further))
-    mistakes = unknown_metrics(config.tune, names)
-    mistakes += _complaints(earlier_trials, config.tune, config.space)
+        return Ready(corpora, uri, doubts, away=away)
+    held = {example.label for example in dataset.splits["validation"]}
+    mistakes = unknown_metrics(config.tune, [f"eval/{name}" for name in metric_names(dataset.labels, held)])
+    earlier, left_out = list["FrozenTrial"](), list[str]()
+    if config.tune.warm_start is not None:
+        from irtune.search.warm_start import earlier_trials
+
+        try:
+            earlier, left_out = earlier_trials(config.tune, config.space)
+        except ValueError as error:
+            mistakes += str(error).splitlines()
     if mistakes:
         raise ConfigError(source, mistakes)
-    earlier, left_out = earlier_trials(config.tune, config.space)
-    return Ready(inputs, uri, (*doubts, *doubtful(config), *left_out), earlier, away)
+    return Ready(corpora, uri, (*doubts, *doubtful(config), *left_out), earlier, away)
 
 
 def _class_weights(config: ExperimentConfig) -> ClassWeights:

@@ -1,4 +1,4 @@
-"""How far a sweep is and how long it will take: a bar on a terminal, a line now and then in a log."""
+"""Progress of a sweep and the time that is left: a bar on a terminal, a line now and then in a log."""
 
 import time
 from collections.abc import Sequence
@@ -40,6 +40,7 @@ class _Tally:
             self.best = (max if mode == "max" else min)(known)
 
 
+@dataclass
 class SweepProgress:
     """Shows steps done of all trials, trials ended, the best score so far, and the time left.
 
@@ -51,19 +52,13 @@ class SweepProgress:
         steps_before: Optimizer steps that an earlier driver has seen done, which say nothing about the time left.
     """
 
-    def __init__(
-        self,
-        console: Console,
-        num_trials: int,
-        steps_per_trial: int,
-        aim: Aim,
-        steps_before: int = 0,
-    ) -> None:
-        self.console = console
-        self.num_trials = num_trials
-        self.steps_per_trial = steps_per_trial
-        self.aim = aim
-        self.steps_before = steps_before
+    console: Console
+    num_trials: int
+    steps_per_trial: int
+    aim: Aim
+    steps_before: int = 0
+
+    def __post_init__(self) -> None:
         self.started = time.monotonic()
         self.first_step_at: float | None = None
         self.moved_at = self.started
@@ -78,10 +73,12 @@ class SweepProgress:
             BarColumn(),
             TextColumn("{task.fields[status]}", markup=False),
             TimeElapsedColumn(),
-            console=console,
-            disable=not console.is_terminal,
+            console=self.console,
+            disable=not self.console.is_terminal,
         )
-        self._task = self._bar.add_task("sweep", total=num_trials * steps_per_trial, status="starting workers")
+        self._task = self._bar.add_task(
+            "sweep", total=self.num_trials * self.steps_per_trial, status="starting workers"
+        )
 
     def __enter__(self) -> "SweepProgress":
         self._bar.start()

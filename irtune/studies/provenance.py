@@ -1,10 +1,18 @@
-"""What results come from: versions, machine and commit."""
+"""The origin of results: versions, machine and commit."""
 
 import os
 import platform
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from irtune.redaction import public_address, redact
+
+if TYPE_CHECKING:
+    from irtune.config.study_schema import StudyConfig
+    from irtune.studies.plan import Compared
+    from irtune.studies.preflight import Study
 
 PACKAGES = ("irtune", "torch", "transformers", "peft", "deepspeed", "ray", "optuna", "mlflow")
 
@@ -38,4 +46,21 @@ def environment() -> dict[str, str]:
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
         "git commit": git_commit(),
+    }
+
+
+def origin_of(study: "Study[StudyConfig]", file: str, compared: "Compared") -> dict[str, str]:
+    """Return the origin of a study's results, by name: versions and machine, data and model, predictions.
+
+    Args:
+        study: Which.
+        file: A name for its file.
+        compared: What was predicted of it beside what it took.
+    """
+    return environment() | {
+        "data fingerprint": study.ready.fingerprint(),
+        "model": redact(study.config.model.name),
+        file: redact(study.source),
+        "MLflow": public_address(study.ready.tracking_uri),
+        **{f"predicted: {name}": f"{predicted}, actually {took}" for name, predicted, took, _ in compared[0]},
     }

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ class SourceSearcher(Searcher):  # type: ignore[misc]
         if spec is None:
             return str(Searcher.FINISHED)
         self._specs[trial_id] = spec
-        return spec.to_json()
+        return asdict(spec)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Pass on what a trial reports."""
@@ -92,7 +93,7 @@ class TableCallback(tune.Callback):  # type: ignore[misc]
         """The trial failed, and will go on from its checkpoint."""
         record = self._table.records[trial.config["name"]]
         record.interruptions.append(last_line(_error(trial)))
-        logger.warning("%s is tried again: %s", record.trial_id, record.interruptions[-1])
+        logger.warning("%s is tried again: %s", record.spec.name, record.interruptions[-1])
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """The trial failed for good."""
@@ -101,7 +102,7 @@ class TableCallback(tune.Callback):  # type: ignore[misc]
 
 
 def _error(trial: Any) -> str:
-    """What Tune kept of a trial's errors: as text, or pickled where the file of texts is missing or empty."""
+    """Read what Tune kept of a trial's errors: as text, or pickled where the file of texts is missing or empty."""
     file = trial.error_file
     text = Path(file).read_text(errors="replace") if file and Path(file).is_file() else ""
     if text.strip():

@@ -1,10 +1,10 @@
-"""What a study recommends to people without irtune: PEFT settings and a layer card, read from its records."""
+"""Recommendations of a study to people without irtune: PEFT settings and a layer card, read from its records."""
 
 import json
 import logging
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -20,16 +20,16 @@ from irtune.config.schema import AdapterConfig, ModelConfig
 from irtune.config.study_schema import Aim
 from irtune.files import appearing, once_there_is_room, write_whole
 from irtune.redaction import redact, redacted
-from irtune.search import objectives
 from irtune.studies.recorded import (
     RecordedTrial,
     StudyError,
     aim_of,
+    best_configuration,
     find_study,
     finished_trials,
-    read_identity,
     scores_of,
 )
+from irtune.studies.resume import read_identity
 
 YAML, PYTHON, CARD, PICTURE = "recommendation.yaml", "recommendation.py", "layer_card.json", "layer_card.png"
 LORA = ("lora", "dora")
@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Recommendation:
-    """What to do without irtune, and why.
+    """Settings for training without irtune, and their reasons.
 
     Args:
         advice: PEFT settings.
@@ -119,7 +119,7 @@ def recommend(name: str, storage: Path, trial: str | None = None) -> tuple[Path,
     command = ["irtune", "recommend", name, "--storage", str(storage), *(["--trial", trial] if trial else [])]
     seeds = tuple(one.seed for one in choices)
     origin = _origin(folder, chosen, seeds, adapter_config, aim, redact(shlex.join(command)))
-    card = card_of(choices, advice, origin, blocks, costs)
+    card = card_of(choices, advice, origin, blocks, costs, _by_signal(trials, chosen[0], len(choices[0].frequency)))
     about = (
         f"From {origin.study}: {configuration} ({origin.strategy}), seeds {', '.join(map(str, seeds))} of "
         f"{origin.steps} steps each; {origin.model} on {origin.corpus}, data {origin.data_fingerprint}."
@@ -155,30 +155,12 @@ def _chosen(
             f"{folder}: its cells are of {len(corpora)} corpora ({', '.join(corpora)}), whose scores cannot be "
             f"compared; say with --trial which to go by: {', '.join(selective)}"
         )
-    return _best(folder, selective, aim)
-
-
-def _best(folder: Path, groups: Mapping[str, list[RecordedTrial]], aim: Aim) -> tuple[str, list[RecordedTrial]]:
-    """The best on validation, by the mean over seeds; where some were repeated, the others don't compete."""
-    metric, mode = aim.first_objective
-    repeated = {one: group for one, group in groups.items() if any(trial.repeats for trial in group)}
-    scores = {
-        one: float(np.mean(known))
-        for one, group in (repeated or groups).items()
-        if (known := scores_of(group, metric))
-        and not any(objectives.broken(trial.results, aim.constraints) for trial in group)
-    }
-    if not scores:
-        raise StudyError(
-            f"{folder}: no trial that selects blocks keeps to tune.constraints and has a number for {metric}; say with "
-            f"--trial which to go by: {', '.join(groups)}"
-        )
-    best = (max if mode == "max" else min)(scores, key=scores.__getitem__)
-    return best, groups[best]
+    best = best_configuration(folder, selective, aim)
+    return best, selective[best]
 
 
 def _choices(trials: Sequence[RecordedTrial], folder: Path) -> list[Choices]:
-    """What the trials chose, one of each seed; those whose trace cannot be read are warned of."""
+    """Choices of the trials, one of each seed; those whose trace cannot be read are warned of."""
     found: dict[int, Choices] = {}
     for trial in trials:
         try:
@@ -192,6 +174,29 @@ def _choices(trials: Sequence[RecordedTrial], folder: Path) -> list[Choices]:
         reason = f"its trials have {' and '.join(map(str, sizes))} blocks" if sizes else "no trace of it can be read"
         raise StudyError(f"{folder}: {trials[0].configuration}: {reason}; say with --trial which other one to go by")
     return list(found.values())
+
+
+def _by_signal(trials: Sequence[RecordedTrial], chosen: RecordedTrial, num_blocks: int) -> dict[str, list[Choices]]:
+    """What other signals measured of the same blocks on the same data: of each signal the first configuration.
+
+    Whatever a trial's policy made of them, importance is of a block.
+    """
+    found: dict[tuple[str, str], list[Choices]] = {}
+    for trial in sorted(trials, key=lambda trial: (trial.configuration, trial.seed)):
+        signal = str(trial.settings.get("importance.name"))
+        if signal == chosen.settings.get("importance.name") or any(
+            trial.tags.get(tag) != chosen.tags.get(tag) for tag in ("irtune.corpus", "irtune.data.fingerprint")
+        ):
+            continue
+        try:
+            one = trial.choices()
+        except ValueError:
+            continue
+        alike = trial.settings["model.name"] == chosen.settings["model.name"] and len(one.importance) == num_blocks
+        if alike and not np.isnan(one.importance).all():
+            found.setdefault((signal, trial.configuration), []).append(one)
+    # The first configuration of a signal stands, since another may aggregate in another unit.
+    return {signal: found[signal, name] for signal, name in reversed(found)}
 
 
 def _lora(trial: RecordedTrial, folder: Path) -> AdapterConfig:
@@ -226,7 +231,7 @@ def _settings(adapter: AdapterConfig) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Shape:
-    """What only the model itself tells.
+    """Facts that only the model itself tells.
 
     Args:
         head: Names of what trains beside its body.
@@ -242,7 +247,8 @@ class _Shape:
     def of(cls, trial: RecordedTrial) -> "_Shape":
         """Look at the model without its weights, if it is here."""
         from irtune.training.cost import CostModel
-        from irtune.training.model import find_local, shapes_only
+        from irtune.training.model import shapes_only
+        from irtune.training.pretrained import find_local
 
         try:
             config = ModelConfig.model_validate(trial.section("model"))

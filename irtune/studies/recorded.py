@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from irtune.analysis.ablation.stability import Choices
 from irtune.analysis.metrics import better
 from irtune.analysis.trials import BASELINE
 from irtune.config.study_schema import Aim
 from irtune.config.sweep_schema import TuneConfig
 from irtune.config.tree import put
-from irtune.files import read_json
 from irtune.plugins import nearest
 from irtune.search import objectives
-from irtune.studies.resume import FORMAT, IDENTITY, Identity, known_studies, studies_called
+from irtune.studies.resume import IDENTITY, known_studies, read_identity, studies_called
 from irtune.studies.tuning import TUNING
 from irtune.tracking.ownership import why_not_own
 from irtune.tracking.run_record import RunRecord
@@ -45,6 +46,7 @@ class RecordedTrial:
         steps: Its optimizer steps.
         results: What it found, by metric.
         settings: By dotted key.
+        tree: The same as a configuration file holds them; empty where an earlier version wrote the record.
         tags: What the driver and the trial noted of it.
     """
 
@@ -55,16 +57,17 @@ class RecordedTrial:
     steps: int
     results: Mapping[str, Any]
     settings: Mapping[str, Any]
+    tree: Mapping[str, Any]
     tags: Mapping[str, str]
 
     @property
     def configuration(self) -> str:
-        """What all of its seeds have in common."""
+        """The name that all of its seeds have in common."""
         return self.name if self.repeats is None else self.repeats
 
     @property
     def is_baseline(self) -> bool:
-        """Whether every block trained at every step."""
+        """True where every block trained at every step."""
         return self.tags.get("irtune.strategy") == BASELINE
 
     def section(self, name: str) -> dict[str, Any]:
@@ -72,7 +75,7 @@ class RecordedTrial:
         return section(self.settings, name)
 
     def choices(self) -> Choices:
-        """Which blocks it trained.
+        """Read which blocks it trained.
 
         Raises:
             ValueError: Its trace is absent or damaged.
@@ -111,24 +114,8 @@ def find_study(name: str, storage: Path) -> Path:
     return folder
 
 
-def read_identity(folder: Path) -> Identity:
-    """What a study is.
-
-    Raises:
-        StudyError: Another version of irtune wrote it.
-        ValueError: The file is damaged.
-    """
-    identity = read_json(folder / IDENTITY, Identity)
-    if identity.format != FORMAT:
-        raise StudyError(
-            f"{folder}: another version of irtune wrote it (format {identity.format}; this one reads {FORMAT}); use "
-            "that version"
-        )
-    return identity
-
-
 def aim_of(settings: Mapping[str, Any]) -> Aim:
-    """What a study's trials are judged by, from its settings by dotted key.
+    """Read what a study's trials are judged by from its settings by dotted key.
 
     Raises:
         StudyError: They don't say it.
@@ -140,7 +127,7 @@ def aim_of(settings: Mapping[str, Any]) -> Aim:
 
 
 def _aim_of(settings: Mapping[str, Any]) -> Aim:
-    if any(key.startswith("ablation.") for key in settings):
+    if "tune.metric" not in settings:
         metric = f"eval/{settings['metric']}"
         return Aim({metric: better(metric)})
     said = ("metrics",) if settings.get("tune.metrics") else ("metric", "mode")
@@ -179,8 +166,67 @@ def finished_trials(folder: Path) -> tuple[list[RecordedTrial], int]:
     return found, num_others
 
 
+def find_trial(name: str, storage: Path) -> RecordedTrial:
+    """A trial that finished.
+
+    Args:
+        name: A study as ``find_study`` takes it, with ``:TRIAL`` behind it; without, its best trial on validation.
+        storage: Where studies lie.
+
+    Raises:
+        StudyError: If there is none, or nothing of the study has finished.
+    """
+    study, colon, wanted = name.rpartition(":")
+    if not colon or Path(name).expanduser().is_dir():
+        study, wanted = name, ""
+    folder = find_study(study, storage)
+    trials, num_others = finished_trials(folder)
+    if not trials:
+        raise StudyError(f"{folder}: none of its {num_others} trials has finished; let it go on with --resume")
+    if not wanted:
+        return best_trial(folder, trials, aim_of(read_identity(folder).settings))
+    found = next((trial for trial in trials if trial.name == wanted), None)
+    if found is None:
+        raise StudyError(f"{folder}: no finished trial {wanted!r}: {nearest(wanted, [trial.name for trial in trials])}")
+    return found
+
+
+def best_trial(folder: Path, trials: Sequence[RecordedTrial], aim: Aim) -> RecordedTrial:
+    """Of the configuration that is best on validation the trial with the first seed; the baseline competes too.
+
+    Raises:
+        StudyError: No trial has a number for what they are judged by and keeps to the constraints.
+    """
+    groups: dict[str, list[RecordedTrial]] = {}
+    for trial in sorted(trials, key=lambda trial: trial.seed):
+        groups.setdefault(trial.configuration, []).append(trial)
+    return groups[best_configuration(folder, groups, aim)][0]
+
+
+def best_configuration(folder: Path, groups: Mapping[str, Sequence[RecordedTrial]], aim: Aim) -> str:
+    """The best on validation, by the mean over seeds; where some were repeated, the others don't compete.
+
+    Raises:
+        StudyError: None has a number for what they are judged by and keeps to the constraints.
+    """
+    metric, mode = aim.first_objective
+    repeated = {one: group for one, group in groups.items() if any(trial.repeats for trial in group)}
+    scores = {
+        one: float(np.mean(known))
+        for one, group in (repeated or groups).items()
+        if (known := scores_of(group, metric))
+        and not any(objectives.broken(trial.results, aim.constraints) for trial in group)
+    }
+    if not scores:
+        raise StudyError(
+            f"{folder}: no trial keeps to tune.constraints and has a number for {metric}; name the one to go by: "
+            f"{', '.join(groups)}"
+        )
+    return (max if mode == "max" else min)(scores, key=scores.__getitem__)
+
+
 def scores_of(trials: Sequence[RecordedTrial], metric: str) -> list[float]:
-    """What trials of one configuration measured on validation: repeats over seeds alone, where there are any.
+    """Scores on validation of trials of one configuration: repeats over seeds alone, where there are any.
 
     The seed that a configuration was chosen by flatters it.
     """
@@ -195,10 +241,12 @@ def _read(folder: Path) -> RecordedTrial | None:
         return None
     opened = RunRecord(folder).start()
     settings: dict[str, Any] = {}
+    tree: Mapping[str, Any] = {}
     tags = dict(opened.tags)
     # Later attempts say the same again.
     for record in RecordReader(folder):
         if record["kind"] == "params":
+            tree = record.get("settings", {})
             settings |= {str(key): _value(text) for key, text in record["values"].items()}
         elif record["kind"] == "tags":
             tags |= {str(key): str(text) for key, text in record["values"].items()}
@@ -208,7 +256,7 @@ def _read(folder: Path) -> RecordedTrial | None:
     if lacking:
         raise ValueError(f"its record does not say {', '.join(lacking)}")
     seed, steps = int(settings["seed"]), int(settings["training.max_steps"])
-    return RecordedTrial(folder.name, folder, tags.get("irtune.repeats"), seed, steps, results, settings, tags)
+    return RecordedTrial(folder.name, folder, tags.get("irtune.repeats"), seed, steps, results, settings, tree, tags)
 
 
 def _value(text: Any) -> Any:

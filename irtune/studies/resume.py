@@ -1,4 +1,4 @@
-"""What a later driver needs to go on with a sweep, and what it is refused for: being another sweep."""
+"""Going on with a sweep: what a later driver needs, and why another sweep is refused."""
 
 import re
 import shlex
@@ -18,8 +18,8 @@ from irtune.tracking.heartbeat import is_live
 from irtune.tracking.ownership import why_not_own
 
 Resume = Literal["ask", "always", "never"]
-"""Whether to go on with an earlier sweep of the same name: ``ask`` does with one that did not come to its end, and asks
-first if somebody sits at a terminal."""
+"""Going on with an earlier sweep of the same name: ``ask`` does with one that did not come to its end, and asks first
+if somebody sits at a terminal."""
 
 IDENTITY = "sweep.json"
 FORMAT = 2
@@ -43,13 +43,13 @@ FREE_SETTINGS = {
     "tracking.upload_adapters",
     "ablation.seeds",
 }
-"""What may be another in a resumed sweep: it changes how many trials run, where, at once and after what, but none of
-them."""
+"""Settings that may be others in a resumed sweep: they change how many trials run, where, at once and after what, but
+none of them."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What a sweep is.
+    """The identity of a sweep.
 
     Args:
         settings: By dotted key, those left out that may change.
@@ -166,17 +166,20 @@ def known_studies(storage: Path) -> list[Path]:
     return sorted(file.parent for file in storage.glob(f"*/{IDENTITY}"))
 
 
-def data_fingerprint_of(folder: Path) -> str | None:
-    """Of a study's data; None where its file is damaged or of another version."""
-    try:
-        identity = _identity(folder)
-    except ValueError:
-        return None
-    return identity.data_fingerprint if identity.format == FORMAT else None
+def read_identity(folder: Path) -> Identity:
+    """Read the identity of a study.
+
+    Raises:
+        ValueError: The file is damaged, or another version of irtune wrote it.
+    """
+    identity = _identity(folder)
+    if identity.format != FORMAT:
+        raise ValueError(f"{folder}: {_of_other_version(identity)}; use that version")
+    return identity
 
 
 def _may_go_on(folder: Path, console: Console) -> bool:
-    """Whether a folder is this user's own and can be read, with a note where it is not."""
+    """Tell whether a folder is this user's own and can be read, with a note where it is not."""
     reason = None
     if (foreign := why_not_own(folder)) is not None:
         reason = f"it {foreign}; --resume goes on with it all the same"
@@ -191,16 +194,20 @@ def _may_go_on(folder: Path, console: Console) -> bool:
 
 
 def _differences(folder: Path, config: StudyConfig, fingerprint: str) -> list[str]:
-    """What of a sweep is not as its first driver knew it, in words."""
+    """Differences of a sweep from what its first driver knew, in words."""
     identity = _identity(folder)
     if identity.format != FORMAT:
-        return [f"another version of irtune wrote it (format {identity.format}; this one reads {FORMAT})"]
-    before, now = _public(identity.settings), _settings(config)
+        return [_of_other_version(identity)]
+    before, now = redacted(identity.settings), _settings(config)
     keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     different = [f"{key}: {_said(before, key)} before, {_said(now, key)} now" for key in keys]
     if identity.data_fingerprint != fingerprint:
         different.append(f"data: other examples than before (fingerprint {identity.data_fingerprint})")
     return different
+
+
+def _of_other_version(identity: Identity) -> str:
+    return f"another version of irtune wrote it (format {identity.format}; this one reads {FORMAT})"
 
 
 def _rank(folder: Path) -> tuple[bool, bool, str]:
@@ -215,11 +222,7 @@ def _identity(folder: Path) -> Identity:
 
 def _settings(config: StudyConfig) -> dict[str, Any]:
     settings = {key: value for key, value in dotted_keys(config).items() if key not in FREE_SETTINGS}
-    return _public(settings)
-
-
-def _public(settings: dict[str, Any]) -> dict[str, Any]:
-    return {key: redacted(value, key) for key, value in settings.items()}
+    return dict(redacted(settings))
 
 
 def _said(settings: dict[str, Any], key: str) -> str:

@@ -2,7 +2,6 @@
 
 import contextlib
 import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +10,10 @@ from irtune.config.load import with_overrides
 from irtune.config.schema import ExperimentConfig
 from irtune.search.source import TrialSpec
 from irtune.studies.provenance import code_tags, git_commit
-from irtune.studies.resume import data_fingerprint_of, known_studies
+from irtune.studies.resume import known_studies, read_identity
 from irtune.studies.trial_record import config_hash
 from irtune.tracking.ownership import why_not_own
-from irtune.tracking.run_record import DRIVER_RECORD, Ended, RunRecord
+from irtune.tracking.run_record import DRIVER_RECORD, Ended, RunRecord, now_ms
 from irtune.training.loop import CHECKPOINTS
 from irtune.training.record import result_of
 
@@ -53,18 +52,19 @@ def take_over(
 
 def _finished(folder: Path, fingerprint: str) -> dict[str, Path]:
     """The finished trials of other studies on the same data, by the hash of their settings."""
-    found = {}
+    trials, found = list[Path](), {}
     for study in known_studies(folder.parent):
-        if study == folder or why_not_own(study) is not None or data_fingerprint_of(study) != fingerprint:
-            continue
-        for trial in sorted((study / "trials").glob("*")):
-            # A damaged record is no reason to fail: its trial runs again.
-            with contextlib.suppress(ValueError, OSError):
-                record = RunRecord(trial)
-                end, tags = record.end(), record.start().tags
-                is_over = end is not None and end.status == "FINISHED" and result_of(trial) is not None
-                if is_over and code_tags().items() <= tags.items():
-                    found[tags["irtune.config_hash"]] = trial
+        with contextlib.suppress(ValueError):
+            if study != folder and why_not_own(study) is None and read_identity(study).data_fingerprint == fingerprint:
+                trials += sorted((study / "trials").glob("*"))
+    for trial in trials:
+        # A damaged record is no reason to fail: its trial runs again.
+        with contextlib.suppress(ValueError, OSError):
+            record = RunRecord(trial)
+            end, tags = record.end(), record.start().tags
+            is_over = end is not None and end.status == "FINISHED" and result_of(trial) is not None
+            if is_over and code_tags().items() <= tags.items():
+                found[tags["irtune.config_hash"]] = trial
     return found
 
 
@@ -73,6 +73,5 @@ def _copy(source: Path, target: Path) -> None:
     unfinished = target.with_name(f".{target.name}")
     shutil.rmtree(unfinished, ignore_errors=True)
     shutil.copytree(source, unfinished, symlinks=True, ignore=shutil.ignore_patterns(CHECKPOINTS, DRIVER_RECORD))
-    now_ms = time.time_ns() // 1_000_000
-    RunRecord(unfinished).finish(Ended("FINISHED", {}, None, now_ms))
+    RunRecord(unfinished).finish(Ended("FINISHED", {}, None, now_ms()))
     unfinished.rename(target)

@@ -1,4 +1,4 @@
-"""What a model's shapes alone tell of settings that cannot work: adapters, signals that read them, choices alike."""
+"""Checks against a model's shapes alone: adapters that fit nothing, signals that read nothing, choices alike."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,11 +6,10 @@ from pathlib import Path
 from irtune.config.ablation_schema import AblationConfig
 from irtune.config.schema import ExperimentConfig
 from irtune.config.sweep_schema import SweepConfig
-from irtune.layers import map_parameters
 from irtune.search.ablation_cells import cells_of, configurations
 from irtune.search.space_checks import indistinct_choices, variations
-from irtune.training.model import shapes_only
-from irtune.training.run import check_tensors
+from irtune.studies.kept_facts import blocks_of
+from irtune.training.measurable import check_tensors
 
 _DECIDES = ("method", "importance", "adapter", "selection")
 """Sections that say what is measured of what."""
@@ -27,10 +26,8 @@ def check_shapes(config: ExperimentConfig, checkpoint: Path, variations_are_soun
     Raises:
         ValueError: With every mistake.
     """
-    try:
-        blocks = map_parameters(shapes_only(checkpoint, config.adapter))
-    except RuntimeError:
-        # Some tuners look at weights as they are made, and here there are none.
+    blocks = blocks_of(checkpoint, config.adapter)
+    if blocks is None:
         return
     check_tensors(config, blocks)
     if not variations_are_sound:
@@ -56,16 +53,16 @@ def unmeasurable(config: ExperimentConfig, checkpoint: Path) -> list[str]:
             continue
         seen.add((adapter, measured))
         try:
-            check_tensors(one, map_parameters(shapes_only(checkpoint, one.adapter)))
-        except RuntimeError:
-            continue
+            blocks = blocks_of(checkpoint, one.adapter)
+            if blocks is not None:
+                check_tensors(one, blocks)
         except ValueError as error:
             found.append(f"{place}: {error}")
     return found
 
 
 def _variations(config: ExperimentConfig) -> Iterator[tuple[str, ExperimentConfig]]:
-    """What trials vary, each with its place in the file."""
+    """The configurations of trials, each with its place in the file."""
     if isinstance(config, AblationConfig):
         arms = {cell.name: cell.arm for cell in cells_of(config)}
         yield from ((f"ablation.cells.{arms[name]}", one) for name, one in configurations(config).items())

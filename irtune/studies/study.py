@@ -108,7 +108,11 @@ class StudyRunner(ABC, Generic[Config, Found]):
                     refuse_what_fails(rehearsal, source)
             with on_ray(study, console) as watch:
                 console.out(f"Ray      {cluster.describe()}", highlight=False)
-                at_once = self._checked_trials_at_once(study)
+                nodes = cluster.alive_nodes()
+                at_once = self.trials_at_once(study, nodes)
+                if len(nodes) > 1:
+                    workers = [node for node in nodes if node.is_head or node.room(config.engine)]
+                    check_shared_storage(folder, workers)
                 predict(study.folder, lambda: self.make_plan(study, lengths, rehearsal, at_once), console)
                 return self._run(study, at_once, watch, console)
 
@@ -153,14 +157,6 @@ class StudyRunner(ABC, Generic[Config, Found]):
                 write_identity(study.folder, study.config, study.ready.fingerprint(), complete=True)
             return found
 
-    def _checked_trials_at_once(self, study: Study[Config]) -> int:
-        nodes = cluster.alive_nodes()
-        at_once = self.trials_at_once(study, nodes)
-        if len(nodes) > 1:
-            workers = [node for node in nodes if node.is_head or node.room(study.config.engine)]
-            check_shared_storage(study.folder, workers)
-        return at_once
-
     def _announce(self, study: Study[Config], console: Console) -> None:
         config, inputs = study.config, study.ready.inputs
         away = "" if study.ready.away is None else AWAY.format(kind=config.kind)
@@ -180,7 +176,7 @@ class StudyRunner(ABC, Generic[Config, Found]):
 def _checked(
     config: Config, source: str, console: Console, resume: Resume, *, is_planned: bool
 ) -> tuple[Study[Config], str]:
-    """What was found out about a study, with its folder, which only one that runs has made, and its data's fingerprint.
+    """Check a study; returns it with its folder, which only one that runs has made, and its data's fingerprint.
 
     The login of MLflow is in ``ready.tracking_uri`` alone, which is never written.
     """

@@ -24,6 +24,7 @@ from irtune.studies.conclusion import conclude
 from irtune.studies.driver import Phase
 from irtune.studies.finalists import choose_repeats, matched_baseline, may_differ, num_repeats
 from irtune.studies.forecast import SweepCost, Trial, expected_stops
+from irtune.studies.kept_plan import kept_in_words
 from irtune.studies.plan import Plan, in_words, predictions, tried, with_starts
 from irtune.studies.preflight import Sweep
 from irtune.studies.study import KnownEnd, StudyRunner
@@ -92,6 +93,7 @@ class SweepRunner(StudyRunner[SweepConfig, Answer]):
             work=_work(config, at_once),
             takes={
                 "shared": cost.sharing.in_words(),
+                "kept": kept_in_words(drawn, cost, lengths),
                 "per trial": _trial_in_words(baseline, others),
                 "in all": in_words(most, engine) + if_stopped,
             },
@@ -113,7 +115,7 @@ def _drawn(config: SweepConfig) -> list[ExperimentConfig]:
 
 
 def _work(config: SweepConfig, at_once: int) -> dict[str, str]:
-    """What there is to do."""
+    """The trials and the space, in words."""
     searched, number, repeats = num_searched(config.tune, config.space), size(config.space), num_repeats(config)
     again = "; the baseline again at the settings of the best" if may_differ(config) else ""
     again += f"; {'up to ' if again else ''}{repeats} repeats over seeds" if repeats else ""

@@ -17,6 +17,7 @@ from irtune.config.load import dotted_keys
 from irtune.config.schema import ExperimentConfig
 from irtune.config.study_schema import Aim, Constraint
 from irtune.search import objectives
+from irtune.search.source import TrialSpec
 from irtune.selection.policy import resolve_count
 from irtune.training.run import PREDICTIONS
 
@@ -28,24 +29,18 @@ class TrialRecord:
     """One trial.
 
     Args:
-        trial_id: Its name among the trials of the sweep, which is its folder's too.
+        spec: What it is to be.
         name: What people see.
         config: Its whole configuration.
         folder: Its folder on storage.
-        is_baseline: Whether it is the baseline of the sweep.
-        repeats: The name of the trial that it repeats with another seed.
-        group: What it belongs to, by key.
         attempts: Those that have trained.
         interruptions: Why this driver had to try again, each in a line.
     """
 
-    trial_id: str
+    spec: TrialSpec
     name: str
     config: ExperimentConfig
     folder: Path
-    is_baseline: bool
-    repeats: str | None = None
-    group: Mapping[str, str] = field(default_factory=dict)
     status: Status | None = None
     error: str | None = None
     step: int = 0
@@ -95,7 +90,7 @@ class TrialRecord:
         policy = self.config.selection.policy
         k = getattr(policy, "k", None)
         return TrialRow(
-            trial_id=self.trial_id,
+            trial_id=self.spec.name,
             name=self.name,
             strategy=self.config.strategy,
             status=self.status or "killed",
@@ -114,6 +109,9 @@ class TrialRecord:
             trainable_share=self.latest.get("cost/trainable_share"),
             mean_lowest_active=lowest,
             peak_memory_bytes=self.latest.get("cost/peak_memory_bytes", self.latest.get("cost/memory_bytes")),
+            step_s=self.latest.get("cost/mean_step_s"),
+            tokens_per_s=self.latest.get("cost/mean_tokens_per_s"),
+            **_refresh_shares(self.latest),
             test_labels=labels,
             test_predictions=predictions,
             test_groups=groups,
@@ -123,7 +121,7 @@ class TrialRecord:
             objective=None if first == f"eval/{metric.name}" else values[first],
             objectives=values if len(values) > 1 else {},
             broken=self.broken(aim.constraints),
-            repeats=self.repeats,
+            repeats=self.spec.repeats,
             attempts=max(len(self.attempts), 1),
         )
 
@@ -169,6 +167,17 @@ class TrialRecord:
             labels = arrays["test_labels"]
             read = metric.read(labels, probabilities)
             return labels, read, probabilities.argmax(axis=1), Groups.read(arrays, "test"), lacking
+
+
+def _refresh_shares(measured: Mapping[str, float]) -> dict[str, float | None]:
+    """What measuring blocks adds to training, as shares by the names that a ``TrialRow`` has for them."""
+    total, probes = measured.get("cost/total_flops"), measured.get("cost/probe_flops")
+    step, ordinary = measured.get("cost/mean_step_s"), measured.get("cost/mean_ordinary_step_s")
+    trained = None if total is None or probes is None else total - probes
+    return {
+        "refresh_flops_share": probes / trained if probes is not None and trained else None,
+        "refresh_time_share": step / ordinary - 1 if step is not None and ordinary else None,
+    }
 
 
 def trial_name(config: ExperimentConfig) -> str:

@@ -13,7 +13,7 @@ from irtune.studies.artifacts import keep_trace
 from irtune.studies.preflight import Study
 from irtune.studies.provenance import code_tags
 from irtune.studies.trial_record import TrialRecord, config_hash, trial_name
-from irtune.tracking.run_record import RunRecord, RunStatus
+from irtune.tracking.run_record import Opened, RunRecord, RunStatus, now_ms
 from irtune.tracking.uploader import Uploader
 from irtune.training.record import RecordReader
 from irtune.workers.worker import TrialSetup
@@ -109,7 +109,7 @@ class TrialTable:
         """Whatever still runs is being killed with the driver; returns it, since its traces are still to be drawn."""
         killed = [record for record in self.records.values() if record.status is None]
         for record in killed:
-            self.end(record.trial_id, "killed")
+            self.end(record.spec.name, "killed")
         self.wait()
         return killed
 
@@ -121,35 +121,34 @@ class TrialTable:
         config = with_overrides(self.sweep.config.experiment(), spec.overrides)
         shown = trial_name(config) if spec.repeats is None else f"{trial_name(config)} seed={config.seed}"
         folder = self.setup.trial_folder(spec.name)
-        record = TrialRecord(spec.name, shown, config, folder, spec.is_baseline, spec.repeats, spec.group)
+        record = TrialRecord(spec, shown, config, folder)
         record.num_blocks = self.sweep.ready.inputs.num_blocks
         self.records[spec.name] = record
         self.in_order.append(record)
         return record
 
     def _follow(self, record: TrialRecord) -> None:
-        config = record.config
+        spec, config = record.spec, record.config
         tags = {
             "irtune.sweep": self.sweep.name,
-            "irtune.kind": record.group.get("phase", "cell")
-            if record.group
+            "irtune.kind": spec.group.get("phase", "cell")
+            if spec.group
             else "trial"
-            if record.repeats is None
+            if spec.repeats is None
             else "finalist",
             "irtune.strategy": config.strategy,
-            "irtune.baseline": str(record.is_baseline).lower(),
+            "irtune.baseline": str(spec.is_baseline).lower(),
             "irtune.seed": str(config.seed),
             "irtune.config_hash": config_hash(config),
             **self._code,
             **self.sweep.ready.data_tags(config.data),
             "irtune.trial_folder": str(record.folder),
-        } | ({} if record.repeats is None else {"irtune.repeats": record.repeats})
-        group = {f"irtune.{key}": value for key, value in record.group.items()}
+        } | ({} if spec.repeats is None else {"irtune.repeats": spec.repeats})
+        group = {f"irtune.{key}": value for key, value in spec.group.items()}
         # Where nothing lies yet, nobody can have told MLflow of the run.
         is_new = not record.folder.exists()
-        self.uploader.add(
-            self._key(record), record.folder, name=record.name, tags=tags | group, params=group, is_new=is_new
-        )
+        opened = Opened(self._key(record), record.name, tags | group, now_ms(), group)
+        self.uploader.add(record.folder, opened, is_new=is_new)
 
     def _close(self, record: TrialRecord, status: Status, error: str | None) -> None:
         # Whoever kills a driver does not wait for a drawing either.
@@ -159,4 +158,4 @@ class TrialTable:
         self.uploader.finish(self._key(record), _RUN_STATUS[status], tags, error)
 
     def _key(self, record: TrialRecord) -> str:
-        return f"{self.sweep.name}/{record.trial_id}"
+        return f"{self.sweep.name}/{record.spec.name}"

@@ -4,10 +4,10 @@ Methods whose settings nobody tuned are compared at their authors' habits; nine 
 than ten points at one learning rate lie within two once each has its own (arXiv 2602.04998).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.trial import TrialState
@@ -17,7 +17,7 @@ from irtune.config.ablation_schema import AblationConfig
 from irtune.config.sweep_schema import TuneConfig
 from irtune.search.ablation_cells import folder_of, group_of, space_of
 from irtune.search.optuna_source import OptunaSource, ended_trials, open_study, requeue_interrupted
-from irtune.search.source import Ended, Outcome, TrialSource, TrialSpec
+from irtune.search.source import Together, TrialSpec
 
 TUNING = "tuning"
 """The folder of the searches in that of a study."""
@@ -26,59 +26,8 @@ SEED_BEFORE = 1_000_000
 """A number that is added to the experiment's seed for tuning: far from the seeds that cells are compared on."""
 
 
-@dataclass
-class Within:
-    """The trials of a source as those of one cell: its overrides under theirs, their names after the cell's.
-
-    Args:
-        source: The search.
-        cell: What it tunes.
-        seed: That its trials train with.
-    """
-
-    source: TrialSource
-    cell: Cell
-    seed: int
-
-    def __post_init__(self) -> None:
-        self._inner: dict[str, TrialSpec] = {}
-
-    @property
-    def num_trials(self) -> int:
-        """Of the source."""
-        return self.source.num_trials
-
-    @property
-    def is_exhausted(self) -> bool:
-        """Tell whether the source is."""
-        return self.source.is_exhausted
-
-    def ended(self) -> list[Ended]:
-        """Return what the source knows to be over."""
-        return [(self._outer(spec), outcome) for spec, outcome in self.source.ended()]
-
-    def ask(self) -> TrialSpec | None:
-        """Return the source's next trial."""
-        spec = self.source.ask()
-        return None if spec is None else self._outer(spec)
-
-    def report(self, spec: TrialSpec, step: int, results: Mapping[str, Any]) -> None:
-        """Pass on."""
-        self.source.report(self._inner[spec.name], step, results)
-
-    def tell(self, spec: TrialSpec, outcome: Outcome) -> None:
-        """Pass on."""
-        self.source.tell(self._inner[spec.name], outcome)
-
-    def _outer(self, spec: TrialSpec) -> TrialSpec:
-        name = f"tune_{folder_of(self.cell)}_{spec.name}"
-        self._inner[name] = spec
-        overrides = {**self.cell.overrides, **spec.overrides, "seed": self.seed}
-        return TrialSpec(name, overrides, None, group_of(self.cell) | {"phase": TUNING})
-
-
-def searches(folder: Path, config: AblationConfig, cells: Iterable[Cell]) -> list[Within]:
-    """The search of every cell, going on from its file; none where nothing is tuned.
+def search_of(folder: Path, config: AblationConfig, cells: Sequence[Cell]) -> Together | None:
+    """The searches of all cells as one source, each going on from its file; None where nothing is tuned.
 
     Args:
         folder: Of the study.
@@ -86,14 +35,20 @@ def searches(folder: Path, config: AblationConfig, cells: Iterable[Cell]) -> lis
         cells: To be tuned.
     """
     if config.ablation.tuning is None:
-        return []
-    found = []
+        return None
+    sources = []
     for cell in cells:
         tried, tune = _open(folder, config, cell)
         requeue_interrupted(tried)
-        source = OptunaSource(tried, space_of(config, cell), tune)
-        found.append(Within(source, cell, config.seed + SEED_BEFORE))
-    return found
+        sources.append(OptunaSource(tried, space_of(config, cell), tune))
+    return Together(sources, partial(_of_cell, cells, config.seed + SEED_BEFORE))
+
+
+def _of_cell(cells: Sequence[Cell], seed: int, place: int, spec: TrialSpec) -> TrialSpec:
+    """A trial of a search with the overrides of its cell under its own, named after the cell."""
+    cell = cells[place]
+    overrides = {**cell.overrides, **spec.overrides, "seed": seed}
+    return TrialSpec(f"tune_{folder_of(cell)}_{spec.name}", overrides, group=group_of(cell) | {"phase": TUNING})
 
 
 def tuned(folder: Path, config: AblationConfig, cells: Sequence[Cell]) -> list[Cell]:

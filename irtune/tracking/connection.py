@@ -107,14 +107,11 @@ def _one_at_a_time(database: Path | None) -> Iterator[None]:
         yield
         return
     try:
-        lock = FileLock(database.with_name(f".{database.name}.lock"), timeout=_LOCK_TIMEOUT_S)
-        lock.acquire()
+        held = FileLock(database.with_name(f".{database.name}.lock"), timeout=_LOCK_TIMEOUT_S).acquire()
     except (OSError, Timeout) as error:
         raise _error(f"sqlite:///{database}", f"cannot be locked ({error})") from error
-    try:
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 def _fault(database: Path, told: str) -> str:

@@ -74,7 +74,6 @@ def write_address(folder: Path, uri: str, experiment: str) -> None:
         uri: MLflow's address; logins in it are not written.
         experiment: The experiment's name.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / ADDRESS, StoreAddress(public_address(uri), experiment))
 
 

@@ -31,6 +31,11 @@ RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 """How a run ended, in MLflow's words: FINISHED also where a scheduler stopped it, which a tag tells."""
 
 
+def now_ms() -> int:
+    """The time in milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
 @dataclass(frozen=True)
 class Opened:
     """What a run is opened with.
@@ -208,7 +213,7 @@ class RunRecord:
 
     def _append(self, kind: str, content: Mapping[str, Any], *, durable: bool = True) -> None:
         """Write a whole line, or none."""
-        event = {"kind": kind, "time_ms": time.time_ns() // 1_000_000, **content}
+        event = {"kind": kind, "time_ms": now_ms(), **content}
         unwritten = memoryview((json.dumps(event, separators=(",", ":")) + "\n").encode())
         with _APPENDING, open_lines(self.file) as file:
             size = file.seek(0, os.SEEK_END)

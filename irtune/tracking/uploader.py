@@ -6,13 +6,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 from irtune.files import ROOM_S, once_there_is_room
 from irtune.redaction import redact
 from irtune.tracking.mlflow_tracker import MlflowTracker
-from irtune.tracking.run_record import Ended, Opened, RunRecord, RunStatus
+from irtune.tracking.run_record import Ended, Opened, RunRecord, RunStatus, now_ms
 from irtune.training.record import Record, RecordReader, size_bytes
 
 logger = logging.getLogger(__name__)
@@ -76,31 +75,18 @@ class Uploader(threading.Thread):
         self._delay_s = 0.0
         self._retry_at_s = 0.0
 
-    def add(
-        self,
-        key: str,
-        folder: Path,
-        *,
-        name: str,
-        tags: Mapping[str, str],
-        params: Mapping[str, str] = MappingProxyType({}),
-        is_new: bool = False,
-    ) -> None:
+    def add(self, folder: Path, opened: Opened, *, is_new: bool = False) -> None:
         """Follow a run from its beginning; MLflow opens it as soon as it answers.
 
         Args:
-            key: What the run is known by.
             folder: The run's folder; it may not exist yet.
-            name: What people see.
-            tags: The tags to open it with.
-            params: Parameters that the run itself does not know.
+            opened: What to open it with.
             is_new: Nobody can have told MLflow of this run before, so it need not be looked for.
         """
         record = RunRecord(folder)
-        now = Opened(key, name, dict(tags), time.time_ns() // 1_000_000, dict(params))
-        run = _Run(record, _tolerant(record, lambda: record.begin(now), now, ROOM_S), is_new=is_new)
+        run = _Run(record, _tolerant(record, lambda: record.begin(opened), opened, ROOM_S), is_new=is_new)
         with self._changed:
-            self._runs[key] = run
+            self._runs[opened.key] = run
 
     def finish(self, key: str, status: RunStatus, tags: Mapping[str, Any], error_text: str | None = None) -> None:
         """End a run after the last of its records; the trial must write no more.
@@ -116,7 +102,7 @@ class Uploader(threading.Thread):
         """
         run = self._runs[key]
         texts = {tag: str(value) for tag, value in tags.items()}
-        end = Ended(status, texts, None if error_text is None else redact(error_text), time.time_ns() // 1_000_000)
+        end = Ended(status, texts, None if error_text is None else redact(error_text), now_ms())
         _tolerant(run.record, lambda: run.record.finish(end), None)
         run.end = end
         self._wake.set()

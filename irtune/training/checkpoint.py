@@ -16,6 +16,7 @@ from torch import nn
 from irtune.files import appearing, make_durable, once_there_is_room, write_whole
 from irtune.training.engine import DeepSpeedBlocks
 from irtune.training.optimizer_state import gather_state, load_state
+from irtune.training.standalone import write_standalone
 
 COMPLETE = "complete.json"
 """Written last: a checkpoint folder with this file is whole."""
@@ -131,7 +132,7 @@ def load_weights(blocks: DeepSpeedBlocks, file: Path) -> None:
 
 
 def save_adapter(blocks: DeepSpeedBlocks, folder: Path, weights: Path, notes: Mapping[str, Any]) -> None:
-    """Write saved weights as a normal PEFT folder, with ``irtune.json`` beside them. Rank 0 only."""
+    """Write saved weights as a normal PEFT folder, with ``irtune.json`` and how to use it beside. Rank 0 only."""
     model = blocks.engine.module
 
     def write() -> None:
@@ -139,6 +140,7 @@ def save_adapter(blocks: DeepSpeedBlocks, folder: Path, weights: Path, notes: Ma
             str(folder), state_dict=load_file(weights), safe_serialization=True, save_embedding_layers=False
         )
         (folder / "irtune.json").write_text(json.dumps(notes, indent=2), encoding="utf-8")
+        write_standalone(folder, notes, str(model.get_base_model().name_or_path))
 
     once_there_is_room(write, folder)
 

@@ -1,12 +1,15 @@
 """How much the examples of each class count in the training loss."""
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from irtune.data.label_names import some
 from irtune.plugins import nearest
+
+if TYPE_CHECKING:
+    import torch
 
 ClassWeights = str | Mapping[str, float]
 """``none``, ``balanced``, or a weight by label."""
@@ -56,7 +59,7 @@ def weights_of_classes(setting: ClassWeights, labels: Sequence[str], classes: np
     return np.asarray(weights * counts.sum() / (weights * counts).sum())
 
 
-def weighted_loss(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+def weighted_loss(logits: "torch.Tensor", labels: "torch.Tensor", weights: "torch.Tensor") -> "torch.Tensor":
     """Mean ``()`` over a batch of each example's cross-entropy times its class's weight, in fp32.
 
     PyTorch's ``CrossEntropyLoss(weight=…)`` divides by the sum of the weights in the batch instead of by its size, so
@@ -69,5 +72,8 @@ def weighted_loss(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Ten
         labels: Class indices ``(B,)``.
         weights: ``(C,)``.
     """
+    # Weights are checked where nothing else needs torch.
+    import torch
+
     losses = torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
     return (losses * weights[labels]).mean()

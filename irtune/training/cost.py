@@ -4,7 +4,7 @@ import ctypes
 import gc
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -13,8 +13,9 @@ from torch import nn
 
 from irtune.layers.blocks import find_blocks
 from irtune.layers.refresh import ProbePasses
-from irtune.selection import StepCost
+from irtune.selection import SelectionPolicy, StepCost
 from irtune.training.memory import most_resident_bytes
+from irtune.training.prefix_reuse import NO_REUSE, Reuse
 from irtune.training.shared_prefix import NO_SHARING, Sharing
 
 
@@ -41,6 +42,7 @@ class CostModel:
         lowest_shared: The lowest block with a trained parameter that it shares with others, and that therefore always
             trains; None if there is no such block.
         sharing: How many tokens at the beginning of a batch's rows are computed once.
+        reuse: Which passes do not compute the lowest blocks.
     """
 
     forward: np.ndarray
@@ -50,6 +52,7 @@ class CostModel:
     recompute: bool
     lowest_shared: int | None = None
     sharing: Sharing = NO_SHARING
+    reuse: Reuse = NO_REUSE
 
     @classmethod
     def of(cls, model: Any, *, recompute: bool, sharing: Sharing = NO_SHARING) -> "CostModel":
@@ -70,18 +73,33 @@ class CostModel:
             sharing=sharing,
         )
 
-    def forward_flops(self, batch_size: int, length: int) -> float:
-        """FLOPs of a forward pass over ``batch_size`` inputs of ``length`` tokens, padding included."""
-        through = self.forward + self.attention * length
+    def under(self, policy: SelectionPolicy, length: float) -> "CostModel":
+        """The same where this policy chooses at inputs of ``length`` tokens: what it never trains may be kept."""
+        without = replace(self, reuse=NO_REUSE)
+        lowest = policy.lowest_ever(len(self.forward), without.per_block(length))
+        return replace(self, reuse=self.reuse.above(lowest))
+
+    def forward_flops(self, batch_size: int, length: int, first: int = 0) -> float:
+        """FLOPs of a forward pass over ``batch_size`` inputs of ``length`` tokens, padding included, from block
+        ``first`` on."""
+        through = (self.forward + self.attention * length)[first:]
         return float(through.sum() + self.head) * batch_size * length
 
     def evaluation_flops(self, batch_size: int, length: int) -> float:
-        """The same in evaluation, which may share tokens."""
+        """The same in evaluation, which may share tokens and read what enters a block."""
+        return self._evaluation_flops(batch_size, length, self.reuse.block if self.reuse.evaluation else 0)
+
+    def keeping_flops(self, batch_size: int, length: int) -> float:
+        """FLOPs of computing what enters the lowest block that ever trains, for it to be kept."""
+        without = self._evaluation_flops(batch_size, length, 0)
+        return without - self._evaluation_flops(batch_size, length, self.reuse.block)
+
+    def _evaluation_flops(self, batch_size: int, length: int, first: int) -> float:
         shared = self.sharing.evaluation
         if not Sharing.applies(shared, batch_size, length):
-            return self.forward_flops(batch_size, length)
-        own = (length - shared) / length * self.forward_flops(batch_size, length)
-        return own + self.forward_flops(1, shared) - self.head * shared
+            return self.forward_flops(batch_size, length, first)
+        own = (length - shared) / length * self.forward_flops(batch_size, length, first)
+        return own + self.forward_flops(1, shared, first) - self.head * shared
 
     def per_block(self, length: float) -> StepCost:
         """FLOPs a token of one step at inputs of ``length`` tokens, for policies that weigh blocks by their cost."""
@@ -92,6 +110,8 @@ class CostModel:
             fixed=float(through.sum() + 3 * self.head + passed[always:].sum()),
             passed=np.where(np.arange(len(passed)) < always, passed, 0.0),
             trained=self.trained,
+            lowest=self.reuse.below_training,
+            kept=float(through[: self.reuse.below_training].sum()),
         )
 
     def step_flops(self, active: Sequence[int], batch_size: int, length: int) -> float:
@@ -118,12 +138,29 @@ class CostModel:
             passes: What a refresh runs apart, over the first of them.
         """
         in_step = sum(self.step_flops(through, *shape) for shape in shapes)
-        if passes is None or passes.rows == 0:
+        if passes is None:
             return in_step
         length = shapes[0][1]
         forward = self.forward_flops(passes.rows, length)
         through_all = self._unshared_flops(range(len(self.forward)), passes.rows, length)
+        if passes.backward:
+            through_all += self._again_flops(passes.recomputed, passes.rows, length, 0)
+        else:
+            in_step += sum(self._again_flops(passes.recomputed, *shape, self.sharing.training) for shape in shapes)
         return in_step + forward * (passes.forward - passes.backward) + through_all * passes.backward
+
+    def _again_flops(self, blocks: Sequence[int], batch_size: int, length: int, shared: int) -> float:
+        """FLOPs of the forward pass of blocks that a probe recomputes, where not every step does."""
+        if self.recompute:
+            return 0.0
+        chosen = list(blocks)
+
+        def of(rows: int, tokens: int, context: int) -> float:
+            return float((self.forward[chosen] + self.attention * context).sum()) * rows * tokens
+
+        if not Sharing.applies(shared, batch_size, length):
+            return of(batch_size, length, length)
+        return of(batch_size, length - shared, length) + of(1, shared, shared)
 
 
 def _linear_flops(modules: Any, *, trained_only: bool = False) -> float:

@@ -64,8 +64,7 @@ def make_process_group(backend: str, address: str, port: int, timeout_s: float, 
         timeout_s: A collective that waits longer fails.
         listener: Rank 0's socket, which PyTorch takes over; None on other ranks.
     """
-    # A collective that waits too long ends its process, and with it the wait of the others.
-    os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")
+    _end_if_nccl_hangs()
     rank, size, timeout = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), timedelta(seconds=timeout_s)
     store = dist.TCPStore(  # type: ignore[attr-defined]
         address,
@@ -76,6 +75,14 @@ def make_process_group(backend: str, address: str, port: int, timeout_s: float, 
         master_listen_fd=None if listener is None else listener.detach(),
     )
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+
+
+def _end_if_nccl_hangs() -> None:
+    """Have a collective that waits too long, or a watchdog that no longer looks, end its process, and with it the wait
+    of the other ranks and of the slot that the trial takes. Call it before the group is made; the environment's own
+    settings go before these."""
+    os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")
+    os.environ.setdefault("TORCH_NCCL_ENABLE_MONITORING", "1")
 
 
 def ensure_process_group(config: EngineConfig) -> None:
@@ -94,6 +101,7 @@ def ensure_process_group(config: EngineConfig) -> None:
         # By itself gloo listens on whatever address the host's name has.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
     backend = "nccl" if config.gpus_per_worker else "gloo"
+    _end_if_nccl_hangs()
     # A store in memory needs no port, so any number of runs share a machine.
     timeout = timedelta(seconds=config.process_group_timeout_s)
     store = dist.HashStore()  # type: ignore[attr-defined]

@@ -21,7 +21,9 @@ from irtune.config.engine_schema import EngineConfig
 from irtune.config.schema import TrainingConfig
 from irtune.layers import Blocks
 from irtune.layers.blocks import shape_of
+from irtune.layers.compiled_blocks import CompiledBlocks
 from irtune.layers.measured_model import SHARED, MeasuredModel, innermost_optimizer, norms_of
+from irtune.layers.recompute import Recomputed
 from irtune.layers.torch_blocks import FrozenState
 from irtune.training.class_weights import weighted_loss
 from irtune.training.deepspeed_config import deepspeed_config
@@ -87,6 +89,7 @@ class DeepSpeedBlocks(MeasuredModel):
         self._norm: torch.Tensor | None = None
         give_streams(self.members, self.device)
         self._idle = IdleAdapters(self) if engine.skip_idle_adapters else None
+        self.compiled = CompiledBlocks(self.members) if engine.compile == "blocks" else None
         self._hide_frozen_gradients()
         self.frozen_state = frozen_state
         # Some wrappers of DeepSpeed's have taken a step by now, which would be counted.
@@ -128,6 +131,8 @@ class DeepSpeedBlocks(MeasuredModel):
             self._norm = torch.nn.utils.get_total_norm([gradient for _, gradient in self._gradients()])
         self.engine.step()
         self.scheduler.step()
+        if self.compiled is not None:
+            self.compiled.look()
 
     def set_active(self, active: Sequence[int]) -> None:
         """Exactly these blocks train from the next forward pass on; the others are frozen bit-exactly."""
@@ -285,10 +290,14 @@ class DeepSpeedBlocks(MeasuredModel):
             "device": str(self.engine.device),
             "threads": str(torch.get_num_threads()),
             "dtype": str(next(self.engine.module.parameters()).dtype).removeprefix("torch."),
+            **({} if self.compiled is None else {"compile": self.compiled.in_words()}),
         }
 
     def destroy(self) -> None:
         """Free the engine, its hooks and its memory."""
+        if self.compiled is not None:
+            self.compiled.release()
+            torch._dynamo.reset()
         self.engine.destroy()
         torch.nn.functional.linear = self._linear
         self.base_optimizer.state.clear()
@@ -296,6 +305,7 @@ class DeepSpeedBlocks(MeasuredModel):
         self.outputs = lambda **batch: None
         self.blocks = Blocks(self.blocks.name, (), ())
         self.model, self.members, self._idle = nn.Module(), [], None
+        self._recomputed = Recomputed(self.model, ())
 
     def _loss(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The loss ``()`` that is trained on, of a pass that does not train."""

@@ -21,7 +21,7 @@ class IdleAdapters:
 
     def __init__(self, blocks: MeasuredModel) -> None:
         self._blocks = blocks
-        self._layers = [_plain_lora(member) for member in blocks.members]
+        self._layers = [plain_lora(member) for member in blocks.members]
         self._trained = {index for index, layers in enumerate(self._layers) if not layers}
 
     def pass_over(self, active: Collection[int]) -> None:
@@ -37,20 +37,28 @@ class IdleAdapters:
     @torch.no_grad()
     def _notice_trained(self, blocks: Sequence[int]) -> None:
         """Look which of these blocks add something; what has trained once is never looked at again."""
-        ups = [_ups(self._layers[index]) for index in blocks]
-        if not ups:
+        matrices = [ups(self._layers[index]) for index in blocks]
+        if not matrices:
             return
-        with self._blocks.gathered([parameter for block in ups for parameter in block]):
+        with self._blocks.gathered([parameter for block in matrices for parameter in block]):
             # NaN is not zero either.
-            added = torch.stack([torch.stack([parameter.any() for parameter in block]).any() for block in ups])
+            added = torch.stack([torch.stack([parameter.any() for parameter in block]).any() for block in matrices])
         self._trained |= {index for index, adds in zip(blocks, added.tolist(), strict=True) if adds}
 
 
-def _ups(layers: Sequence[Any]) -> list[nn.Parameter]:
+@torch.no_grad()
+def pass_over_untrained(model: nn.Module) -> None:
+    """Pass over, for good, the adapters of a loaded model that add zero."""
+    for layer in plain_lora(model):
+        layer._disable_adapters = not any(bool(parameter.any()) for parameter in ups([layer]))
+
+
+def ups(layers: Sequence[Any]) -> list[nn.Parameter]:
+    """The matrices of LoRA layers that are zero until they train."""
     return [parameter for layer in layers for parameter in layer.lora_B.parameters()]
 
 
-def _plain_lora(member: nn.Module) -> list[Any]:
+def plain_lora(member: nn.Module) -> list[Any]:
     """PEFT's linear LoRA layers of a block; none if something else than these is adapted in it."""
     from peft.tuners.lora import Linear, LoraLayer
 

@@ -1,7 +1,7 @@
 """The training loop: steps, refreshes, evaluations and checkpoints of one run on one rank."""
 
 import math
-import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,8 +25,11 @@ from irtune.training.checkpoint import (
     save_weights,
     state_of,
 )
-from irtune.training.cost import CostModel, PeakMemory
+from irtune.training.clock import StepClock, to_device
+from irtune.training.cost import CostModel, PeakMemory, StepKind
+from irtune.training.device_peak import mfu
 from irtune.training.engine import DeepSpeedBlocks
+from irtune.training.prefix_cache import PrefixCache
 from irtune.training.record import Recorder, Report
 
 BEST_WEIGHTS = "best"
@@ -47,6 +50,7 @@ class Totals:
     train_s: float = 0.0
     examples: int = 0
     tokens: int = 0
+    """Without padding."""
     flops: float = 0.0
     active_blocks: int = 0
     lowest_active: int = 0
@@ -78,11 +82,17 @@ class Loop:
     pad_token_id: int
     cost: CostModel
     memory: PeakMemory
+    clock: StepClock
     recorder: Recorder
     report: Report
+    prefix_cache: PrefixCache
+    peak_flops_per_s: float | None = None
+    """Of this rank's device, where it is known."""
     totals: Totals = field(default_factory=Totals)
     best_validation: np.ndarray | None = None
     """Class probabilities on validation of the best weights, unless they were found before a resume."""
+    _untimed: deque[StepKind] = field(default_factory=deque)
+    """The steps whose time is not known yet."""
 
     def run(self) -> Totals:
         """Train to ``training.max_steps``, from the newest checkpoint if there is one."""
@@ -97,6 +107,7 @@ class Loop:
                 self._validate(last)
             if done % settings.checkpoint_every == 0 and not last:
                 self._checkpoint()
+        self._add_times(wait=True)
         return self.totals
 
     @property
@@ -118,16 +129,21 @@ class Loop:
         batches = evaluation_batches(
             data.lengths, self.config.training.eval_batch_size, rank=self.blocks.rank, world_size=world_size
         )
+        self.prefix_cache.prepare(split)
         self.blocks.engine.eval()
         probabilities = np.zeros((len(data), len(self.class_names)))
+        scored: list[tuple[np.ndarray, torch.Tensor]] = []
         with torch.no_grad():
             for mine in batches:
                 # A rank without examples left still takes part in the forward pass, for ZeRO stage 3's collectives.
                 inputs = self._tensors(split, mine if len(mine) else np.array([0]))
                 logits = self.blocks.outputs(**inputs).logits.double()
-                if len(mine):
-                    probabilities[mine] = logits.softmax(dim=-1).cpu().numpy()
+                scored.append((mine, logits.softmax(dim=-1)[: len(mine)]))
         self.blocks.engine.train()
+        # The host waits for the device once.
+        probabilities[np.concatenate([rows for rows, _ in scored])] = (
+            torch.cat([each for _, each in scored]).cpu().numpy()
+        )
         # Every example is one rank's alone and zero elsewhere.
         probabilities = np.asarray(sum(gather(probabilities))) if world_size > 1 else probabilities
         bad = int((~np.isfinite(probabilities)).any(axis=1).sum())
@@ -140,57 +156,72 @@ class Loop:
         # Dropout is a function of seed, step and rank, so a resumed run draws what an uninterrupted one would.
         torch.manual_seed(int(np.random.SeedSequence([self.config.seed, step, self.blocks.rank]).generate_state(1)[0]))
         indices = [next(stream) for _ in range(self.config.training.gradient_accumulation_steps)]
-        start = time.perf_counter()
+        self.clock.start()
         micro_batches = [self._tensors("train", chosen) for chosen in indices]
         self.controller.before_step(step, micro_batches[0])
         shapes = [(batch["input_ids"].shape[0], batch["input_ids"].shape[1]) for batch in micro_batches]
+        tokens = int(sum(self.data.splits["train"].lengths[chosen].sum() for chosen in indices))
         through = self.blocks.active
         loss = self.blocks.train_step(micro_batches)
         self.controller.after_backward(step)
         learning_rate = self.blocks.scheduler.get_last_lr()[0]
         self.blocks.optimizer_step()
-        spent = self._account(time.perf_counter() - start, shapes, through)
-        self._log(loss, learning_rate, spent)
+        self.clock.stop()
+        spent = self._account(tokens, shapes, through)
+        settings, done = self.config.training, self.totals.step
+        logs = done % settings.log_every == 0 or done == settings.max_steps
+        seconds = self._add_times(wait=logs)
+        if logs:
+            self._log(loss, learning_rate, spent | self._speed(seconds, tokens, spent["cost/step_flops"]))
 
-    def _account(self, seconds: float, shapes: Sequence[tuple[int, int]], through: Sequence[int]) -> dict[str, float]:
-        """Add a step to the totals; returns its ``cost/…``.
+    def _account(self, tokens: int, shapes: Sequence[tuple[int, int]], through: Sequence[int]) -> dict[str, float]:
+        """Add a step to the totals, but for its time; returns its ``cost/…``.
 
         Args:
-            seconds: Wall time of the step.
+            tokens: Of this rank's micro-batches, without padding.
             shapes: Batch size and length of each of this rank's micro-batches.
             through: The blocks whose gradients the step computed.
         """
         totals, active, world_size = self.totals, self.blocks.active, dist.get_world_size()
-        tokens = world_size * sum(batch * length for batch, length in shapes)
         trained_flops = world_size * self.cost.optimizer_step_flops(active, shapes)
         flops = world_size * self.cost.optimizer_step_flops(through, shapes, self.controller.passes)
         trainable = self.blocks.trainable_parameters(active)
         is_probe = flops > trained_flops
         totals.step += 1
-        totals.train_s += seconds
         totals.flops += flops
-        totals.tokens += tokens
+        totals.tokens += world_size * tokens
         totals.examples += world_size * sum(batch for batch, _ in shapes)
         totals.active_blocks += len(active)
         totals.lowest_active += active[0]
         totals.trainable_parameters += trainable
         totals.probe_steps += is_probe
-        totals.probe_steps_s += seconds * is_probe
         totals.probe_flops += flops - trained_flops
+        kind: StepKind = "probe" if is_probe else "ordinary"
+        self._untimed.append(kind)
         return {
-            "cost/step_s": seconds,
-            "cost/tokens_per_s": tokens / seconds,
             "cost/step_flops": flops,
-            "cost/memory_bytes": self.memory.sample("probe" if is_probe else "ordinary"),
+            "cost/memory_bytes": self.memory.sample(kind),
             "cost/trainable_parameters": trainable,
             "cost/active_blocks": len(active),
             "cost/lowest_active_block": active[0],
         }
 
+    def _add_times(self, *, wait: bool) -> float:
+        """Add the time of steps that the device has ended, or of all if the host shall ``wait``; returns the last."""
+        seconds = math.nan
+        for seconds in self.clock.finished(wait=wait):
+            self.totals.train_s += seconds
+            self.totals.probe_steps_s += seconds * (self._untimed.popleft() == "probe")
+        return seconds
+
+    def _speed(self, seconds: float, tokens: int, flops: float) -> dict[str, float]:
+        """``cost/…`` of a step that took so long, of all ranks together; ``tokens`` are those of this one."""
+        world_size = dist.get_world_size()
+        found = {"cost/step_s": seconds, "cost/tokens_per_s": world_size * tokens / seconds}
+        return found | mfu("cost/mfu", flops / world_size, seconds, self.peak_flops_per_s)
+
     def _log(self, loss: torch.Tensor, learning_rate: float, spent: Mapping[str, float]) -> None:
-        totals, settings = self.totals, self.config.training
-        if totals.step % settings.log_every != 0 and totals.step != settings.max_steps:
-            return
+        totals = self.totals
         mean_loss = float(sum_over_ranks(loss.clone()) / dist.get_world_size())
         totals.recent_losses = [*totals.recent_losses[-9:], mean_loss]
         if self.blocks.rank == 0:
@@ -224,6 +255,7 @@ class Loop:
             self.report({"step": totals.step, "final": False, **values})
 
     def _checkpoint(self) -> None:
+        self._add_times(wait=True)
         state = {"totals": asdict(self.totals), "controller": self.controller.state_dict()}
         save_checkpoint(self.blocks, self.folder / CHECKPOINTS, self.totals.step, state)
         self.forget_weights()
@@ -272,7 +304,9 @@ class Loop:
 
     def _tensors(self, split: Split, indices: np.ndarray) -> dict[str, torch.Tensor]:
         arrays = self.data.splits[split].collate(indices, self.pad_token_id)
-        return {name: torch.from_numpy(array).to(self.blocks.engine.device) for name, array in arrays.items()}
+        tensors = {name: to_device(torch.from_numpy(array), self.blocks.device) for name, array in arrays.items()}
+        self.prefix_cache.remember(tensors, split, indices)
+        return tensors
 
 
 def _diverged(what: str, totals: Totals) -> FloatingPointError:

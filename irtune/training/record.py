@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from irtune.config.tree import flatten
 from irtune.files import once_there_is_room, open_alone, open_lines
 from irtune.redaction import redacted
 
@@ -61,9 +62,9 @@ class RecordWriter:
         """Numbers measured at an optimizer step; NaN and infinities are kept."""
         self._write("metrics", step=int(step), values={key: _encode(value) for key, value in values.items()})
 
-    def params(self, values: Mapping[str, Any]) -> None:
-        """What was configured, by dotted key; values become text."""
-        self._write("params", values=_texts(values))
+    def params(self, settings: Mapping[str, Any]) -> None:
+        """What was configured, as a JSON-able tree: kept as it is, and as text by dotted key."""
+        self._write("params", values=_texts(flatten(settings)), settings=redacted(settings))
 
     def tags(self, values: Mapping[str, Any]) -> None:
         """What the run is found by; values become text, a later one replaces an earlier one."""

@@ -197,7 +197,7 @@ def measure(config: ExperimentConfig, folder: Path, started_at: float, wait: Cal
     import deepspeed  # noqa: F401
 
     from irtune.training.memory import estimate
-    from irtune.training.model import materialize
+    from irtune.training.pretrained import materialize
     from irtune.training.record import NoRecorder
     from irtune.training.run import prepared
 
@@ -207,7 +207,9 @@ def measure(config: ExperimentConfig, folder: Path, started_at: float, wait: Cal
     dataset = config.data.load()
     dataset = replace(dataset, splits={split: revisions[:rows] for split, revisions in dataset.splits.items()})
     one_batch = config.training.model_copy(update={"gradient_accumulation_steps": 1})
-    config = config.model_copy(update={"training": one_batch})
+    # Compiling takes longer than all of the rehearsal, and is not what a step takes.
+    uncompiled = config.engine.model_copy(update={"compile": None})
+    config = config.model_copy(update={"training": one_batch, "engine": uncompiled})
     begun_at = time.perf_counter()
     with prepared(config, folder, NoRecorder(), lambda metrics: None, folder, dataset) as loop:
         load_s = time.perf_counter() - begun_at

@@ -5,7 +5,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,34 +18,38 @@ from irtune.analysis.metrics import evaluation
 from irtune.config.load import dotted_keys
 from irtune.config.schema import ExperimentConfig
 from irtune.data.batches import share_hash
+from irtune.data.common_tokens import common_tokens
 from irtune.data.dataset import LabelledDataset, Split
 from irtune.data.encode import encode_once
 from irtune.data.label_names import metric_labels
 from irtune.files import once_there_is_room, write_arrays
-from irtune.layers import Blocks, LayerController, map_parameters
-from irtune.layers.blocks import low_rank_pairs
+from irtune.layers import LayerController, map_parameters
 from irtune.layers.collectives import gather
+from irtune.layers.compiled_blocks import check_compiled
 from irtune.processor import num_cores
 from irtune.redaction import redacted
 from irtune.training.adapter import add_adapter
 from irtune.training.checkpoint import load_weights, save_adapter
 from irtune.training.class_weights import weights_of_classes
+from irtune.training.clock import StepClock, marks_of
+from irtune.training.compile_checks import check_compile
 from irtune.training.cost import CostModel, PeakMemory, release_memory
+from irtune.training.device_peak import mfu, peak_flops_per_s
 from irtune.training.distributed import ensure_process_group, select_accelerator
 from irtune.training.engine import DeepSpeedBlocks
 from irtune.training.evaluation import check_metric
 from irtune.training.loop import CHECKPOINTS, Loop, Totals
-from irtune.training.model import (
-    DTYPES,
-    QuietLoading,
-    enable_gradient_checkpointing,
-    load_classifier,
-    materialize,
-)
+from irtune.training.measurable import check_tensors
+from irtune.training.model import DTYPES, enable_gradient_checkpointing, load_classifier
 from irtune.training.out_of_memory import out_of_memory, remembered, smaller_micro_batches
+from irtune.training.predictor import notes_of
+from irtune.training.prefix_cache import PrefixCache
+from irtune.training.prefix_reuse import reuse_of
+from irtune.training.pretrained import materialize
+from irtune.training.quiet_loading import QuietLoading
 from irtune.training.record import NoRecorder, Recorder, Report, result_of
 from irtune.training.self_check import check_at_start
-from irtune.training.shared_prefix import SharedPrefix, common_tokens, sharing_of
+from irtune.training.shared_prefix import SharedPrefix, sharing_of
 from irtune.training.tokenizer import load_tokenizer, max_positions
 
 ADAPTER = "adapter"
@@ -126,6 +130,8 @@ def prepared(
     try:
         if config.selection.self_check:
             check_at_start(loop.blocks, loop.first_batch())
+        if loop.blocks.compiled is not None:
+            check_compiled(loop.blocks, loop.first_batch())
         yield loop
     finally:
         loop.blocks.destroy()
@@ -163,9 +169,13 @@ def _prepare(
     trainable = map_parameters(model)
     config.selection.policy.check(len(trainable))
     check_tensors(config, trainable)
+    if config.engine.compile is not None:
+        check_compile(config)
     common = common_tokens(encoded)
     sharing = sharing_of(model, config.engine.share_prefix, len(common), encoded.max_length)
     cost = CostModel.of(model, recompute=config.model.gradient_checkpointing, sharing=sharing)
+    length = float(encoded.splits["train"].lengths.mean())
+    cost = replace(cost, reuse=reuse_of(model, config.engine)).under(config.selection.policy, length)
     weights = weights_of_classes(config.training.class_weights, dataset.labels, encoded.splits["train"].labels)
     prefix = SharedPrefix(model, common, sharing)
     blocks = DeepSpeedBlocks(
@@ -177,6 +187,10 @@ def _prepare(
         prefix=prefix,
         frozen_state=config.selection.frozen_state,
     )
+    prefix_cache = PrefixCache(
+        blocks, cost.reuse, encoded, tokenizer.pad_token_id, sharing, config, encoded_folder / "prefix"
+    )
+    cost = replace(cost, reuse=prefix_cache.reuse)
     controller = LayerController(
         blocks,
         len(trainable),
@@ -188,7 +202,8 @@ def _prepare(
         sinks=[recorder],
         always_measure=config.selection.measure == "always",
         reset_on_thaw=config.selection.on_thaw == "reset",
-        cost=cost.per_block(float(encoded.splits["train"].lengths.mean())),
+        cost=cost.per_block(length),
+        probe_memory=config.selection.probe_memory,
     )
     return Loop(
         config=config,
@@ -200,31 +215,12 @@ def _prepare(
         pad_token_id=tokenizer.pad_token_id,
         cost=cost,
         memory=PeakMemory(device),
+        clock=StepClock(marks_of(device)),
         recorder=recorder if blocks.rank == 0 else NoRecorder(),
         report=report,
+        peak_flops_per_s=peak_flops_per_s(device, config.engine.precision),
+        prefix_cache=prefix_cache,
     )
-
-
-def check_tensors(config: ExperimentConfig, blocks: Blocks) -> None:
-    """Refuse to measure tensors that some of a model's blocks lack.
-
-    Raises:
-        ValueError: If there are none in a block.
-    """
-    if config.wants_scores and config.importance.needs_low_rank:
-        without = [index for index, block in enumerate(blocks.per_block) if not low_rank_pairs(block)]
-        if without:
-            raise ValueError(
-                f"importance.name: {config.importance.name} reads pairs of lora_A and lora_B, and adapter.type "
-                f"{config.adapter.type!r} puts none into the linear layers of blocks {without}; set adapter.type=lora "
-                "and adapter.target_modules to linear layers of every block, or importance.name=gradient_norm"
-            )
-    tensors = getattr(config.importance, "tensors", "all")
-    if not all(map(len, blocks.sizes(tensors))):
-        raise ValueError(
-            f"importance.tensors: no parameter of adapter {config.adapter.type!r} is called {tensors!r} in every "
-            "block; set importance.tensors=all"
-        )
 
 
 def _describe(loop: Loop, dataset: LabelledDataset) -> None:
@@ -235,7 +231,7 @@ def _describe(loop: Loop, dataset: LabelledDataset) -> None:
     lengths = loop.data.splits["train"].lengths
     world = {"batch_size": config.training.micro_batch_size, "seed": config.seed}
     shares = gather(share_hash(lengths, **world, rank=loop.blocks.rank, world_size=torch.distributed.get_world_size()))
-    loop.recorder.params(dotted_keys(config))
+    loop.recorder.params(config.model_dump(mode="json"))
     loop.recorder.tags(
         {f"irtune.engine.{name}": value for name, value in loop.blocks.description().items()}
         | {f"irtune.data.share_hash.rank_{rank}": share for rank, share in enumerate(shares)}
@@ -245,6 +241,7 @@ def _describe(loop: Loop, dataset: LabelledDataset) -> None:
             "irtune.data.skipped_rows": dataset.num_skipped,
             "irtune.data.lengths": loop.data.in_words(),
             "irtune.data.shared_prefix": loop.cost.sharing.in_words(),
+            "irtune.engine.prefix_cache": loop.cost.reuse.in_words(),
             "irtune.data.notes": " ".join(dataset.notes),
             "irtune.blocks": len(loop.blocks.blocks),
             "irtune.blocks.name": loop.blocks.blocks.name,
@@ -274,6 +271,8 @@ def _finish(loop: Loop, dataset: LabelledDataset, totals: Totals, setup_s: float
         **_cost_metrics(loop, totals),
     }
     if loop.blocks.rank == 0:
+        if loop.blocks.compiled is not None:
+            loop.recorder.tags({"irtune.engine.compile": loop.blocks.compiled.in_words()})
         _keep(loop, dataset, weights, probabilities)
         # They hold for the whole run; MLflow draws a metric that has step 0 only as a bar, for comparison.
         loop.recorder.metrics(0, metrics)
@@ -282,12 +281,14 @@ def _finish(loop: Loop, dataset: LabelledDataset, totals: Totals, setup_s: float
 
 def _cost_metrics(loop: Loop, totals: Totals) -> dict[str, float]:
     all_parameters = loop.blocks.trainable_parameters(range(len(loop.blocks.blocks)))
+    world_size = torch.distributed.get_world_size()
     return {
         "cost/train_s": totals.train_s,
         "cost/total_flops": totals.flops,
         "cost/mean_step_flops": totals.per_step("flops"),
         "cost/mean_step_s": totals.per_step("train_s"),
         "cost/mean_tokens_per_s": totals.tokens / totals.train_s,
+        **mfu("cost/mean_mfu", totals.flops / world_size, totals.train_s, loop.peak_flops_per_s),
         "cost/peak_memory_bytes": float(max(gather(loop.memory.sample()))),
         **_probe_costs(loop, totals),
         "cost/mean_active_blocks": totals.per_step("active_blocks"),
@@ -313,14 +314,7 @@ def _probe_costs(loop: Loop, totals: Totals) -> dict[str, float]:
 
 
 def _keep(loop: Loop, dataset: LabelledDataset, weights: Path, probabilities: Mapping[Split, np.ndarray]) -> None:
-    notes = {
-        "data": dataset.name,
-        "labels": list(dataset.labels),
-        "instruction": loop.data.instruction,
-        "template": dataset.prompt.template_used,
-        "max_length": loop.data.max_length,
-        "config": dotted_keys(loop.config),
-    }
+    notes = {**notes_of(loop.config, dataset, loop.data), "config": dotted_keys(loop.config)}
     tracking = loop.config.tracking
     if tracking.keep_adapters != "none":
         save_adapter(loop.blocks, loop.folder / ADAPTER, weights, redacted(notes))

@@ -16,15 +16,13 @@ gives without sharing.
 
 import functools
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-
-from irtune.data.encode import EncodedDataset
 
 FAMILIES = frozenset(
     {"gemma", "gemma2", "gpt2", "gpt_neox", "llama", "mistral", "mixtral", "opt", "phi", "qwen2", "qwen3"}
@@ -75,16 +73,6 @@ class Sharing:
 NO_SHARING = Sharing()
 
 
-def common_tokens(data: EncodedDataset) -> np.ndarray:
-    """Token ids ``(P,)`` that every example of every split begins with, and after which each has one of its own."""
-    splits = [split for split in data.splits.values() if len(split)]
-    first = splits[0].token_ids[: min(int(split.lengths.min()) for split in splits) - 1]
-    for place, token in enumerate(first):
-        if any((split.token_ids[split.offsets[:-1] + place] != token).any() for split in splits):
-            return np.array(first[:place])
-    return np.array(first)
-
-
 def sharing_of(model: Any, setting: bool | str, num_common: int, longest: int) -> Sharing:
     """What ``engine.share_prefix`` means for a model and its data.
 
@@ -104,7 +92,7 @@ def sharing_of(model: Any, setting: bool | str, num_common: int, longest: int) -
         raise ValueError(f"engine.share_prefix: {obstacle}; set it to auto or false, or use another model")
     if obstacle:
         return Sharing(num_common, note=obstacle)
-    dropout = _dropout(model)
+    dropout = dropout_among(model.named_modules())
     if dropout and setting is not True:
         note = (
             f"in training {dropout} would draw once for a whole batch: set adapter.dropout=0 for equal results, or "
@@ -126,6 +114,7 @@ class SharedPrefix:
 
     def __init__(self, model: Any, tokens: np.ndarray, sharing: Sharing) -> None:
         self.sharing = sharing
+        self._model = model
         self._tokens = torch.tensor(tokens, dtype=torch.long)
         self._batch_shape: tuple[int, int] | None = None
         if sharing.evaluation == 0:
@@ -144,7 +133,8 @@ class SharedPrefix:
         device on a GPU, where looking first would make the host wait.
         """
         ids = batch["input_ids"]
-        shared = self.sharing.training if forward.training else self.sharing.evaluation
+        # Not that of whatever wraps it: DeepSpeed's engine takes itself to be training ever after.
+        shared = self.sharing.training if self._model.training else self.sharing.evaluation
         if not Sharing.applies(shared, *ids.shape):
             return forward(**batch)
         self._tokens = self._tokens.to(ids.device)
@@ -211,9 +201,9 @@ def _obstacle(config: Any, longest: int) -> str:
     return ""
 
 
-def _dropout(model: nn.Module) -> str:
-    """A part of the model that drops at random while it trains, by name; empty if there is none."""
-    for name, module in model.named_modules():
+def dropout_among(modules: Iterable[tuple[str, nn.Module]]) -> str:
+    """One of these modules that drops at random while it trains, by name; empty if there is none."""
+    for name, module in modules:
         rates = [("p", getattr(module, "p", 0.0))] if "Dropout" in type(module).__name__ else []
         rates += [(key, value) for key, value in vars(module).items() if "drop" in key or "jitter" in key]
         for key, value in rates:

@@ -42,6 +42,12 @@ def test_the_folder_holds_what_can_be_published(study: SweepRun) -> None:
     for name in ("cells", "trade_off", "learning_curves", "selection", "against_importance_within_block"):
         assert {f"{name}.png", f"{name}.pdf"} <= names
     assert {"cells.csv", "cells.parquet", "cells.md", "cells.tex", "trials.csv", "trials.parquet"} <= names
+    assert {"costs.md", "costs.tex", "stability.csv", "class_scores.csv", "steps_to_target.csv"} <= names
+    costs = pd.read_csv(results / "cells.csv").set_index("cell")
+    assert (costs[["step_s", "tokens_per_s"]] > 0).all(axis=None)
+    # A refresh every third step measures all six blocks while two train; the baseline measures what it trains.
+    assert costs.loc["all", "refresh_flops_share"] == 0
+    assert 0 < costs.loc["same", "refresh_flops_share"] < 1
     page = (study.folder / "report.html").read_text()
     assert says(page, "can&#39;t tell", "few is better than all")
 

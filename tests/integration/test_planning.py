@@ -13,13 +13,15 @@ from sweeps import ROOT, SweepRun, run_sweep
 
 from irtune.config.load import build, read_yaml
 from irtune.config.schema import ExperimentConfig
+from irtune.data.common_tokens import common_tokens
 from irtune.data.encode import encode
 from irtune.studies.forecast import Trial
 from irtune.training.cost import CostModel
-from irtune.training.model import materialize, shapes_only
+from irtune.training.model import shapes_only
+from irtune.training.pretrained import materialize
 from irtune.training.record import NoRecorder
 from irtune.training.run import run
-from irtune.training.shared_prefix import common_tokens, sharing_of
+from irtune.training.shared_prefix import sharing_of
 from irtune.training.tokenizer import load_tokenizer
 
 NEITHER_RAY_NOR_MLFLOW = """

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 
 from irtune.config.load import load
 from irtune.config.schema import ExperimentConfig, ModelConfig
-from irtune.training.model import materialize
+from irtune.training.pretrained import materialize
 from irtune.training.run import run
 from irtune.training.tokenizer import load_tokenizer
 

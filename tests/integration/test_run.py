@@ -15,13 +15,15 @@ from saying import says
 from transformers import CanineConfig, CanineForSequenceClassification, CanineTokenizer
 
 from irtune.analysis.metrics import evaluation
-from irtune.config.load import load
+from irtune.config.load import load, with_overrides
 from irtune.config.schema import ExperimentConfig, ModelConfig
+from irtune.config.tree import flatten
 from irtune.layers import SelectionRecord
 from irtune.processor import num_cores
+from irtune.search.source import BASELINE_OVERRIDES
 from irtune.training import loop
 from irtune.training.loop import weights_of
-from irtune.training.model import materialize
+from irtune.training.pretrained import materialize
 from irtune.training.record import RecordReader, RecordWriter, result_of
 from irtune.training.run import run
 from irtune.training.tokenizer import load_tokenizer
@@ -41,7 +43,7 @@ class Memory:
             self.points.setdefault(name, {})[step] = value
 
     def params(self, values: Mapping[str, Any]) -> None:
-        self.param_values = dict(values)
+        self.param_values = flatten(values)
 
     def tags(self, values: Mapping[str, Any]) -> None:
         self.tag_values.update(values)
@@ -277,7 +279,7 @@ def test_k_changes_the_loss_the_cost_and_the_trace(tmp_path: Path) -> None:
 def test_k_of_all_blocks_trains_like_the_baseline(tmp_path: Path) -> None:
     every, baseline = Memory(), Memory()
     run(tiny(**{"selection.policy.k": 6}), folder=tmp_path / "k", recorder=every)
-    run(tiny().baseline(), folder=tmp_path / "all", recorder=baseline)
+    run(with_overrides(tiny(), BASELINE_OVERRIDES), folder=tmp_path / "all", recorder=baseline)
     assert every.points["train/loss"] == baseline.points["train/loss"]
     assert [r["scores"] for r in every.records] == [r["scores"] for r in baseline.records]
 
@@ -405,3 +407,46 @@ def test_idle_adapters_are_no_part_of_what_a_run_finds(tmp_path: Path) -> None:
         found.append(without_timing(run(config, folder=tmp_path / str(skip), recorder=memory).metrics))
         found.append(memory.points["train/loss"])
     assert found[:2] == found[2:]
+
+
+def test_compiled_blocks_are_said_in_the_record_and_find_the_same(tmp_path: Path, monkeypatch: Any) -> None:
+    # It calls the kernels of uncompiled blocks, and no compiler.
+    monkeypatch.setattr("irtune.layers.compiled_blocks.BACKEND", "eager")
+    monkeypatch.setenv("CXX", "python3")
+    found = []
+    for kind in (None, "blocks"):
+        memory = Memory()
+        config = tiny(**{"engine.compile": kind, "adapter.dropout": 0.2})
+        found.append(without_timing(run(config, folder=tmp_path / str(kind), recorder=memory).metrics))
+        found.append(memory.points["train/loss"])
+    assert found[:2] == found[2:]
+    said, graphs, _ = memory.tag_values["irtune.engine.compile"].split()
+    assert said == "blocks,"
+    # Probes run uncompiled; a block trains, is frozen, or is passed over, above what trains or below.
+    assert 2 <= int(graphs) <= 6
+
+
+def test_kept_states_are_no_part_of_what_a_run_finds(tmp_path: Path) -> None:
+    """Two runs share them, one of which is interrupted."""
+
+    def interrupt(metrics: Mapping[str, Any]) -> None:
+        raise InterruptedError
+
+    settings = {"selection.policy.name": "static", "adapter.dropout": 0.2}
+    found = []
+    for name, setting in {"off": False, "auto": "auto", "true": True, "again": True}.items():
+        memory = Memory()
+        config = tiny(**settings, **{"engine.prefix_cache": setting})
+        if name == "again":
+            with pytest.raises(InterruptedError):
+                run(config, folder=tmp_path / name, recorder=Memory(), report=interrupt, encoded_folder=tmp_path / "e")
+        metrics = run(config, folder=tmp_path / name, recorder=memory, encoded_folder=tmp_path / "e").metrics
+        found.append((without_timing(metrics), memory.points["train/loss"], memory.tag_values))
+    off, auto, true, again = found
+    assert auto[:2] == off[:2]
+    assert again[0] == true[0]
+    assert true[1] == pytest.approx(off[1], rel=1e-5)
+    assert true[0]["cost/total_flops"] < off[0]["cost/total_flops"]
+    assert says(true[2]["irtune.engine.prefix_cache"], "training and evaluation … block 4")
+    # Of three splits, once: evaluation and training read the same.
+    assert len(list((tmp_path / "e" / "prefix").iterdir())) == 3

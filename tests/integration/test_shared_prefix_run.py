@@ -9,13 +9,15 @@ from saying import says
 
 from irtune.config.load import load
 from irtune.config.schema import ExperimentConfig
+from irtune.data.common_tokens import common_tokens
 from irtune.data.encode import encode
 from irtune.studies.forecast import Trial
 from irtune.training.cost import CostModel
-from irtune.training.model import materialize, shapes_only
+from irtune.training.model import shapes_only
+from irtune.training.pretrained import materialize
 from irtune.training.record import NoRecorder
 from irtune.training.run import run
-from irtune.training.shared_prefix import NO_SHARING, common_tokens, sharing_of
+from irtune.training.shared_prefix import NO_SHARING, sharing_of
 from irtune.training.tokenizer import load_tokenizer
 
 

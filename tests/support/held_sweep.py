@@ -8,6 +8,7 @@ from pathlib import Path
 from irtune.tracking.heartbeat import Heartbeat
 from irtune.tracking.mlflow_tracker import MlflowTracker
 from irtune.tracking.outbox import write_address
+from irtune.tracking.run_record import Opened, now_ms
 from irtune.tracking.uploader import Uploader
 from irtune.training.record import RecordWriter
 
@@ -18,7 +19,7 @@ def main(folder: Path, uri: str) -> None:
         uploader = Uploader(MlflowTracker(uri, "irtune"), interval_s=0.01)
         uploader.start()
         for trial in ("a", "b"):
-            uploader.add(f"{folder.name}/{trial}", folder / "trials" / trial, name=trial, tags={})
+            uploader.add(folder / "trials" / trial, Opened(f"{folder.name}/{trial}", trial, {}, now_ms()))
         done = RecordWriter(folder / "trials" / "a")
         done.metrics(0, {"loss": 0.5})
         uploader.finish(f"{folder.name}/a", "FINISHED", {"irtune.pruned": False})

@@ -17,7 +17,8 @@ from irtune.layers import map_parameters
 from irtune.training.adapter import add_adapter
 from irtune.training.distributed import leave_process_group
 from irtune.training.engine import DeepSpeedBlocks
-from irtune.training.model import load_classifier, materialize
+from irtune.training.model import load_classifier
+from irtune.training.pretrained import materialize
 
 
 def mapped_kilobytes(file: Path) -> dict[str, int]:

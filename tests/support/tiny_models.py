@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from irtune.training.model import QuietLoading
+from irtune.training.quiet_loading import QuietLoading
 
 NUM_BLOCKS, NUM_LABELS, VOCABULARY, HIDDEN = 4, 3, 64, 16
 

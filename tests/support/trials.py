@@ -1,6 +1,7 @@
 """Trials through Ray Tune in one of the two ways, without search, driver and MLflow."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def run_trials(
     execution = Execution(config, setup, at_once)
     tune.Tuner(
         execution.trainable(),
-        param_space=tune.grid_search([TrialSpec(name, dict(values)).to_json() for name, values in suggestions]),
+        param_space=tune.grid_search([asdict(TrialSpec(name, dict(values))) for name, values in suggestions]),
         tune_config=tune.TuneConfig(max_concurrent_trials=at_once, reuse_actors=True),
         run_config=tune.RunConfig(
             storage_path=str(folder),

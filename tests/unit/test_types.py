@@ -63,5 +63,6 @@ def test_what_type_checkers_read_is_what_runs():
         if isinstance(node, ast.ImportFrom) and node.module.startswith("irtune.")
         for alias in node.names
     }
-    assert read == {name: (home, irtune._ALIASES.get(name, name)) for name, home in irtune._HOME.items()}
-    assert sorted(read) == sorted(irtune.__all__)
+    homes = {name: home.partition(":") for name, home in irtune._HOMES.items()}
+    assert len(homes) == len(read)
+    assert read == {there or name: (home, there or name) for name, (home, _, there) in homes.items()}

@@ -8,11 +8,14 @@ from irtune.analysis.ablation.cell_figures import told_apart
 from irtune.analysis.ablation.cell_tables import cell_table
 from irtune.analysis.ablation.claims import ClaimResult
 from irtune.analysis.ablation.class_scores import per_class
+from irtune.analysis.ablation.cost_table import cost_table
+from irtune.analysis.ablation.evidence_table import evidence_table
 from irtune.analysis.ablation.factor_figure import TRAINING_SIZE
 from irtune.analysis.ablation.findings import AblationFindings
 from irtune.analysis.ablation.knee import K
 from irtune.analysis.ablation.methods_by_corpus import methods_by_corpus
-from irtune.analysis.ablation.stability import Choices, stability_table
+from irtune.analysis.ablation.stability import Choices
+from irtune.analysis.ablation.stability_tables import stability_tables
 from irtune.analysis.ablation.steps_to_target import arrival_table
 from irtune.analysis.report import environment
 from irtune.analysis.tables import MISSING
@@ -35,7 +38,7 @@ class Picture:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class AblationReport:
-    """What the report of a study shows; what is empty is left out.
+    """The contents of the report of a study; what is empty is left out.
 
     Args:
         title: Heading of the page.
@@ -79,7 +82,6 @@ class AblationReport:
 def render_ablation(report: AblationReport) -> str:
     """The page as text; everything given is escaped."""
     findings, results = report.findings, report.findings.results
-    improving = ", ".join(findings.improving)
     # k is what the study is about, and what it takes of data comes after what it costs.
     factors = dict(sorted(report.factors.items(), key=lambda each: each[0] != K))
     per_corpus = {
@@ -97,11 +99,12 @@ def render_ablation(report: AblationReport) -> str:
             factors=factors,
             methods=methods_by_corpus(results),
             cells=cell_table(results),
+            evidence=evidence_table(results),
+            costs=cost_table(results),
             best=BEST if best_shown(results) else "",
             curves_caption="" if len(told_apart(results)) == len(results) else _USUAL,
             arrivals=arrival_table(findings.arrivals),
-            unfinished_learning=improving and f"Still improving at the end: {improving}.",
-            stability=stability_table(results, report.choices),
+            stability=stability_tables(results, report.choices),
             per_class={corpus: pair for corpus, pair in per_corpus.items() if pair[1]},
             # Escaping does not disarm an address such as javascript:…, so only a web address becomes a link.
             is_link=report.tracking_url.startswith(("http://", "https://")),

@@ -11,7 +11,7 @@ BEST = (
     "best on its data: better than every other cell there by the two-sided sign-flip test on common seeds, the largest "
     "of whose p-values, Holm-adjusted over data sets, is at most 5 %"
 )
-"""What the mark of the best stands for."""
+"""The meaning of the mark of the best."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Lead:
 
     @property
     def is_shown(self) -> bool:
-        """Whether seeds show that it is the best."""
+        """True where seeds show that it is the best."""
         return self.adjusted_p <= LEVEL
 
 

@@ -11,9 +11,6 @@ from numpy.typing import NDArray
 from irtune.analysis.ablation.cell_results import CellResult, is_usual
 from irtune.analysis.ablation.learning_curve import Curve
 from irtune.analysis.ablation.looks import (
-    COLOURS,
-    MARKERS,
-    Look,
     cell_looks,
     corpora_of,
     draw_band,
@@ -24,6 +21,7 @@ from irtune.analysis.ablation.looks import (
 )
 from irtune.analysis.ablation.stability import Choices
 from irtune.analysis.ablation.steps_to_target import Arrivals
+from irtune.analysis.palette import COLOURS, MARKERS, Look
 from irtune.analysis.significance import mean_interval
 
 _MOST_LINES = 10

@@ -1,60 +1,26 @@
 """The cells of a study as tables: for the terminal and the report, and as CSV, Parquet, Markdown and LaTeX."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from irtune.analysis.ablation.best import BEST, best_shown
 from irtune.analysis.ablation.cell_results import CellResult
-from irtune.analysis.ablation.latex import bold, escaped, latex_table
-from irtune.analysis.tables import (
-    FULL_WIDTH,
-    MISSING,
-    Column,
-    TableRow,
-    TextTable,
-    classes_note,
-    duration,
-    operations,
-)
+from irtune.analysis.ablation.cost_table import COSTS, cost_table
+from irtune.analysis.ablation.latex import latex_of
+from irtune.analysis.tables import FULL_WIDTH, MISSING, Column, TableRow, TextTable, classes_note
 from irtune.analysis.trials import groups_of, metric_of
 
-NAME = "cells"
+NAME, COST_NAME = "cells", "costs"
 """Of the files, before their endings."""
-
-_COSTS: tuple[tuple[str, str, str, Callable[[float], str], int], ...] = (
-    ("mean_active", "blocks", "blocks training at a time, mean over steps and seeds", "{:.3g}".format, 0),
-    (
-        "mean_lowest_active",
-        "lowest block",
-        "mean lowest active block, where the backward pass ends",
-        "{:.1f}".format,
-        FULL_WIDTH,
-    ),
-    (
-        "trainable_share",
-        "param share",
-        "mean trainable parameters, as a share of those of all blocks",
-        "{:.0%}".format,
-        FULL_WIDTH,
-    ),
-    ("flops", "FLOPs", "of training; T is 10^12, P is 10^15", operations, 0),
-    ("seconds", "time", "spent training", duration, 0),
-    ("peak_memory_bytes", "peak GiB", "peak memory", lambda size: f"{size / 2**30:.1f}", FULL_WIDTH),
-)
 
 
 def cell_columns(results: Sequence[CellResult]) -> tuple[Column[CellResult], ...]:
-    """The columns of a table of cells: quality, what seeds tell of its difference to the baseline, and cost."""
+    """The columns of a table of cells: quality, and what seeds tell of its difference to the baseline."""
     words = metric_of([row for one in results for row in one.rows]).words
     return (
         Column("cell", "configuration, and data where there are several", lambda one: one.cell.name, "left", True),
-        *(
-            [Column("set to", "what its own search found on validation, or its budget asks for", _set, "left", True)]
-            if any(one.cell.tuned or one.cell.set_by_budget for one in results)
-            else []
-        ),
         Column("seeds", "seeds that finished", lambda one: str(len(one.rows))),
         Column(
             f"test {words}",
@@ -70,15 +36,22 @@ def cell_columns(results: Sequence[CellResult]) -> tuple[Column[CellResult], ...
         ),
         Column("verdict", "of the seeds, at 5 %", _verdict, "left"),
         *(
-            Column(heading, meaning, _mean(name, say), from_width=width)
-            for name, heading, meaning, say, width in _COSTS
+            [Column("set to", "what its own search found on validation, or its budget asks for", _set, "left", True)]
+            if any(one.cell.tuned or one.cell.set_by_budget for one in results)
+            else []
         ),
     )
 
 
-def cell_table(results: Sequence[CellResult]) -> TextTable:
-    """The cells as text: marked is the best of each corpus, where seeds show that it is."""
-    columns, best = cell_columns(results), best_shown(results)
+def cell_table(results: Sequence[CellResult], *, with_costs: bool = False) -> TextTable:
+    """The cells as text: marked is the best of each corpus, where seeds show that it is.
+
+    Args:
+        results: All cells.
+        with_costs: Whether the costs that a terminal has room for stand in the same table.
+    """
+    costs = [cost.column(cost.from_width) for cost in COSTS if with_costs and cost.from_width is not None]
+    columns, best = (*cell_columns(results), *costs), best_shown(results)
     lines = tuple(
         TableRow(tuple(column.cell(one) for column in columns), one.cell.name in best, one.cell.is_baseline)
         for one in results
@@ -122,7 +95,7 @@ def cell_frame(results: Sequence[CellResult]) -> pd.DataFrame:
                 "verdict": against.verdict if against else None,
                 "dropped_from_seed": one.cell.dropped_from,
                 "seeds_needed": against.needed if against else None,
-                **{name: one.mean(name) for name, *_ in _COSTS},
+                **{cost.name: one.mean(cost.name) for cost in COSTS},
             }
         )
     return pd.DataFrame(rows)
@@ -142,7 +115,7 @@ def trial_frame(results: Sequence[CellResult]) -> pd.DataFrame:
                 "validation_score": row.validation_score,
                 "test_score": row.test_score,
                 "train_loss": row.train_loss,
-                **{name: getattr(row, name) for name, *_ in _COSTS},
+                **{cost.name: getattr(row, cost.name) for cost in COSTS},
             }
             for one in results
             for row in (*one.rows, *one.unfinished)
@@ -151,41 +124,40 @@ def trial_frame(results: Sequence[CellResult]) -> pd.DataFrame:
 
 
 def write_tables(results: Sequence[CellResult], folder: Path, caption: str) -> list[Path]:
-    """Write the cells as CSV, Parquet, Markdown and LaTeX, and all trials as CSV and Parquet; returns the files.
+    """Write every number of cells and trials as CSV and Parquet, and quality and costs as Markdown and LaTeX.
 
     Args:
         results: All cells.
         folder: Where.
-        caption: Of the LaTeX table.
+        caption: Of the tables; it says what is equal in all cells.
+
+    Returns:
+        The files.
     """
     written = []
     for name, frame in ((NAME, cell_frame(results)), ("trials", trial_frame(results))):
         written += [folder / f"{name}.csv", folder / f"{name}.parquet"]
         frame.to_csv(written[-2], index=False)
         frame.to_parquet(written[-1], index=False)
-    for ending, text in ((".md", cell_table(results).markdown() + "\n"), (".tex", latex(results, caption))):
-        written.append(folder / f"{NAME}{ending}")
+    costs = cost_table(results)
+    texts = {
+        f"{NAME}.md": f"{cell_table(results).markdown()}\n\n{caption}.\n",
+        f"{NAME}.tex": latex(results, caption),
+        f"{COST_NAME}.md": f"{costs.markdown()}\n\n{caption}.\n",
+        f"{COST_NAME}.tex": latex_of(costs, f"{caption}. Means over seeds"),
+    }
+    for name, text in texts.items():
+        written.append(folder / name)
         written[-1].write_text(text, encoding="utf-8")
     return written
 
 
 def latex(results: Sequence[CellResult], caption: str) -> str:
     """The table of cells as a LaTeX table that needs the package booktabs alone."""
-    columns, best = cell_columns(results), best_shown(results)
-    score = next(index for index, column in enumerate(columns) if column.heading.startswith("test "))
-    body = []
-    for one in results:
-        texts = [escaped(column.cell(one)) for column in columns]
-        if one.cell.name in best:
-            texts[score] = bold(texts[score])
-        body.append(texts)
-    justify = "".join("l" if column.justify == "left" else "r" for column in columns)
-    said = f"{caption}. Bold: {BEST}" if best else caption
-    return latex_table([column.heading for column in columns], body, justify, said)
-
-
-def _mean(name: str, say: Callable[[float], str]) -> Callable[[CellResult], str]:
-    return lambda one: _number(one.mean(name), say)
+    table = cell_table(results)
+    score = next(index for index, column in enumerate(table.columns) if column.heading.startswith("test "))
+    is_marked = any(line.is_best for line in table.lines)
+    return latex_of(table, f"{caption}. Bold: {BEST}" if is_marked else caption, of_best=score)
 
 
 def _set(one: CellResult) -> str:
@@ -195,8 +167,8 @@ def _set(one: CellResult) -> str:
     )
 
 
-def _number(value: float | None, say: Callable[[float], str] = "{:.3f}".format) -> str:
-    return MISSING if value is None else say(value)
+def _number(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.3f}"
 
 
 def _with_margin(interval: tuple[float, float, float] | None) -> str:

@@ -1,4 +1,4 @@
-"""Which classes are taken for which: confusion matrices of a few cells side by side, summed over seeds."""
+"""Confusion matrices of a few cells side by side, summed over seeds."""
 
 import math
 from collections.abc import Sequence
@@ -14,6 +14,8 @@ from irtune.analysis.trials import metric_of
 
 MOST_CELLS = 6
 _ACROSS, _MOST_WRITTEN, _MOST_LETTERS = 3, 12, 18
+_MARGIN, _WIDTH = 1.9, 15.2
+"""Inches: beside all matrices, and of what a page shows whole on a desktop."""
 
 
 def confusion(one: CellResult, num_classes: int) -> NDArray[np.int_] | None:
@@ -69,10 +71,10 @@ def confusion_plot(results: Sequence[CellResult], class_names: Sequence[str]) ->
     found = [(one, counts) for one in results if (counts := confusion(one, len(class_names))) is not None]
     if not found:
         return None
-    across = min(_ACROSS, len(found))
-    down = math.ceil(len(found) / across)
     size = 1.5 + 0.42 * len(class_names)
-    figure = Figure(figsize=(1.9 + size * across, 1.3 + (size + 0.3) * down), layout="constrained")
+    down = math.ceil(len(found) / max(1, min(_ACROSS, int((_WIDTH - _MARGIN) / size))))
+    across = math.ceil(len(found) / down)
+    figure = Figure(figsize=(_MARGIN + size * across, 1.3 + (size + 0.3) * down), layout="constrained")
     panels = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
     for axes in panels.flat[len(found) :]:
         axes.set_visible(False)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from irtune.analysis.ablation.cell_results import CellResult, baseline_of, is_usual
 from irtune.analysis.ablation.knee import K, knee_of, knee_rule
@@ -55,7 +56,7 @@ def lines_of(results: Sequence[CellResult], factor: str) -> list[Line]:
 
 
 def places(results: Sequence[CellResult], factor: str) -> dict[object, float]:
-    """Where each level stands: numbers where they are, others side by side; a share of blocks is as many blocks."""
+    """Place levels on the axis: numbers where they are, others side by side; a share of blocks is as many blocks."""
     cells: dict[object, CellResult] = {}
     for one in results:
         if factor in one.cell.levels:
@@ -143,7 +144,7 @@ def factor_plot(results: Sequence[CellResult], factor: str, margin: float | None
 
 
 def factor_caption(results: Sequence[CellResult], factor: str, margin: float | None) -> str:
-    """What stands beside the figure: of k the rule of the knee, and where each arm has it.
+    """Return the caption: of k the rule of the knee, and the knee of each arm; else nothing.
 
     Args:
         results: All cells.
@@ -166,7 +167,8 @@ def _differ(shares: Sequence[float | None]) -> bool:
 
 def _ring(axes: Axes, x: float, y: float, colour: str) -> None:
     axes.plot(x, y, "o", markersize=14, markerfacecolor="none", markeredgecolor=colour, markeredgewidth=1.8)
-    axes.annotate("knee", (x, y), xytext=(9, -15), textcoords="offset points", fontsize=9, color=colour)
+    text = axes.annotate("knee", (x, y), xytext=(9, -15), textcoords="offset points", fontsize=9, color=colour)
+    text.set_path_effects([withStroke(linewidth=3, foreground="white")])
 
 
 def _draw_levels(axes: Axes, results: Sequence[CellResult], corpus: str | None, factor: str) -> None:

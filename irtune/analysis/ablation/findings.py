@@ -1,6 +1,6 @@
 """Findings of an ablation: its cells, its claims, the answer in a sentence, and what to know before relying on it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,9 @@ from irtune.analysis.trials import TrialRow, groups_of, metric_of
 
 STILL_IMPROVING = 0.02
 """A rise of the validation score over the last quarter of a run, in units of the score, that says: too few steps."""
+
+_MOST_NAMED = 6
+"""Names in a sentence; a page has all of them in a table."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,13 +40,18 @@ class AblationFindings:
     improving: tuple[str, ...]
     arrivals: tuple[Arrivals, ...] = ()
 
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """The answer, of several claims one by one."""
+        return tuple(claim.sentence for claim in self.claims) or (self.answer,)
+
 
 def findings_of(
     cells: Sequence[Cell],
     rows: Sequence[TrialRow],
     claims: Sequence[Claimed],
     curves: Mapping[str, Curve],
-    num_classes: int,
+    num_classes: Mapping[str | None, int],
 ) -> AblationFindings:
     """Judge a study.
 
@@ -52,7 +60,7 @@ def findings_of(
         rows: All trials, in any state.
         claims: What was claimed before the first trial.
         curves: By the id of a trial.
-        num_classes: Classes of the task; of several corpora of the first.
+        num_classes: Classes of the task, by corpus.
     """
     results = results_of(cells, rows)
     judged = judge(claims, results)
@@ -77,7 +85,8 @@ def _answer(results: Sequence[CellResult], claims: Sequence[ClaimResult]) -> str
         verdict: [one.cell.name for one in compared if one.against and one.against.verdict == verdict]
         for verdict in ("better", "worse", "can't tell")
     }
-    baseline = compared[0].baseline
+    # Of several corpora, and levels, each has a baseline of its own.
+    baseline = next(one.cell.arm for one in results if one.cell.name == compared[0].baseline)
     parts = [f"{', '.join(by_verdict['better'])}: better than {baseline}"] if by_verdict["better"] else []
     parts += [f"{', '.join(by_verdict['worse'])}: worse"] if by_verdict["worse"] else []
     parts += [f"{', '.join(by_verdict[untold])}: can't be told"] if by_verdict[untold := "can't tell"] else []
@@ -86,7 +95,9 @@ def _answer(results: Sequence[CellResult], claims: Sequence[ClaimResult]) -> str
     return f"Over {seeds} seeds, Holm-adjusted over {num_judged} comparisons at 5 %: {'; '.join(parts)}."
 
 
-def _caveats(results: Sequence[CellResult], improving: Sequence[str], num_classes: int) -> list[str]:
+def _caveats(
+    results: Sequence[CellResult], improving: Sequence[str], num_classes: Mapping[str | None, int]
+) -> list[str]:
     found = []
     compared = [one for one in results if one.against is not None]
     dropped = [one for one in results if one.cell.dropped_from is not None]
@@ -99,7 +110,7 @@ def _caveats(results: Sequence[CellResult], improving: Sequence[str], num_classe
         )
     needed = [(one.cell.name, one.against.needed) for one in compared if one.against and one.against.needed]
     if needed:
-        shown = ", ".join(f"{name} about {number}" for name, number in needed)
+        shown = _first(f"{name} about {number}" for name, number in needed)
         found.append(f"Seeds that would tell differences of the size seen: {shown}")
     if dropped:
         shown = ", ".join(f"{one.cell.name} after {len(one.rows)} seeds" for one in dropped)
@@ -109,18 +120,18 @@ def _caveats(results: Sequence[CellResult], improving: Sequence[str], num_classe
         )
     lost = [f"{one.cell.name} {len(one.unfinished)}" for one in results if one.unfinished]
     if lost:
-        found.append(f"Trials that did not finish: {', '.join(lost)}; their seeds are left out of comparisons")
+        found.append(f"Trials that did not finish: {_first(lost)}; their seeds are left out of comparisons")
     if improving:
-        found.append(f"Still improving at the end, so that more steps may change the order: {', '.join(improving)}")
+        found.append(f"Still improving at the end, so that more steps may change the order: {_first(improving)}")
     found += _resampled(results)
-    guess = _guess(results, num_classes)
-    baselines = [one for one in results if one.cell.is_baseline and one.test is not None]
-    if guess is not None and baselines and baselines[0].test and not _beats(baselines[0], guess):
-        found.append(
-            f"Nothing was learnt: the baseline's interval holds what guessing scores ({guess:.3f}). Train longer, or "
-            "at another rate"
-        )
-    return found
+    return found + _unlearnt(results, num_classes)
+
+
+def _first(names: Iterable[str]) -> str:
+    """Names in a sentence, of many the first."""
+    known = list(names)
+    more = f" and {len(known) - _MOST_NAMED} more" if len(known) > _MOST_NAMED else ""
+    return ", ".join(known[:_MOST_NAMED]) + more
 
 
 def _resampled(results: Sequence[CellResult]) -> list[str]:
@@ -133,12 +144,21 @@ def _resampled(results: Sequence[CellResult]) -> list[str]:
     return found
 
 
-def _guess(results: Sequence[CellResult], num_classes: int) -> float | None:
-    first = [one for one in results if one.cell.corpus == results[0].cell.corpus]
-    row = next((row for one in first for row in one.rows if row.test_labels is not None), None)
-    if row is None:
-        return None
-    return best_guess(np.asarray(row.test_labels), num_classes, row.metric).score
+def _unlearnt(results: Sequence[CellResult], num_classes: Mapping[str | None, int]) -> list[str]:
+    """Return the corpora on which the baseline, at its first levels, is no better than guessing."""
+    found = []
+    for corpus, number in num_classes.items():
+        baseline = next((one for one in results if one.cell.corpus == corpus and one.cell.is_baseline), None)
+        row = next((row for row in baseline.rows if row.test_labels is not None), None) if baseline else None
+        if baseline is None or baseline.test is None or row is None:
+            continue
+        guess = best_guess(np.asarray(row.test_labels), number, row.metric).score
+        if not _beats(baseline, guess):
+            found.append(
+                f"Nothing was learnt{f' on {corpus}' if corpus else ''}: the baseline's interval holds what guessing "
+                f"scores ({guess:.3f}). Train longer, or at another rate"
+            )
+    return found
 
 
 def _beats(one: CellResult, guess: float) -> bool:

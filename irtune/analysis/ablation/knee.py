@@ -12,7 +12,7 @@ K = "selection.policy.k"
 
 
 def knee_rule(margin: float | None) -> str:
-    """What the mark says, in a sentence.
+    """The meaning of the mark, in a sentence.
 
     Args:
         margin: As of ``knee_of``.

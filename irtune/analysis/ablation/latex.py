@@ -1,6 +1,9 @@
-"""A table as LaTeX that needs the package booktabs alone."""
+"""A table as LaTeX that needs the package booktabs alone, and pdflatex unless it says otherwise."""
 
+import re
 from collections.abc import Sequence
+
+from irtune.analysis.tables import TextTable
 
 _CHARACTERS = {
     "\\": r"\textbackslash{}",
@@ -13,13 +16,27 @@ _CHARACTERS = {
     "}": r"\}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
+    # After the end of a line a star or a bracket is read as belonging to it; others have another glyph in this font.
+    "*": "{*}",
+    "[": "{[}",
+    "]": "{]}",
+    "|": r"\textbar{}",
     "±": r"$\pm$",
     "–": "--",
     "<": r"$<$",
     ">": r"$>$",
     "↑": r"$\uparrow$",
     "↓": r"$\downarrow$",
+    "→": r"$\to$",
+    "×": r"$\times$",
+    "≤": r"$\leq$",
+    "≥": r"$\geq$",
+    "«": r"$\ll$",
+    "»": r"$\gg$",
 }
+# Letters of western Europe, and marks that the fonts of pdflatex have.
+_AVAILABLE = re.compile(r"[\x00-\x7fÀ-ÏÑ-Ýßà-ïñ-ýÿ—‘’“”…°]*")
+_LACKING = "% pdflatex lacks characters of this table: compile it with lualatex or xelatex, and a font that has them"
 
 
 def escaped(text: str) -> str:
@@ -28,7 +45,7 @@ def escaped(text: str) -> str:
 
 
 def bold(text: str) -> str:
-    """What is LaTeX already, in bold."""
+    """Set LaTeX in bold."""
     return rf"\textbf{{{text}}}"
 
 
@@ -45,7 +62,7 @@ def latex_table(headings: Sequence[str], body: Sequence[Sequence[str]], justify:
         >>> print(latex_table(["cell", "F1"], [["all", bold("0.5")]], "lr", "50 %").splitlines()[8])
         all & \textbf{0.5} \\
     """
-    return "\n".join(
+    text = "\n".join(
         [
             r"% \usepackage{booktabs}",
             r"\begin{table}",
@@ -62,3 +79,23 @@ def latex_table(headings: Sequence[str], body: Sequence[Sequence[str]], justify:
             "",
         ]
     )
+    return text if _AVAILABLE.fullmatch(text) else f"{_LACKING}\n{text}"
+
+
+def latex_of(table: TextTable, caption: str, of_best: int | None = None) -> str:
+    """A table of plain text as LaTeX.
+
+    Args:
+        table: What terminal and report show.
+        caption: Plain text.
+        of_best: The column, counted from 0, that is bold in lines that are marked as the best.
+    """
+    body = [
+        [
+            bold(escaped(cell)) if line.is_best and index == of_best else escaped(cell)
+            for index, cell in enumerate(line.cells)
+        ]
+        for line in table.lines
+    ]
+    justify = "".join("l" if column.justify == "left" else "r" for column in table.columns)
+    return latex_table([column.heading for column in table.columns], body, justify, caption)

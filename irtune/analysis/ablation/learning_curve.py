@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 _SPENT = {"flops": ("cost/step_flops", "cost/total_flops"), "seconds": ("cost/step_s", "cost/train_s")}
-"""What is spent: as a step is recorded, and as the whole of a finished trial is."""
+"""Costs by name: as a step records them, and as a finished trial does."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def curve_of(records: Iterable[Mapping[str, Any]], metric: str) -> Curve:
 
 
 def _until(steps: Sequence[int], of_step: Mapping[int, float], whole: float | None) -> list[float]:
-    """What was spent until each of ``steps``."""
+    """Costs until each of ``steps``."""
     if not of_step:
         return []
     recorded = np.array(sorted(of_step))

@@ -1,45 +1,14 @@
 """The look of an ablation's figures: a colour and a marker belong to a method, and are its own in all of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from irtune.analysis.ablation.cell_results import CellResult
+from irtune.analysis.palette import Look, looks_of
 from irtune.analysis.trials import metric_of
-
-# Okabe and Ito's palette, told apart with any colour vision; its yellow is too pale on white. Black is the baseline's.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7F7F7F")
-# Eight shapes and seven colours: no pair comes twice among the first 56.
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
-
-
-@dataclass(frozen=True)
-class Look:
-    """How a method is drawn."""
-
-    colour: str
-    marker: str
-
-
-def looks_of(names: Sequence[str], baselines: Sequence[str]) -> dict[str, Look]:
-    """The look of each name: of several baselines each has a marker of its own.
-
-    Args:
-        names: In order; those that come twice count once.
-        baselines: Those of them that are black.
-    """
-    found: dict[str, Look] = {}
-    others = 0
-    for name in dict.fromkeys(names):
-        if name in baselines:
-            found[name] = Look("black", MARKERS[sum(each in baselines for each in found) % len(MARKERS)])
-        else:
-            found[name] = Look(COLOURS[others % len(COLOURS)], MARKERS[others % len(MARKERS)])
-            others += 1
-    return found
 
 
 def cell_looks(results: Sequence[CellResult]) -> dict[str, Look]:
@@ -59,7 +28,7 @@ def corpora_of(results: Sequence[CellResult]) -> list[str | None]:
 
 
 def score_words(results: Sequence[CellResult]) -> str:
-    """What the scores are of."""
+    """The metric of the scores, in words."""
     return metric_of([row for one in results for row in one.rows]).words
 
 

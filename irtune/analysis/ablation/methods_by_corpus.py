@@ -52,7 +52,7 @@ class MethodTable:
 
     @property
     def meaning(self) -> str:
-        """What its numbers and marks say."""
+        """The meaning of its numbers and marks."""
         return (
             f"{self.metric} on test: mean over seeds ± half the width of its 95 % t interval. ↑ ↓: better, worse than "
             "the baseline on the same data by the sign-flip test over common seeds at 5 %, Holm-adjusted over all "

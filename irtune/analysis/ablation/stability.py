@@ -1,15 +1,12 @@
-"""Do seeds agree on which blocks matter? Rank correlation of importance and overlap of choices, beside chance."""
+"""Agreement of seeds and corpora on blocks: rank correlation of importance and overlap of choices, beside chance."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
-
-from irtune.analysis.ablation.cell_results import CellResult
-from irtune.analysis.tables import MISSING, Column, TableRow, TextTable
 
 
 @dataclass(frozen=True)
@@ -50,52 +47,79 @@ class Choices:
 
 
 @dataclass(frozen=True)
+class Agreement:
+    """Agreement of pairs of trials.
+
+    Args:
+        num_pairs: Of trials with a trace.
+        tau: Kendall's tau-b of blocks' mean importance, mean over pairs; chance gives 0. None without scores.
+        jaccard: Blocks that both train at the end over those that any does, mean over pairs; None without a pair.
+        jaccard_of_chance: What choosing as many blocks at random gives.
+    """
+
+    num_pairs: int
+    tau: float | None
+    jaccard: float | None
+    jaccard_of_chance: float | None
+
+    @classmethod
+    def of(cls, pairs: Iterable[tuple[Choices, Choices]]) -> "Agreement":
+        """The agreement of pairs.
+
+        Source: Kendall, "A new measure of rank correlation", Biometrika 30, 1938; Jaccard, New Phytologist 11, 1912.
+        """
+        known = list(pairs)
+        taus = [tau for a, b in known if (tau := _tau(a.importance, b.importance)) is not None]
+        overlaps = [_jaccard(a.last, b.last) for a, b in known]
+        chances = [jaccard_of_chance(int(a.last.sum()), int(b.last.sum()), len(a.last)) for a, b in known]
+        tau, overlap, chance = (float(np.mean(each)) if each else None for each in (taus, overlaps, chances))
+        return cls(len(known), tau, overlap, chance)
+
+
+@dataclass(frozen=True)
 class Stability:
     """The agreement between the seeds of one cell.
 
     Args:
         num_seeds: Trials with a trace.
-        tau: Kendall's tau-b of blocks' mean importance, mean over pairs of seeds; chance gives 0. None without scores.
-        jaccard: Blocks that both train at the end over those that any does, mean over pairs; None below two seeds.
-        jaccard_of_chance: What choosing as many blocks at random gives.
+        between_seeds: Of all pairs of them.
         entropy: Of the mean selection frequency over blocks, over that of choosing all alike, in 0..1.
     """
 
     num_seeds: int
-    tau: float | None
-    jaccard: float | None
-    jaccard_of_chance: float | None
+    between_seeds: Agreement
     entropy: float
 
 
 def stability(choices: Sequence[Choices]) -> Stability | None:
     """The agreement of the trials of one cell; None without any.
 
-    Source: Kendall, "A new measure of rank correlation", Biometrika 30, 1938; Jaccard, New Phytologist 11, 1912.
-
     Example:
         >>> import numpy as np
         >>> one = Choices(0, np.array([1.0, 0.0]), np.array([2.0, 1.0]), np.array([True, False]))
-        >>> found = stability([one, one])
+        >>> found = stability([one, one]).between_seeds
         >>> round(found.tau, 6), found.jaccard, round(found.jaccard_of_chance, 2)
         (1.0, 1.0, 0.5)
     """
     if not choices:
         return None
-    pairs = list(itertools.combinations(choices, 2))
-    taus = [tau for a, b in pairs if (tau := _tau(a.importance, b.importance)) is not None]
-    overlaps = [_jaccard(a.last, b.last) for a, b in pairs]
-    chances = [jaccard_of_chance(int(a.last.sum()), int(b.last.sum()), len(a.last)) for a, b in pairs]
     frequency = np.mean([one.frequency for one in choices], axis=0)
     share = frequency / frequency.sum()
     entropy = float(stats.entropy(share) / np.log(len(share))) if len(share) > 1 else 1.0
-    return Stability(
-        num_seeds=len(choices),
-        tau=float(np.mean(taus)) if taus else None,
-        jaccard=float(np.mean(overlaps)) if overlaps else None,
-        jaccard_of_chance=float(np.mean(chances)) if chances else None,
-        entropy=entropy,
-    )
+    return Stability(len(choices), Agreement.of(itertools.combinations(choices, 2)), entropy)
+
+
+def between_corpora(first: Sequence[Choices], second: Sequence[Choices]) -> Agreement:
+    """The agreement of one configuration on two corpora, of trials of different seeds: no seed explains any of it.
+
+    A policy that draws at random draws the same blocks with the same seed, whatever the data, and heads and adapters
+    begin alike. Beside the agreement between seeds on one corpus this one says what the corpus adds.
+
+    Args:
+        first: Trials on one corpus, of a model with as many blocks as in ``second``.
+        second: Trials on the other.
+    """
+    return Agreement.of((a, b) for a in first for b in second if a.seed != b.seed)
 
 
 def jaccard_of_chance(a: int, b: int, num_blocks: int) -> float:
@@ -123,45 +147,3 @@ def _tau(a: NDArray[np.float64], b: NDArray[np.float64]) -> float | None:
 def _jaccard(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
     either = int((a | b).sum())
     return 1.0 if either == 0 else int((a & b).sum()) / either
-
-
-Named = tuple[str, Stability]
-
-
-def _or_missing(value: float | None) -> str:
-    return MISSING if value is None else f"{value:.2f}"
-
-
-STABILITY_COLUMNS: tuple[Column[Named], ...] = (
-    Column("cell", "configuration", lambda one: one[0], "left", True),
-    Column("seeds", "trials with a trace", lambda one: str(one[1].num_seeds)),
-    Column(
-        "Kendall's tau",
-        "rank correlation of blocks' mean importance between two seeds, mean over pairs; chance gives 0",
-        lambda one: _or_missing(one[1].tau),
-    ),
-    Column(
-        "Jaccard",
-        "blocks that both of two seeds train at the end, over those that either does, mean over pairs",
-        lambda one: _or_missing(one[1].jaccard),
-    ),
-    Column(
-        "by chance", "the same of as many blocks drawn at random", lambda one: _or_missing(one[1].jaccard_of_chance)
-    ),
-    Column(
-        "entropy",
-        "of the selection frequency over blocks: 1 where all train alike",
-        lambda one: _or_missing(one[1].entropy),
-    ),
-)
-
-
-def stability_table(results: Sequence[CellResult], choices: Mapping[str, Sequence[Choices]]) -> TextTable | None:
-    """The agreement between the seeds of each cell; None where no trial has a trace."""
-    found = [(one.cell, stability(choices.get(one.cell.name, []))) for one in results]
-    lines = tuple(
-        TableRow(tuple(column.cell((cell.name, stable)) for column in STABILITY_COLUMNS), False, cell.is_baseline)
-        for cell, stable in found
-        if stable is not None
-    )
-    return TextTable(STABILITY_COLUMNS, lines, "", "= baseline") if lines else None

@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from irtune.analysis.ablation.cell_results import CellResult
-from irtune.analysis.ablation.looks import Look, cell_looks, corpora_of, draw_grid, draw_legend, score_words
+from irtune.analysis.ablation.looks import cell_looks, corpora_of, draw_grid, draw_legend, score_words
+from irtune.analysis.palette import Look
 from irtune.analysis.trials import metric_of
 
 

@@ -26,8 +26,37 @@ def read_parquet(raw: bytes, source: str, columns: Columns) -> Table:
         names = _needed(file.schema_arrow.names, columns, source)
         table = file.read(columns=names)
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{source}: cannot be read as Parquet: {error}. Fetch or write it anew.") from error
+        raise _no_parquet(source, error) from error
     return _of_arrow(table, file.schema_arrow, source)
+
+
+def parquet_in_batches(path: Path, columns: Columns) -> Table:
+    """The table of a Parquet file whose rows are read as they are asked for, a part of a row group at a time.
+
+    Raises:
+        DataError: If it is none; also as its rows are read.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    source = str(path)
+
+    def batches() -> Iterator[Any]:
+        try:
+            yield from file.iter_batches(_BATCH_ROWS, columns=names)
+        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise _no_parquet(source, error) from error
+
+    try:
+        file = parquet.ParquetFile(path)
+        names = _needed(file.schema_arrow.names, columns, source)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise _no_parquet(source, error) from error
+    return Table(source, tuple(names), _records(batches(), source), class_names=_classes_in(file.schema_arrow))
+
+
+def _no_parquet(source: str, error: Exception) -> DataError:
+    return DataError(f"{source}: cannot be read as Parquet: {error}. Fetch or write it anew.")
 
 
 def read_arrow(raw: bytes, source: str, columns: Columns) -> Table:
@@ -93,13 +122,17 @@ def of_datasets(splits: Mapping[str, Any], source: str, columns: Columns) -> lis
 
 
 def _of_arrow(table: Any, schema: Any, source: str) -> Table:
+    records = _records(table.to_batches(_BATCH_ROWS), source)
+    return Table(source, tuple(table.column_names), records, class_names=_classes_in(schema))
+
+
+def _classes_in(schema: Any) -> dict[str, list[str]]:
+    """The names of classes that files which ``datasets`` writes have in their metadata."""
     try:
-        # Files that ``datasets`` writes have the names of classes in their metadata.
         features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
     except (ValueError, KeyError, TypeError):
-        features = {}
-    records = _records(table.to_batches(_BATCH_ROWS), source)
-    return Table(source, tuple(table.column_names), records, class_names=dict(_class_names(features)))
+        return {}
+    return dict(_class_names(features))
 
 
 def _records(batches: Iterable[Any], source: str) -> Iterator[Record]:

@@ -5,6 +5,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from irtune.data.dataset import DataError
@@ -22,8 +23,32 @@ _SAMPLE_LINES = 200
 _SEP_LINE = re.compile(r"\A[\"']?sep=(.)[\"']?\r?\n", re.IGNORECASE)
 
 
+@dataclass(frozen=True)
+class Form:
+    """Dialect of a delimited text.
+
+    Args:
+        delimiter: What stands between cells.
+        quoting: The rule of quoting; None as long as no quote was met.
+        header: The names of its columns.
+    """
+
+    delimiter: str
+    quoting: str | None
+    header: Header
+
+
 def read_delimited(text: str, suffix: str, source: str, columns: Columns, options: Options) -> Table:
     """The table in ``text``.
+
+    Raises:
+        DataError: If it cannot be told where its cells and rows end, or has no header and is looked up by name.
+    """
+    return read_first(text, suffix, source, columns, options)[0]
+
+
+def read_first(text: str, suffix: str, source: str, columns: Columns, options: Options) -> tuple[Table, Form]:
+    """The table in ``text``, which may be the first part of a longer one, and how that is written.
 
     Raises:
         DataError: If it cannot be told where its cells and rows end, or has no header and is looked up by name.
@@ -35,7 +60,7 @@ def read_delimited(text: str, suffix: str, source: str, columns: Columns, option
     delimiter = options.delimiter or (said[1] if said else _recognise_delimiter(body, suffix, columns))
     if options.delimiter is None and delimiter != _USUAL.get(suffix):
         notes.append(f"{source}: read with delimiter {_NAMES.get(delimiter, repr(delimiter))} (data.delimiter)")
-    parsed, quoting_notes = parse_as_quoted(body, delimiter, options.quoting, source)
+    parsed, quoting_notes = parse_as_quoted(body, delimiter, options.quoting, source, lines_before)
     if not any(parsed.rows):
         raise DataError(f"{source}: is empty. Give a file with a header and a row per example.")
     header = recognise([row for row in islice(parsed.rows, _SAMPLE_LINES) if row], columns, options.header, source)
@@ -44,21 +69,52 @@ def read_delimited(text: str, suffix: str, source: str, columns: Columns, option
     num_empty = sum(len(row) > 1 and not any(row) for row in parsed.rows)
     if num_empty:
         notes.append(f"{source}: {num_empty} rows of empty cells are left out")
-    rows = _records(parsed, header, delimiter, source, lines_before)
+    form = Form(delimiter, _rule(parsed, body, options), replace(header, is_first_row=False))
+    rows = _records(parsed, header, delimiter, source)
     hint = "Is there another delimiter? Set data.delimiter." if len(header.names) == 1 else header.hint
-    return Table(source, header.names, rows, notes=tuple(notes), hint=hint)
+    return Table(source, header.names, rows, notes=tuple(notes), hint=hint), form
 
 
-def _records(parsed: Parsed, header: Header, delimiter: str, source: str, before: int) -> Iterator[Record | Problem]:
+def read_next(text: str, form: Form, source: str, options: Options, before: int) -> tuple[Table, Form]:
+    """The rows of a further part of a text, and how that is written as far as it is known by now.
+
+    Args:
+        text: The part, which begins and ends with a row.
+        form: How the parts before it are written.
+        source: The file, as messages name it.
+        options: As for the first part.
+        before: Lines of the file before ``text``.
+
+    Raises:
+        DataError: If the part is not written like those before it.
+    """
+    if form.quoting is None:
+        parsed, notes = parse_as_quoted(text, form.delimiter, options.quoting, source, before)
+        form = replace(form, quoting=_rule(parsed, text, options))
+    else:
+        parsed, notes = parse(text, form.delimiter, form.quoting, before), []
+    if parsed.fault:
+        raise DataError(
+            f"{source}:{parsed.fault_line}: {parsed.fault}, and the rows before are written otherwise. Correct it, or "
+            "set data.quoting to another of csv, backslash and none."
+        )
+    rows = _records(parsed, form.header, form.delimiter, source)
+    return Table(source, form.header.names, rows, notes=tuple(notes)), form
+
+
+def _rule(parsed: Parsed, text: str, options: Options) -> str | None:
+    return parsed.rule if options.quoting != "auto" or '"' in text else None
+
+
+def _records(parsed: Parsed, header: Header, delimiter: str, source: str) -> Iterator[Record | Problem]:
     # Where a cell spans lines, a row is where it begins.
     width, is_header = len(header.names), header.is_first_row
-    for start, cells in zip(parsed.starts, parsed.rows, strict=True):
+    for number, cells in zip(parsed.starts, parsed.rows, strict=True):
         if not any(cells) or (len(cells) == 1 < width and cells[0].isspace()):
             continue
         if is_header:
             is_header = False
             continue
-        number = start + before
         if len(cells) > width and not any(cells[width:]):
             cells = cells[:width]
         if len(cells) == width:

@@ -49,10 +49,7 @@ def decode(raw: bytes, source: str, encoding: str | None) -> tuple[str, str]:
     """
     if encoding is not None:
         return _decode_as(encoding, raw, source)
-    marked = next((name for mark, name in _BYTE_ORDER_MARKS if raw.startswith(mark)), None)
-    wide = None if marked else _wide(raw)
-    if wide:
-        raise DataError(f"{source}: is not UTF-8; it looks like {wide}. Set data.encoding={wide}, or save it as UTF-8.")
+    marked, note = marked_as(raw, source)
     try:
         text = raw.decode(marked or "utf-8")
     except UnicodeDecodeError as error:
@@ -61,8 +58,25 @@ def decode(raw: bytes, source: str, encoding: str | None) -> tuple[str, str]:
                 f"{source}: begins as {marked}, and is none at byte {error.start}. Save it anew."
             ) from error
         raise DataError(_not_utf8(raw, source, error.start)) from error
-    note = f"{source}: read as {marked.upper()} (data.encoding)" if marked and "sig" not in marked else ""
     return text, note
+
+
+def marked_as(head: bytes, source: str) -> tuple[str | None, str]:
+    """The encoding that a file's byte order mark says, None without one, and a note where it is not UTF-8.
+
+    Args:
+        head: Its first bytes, 4000 or more, or all of it.
+        source: The file, as messages name it.
+
+    Raises:
+        DataError: If it has no mark and looks as if it should have one.
+    """
+    marked = next((name for mark, name in _BYTE_ORDER_MARKS if head.startswith(mark)), None)
+    wide = None if marked else _wide(head)
+    if wide:
+        raise DataError(f"{source}: is not UTF-8; it looks like {wide}. Set data.encoding={wide}, or save it as UTF-8.")
+    note = f"{source}: read as {marked.upper()} (data.encoding)" if marked and "sig" not in marked else ""
+    return marked, note
 
 
 def _decode_as(encoding: str, raw: bytes, source: str) -> tuple[str, str]:

@@ -30,16 +30,21 @@ def read_json(text: str, source: str, columns: Columns) -> list[Table]:
         raise DataError(f"{source}: is empty. Give a file with a JSON object per row.")
     if text[start] == "[":
         return [_table(source, _in_array(_elements(text, start, source), source))]
-    if text[start] == "{" and not _is_lines(text, start):
+    if text[start] == "{" and not is_lines(text, start):
         items = _values(text, start, source)
         if len(items) == 1:
             return _of_object(items[0][1], source, columns)
         return [_table(source, _in_array(items, source))]
-    return [_table(source, _lines(text, source))]
+    return [table_of_lines(text, source)]
 
 
-def _is_lines(text: str, start: int) -> bool:
-    """Return whether the first line is an object by itself and more follow."""
+def is_lines(text: str, start: int = 0) -> bool:
+    """Return whether the first line is an object by itself and more follow.
+
+    Args:
+        text: A file's, or its first lines.
+        start: Where its first value begins.
+    """
     line, _, rest = text[start:].partition("\n")
     try:
         json.loads(line)
@@ -50,8 +55,13 @@ def _is_lines(text: str, start: int) -> bool:
     return bool(rest.strip(_SPACE))
 
 
-def _lines(text: str, source: str) -> Iterator[Record | Problem]:
-    for number, line in enumerate(text.split("\n"), 1):
+def table_of_lines(text: str, source: str, before: int = 0) -> Table:
+    """The table of text with an object a line, before which the file has so many lines."""
+    return _table(source, _lines(text, source, before))
+
+
+def _lines(text: str, source: str, before: int) -> Iterator[Record | Problem]:
+    for number, line in enumerate(text.split("\n"), before + 1):
         if not line.strip(_SPACE):
             continue
         place = f"{source}:{number}"

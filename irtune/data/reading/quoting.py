@@ -7,9 +7,10 @@ by itself, quotes do not enclose line breaks.
 import csv
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from irtune.data.dataset import DataError
@@ -34,6 +35,7 @@ class Parsed:
         ends: Its last line.
         rows: Its cells.
         fault: What is wrong with the text as a whole, and in which line; empty where nothing is.
+        rule: Of the quoting that it was read by.
     """
 
     starts: list[int] = field(default_factory=list)
@@ -41,6 +43,7 @@ class Parsed:
     rows: list[list[str]] = field(default_factory=list)
     fault: str = ""
     fault_line: int = 0
+    rule: str = "none"
 
     @property
     def is_even(self) -> bool:
@@ -53,35 +56,48 @@ class Parsed:
         return [i for i, (start, end) in enumerate(zip(self.starts, self.ends, strict=True)) if end > start]
 
 
-def parse(text: str, delimiter: str, quoting: str) -> Parsed:
-    """The rows of ``text``; where it cannot be read to its end, those before the fault."""
-    parsed = Parsed()
+Read = Callable[[str], Parsed]
+"""A text's rows by a rule of quoting."""
+
+
+def parse(text: str, delimiter: str, quoting: str, before: int = 0) -> Parsed:
+    """The rows of ``text``, before which a file has so many lines; where it breaks off, those before the fault."""
+    parsed = Parsed(rule=quoting)
     with _long_cells():
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, **_FORMATS[quoting])
-        start = 1
+        start = before + 1
         try:
             for row in reader:
                 parsed.starts.append(start)
-                parsed.ends.append(reader.line_num)
+                parsed.ends.append(before + reader.line_num)
                 parsed.rows.append(row)
-                start = reader.line_num + 1
+                start = before + reader.line_num + 1
         except csv.Error as error:
             never_closed = "unexpected end of data" in str(error)
             parsed.fault = "a quote is opened and never closed" if never_closed else "a quote within a cell"
-            parsed.fault_line = start if never_closed else reader.line_num
+            parsed.fault_line = start if never_closed else before + reader.line_num
     return parsed
 
 
-def parse_as_quoted(text: str, delimiter: str, quoting: Quoting, source: str) -> tuple[Parsed, list[str]]:
+def parse_as_quoted(
+    text: str, delimiter: str, quoting: Quoting, source: str, before: int = 0
+) -> tuple[Parsed, list[str]]:
     """The rows of ``text`` under the user's rule of quoting, or the one recognised, and notes on that.
+
+    Args:
+        text: A file's text, or a part of it that ends with a row.
+        delimiter: What stands between cells.
+        quoting: The user's rule.
+        source: The file, as messages name it.
+        before: Lines of the file before ``text``.
 
     Raises:
         DataError: If it can be read under none, or rows seem to be swallowed by a quote.
     """
     if '"' not in text and quoting != "backslash":
-        return parse(text, delimiter, "none"), []
+        return parse(text, delimiter, "none", before), []
     if quoting != "auto":
-        parsed = parse(text, delimiter, quoting)
+        parsed = parse(text, delimiter, quoting, before)
         if parsed.fault:
             raise DataError(
                 f"{source}:{parsed.fault_line}: {parsed.fault}. Correct it, or set data.quoting to another of csv, "
@@ -89,17 +105,17 @@ def parse_as_quoted(text: str, delimiter: str, quoting: Quoting, source: str) ->
             )
         return parsed, _note_on_spanning(parsed, source)
     read = _tabbed if delimiter == "\t" else _comma
-    return read(text, delimiter, source)
+    return read(partial(parse, text, delimiter, before=before), text, delimiter, source)
 
 
-def _tabbed(text: str, delimiter: str, source: str) -> tuple[Parsed, list[str]]:
+def _tabbed(read: Read, text: str, delimiter: str, source: str) -> tuple[Parsed, list[str]]:
     """Text between tabs has no quoting, unless it comes out even only with it, or cells that hold quotes show it."""
-    lines = parse(text, delimiter, "none")
+    lines = read("none")
     kept = f"{source}: quotes are read as part of the texts, as usual between tabs (data.quoting)"
     opened = [cell for row in lines.rows for cell in row if _is_enclosed(cell)]
     if lines.is_even and not opened:
         return lines, [kept]
-    quoted = parse(text, delimiter, "csv")
+    quoted = read("csv")
     if not quoted.is_even or _swallowed(lines, quoted):
         return lines, [kept]
     shows_it = any('""' in cell[1:-1] for cell in opened) or all(map(_is_enclosed, lines.rows[0]))
@@ -108,16 +124,16 @@ def _tabbed(text: str, delimiter: str, source: str) -> tuple[Parsed, list[str]]:
     return lines, [f"{kept}; {len(opened)} cells begin and end with one, which data.quoting=csv takes off"]
 
 
-def _comma(text: str, delimiter: str, source: str) -> tuple[Parsed, list[str]]:
+def _comma(read: Read, text: str, delimiter: str, source: str) -> tuple[Parsed, list[str]]:
     """Text between commas and the like has quoting after RFC 4180, unless every line is a whole row without it."""
     if f'{delimiter} "' in text:
-        spaced = parse(text, delimiter, "csv after spaces")
+        spaced = read("csv after spaces")
         if spaced.is_even and not spaced.spanning():
             return spaced, [f"{source}: read without the spaces before cells, where quotes begin (data.quoting)"]
-    quoted = parse(text, delimiter, "csv")
+    quoted = read("csv")
     if not quoted.fault and not quoted.spanning():
         return quoted, []
-    lines = parse(text, delimiter, "none")
+    lines = read("none")
     swallowed = [] if quoted.fault else _swallowed(lines, quoted)
     if not quoted.fault and not swallowed:
         return quoted, _note_on_spanning(quoted, source)
@@ -126,7 +142,7 @@ def _comma(text: str, delimiter: str, source: str) -> tuple[Parsed, list[str]]:
         why = quoted.fault or "a quote would enclose several rows"
         return lines, [f"{source}: quotes are read as part of the texts, since in line {where} {why} (data.quoting)"]
     if quoted.fault:
-        return _backslash(text, delimiter, quoted, source)
+        return _backslash(read, text, quoted, source)
     first = swallowed[0]
     start, end = quoted.starts[first], quoted.ends[first]
     raise DataError(
@@ -136,9 +152,9 @@ def _comma(text: str, delimiter: str, source: str) -> tuple[Parsed, list[str]]:
     )
 
 
-def _backslash(text: str, delimiter: str, quoted: Parsed, source: str) -> tuple[Parsed, list[str]]:
+def _backslash(read: Read, text: str, quoted: Parsed, source: str) -> tuple[Parsed, list[str]]:
     """Text that RFC 4180 cannot read, where quotes in cells are escaped."""
-    escaped = parse(text, delimiter, "backslash") if '\\"' in text else quoted
+    escaped = read("backslash") if '\\"' in text else quoted
     if escaped.is_even:
         note = f"{source}: read with quotes escaped by a backslash (data.quoting)"
         return escaped, [note, *_note_on_spanning(escaped, source)]

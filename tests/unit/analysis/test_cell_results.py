@@ -139,24 +139,46 @@ def test_claims_are_adjusted_among_themselves(trial: Trial) -> None:
 
 def test_three_seeds_cannot_tell_and_that_is_said(trial: Trial) -> None:
     wrong = {name: counts[:3] for name, counts in WRONG.items()}
-    found = findings_of([FULL, FEW, SAME], rows_of(trial, wrong), [], {}, 4)
+    found = findings_of([FULL, FEW, SAME], rows_of(trial, wrong), [], {}, {None: 4})
     assert says(found.answer, "3 seeds", "can't be told")
     assert says(" ".join(found.caveats), "3 paired seeds", "0.25")
 
 
 def test_a_baseline_that_only_guesses_is_said_to_have_learnt_nothing(trial: Trial) -> None:
     wrong = {name: tuple(400 - 100 for _ in range(6)) for name in ("full", "few")}
-    found = findings_of([FULL, FEW], rows_of(trial, wrong), [], {}, 4)
+    found = findings_of([FULL, FEW], rows_of(trial, wrong), [], {}, {None: 4})
     assert says(" ".join(found.caveats), "learnt", "0.250")
-    learnt = findings_of([FULL, FEW], rows_of(trial, {k: WRONG[k] for k in ("full", "few")}), [], {}, 4)
+    learnt = findings_of([FULL, FEW], rows_of(trial, {k: WRONG[k] for k in ("full", "few")}), [], {}, {None: 4})
     assert "learnt" not in " ".join(learnt.caveats)
+
+
+def test_corpora_on_which_nothing_was_learnt_are_named(trial: Trial) -> None:
+    cells = [replace(cell, name=f"{cell.name} @ {corpus}", corpus=corpus) for corpus in "ab" for cell in (FULL, FEW)]
+    wrong = {cell.name: (100, 104, 96) if cell.corpus == "a" else (300, 300, 300) for cell in cells}
+    found = findings_of(cells, rows_of(trial, wrong), [], {}, {"a": 4, "b": 4})
+    (caveat,) = [caveat for caveat in found.caveats if "learnt" in caveat]
+    assert says(caveat, "on b", "0.250")
+    # Each cell is compared with the baseline of its own corpus.
+    assert "@ a" not in found.answer.partition("better than")[2].partition(";")[0]
+
+
+def test_of_many_cells_a_sentence_names_a_few(trial: Trial) -> None:
+    cells = [FULL, *(Cell(f"c{number}", f"c{number}") for number in range(9))]
+    rows = [
+        trial(num_wrong=100 + seed * 4, trial_id=f"{cell.name}{seed}", repeats=cell.name, seed=seed, status=status)
+        for cell in cells
+        for seed, status in enumerate(("finished", "finished", "failed"))
+    ]
+    (caveat,) = [one for one in findings_of(cells, rows, [], {}, {None: 4}).caveats if "not finish" in one]
+    assert says(caveat, "c4 1 … 4 more")
+    assert "c5" not in caveat
 
 
 def test_cells_that_still_improve_at_the_end_are_named(trial: Trial) -> None:
     rows = rows_of(trial, {name: WRONG[name] for name in ("full", "few")})
     flat, rising = Curve([10, 20, 30, 40], [0.5, 0.7, 0.7, 0.7]), Curve([10, 20, 30, 40], [0.5, 0.6, 0.7, 0.8])
     curves = {row.trial_id: rising if row.repeats == "few" else flat for row in rows}
-    found = findings_of([FULL, FEW], rows, [], curves, 4)
+    found = findings_of([FULL, FEW], rows, [], curves, {None: 4})
     assert found.improving == ("few",)
     assert says(" ".join(found.caveats), "more steps", "few")
 

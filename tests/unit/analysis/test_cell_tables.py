@@ -1,8 +1,7 @@
 """The cells of a study as tables, figures and a page: what stands in them, and that files read back."""
 
 import re
-import shutil
-import subprocess
+import string
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from latex import compiled, needs_latex
 from rich.console import Console
 
 from irtune.analysis.ablation.ablation_report import AblationReport, Picture, render_ablation
@@ -19,11 +19,15 @@ from irtune.analysis.ablation.cell_figures import cells_plot, curves_plot, selec
 from irtune.analysis.ablation.cell_results import Cell, CellResult, results_of
 from irtune.analysis.ablation.cell_tables import cell_table, latex, write_tables
 from irtune.analysis.ablation.claims import Claimed
+from irtune.analysis.ablation.cost_table import cost_table
+from irtune.analysis.ablation.evidence_table import evidence_table
 from irtune.analysis.ablation.factor_figure import TRAINING_SIZE, factor_plot
 from irtune.analysis.ablation.findings import findings_of
 from irtune.analysis.ablation.knee import K
+from irtune.analysis.ablation.latex import bold, escaped, latex_table
 from irtune.analysis.ablation.learning_curve import Curve
-from irtune.analysis.ablation.stability import Choices, jaccard_of_chance, stability
+from irtune.analysis.ablation.stability import Choices, between_corpora, jaccard_of_chance, stability
+from irtune.analysis.ablation.stability_tables import stability_frame, stability_tables
 from irtune.analysis.ablation.trade_off_figure import trade_off_plot
 from irtune.analysis.trials import TrialRow
 
@@ -72,6 +76,8 @@ def test_files_hold_every_number_unrounded(results: list[CellResult], tmp_path: 
         "cells.md",
         "cells.parquet",
         "cells.tex",
+        "costs.md",
+        "costs.tex",
         "trials.csv",
         "trials.parquet",
     ]
@@ -109,19 +115,26 @@ def test_latex_escapes_what_names_hold_and_every_line_has_all_columns(results: l
     assert len(body) == 4
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed (Debian: texlive-latex-base)")
-def test_latex_compiles(results: list[CellResult], tmp_path: Path) -> None:
-    page = rf"\documentclass{{article}}\usepackage{{booktabs}}\begin{{document}}{latex(results, 'a_b')}\end{{document}}"
-    (tmp_path / "page.tex").write_text(page)
-    command = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "page.tex"]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=60)
+@needs_latex
+def test_latex_compiles_whatever_names_hold(results: list[CellResult], tmp_path: Path) -> None:
+    marks = f"{string.punctuation}±–↑↓→×≤≥«»éüßÅ“”’…"
+    lines = [[escaped(f"{mark}a"), bold(escaped(f"b{mark}"))] for mark in marks]
+    write_tables(results, tmp_path, f"a_b {marks}")
+    tables = [(tmp_path / f"{name}.tex").read_text() for name in ("cells", "costs")]
+    said = compiled("\n\n".join([*tables, latex_table([marks, "*["], lines, "lr", marks)]), tmp_path)
+    assert "Missing character" not in said
     assert (tmp_path / "page.pdf").stat().st_size > 1000
+
+
+def test_latex_says_where_pdflatex_lacks_a_character() -> None:
+    assert latex_table(["método"], [["ß"]], "l", "é").startswith(r"% \usepackage{booktabs}")
+    assert "lualatex" in latex_table(["λ"], [["日"]], "l", "c").splitlines()[0]
 
 
 @pytest.mark.parametrize("width", [80, 100, 160])
 def test_the_terminal_shows_all_cells_at_any_width(results: list[CellResult], width: int) -> None:
     console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(cell_table(results).rich(width))
+    console.print(cell_table(results, with_costs=True).rich(width))
     lines = console.export_text().splitlines()
     assert max(map(len, lines)) <= width
     assert "0.750" in "".join(lines)
@@ -141,13 +154,74 @@ def test_chance_overlap_is_what_drawing_gives() -> None:
 def test_agreement_of_equal_and_of_opposite_seeds() -> None:
     equal = stability([choices(0), choices(1)])
     assert equal is not None
-    assert (equal.tau, equal.jaccard) == (pytest.approx(1.0), 1.0)
+    assert (equal.between_seeds.tau, equal.between_seeds.jaccard) == (pytest.approx(1.0), 1.0)
     apart = stability([choices(0), choices(1, last=(4, 5))])
     assert apart is not None
-    assert apart.jaccard == 0.0
+    assert apart.between_seeds.jaccard == 0.0
     # Ten of thirty steps with the first choice: frequency is by the steps for which a choice held.
     assert choices(0, last=(4, 5)).frequency.tolist() == pytest.approx([1 / 3, 1 / 3, 0, 0, 2 / 3, 2 / 3])
     assert stability([]) is None
+
+
+def test_every_test_of_a_cell_is_on_the_page(results: list[CellResult]) -> None:
+    table = evidence_table(results)
+    assert table is not None
+    first, _ = table.lines
+    said = dict(zip([column.heading for column in table.columns], first.cells, strict=True))
+    against = results[1].against
+    assert against is not None
+    assert (said["cell"], said["pairs"], said["sign-flip p"]) == (CELLS[1].name, "6", f"{2 / 64:.2g}")
+    assert said["Wilcoxon p"] == f"{against.wilcoxon_p:.2g}"
+    assert said["McNemar p"] == f"{results[1].mcnemar:.2g}"
+    assert float(said["effect"]) == pytest.approx(against.effect, abs=0.005)
+    assert evidence_table(results[:1]) is None
+
+
+def test_corpora_agree_by_trials_of_different_seeds_alone() -> None:
+    first, second = [choices(0, (0, 1)), choices(1, (4, 5))], [choices(0, (0, 1)), choices(1, (4, 5))]
+    # With the same seed all agree, as if nothing depended on the data; with another seed nothing does.
+    found = between_corpora(first, second)
+    assert (found.num_pairs, found.jaccard) == (2, 0.0)
+    # Two of six blocks: 2 common of 2 with probability 1/15, 1 of 3 with 8/15.
+    assert found.jaccard_of_chance == pytest.approx(1 / 15 + 8 / 15 / 3)
+    assert found.tau == pytest.approx(1.0)
+    # One seed tells nothing.
+    assert between_corpora(first[:1], second[:1]).jaccard is None
+
+
+def test_agreement_between_every_two_corpora_stands_below_that_between_seeds(trial: Trial) -> None:
+    cells = [Cell(f"few @ {corpus}", "few", {}, {}, corpus) for corpus in "xyz"]
+    rows = [trial(trial_id=f"{cell.name}{seed}", repeats=cell.name, seed=seed) for cell in cells for seed in (0, 1)]
+    held = {cell.name: [choices(0), choices(1)] for cell in cells}
+    seeds, corpora = stability_tables(results_of(cells, rows), held)
+    assert [line.cells[0] for line in seeds.lines] == [cell.name for cell in cells]
+    assert [line.cells[:3] for line in corpora.lines] == [("few", f"{a} – {b}", "2") for a, b in ("xy", "xz", "yz")]
+    frame = stability_frame(results_of(cells, rows), held)
+    assert frame["between"].tolist() == ["seeds"] * 3 + ["corpora"] * 3
+    assert frame["jaccard"].tolist() == [1.0] * 6
+    of_one = stability_tables(results_of(cells[:1], rows), held)
+    assert len(of_one) == 1
+
+
+def test_costs_are_means_over_seeds_with_what_choosing_adds(trial: Trial) -> None:
+    costs = {"step_s": 0.0421, "tokens_per_s": 1234.0, "refresh_flops_share": 0.031, "refresh_time_share": None}
+    rows = [trial(repeats="few", seed=seed, **costs | {"step_s": 0.0421 + seed / 100}) for seed in (0, 1)]
+    table = cost_table(results_of([Cell("few", "few")], rows))
+    (line,) = table.lines
+    said = dict(zip([column.heading for column in table.columns], line.cells, strict=True))
+    assert said == {
+        "cell": "few",
+        "blocks": "3",
+        "lowest block": "4.5",
+        "param share": "25%",
+        "FLOPs": "2.50P",
+        "time": "11m40s",
+        "step time": "47.1ms",
+        "tokens/s": "1234",
+        "peak GiB": "12.5",
+        "refresh FLOPs": "+3.1%",
+        "refresh time": "–",
+    }
 
 
 def test_figures_show_what_was_measured(results: list[CellResult], rows: list[TrialRow]) -> None:
@@ -181,7 +255,7 @@ def page(results_rows: list[TrialRow], **replaced: Any) -> str:
     curves = {row.trial_id: Curve([10, 20], [0.1, 0.5], [1e9, 2e9], [1.0, 2.0]) for row in results_rows}
     given: Mapping[str, Any] = {
         "title": "Ablation <b>x</b>",
-        "findings": findings_of(CELLS, results_rows, claims, curves, 4),
+        "findings": findings_of(CELLS, results_rows, claims, curves, {None: 4}),
         "matched": "equal k (10)",
         "choices": {CELLS[1].name: [choices(0), choices(1)]},
         "figures": dict.fromkeys(("cells", "curves", "trade_off", "selection"), b"png"),
@@ -225,7 +299,7 @@ def test_cells_of_which_nothing_finished_cost_no_table_and_no_figure(
     measured = {"validation_score": None, "test_score": None, "flops": None, "seconds": None, "test_predictions": None}
     failed = [replace(row, status="failed", **measured) if row.repeats in names else row for row in rows]
     curves = {row.trial_id: Curve([10, 20], [0.4, 0.5]) for row in failed if row.status == "finished"}
-    findings = findings_of(CELLS, failed, [Claimed("few_50%", "full", 0.01)], curves, 4)
+    findings = findings_of(CELLS, failed, [Claimed("few_50%", "full", 0.01)], curves, {None: 4})
     assert {one.cell.name: len(one.unfinished) for one in findings.results if not one.rows} == dict.fromkeys(names, 6)
     write_tables(findings.results, tmp_path, "a study")
     assert len(pd.read_csv(tmp_path / "cells.csv")) == 3
@@ -243,6 +317,8 @@ def test_sections_stand_in_the_order_of_questions(rows: list[TrialRow]) -> None:
         f"against {K}",
         f"against {EVERY}",
         "Cells over seeds",
+        "seeds and examples",
+        "What cells cost",
         "Learning curves",
         "Steps to a target",
         "training set",
@@ -267,7 +343,9 @@ def test_the_page_of_several_corpora_has_a_table_of_methods(trial: Trial) -> Non
     rows = [trial(trial_id=f"{cell.name}{seed}", repeats=cell.name, seed=seed) for cell in cells for seed in (0, 1)]
     names = ["a", "b", "c", "d"]
     text = page(
-        rows, findings=findings_of(cells, rows, [], {}, 4), class_names={"x": names, "y": [f"{n}2" for n in names]}
+        rows,
+        findings=findings_of(cells, rows, [], {}, {"x": 4, "y": 4}),
+        class_names={"x": names, "y": [f"{n}2" for n in names]},
     )
     assert "Methods on each corpus" in text
     assert "d2</th>" in text

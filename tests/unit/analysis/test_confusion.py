@@ -7,7 +7,7 @@ import pytest
 
 from irtune.analysis.ablation.cell_results import Cell, CellResult, results_of
 from irtune.analysis.ablation.claims import Claimed, judge
-from irtune.analysis.ablation.class_scores import per_class
+from irtune.analysis.ablation.class_scores import class_frame, per_class
 from irtune.analysis.ablation.confusion import MOST_CELLS, confusion, confusion_plot, worth_a_look
 from irtune.analysis.metrics import Metric
 from irtune.analysis.trials import TrialRow
@@ -37,6 +37,8 @@ def test_rows_are_what_is_true_and_seeds_are_summed_whatever_the_metric_reads(tr
     assert counts is not None
     assert counts.tolist() == COUNTS
     assert per_class([one], ["a", "b", "c"])["cell_0"] == ["0.800", "0.500", "0.667"]
+    frame = class_frame([one], {None: ["a", "b", "c"]})
+    assert dict(zip(frame["class"], frame["f1"], strict=True)) == pytest.approx({"a": 0.8, "b": 0.5, "c": 2 / 3})
 
 
 def test_a_cell_without_predictions_has_none(trial: Trial) -> None:
@@ -57,6 +59,17 @@ def test_the_picture_shows_shares_of_a_class_and_nothing_of_one_without_examples
     assert sorted({text.get_text() for text in panels[0].texts}) == ["0", "100", "33", "50", "67"]
     longest = max(len(label.get_text()) for label in panels[0].get_yticklabels())
     assert longest == 18
+
+
+def test_matrices_of_many_classes_stand_below_each_other_where_a_page_is_too_narrow(trial: Trial) -> None:
+    cells = [Cell(f"c{number}", f"c{number}") for number in range(4)]
+    rows = [trial(trial_id=cell.name, repeats=cell.name, seed=0) for cell in cells]
+    few, many = (confusion_plot(results_of(cells, rows), [str(index) for index in range(n)]) for n in (4, 9))
+    assert few is not None
+    assert many is not None
+    # Four in two lines of two, never three and a lone one; nine classes no wider than a page.
+    assert [figure.axes[0].get_subplotspec().get_gridspec().get_geometry() for figure in (few, many)] == [(2, 2)] * 2
+    assert many.get_figwidth() <= 15.2
 
 
 def test_shown_are_baseline_claims_and_the_best_alone(trial: Trial) -> None:

@@ -152,7 +152,7 @@ def test_an_ablation_resamples_by_group_and_says_so(trial):
             for strategy, cell, wrong in (("all", "full", 120), ("top_k", "ir", 80))
             for seed in (1, 2, 3)
         ]
-        return findings_of(cells, rows, [], {}, 4)
+        return findings_of(cells, rows, [], {}, {None: 4})
 
     bare, grouped = found(), found(test_groups=ESSAYS)
     one, other = bare.results[1], grouped.results[1]

@@ -60,6 +60,16 @@ def test_a_card_by_hand():
     assert found.stability.jaccard_of_chance == pytest.approx(1 / 3)
 
 
+def test_other_signals_stand_beside_the_one_that_chose():
+    other = [Choices(0, np.ones(3), np.array([7.0, np.nan, 9.0]), np.ones(3, bool))]
+    found = card_of(SEEDS, advise(SEEDS, ADAPTER), ORIGIN, "model.layers", None, {"activation_energy": other})
+    assert [block.activation_energy for block in found.blocks] == [7.0, None, 9.0]
+    assert list(found.blocks[0].importance) == ["gradient_norm", "activation_energy"]
+    assert list(found.blocks[1].importance) == ["gradient_norm"]
+    # Importance by both, and the share of steps.
+    assert len(card_plot(found).axes) == 3
+
+
 def test_what_is_not_known_is_null():
     found = card(UNSEEN)
     block = found.blocks[1]

@@ -1,13 +1,12 @@
 """Which cell is the best of a corpus, and methods against corpora."""
 
 import re
-import shutil
-import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from latex import compiled, needs_latex
 from saying import says
 
 from irtune.analysis.ablation.best import best_shown, leads_of
@@ -76,11 +75,8 @@ def test_one_corpus_needs_no_such_table(trial: Trial) -> None:
     assert methods_by_corpus(results(trial, {"essays": (100, 60, 80)})) is None
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed (Debian: texlive-latex-base)")
+@needs_latex
 def test_its_latex_compiles(trial: Trial, tmp_path: Path) -> None:
     table = methods_by_corpus(results(trial, {"essays": (100, 60, 80), "wiki_s": (40, 60, 80)}, (*SIX, 0, 4)))
     assert table is not None
-    page = rf"\documentclass{{article}}\usepackage{{booktabs}}\begin{{document}}{table.latex('a_b')}\end{{document}}"
-    (tmp_path / "page.tex").write_text(page)
-    command = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "page.tex"]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=60)
+    compiled(table.latex("a_b"), tmp_path)

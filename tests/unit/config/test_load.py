@@ -21,6 +21,7 @@ from irtune.config.load import (
 from irtune.config.schema import ExperimentConfig
 from irtune.config.sweep_schema import SweepConfig
 from irtune.config.tree import flatten
+from irtune.search.source import BASELINE_OVERRIDES
 
 SWEEP = {
     "selection": {"policy": {"name": "top_k", "k": 10}},
@@ -234,9 +235,10 @@ def test_the_experiment_of_a_sweep_is_all_but_the_search():
 
 def test_the_baseline_differs_in_its_policy_only():
     config = with_overrides(ExperimentConfig(), {"selection.policy.name": "top_k", "selection.policy.k": 3, "seed": 5})
-    assert config.baseline() == with_overrides(config, {"selection.policy.name": BASELINE})
-    assert config.baseline().strategy == "all"
-    assert config.baseline().seed == 5
+    baseline = with_overrides(config, BASELINE_OVERRIDES)
+    assert baseline == with_overrides(config, {"selection.policy.name": BASELINE})
+    assert baseline.strategy == "all"
+    assert baseline.seed == 5
 
 
 def test_configurations_cannot_be_changed():

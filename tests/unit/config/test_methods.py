@@ -251,8 +251,7 @@ def test_without_its_name_the_settings_of_a_method_stay_and_may_be_changed(name)
 @given(st.sampled_from(NAMES))
 def test_the_baseline_trains_all_blocks_and_keeps_what_the_method_set_elsewhere(name):
     config = config_of(method=name)
-    baseline = config.baseline()
-    assert baseline == with_overrides(config, BASELINE)
+    baseline = with_overrides(config, BASELINE)
     assert (baseline.strategy, baseline.method) == ("all", None)
     assert baseline.model == config.model
     assert baseline.selection.reselect_every == config.selection.reselect_every
@@ -261,7 +260,7 @@ def test_the_baseline_trains_all_blocks_and_keeps_what_the_method_set_elsewhere(
 
 
 def test_the_baseline_of_the_authors_method_has_their_head_too():
-    assert not config_of(method="ir_authors").baseline().model.train_head
+    assert not with_overrides(config_of(method="ir_authors"), BASELINE).model.train_head
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -10,7 +10,7 @@ from irtune.config.schema import ModelConfig
 from irtune.data.dataset import SPLITS, DataError
 from irtune.data.encode import encode
 from irtune.data.file import FileConfig
-from irtune.training.model import materialize
+from irtune.training.pretrained import materialize
 from irtune.training.tokenizer import load_tokenizer
 
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from irtune.data import Example, LabelledDataset
 from irtune.data.batches import evaluation_batches, share_hash, training_batches
 from irtune.data.dataset import SPLITS
-from irtune.data.encode import LENGTH_CAP, EncodedSplit, LengthError, encode, encode_once
+from irtune.data.encode import LENGTH_CAP, EncodedSplit, encode, encode_once
 from irtune.data.prompt import Prompt
 
 PAD = 99
@@ -129,7 +129,7 @@ def test_the_label_list_is_left_out_where_it_would_take_more_than_a_third():
 
 def test_an_instruction_that_leaves_too_little_for_texts_is_refused_with_the_figure():
     data = revisions(("a b c d e f g h i j k l", "b"), instruction="x" * 60)
-    with refused(LengthError, "90 tokens", "take 77", "leave 13", "16 at least"):
+    with refused(ValueError, "90 tokens", "take 77", "leave 13", "16 at least"):
         encode(data, letters(), 90)
     # Where all texts fit there is nothing to refuse.
     assert encode(data, letters(), 110).num_cut == 0

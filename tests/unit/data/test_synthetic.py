@@ -5,9 +5,10 @@ from collections import Counter
 
 import pytest
 
-from irtune.data.dataset import SPLITS
+from irtune.data.dataset import SPLITS, DataError
 from irtune.data.synthetic import SyntheticConfig, compose, generate_pair
 from irtune.data.synthetic_language import INTENTIONS, PLAIN_WORDINGS, SLOTS, misspelled, new_scene, read_table
+from irtune.data.synthetic_topics import TOPICS
 
 
 @pytest.fixture(scope="module")
@@ -148,3 +149,20 @@ def test_a_misspelling_is_a_permutation_with_the_same_first_letter(word):
         assert wrong != word
         assert wrong[0] == word[0]
         assert sorted(wrong) == sorted(word)
+
+
+def test_topics_are_short_balanced_and_never_twice():
+    found = SyntheticConfig(task="topics", train_size=600, validation_size=101, test_size=400).load()
+    assert found.labels == ("food", "weather", "music", "money", "sport")
+    phrases = [example.texts[0] for split in found.splits.values() for example in split]
+    assert len(set(phrases)) == len(phrases) == 1101
+    assert max(map(len, phrases)) < 30
+    assert set(Counter(example.label for example in found.splits["train"]).values()) == {120}
+    assert all(example.texts[0].split()[-1] in TOPICS[example.label].split() for example in found.splits["test"])
+    again = SyntheticConfig(task="topics", train_size=600, validation_size=101, test_size=400).load()
+    assert found.fingerprint() == again.fingerprint()
+
+
+def test_more_topics_than_there_are_phrases_are_refused():
+    with pytest.raises(DataError, match=r"data\.train_size"):
+        SyntheticConfig(task="topics", train_size=9000).load()

@@ -41,6 +41,9 @@ class FakeBlocks:
         self.active = tuple(active)
         self.calls.append(("set_active", self.active))
 
+    def recompute(self, blocks):
+        pass
+
     def discard_gradients(self, blocks):
         self.calls.append(("discard", list(blocks)))
 

@@ -143,7 +143,7 @@ def test_it_has_no_verdict_and_counts_in_the_adjustment() -> None:
     assert good.against is not None
     assert good.against.adjusted_p == pytest.approx(2 * good.against.p)
     assert (bad.against, len(bad.rows)) == (None, 5)
-    found = findings_of(cells, rows, [], {}, 4)
+    found = findings_of(cells, rows, [], {}, {None: 4})
     assert says(" ".join(found.caveats), "bad after 5 seeds", "no verdict")
     assert "2 comparisons" in found.answer
 

@@ -4,6 +4,7 @@ import json
 import math
 import pickle
 import warnings
+from dataclasses import asdict
 
 import numpy as np
 import optuna
@@ -83,7 +84,7 @@ def test_the_baseline_comes_first_and_outside_the_study(tmp_path):
     study = study_at(tmp_path)
     searcher = searcher_on(study)
     expected = {"name": "baseline", "overrides": {"method": None, POLICY: "all"}, "repeats": None, "group": {}}
-    assert searcher.suggest("a") == expected == BASELINE_SPEC.to_json()
+    assert searcher.suggest("a") == expected == asdict(BASELINE_SPEC)
     searcher.on_trial_result("a", {METRIC: 0.3, "step": 10})
     assert study.trials == []
     finish(searcher, "a", 0.7, **{"final/test/f1_macro": 0.6, "cost/wall_s": np.float64(3.5), "loss": 1})
@@ -315,7 +316,7 @@ def test_trials_that_a_killed_sweep_left_open_run_again_first(tmp_path):
     finish(killed, "a", 0.4)
 
     study = study_at(tmp_path)
-    assert requeue_interrupted(study) == [1]
+    requeue_interrupted(study)
     suggestions = run_sweep(searcher_on(study, num_trials=4))
     # Under its name, by which its checkpoint is found, and with what it had reported.
     assert suggestions[0] == lost[1]
@@ -324,7 +325,8 @@ def test_trials_that_a_killed_sweep_left_open_run_again_first(tmp_path):
     assert len(suggestions) == 3
     assert study.trials[1].state == TrialState.FAIL
     assert study.trials[2].user_attrs["restart_of"] == 1
-    assert requeue_interrupted(study) == []
+    requeue_interrupted(study)
+    assert not study.get_trials(states=(TrialState.WAITING,))
 
 
 def test_a_trial_keeps_its_name_however_often_its_driver_is_killed(tmp_path):
@@ -367,7 +369,7 @@ def test_what_is_over_and_how(tmp_path):
     searcher.on_trial_complete("c", None, error=True)
     ended = ended_trials(study)
     assert [outcome.status for _, outcome in ended] == ["finished", "pruned", "failed"]
-    assert [spec.to_json() for spec, _ in ended] == [suggestions[name] for name in "abc"]
+    assert [asdict(spec) for spec, _ in ended] == [suggestions[name] for name in "abc"]
     assert ended[2][1].reason == "it raised an error"
 
 

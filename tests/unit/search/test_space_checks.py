@@ -45,7 +45,7 @@ def test_a_good_space_has_no_mistakes():
         pytest.param(
             {"selection.reselect_evry": INTERVAL},
             "space.selection.reselect_evry: … unknown … 'reselect_every'? … available: frozen_state, measure, on_thaw, "
-            "policy, reselect_every, self_check",
+            "policy, probe_memory, reselect_every, self_check",
             id="unknown-key",
         ),
         pytest.param(

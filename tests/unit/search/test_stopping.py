@@ -2,6 +2,7 @@ import math
 import pickle
 import random
 import time
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
@@ -19,7 +20,7 @@ def asha(grace_steps=10, max_steps=100, mode="max"):
 
 def run(scheduler, trial_id, scores, is_baseline=False):
     """The step at which a trial with these scores by step is stopped, None if it never is."""
-    trial = SimpleNamespace(trial_id=trial_id, config=TrialSpec("baseline" if is_baseline else trial_id, {}).to_json())
+    trial = SimpleNamespace(trial_id=trial_id, config=asdict(TrialSpec("baseline" if is_baseline else trial_id, {})))
     scheduler.on_trial_add(None, trial)
     for step, score in scores.items():
         result = {"step": step, "score": score}
@@ -48,7 +49,7 @@ def test_decisions_are_those_of_ray(grace, last, factor, mode):
     draw = random.Random(0)
     running, decisions = {}, []
     for number in range(150):
-        running[number] = SimpleNamespace(trial_id=f"t{number}", config=TrialSpec(f"t{number}", {}).to_json(), step=0)
+        running[number] = SimpleNamespace(trial_id=f"t{number}", config=asdict(TrialSpec(f"t{number}", {})), step=0)
         for scheduler in (ours, theirs):
             scheduler.on_trial_add(None, running[number])
         for trial in draw.sample(sorted(running.values(), key=lambda one: one.trial_id), k=min(3, len(running))):
@@ -144,7 +145,7 @@ def test_grace_beyond_the_end_stops_nothing():
 
 def test_results_without_the_metric_are_passed_over():
     scheduler = asha()
-    trial = SimpleNamespace(trial_id="a", config=TrialSpec("a", {}).to_json())
+    trial = SimpleNamespace(trial_id="a", config=asdict(TrialSpec("a", {})))
     scheduler.on_trial_add(None, trial)
     assert scheduler.on_trial_result(None, trial, {"loss": 3}) == "CONTINUE"
 

@@ -1,4 +1,5 @@
 from contextlib import nullcontext
+from dataclasses import replace
 from itertools import chain, combinations
 
 import numpy as np
@@ -21,6 +22,18 @@ def test_a_high_score_far_from_the_output_is_not_worth_its_backward_pass():
     assert choose(CostAware(budget=0.874), [100, 1, 2, 3]) == (2, 3)
     assert choose(CostAware(budget=0.875), [100, 1, 2, 3]) == (1, 2, 3)
     assert choose(CostAware(budget=1), [100, 1, 2, 3]) == (0, 1, 2, 3)
+
+
+def test_what_is_not_computed_below_pays_for_blocks_above():
+    """A budget of 7 pays for block 2 (4 + 2 + .5); without 2 of 4 forward for block 3 too, and never for block 1."""
+    cost = costs(4, [1, 1, 1, 1], [0.5, 0.5, 0.5, 0.9])
+    policy = CostAware(budget=7 / cost.of(range(4)))
+    assert policy.lowest_ever(4, cost) == 2
+    kept = replace(cost, lowest=2, kept=2.0)
+    assert kept.of([2]) == cost.of([2]) - 2
+    assert kept.of(range(4)) == cost.of(range(4))
+    assert choose(policy, [9, 9, 2, 1], cost=cost) == (2,)
+    assert choose(policy, [9, 9, 2, 1], cost=kept) == (2, 3)
 
 
 def test_a_budget_that_is_the_cost_of_a_set_pays_for_it():

@@ -65,6 +65,11 @@ def test_what_is_no_choice_is_refused(options, message):
         Static(**options)
 
 
+def test_the_lowest_block_is_known_in_advance():
+    chosen = (Static(which="last", k=3), Static(which="middle", k=2), Static(blocks=[7, 4]), Static(which="first", k=3))
+    assert [policy.lowest_ever(10) for policy in chosen] == [7, 4, 4, 0]
+
+
 def test_blocks_that_the_model_does_not_have():
     with refused(ValueError, "selection.policy.blocks: … no block 10 … has 10"):
         Static(blocks=[3, 10]).check(10)

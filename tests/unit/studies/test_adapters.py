@@ -11,10 +11,11 @@ from stores import stored_runs
 
 from irtune.config.load import ConfigError, load, with_overrides
 from irtune.config.sweep_schema import SweepConfig
+from irtune.search.source import TrialSpec
 from irtune.studies.adapters import Adapters
 from irtune.studies.trial_record import TrialRecord
 from irtune.tracking.mlflow_tracker import MlflowTracker
-from irtune.tracking.run_record import Ended, Opened, RunRecord
+from irtune.tracking.run_record import Ended, Opened, RunRecord, now_ms
 from irtune.tracking.uploader import Uploader
 from irtune.training.record import RecordWriter
 
@@ -43,7 +44,7 @@ class Trials:
         (folder / "adapter" / "weights").write_text(name)
         overrides = {"selection.policy.name": "all"} if name == "baseline" else {}
         experiment = with_overrides(self.config.experiment(), overrides)
-        entry = TrialRecord(name, name, experiment, folder, name == "baseline", repeats)
+        entry = TrialRecord(TrialSpec(name, {}, repeats), name, experiment, folder)
         values = {"eval/f1_macro": f1, "cost/total_flops": flops, "cost/step_flops": flops}
         entry.take([{"kind": "metrics", "step": 9, "attempt": 0, "values": values}])
         entry.settle()
@@ -123,7 +124,7 @@ def test_the_best_go_to_mlflow_and_the_ends_of_their_runs_stay(tmp_path: Path, u
     uploader.start()
     for name, f1 in (("trial_0000", 0.1), ("trial_0001", 0.3), ("trial_0002", 0.2)):
         folder = trials.folder / "trials" / name
-        uploader.add(f"sweep/{name}", folder, name=name, tags={})
+        uploader.add(folder, Opened(f"sweep/{name}", name, {}, now_ms()))
         writer = RecordWriter(folder)
         writer.metrics(9, {"eval/f1_macro": f1})
         writer.close()

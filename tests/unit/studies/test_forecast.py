@@ -27,7 +27,7 @@ def experiment(selection, **tree):
 
 
 def selection(policy, interval=0, **rest):
-    return {"policy": policy, "reselect_every": interval, **rest}
+    return {"policy": policy, "reselect_every": interval, "probe_memory": "fast", **rest}
 
 
 def step_flops(selection, **tree):
@@ -48,6 +48,18 @@ def test_a_refresh_that_reads_gradients_passes_through_all_blocks():
     assert found == pytest.approx((480 + (370 + 470) / 2) / 2, rel=0.05)
     # Fixed blocks read nothing, unless they are told to: once, at 110 more.
     assert step_flops(selection({"name": "static", "blocks": [1]}, measure="always")) == 370 + 110 / 4
+
+
+def test_what_refreshes_compute_again_is_counted():
+    # 2 examples of 5 tokens, 10 a block: the first refresh repeats both blocks, the others the one that is frozen if it
+    # is the lower one, or else half of it, rounded up.
+    every = selection({"name": "static", "blocks": [1]}, 1, measure="always", probe_memory="low")
+    assert step_flops(every) == 480 + (200 + 3 * 100) / 4
+    every = selection({"name": "static", "blocks": [0]}, 1, measure="always", probe_memory="low")
+    assert step_flops(every) == 480 + (200 + 3 * 100) / 4
+    half = selection({"name": "static", "blocks": [1]}, 1, measure="always", probe_memory="low")
+    # A pass of half of the examples repeats half of that.
+    assert step_flops(half, importance={"probe_fraction": 0.5}) == 370 + 240 + (100 + 3 * 50) / 4
 
 
 def test_passes_apart_from_the_step_are_counted():
@@ -112,6 +124,9 @@ class CountedBlocks:
     def trainable_parameters(self, active):
         return len(active)
 
+    def recompute(self, blocks):
+        pass
+
     def discard_gradients(self, blocks):
         pass
 
@@ -146,7 +161,7 @@ class CountedBlocks:
 @pytest.mark.parametrize("measure", ["when_needed", "always"])
 def test_a_forecast_is_what_the_controller_has_the_trainer_run(policy, importance, measure):
     config = experiment(
-        selection(policy, 3, measure=measure),
+        selection(policy, 3, measure=measure, probe_memory="low"),
         importance=importance,
         training={"max_steps": 10, "gradient_accumulation_steps": 2, "micro_batch_size": 4},
     )

@@ -19,7 +19,8 @@ from irtune.tracking.connection import TrackingAwayError
 from irtune.training import distributed
 from irtune.training import rehearsal as rehearsing
 from irtune.training.cost import CostModel
-from irtune.training.model import materialize, shapes_only
+from irtune.training.model import shapes_only
+from irtune.training.pretrained import materialize
 from irtune.training.rehearsal import Pace, RehearsalError
 from irtune.workers import cluster
 
@@ -90,7 +91,8 @@ def test_what_is_predicted(tmp_path, console):
     # Two at a time, so one of the other 10 starts a process too, the baseline at the best trial's rate among them.
     scoring_s = found["baseline_s"] - 5 - 8 * found["step_s"]
     assert found["trial_s"] == pytest.approx(2 + 3 / 10 + found["trial_flops"] / 1e8 + scoring_s)
-    assert 0.3 < found["trial_flops"] / 8 / 1e8 / found["step_s"] < 0.95
+    # A refresh, which two of eight steps are, computes frozen blocks again.
+    assert 0.3 < found["trial_flops"] / 8 / 1e8 / found["step_s"] < 1
     # A sum over n from 1 to 9 of (1 + (n - 1) / 3) / (n + 1) goes on.
     go_on = sum((1 + (n - 1) / 3) / (n + 1) for n in range(1, 10))
     assert found["stopped"] == pytest.approx(9 - go_on)

@@ -7,7 +7,8 @@ from rich.console import Console
 
 from irtune.config.load import build
 from irtune.config.schema import ExperimentConfig
-from irtune.studies.plan import Plan, actual, side_by_side, table
+from irtune.search.source import TrialSpec
+from irtune.studies.plan import Plan, actual, show_compared, side_by_side
 from irtune.studies.trial_record import TrialRecord
 from irtune.tracking.run_record import DRIVER_RECORD, Ended, Opened, RunRecord
 
@@ -34,11 +35,10 @@ def entry(tmp_path):
         record.begin(Opened("key", "t", {}, round(1000 * start_s)))
         record.finish(Ended("FINISHED", {}, None, round(1000 * end_s)))
         return TrialRecord(
-            "baseline" if baseline else f"{start_s}",
+            TrialSpec("baseline" if baseline else f"{start_s}", {}),
             "t",
             config,
             folder,
-            baseline,
             status=status,
             step=10,
             latest=values,
@@ -73,7 +73,7 @@ def test_predicted_and_actual_side_by_side(entry):
     # What was not predicted is left open.
     assert ("training FLOPs of such a trial", "–", "600", "–") in rows
     console = Console(file=StringIO(), width=120)
-    console.print(table(rows, PLAN.source))
+    show_compared((rows, PLAN.source, {}), console)
     assert all(word in console.file.getvalue() for row in rows for word in row)
     assert "from measured steps" in console.file.getvalue()
 

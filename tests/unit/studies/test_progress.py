@@ -11,6 +11,7 @@ from saying import each_says, says
 
 from irtune.config.schema import ExperimentConfig
 from irtune.config.study_schema import Aim
+from irtune.search.source import TrialSpec
 from irtune.studies import progress as progress_module
 from irtune.studies.progress import SweepProgress
 from irtune.studies.trial_record import TrialRecord
@@ -30,7 +31,7 @@ class Screen:
         self.entries = []
 
     def trial(self, name, step=0, status=None, **scores):
-        entry = TrialRecord(name, name, ExperimentConfig(), Path("/nowhere"), False, status=status, step=step)
+        entry = TrialRecord(TrialSpec(name, {}), name, ExperimentConfig(), Path("/nowhere"), status=status, step=step)
         entry.latest = {key.replace("__", "/"): value for key, value in scores.items()}
         self.entries.append(entry)
         return entry

@@ -70,6 +70,7 @@ def trial(
     repeats=None,
     finished=True,
     tags=None,
+    signal="gradient_norm",
     **adapter,
 ):
     """Write what a trial and its driver leave behind.
@@ -79,6 +80,7 @@ def trial(
         adapter: Settings of it.
     """
     tree = TREE | {"seed": seed, "selection": {"policy": policy}, "adapter": TREE["adapter"] | adapter}
+    tree["importance"] = {"name": signal}
     config = build(ExperimentConfig, tree, "x")
     place = folder / "trials" / name
     driver = {"irtune.strategy": config.strategy, "irtune.kind": "cell", "irtune.git_commit": "abc123"}
@@ -112,6 +114,20 @@ def cell(folder, name, scores, **more):
 
 def all_blocks(folder, **more):
     cell(folder, "all", [0.9, 0.9], policy={"name": "all"}, choices=((0, range(NUM_BLOCKS)),), **more)
+
+
+def test_the_card_has_what_other_cells_measured_on_the_same_data(study, tmp_path):
+    folder = study()
+    cell(folder, "few", [0.5, 0.7])
+    energies = [6.0, 5.0, 4.0, 3.0, 2.0, 1.0]
+    trial(folder, "energy_seed_0", 0.1, repeats="energy", scores=energies, signal="activation_energy")
+    trial(folder, "max_seed_0", 0.1, repeats="max", scores=[0.5] * 6, signal="activation_energy")
+    elsewhere = {"irtune.corpus": "other"}
+    trial(folder, "far_seed_0", 0.1, repeats="far", scores=[9.0] * 6, signal="weight_norm", tags=elsewhere)
+    _, found = recommend("tiny", tmp_path / "storage", "few")
+    assert [block.activation_energy for block in found.card.blocks] == energies
+    assert set(found.card.blocks[0].importance) == {"gradient_norm", "activation_energy"}
+    assert found.card.origin.configuration == "few"
 
 
 def test_an_ablation_from_its_folder_to_four_files(study, capsys, tmp_path):
@@ -243,7 +259,7 @@ def test_a_policy_that_measures_nothing_names_blocks_only(study, tmp_path):
 def test_a_model_that_is_not_here_costs_the_costs_only(study, tmp_path, monkeypatch):
     folder = study()
     cell(folder, "few", [0.5, 0.6])
-    monkeypatch.setattr("irtune.training.model.find_local", lambda config: None)
+    monkeypatch.setattr("irtune.training.pretrained.find_local", lambda config: None)
     found = recommend(str(folder), tmp_path)[1]
     assert {(block.forward_share, block.train_share) for block in found.card.blocks} == {(None, None)}
     assert found.advice.ranks == (1, 2, 3, 4, 5, 9)
@@ -316,7 +332,7 @@ def test_other_peoples_and_older_folders_are_refused(study, tmp_path):
     folder.chmod(0o755)
     identity = json.loads((folder / IDENTITY).read_text()) | {"format": 1}
     (folder / IDENTITY).write_text(json.dumps(identity))
-    with refused(StudyError, "format 1"):
+    with refused(ValueError, "format 1"):
         recommend(str(folder), tmp_path)
 
 

@@ -13,6 +13,7 @@ from irtune.config.schema import ExperimentConfig
 from irtune.config.study_schema import Aim
 from irtune.importance import Importance
 from irtune.layers import SelectionRecord
+from irtune.search.source import TrialSpec
 from irtune.studies.trial_record import TrialRecord, config_hash, trial_name
 from irtune.training.record import RecordReader, RecordWriter
 
@@ -25,7 +26,7 @@ def config_of(tree=TOP_K):
 
 
 def entry_of(folder=Path("/nowhere"), tree=TOP_K, **fields):
-    return TrialRecord("0a1b", "top_k k=17", config_of(tree), folder, is_baseline=False, **fields)
+    return TrialRecord(TrialSpec("0a1b", {}), "top_k k=17", config_of(tree), folder, **fields)
 
 
 def metrics(step, **values):
@@ -62,6 +63,10 @@ def test_a_trial_that_finished(tmp_path):
         "cost__mean_active_blocks": 21.5,
         "cost__mean_lowest_active_block": 3.5,
         "cost__trainable_share": 0.7,
+        "cost__mean_step_s": 0.5,
+        "cost__mean_ordinary_step_s": 0.4,
+        "cost__mean_tokens_per_s": 900.0,
+        "cost__probe_flops": 12.0,
     }
     entry.take([*STEPS, metrics(3, eval__f1_macro=0.4, eval__loss=1.1), metrics(3, **final)])
     np.savez(
@@ -78,6 +83,9 @@ def test_a_trial_that_finished(tmp_path):
     assert row.objective is None
     assert (row.seconds, row.flops, row.peak_memory_bytes) == (1.25, 512.0, 2000.0)
     assert (row.mean_active, row.mean_lowest_active, row.trainable_share) == (21.5, 3.5, 0.7)
+    assert (row.step_s, row.tokens_per_s) == (0.5, 900.0)
+    # Without measuring it would have been 500 FLOPs, and 0.4 seconds a step.
+    assert (row.refresh_flops_share, row.refresh_time_share) == (pytest.approx(0.024), pytest.approx(0.25))
     assert row.test_labels.tolist() == [0, 1, 1]
     assert row.classes == {"validation": "1 of 2 classes"}
     assert row.test_predictions.tolist() == [0, 0, 1]

@@ -1,6 +1,7 @@
 """What the driver does as trials start and end, with the objects that Ray Tune hands over."""
 
 import threading
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
@@ -26,9 +27,9 @@ class Uploader:
     def __init__(self):
         self.added, self.finished, self.resent = {}, [], []
 
-    def add(self, key, folder, *, name, tags, params, is_new):
-        self.added[key] = (name, tags, is_new)
-        self.params = params
+    def add(self, folder, opened, *, is_new):
+        self.added[opened.key] = (opened.name, opened.tags, is_new)
+        self.params = opened.params
 
     def finish(self, key, status, tags, error_text):
         self.finished.append((key, status, error_text))
@@ -55,7 +56,7 @@ class Driver:
 
     def start(self, name, repeats=None, group=None):
         spec = TrialSpec(name, {}, repeats, group or {})
-        trial = SimpleNamespace(config=spec.to_json(), last_result={}, error_file=None)
+        trial = SimpleNamespace(config=asdict(spec), last_result={}, error_file=None)
         self.callback.on_trial_start(0, [], trial)
         return trial
 

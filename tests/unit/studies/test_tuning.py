@@ -6,7 +6,7 @@ from typing import Any
 from irtune.config.ablation_schema import AblationConfig
 from irtune.search.ablation_cells import cells_of, trials_of
 from irtune.search.source import Outcome
-from irtune.studies.tuning import SEED_BEFORE, searches, tuned
+from irtune.studies.tuning import SEED_BEFORE, search_of, tuned
 
 RATE = "training.learning_rate"
 CONFIG = AblationConfig(
@@ -28,10 +28,10 @@ def score(overrides: Any) -> float:
 
 def run(folder: Path, most: int = 100) -> list[Any]:
     asked = []
-    for search in searches(folder, CONFIG, cells_of(CONFIG)):
-        while len(asked) < most and (spec := search.ask()) is not None:
-            asked.append(spec)
-            search.tell(spec, Outcome("finished", {"final/validation_f1_macro": score(spec.overrides), "final": True}))
+    search = search_of(folder, CONFIG, cells_of(CONFIG))
+    while len(asked) < most and (spec := search.ask()) is not None:
+        asked.append(spec)
+        search.tell(spec, Outcome("finished", {"final/validation_f1_macro": score(spec.overrides), "final": True}))
     return asked
 
 
@@ -61,8 +61,8 @@ def test_a_later_driver_asks_for_what_is_left_and_finds_the_same(tmp_path: Path)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     before = run(cut, most=3)
     assert len(before) == 3
-    again = searches(cut, CONFIG, cells_of(CONFIG))
-    assert [spec.name for search in again for spec, _ in search.ended()] == [spec.name for spec in before]
+    again = search_of(cut, CONFIG, cells_of(CONFIG))
+    assert [spec.name for spec, _ in again.ended()] == [spec.name for spec in before]
     rest = run(cut)
     assert len(rest) == 5
     run(whole)
@@ -71,7 +71,7 @@ def test_a_later_driver_asks_for_what_is_left_and_finds_the_same(tmp_path: Path)
 
 
 def test_a_cell_of_which_nothing_finished_keeps_its_settings(tmp_path: Path) -> None:
-    for search in searches(tmp_path, CONFIG, cells_of(CONFIG)):
-        while (spec := search.ask()) is not None:
-            search.tell(spec, Outcome("failed", {}, "it diverged"))
+    search = search_of(tmp_path, CONFIG, cells_of(CONFIG))
+    while (spec := search.ask()) is not None:
+        search.tell(spec, Outcome("failed", {}, "it diverged"))
     assert tuned(tmp_path, CONFIG, cells_of(CONFIG)) == cells_of(CONFIG)

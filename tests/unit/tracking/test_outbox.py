@@ -23,7 +23,7 @@ from irtune.tracking.outbox import (
     unsent,
     write_address,
 )
-from irtune.tracking.run_record import Ended, Opened, RunRecord
+from irtune.tracking.run_record import Ended, Opened, RunRecord, now_ms
 from irtune.tracking.uploader import Uploader
 from irtune.training.record import MEASURED, RecordWriter
 
@@ -155,7 +155,7 @@ def follow(tracker: MlflowTracker, folder: Path, trial: str) -> Uploader:
     """A driver that has sent all that is there, and dies when it is closed."""
     uploader = Uploader(tracker, interval_s=0.01)
     uploader.start()
-    uploader.add(f"{folder.name}/{trial}", folder / trial, name=trial, tags={})
+    uploader.add(folder / trial, Opened(f"{folder.name}/{trial}", trial, {}, now_ms()))
     assert uploader.drain(20) == {}
     return uploader
 

@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 
 from irtune.tracking import uploader as uploader_module
 from irtune.tracking.mlflow_tracker import MlflowTracker
-from irtune.tracking.run_record import DRIVER_RECORD, Opened, RunRecord
+from irtune.tracking.run_record import DRIVER_RECORD, Opened, RunRecord, now_ms
 from irtune.tracking.uploader import Uploader
 from irtune.training.record import Record, RecordReader, RecordWriter
 
@@ -83,7 +83,7 @@ def test_an_outage_loses_nothing_repeats_nothing_and_keeps_the_order(
     for step in range(30):
         writer.metrics(step, {"loss": float(step)})
     tracker_with_outages.num_failures = 2
-    uploader.add(key, trial_folder, name="n", tags={"irtune.sweep": "s"})
+    uploader.add(trial_folder, Opened(key, "n", {"irtune.sweep": "s"}, now_ms()))
     assert uploader.drain(10) == {}
     tracker_with_outages.num_failures = 2
     for step in range(30, 40):
@@ -104,7 +104,7 @@ def test_a_run_ends_only_after_its_last_record(
     client = MlflowClient(store_uri)
     keys = [new_key() for _ in range(4)]
     for key in keys:
-        uploader.add(key, tmp_path / key, name="n", tags={})
+        uploader.add(tmp_path / key, Opened(key, "n", {}, now_ms()))
         writer = RecordWriter(tmp_path / key)
         for step in range(5):
             writer.metrics(step, {"loss": 0.0})
@@ -132,7 +132,7 @@ def test_what_is_left_is_counted(
     writer = RecordWriter(trial_folder)
     for step in range(3):
         writer.metrics(step, {"loss": 0.0})
-    uploader.add(key, trial_folder, name="n", tags={})
+    uploader.add(trial_folder, Opened(key, "n", {}, now_ms()))
     uploader.finish(key, "FINISHED", {})
 
     started = time.monotonic()
@@ -151,7 +151,7 @@ def test_a_run_that_always_fails_holds_up_no_other(
     tracker_with_outages.keys_that_always_fail = {bad}
     for key in (bad, good):
         RecordWriter(tmp_path / key).metrics(0, {"loss": 1.0})
-        uploader.add(key, tmp_path / key, name="n", tags={})
+        uploader.add(tmp_path / key, Opened(key, "n", {}, now_ms()))
     deadline = time.monotonic() + 5
     while good in uploader.drain(0.05) and time.monotonic() < deadline:
         pass
@@ -169,7 +169,7 @@ def test_a_call_that_hangs_does_not_delay_a_drain(
     uploader = Uploader(tracker, interval_s=0.02)
     uploader.start()
     RecordWriter(trial_folder).metrics(0, {"loss": 1.0})
-    uploader.add(key, trial_folder, name="n", tags={})
+    uploader.add(trial_folder, Opened(key, "n", {}, now_ms()))
     assert uploader.drain(0.2) == {key: 1}
     release.set()
     assert uploader.drain(5) == {}
@@ -184,7 +184,7 @@ def test_what_the_driver_knows_is_on_disk_before_mlflow_hears_of_it(
 
     key = new_key()
     tracker_with_outages.keys_that_always_fail = {key}
-    uploader.add(key, trial_folder, name="n", tags={"irtune.sweep": "s"})
+    uploader.add(trial_folder, Opened(key, "n", {"irtune.sweep": "s"}, now_ms()))
     start = last()
     assert (start["key"], start["name"], start["tags"]) == (key, "n", {"irtune.sweep": "s"})
     uploader.finish(key, "FAILED", {"irtune.pruned": False}, error_text="no http://me:secret@host")
@@ -215,7 +215,7 @@ def test_a_record_that_cannot_be_written_costs_a_run_nothing(
     # A file where the trial's folder should be: as on a full disk, nothing can be written there.
     (tmp_path / "trial").touch()
     key = new_key()
-    uploader.add(key, tmp_path / "trial", name="n", tags={})
+    uploader.add(tmp_path / "trial", Opened(key, "n", {}, now_ms()))
     uploader.finish(key, "FINISHED", {})
     assert uploader.drain(10) == {}
     (run_id,) = run_ids(MlflowClient(store_uri), tracker, key)
@@ -236,7 +236,7 @@ def test_what_the_driver_made_of_a_trial_is_sent_after_what_it_measured_and_befo
     monkeypatch.setattr(tracker, "finish", lambda *end: (calls.append("end"), finish(*end)))
     key = new_key()
     uploader = Uploader(tracker, interval_s=0.02)
-    uploader.add(key, trial_folder, name="n", tags={})
+    uploader.add(trial_folder, Opened(key, "n", {}, now_ms()))
     writer = RecordWriter(trial_folder)
     writer.metrics(0, {"loss": 1.0})
     writer.result({"step": 0, "final": True})
@@ -274,7 +274,7 @@ def test_an_artifact_that_comes_while_the_end_is_sent_is_not_taken_for_sent(
         tracker, "finish", lambda *end: (record.add_artifact(trial_folder / "late.png", ""), finish(*end))
     )
     uploader = Uploader(tracker, interval_s=0.02)
-    uploader.add(key, trial_folder, name="n", tags={})
+    uploader.add(trial_folder, Opened(key, "n", {}, now_ms()))
     uploader.finish(key, "FINISHED", {})
     uploader.start()
     assert uploader.drain(10) == {}
@@ -298,7 +298,7 @@ def polls(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 def end_trials(uploader: Uploader, folder: Path, keys: Sequence[str]) -> None:
     for key in keys:
-        uploader.add(key, folder / key, name="n", tags={}, is_new=True)
+        uploader.add(folder / key, Opened(key, "n", {}, now_ms()), is_new=True)
         RecordWriter(folder / key).metrics(0, {"loss": 1.0})
         uploader.finish(key, "FINISHED", {})
 
@@ -336,7 +336,7 @@ def test_a_new_run_is_not_searched_for_among_all_others_unless_a_call_failed(
     tracker_with_outages._find = counted  # type: ignore[method-assign]
     tracker_with_outages.start_run = answer_lost  # type: ignore[method-assign]
     end_trials(uploader, tmp_path, [new, lost])
-    uploader.add(old, tmp_path / old, name="n", tags={})
+    uploader.add(tmp_path / old, Opened(old, "n", {}, now_ms()))
     assert uploader.drain(10) == {}
     assert sorted(searched) == sorted([lost, old])
     for key in (new, lost, old):

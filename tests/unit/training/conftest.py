@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from irtune.config.schema import ModelConfig
-from irtune.training.model import materialize
+from irtune.training.pretrained import materialize
 
 
 @pytest.fixture(scope="session")

@@ -194,7 +194,8 @@ def test_with_other_workers_the_data_goes_on_after_as_many_examples(
     resumed: list[int] = []
     fake: Any = SimpleNamespace(load_state_dict=lambda state: None, resumed=resumed.append, rank=0)
     stream = iter([np.array([index]) for index in range(20)])
-    fields = dict.fromkeys(("data", "class_names", "pad_token_id", "cost", "memory", "report"))
+    names = ("data", "class_names", "pad_token_id", "cost", "memory", "clock", "report", "prefix_cache")
+    fields = dict.fromkeys(names)
     loop.Loop(config, tmp_path, fake, fake, recorder=fake, **fields)._resume(stream)  # type: ignore[arg-type]
     assert next(stream) == skipped
     assert resumed == [5]

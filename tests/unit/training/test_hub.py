@@ -10,9 +10,9 @@ from huggingface_hub import constants as hub
 from saying import refused, says
 
 from irtune.config.schema import ModelConfig
-from irtune.training import model as model_module
+from irtune.training import pretrained
 from irtune.training.errors import ModelError
-from irtune.training.model import materialize
+from irtune.training.pretrained import materialize
 
 
 def mistake(name):
@@ -78,7 +78,7 @@ def test_a_hub_that_refuses(monkeypatch):
 
 
 def test_a_hub_that_never_answers(monkeypatch):
-    monkeypatch.setattr(model_module, "HUB_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(pretrained, "HUB_TIMEOUT_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setattr(hub, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         start = time.monotonic()

@@ -11,16 +11,11 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from irtune.config.schema import AdapterConfig, ModelConfig
 from irtune.layers import map_parameters
-from irtune.training import model as model_module
+from irtune.training import pretrained
 from irtune.training.adapter import AdapterError, add_adapter
 from irtune.training.errors import ModelError
-from irtune.training.model import (
-    enable_gradient_checkpointing,
-    load_classifier,
-    materialize,
-    num_blocks,
-    shapes_only,
-)
+from irtune.training.model import enable_gradient_checkpointing, load_classifier, shapes_only
+from irtune.training.pretrained import materialize, num_blocks
 from irtune.training.tokenizer import load_tokenizer
 
 LABELS = ("clarity", "fluency", "style")
@@ -71,7 +66,7 @@ def test_a_checkpoint_is_made_once(home, monkeypatch):
         folder.mkdir()
         (folder / "whole").touch()
 
-    monkeypatch.setattr(model_module, "_make_tiny", make)
+    monkeypatch.setattr(pretrained, "_make_tiny", make)
     folders = [materialize(ModelConfig(name="tiny-random")) for _ in range(2)]
     assert len(made) == 1
     assert folders[0] == folders[1]
@@ -84,10 +79,10 @@ def test_a_checkpoint_half_made_is_made_anew(home, monkeypatch):
         (folder / "torn").touch()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(model_module, "_make_tiny", killed)
+    monkeypatch.setattr(pretrained, "_make_tiny", killed)
     with pytest.raises(KeyboardInterrupt):
         materialize(ModelConfig(name="tiny-random"))
-    monkeypatch.setattr(model_module, "_make_tiny", lambda folder: folder.mkdir())
+    monkeypatch.setattr(pretrained, "_make_tiny", lambda folder: folder.mkdir())
     assert not list(materialize(ModelConfig(name="tiny-random")).iterdir())
 
 

@@ -39,7 +39,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 def test_every_kind_comes_back_as_written(trial_folder: Path) -> None:
     writer = RecordWriter(trial_folder)
-    writer.params({"selection.policy.k": 10, "adapter.targets": ["q", "v"], "nothing": None})
+    writer.params({"selection": {"policy": {"k": 10}}, "adapter.targets": ["q", "v"], "nothing": None})
     writer.tags({"irtune.sweep": "a"})
     writer.metrics(3, {"train/loss": 0.5})
     writer.resumed(40)
@@ -51,6 +51,7 @@ def test_every_kind_comes_back_as_written(trial_folder: Path) -> None:
         {
             "kind": "params",
             "values": {"selection.policy.k": "10", "adapter.targets": "['q', 'v']", "nothing": "None"},
+            "settings": {"selection": {"policy": {"k": 10}}, "adapter.targets": ["q", "v"], "nothing": None},
             "attempt": 0,
         },
         {"kind": "tags", "values": {"irtune.sweep": "a"}, "attempt": 0},
@@ -276,4 +277,5 @@ def test_what_people_may_read_in_mlflow_holds_no_secret(tmp_path: Path, monkeypa
     writer.close()
     params, tags = RecordReader(tmp_path).poll()
     assert params["values"] == {"data.path": "https://host/x.csv", "engine.deepspeed.api_key": "***", "data.k": "3"}
+    assert params["settings"] == params["values"] | {"data.k": 3}
     assert tags["values"] == {"note": "it said ***"}

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from irtune.config.engine_schema import EngineConfig
 from irtune.config.schema import AdapterConfig, TrainingConfig
+from irtune.data.common_tokens import common_tokens
 from irtune.data.encode import EncodedDataset, EncodedSplit
 from irtune.layers import map_parameters
 from irtune.layers.refresh import ProbePasses
@@ -20,7 +21,7 @@ from irtune.training.cost import CostModel
 from irtune.training.distributed import ensure_process_group, select_accelerator
 from irtune.training.engine import DeepSpeedBlocks
 from irtune.training.model import enable_gradient_checkpointing
-from irtune.training.shared_prefix import FAMILIES, SharedPrefix, Sharing, common_tokens, sharing_of
+from irtune.training.shared_prefix import FAMILIES, SharedPrefix, Sharing, sharing_of
 
 ROWS, SHARED, OWN = 5, 9, 7
 LONGEST = SHARED + OWN
@@ -216,11 +217,11 @@ def test_the_tokens_that_all_examples_begin_with(rows, expected):
     assert common_tokens(encoded(*rows)).tolist() == expected
 
 
-def engine_of(stage: int, precision: Any, *, sharing: bool) -> DeepSpeedBlocks:
+def engine_of(stage: int, precision: Any, *, sharing: bool, dropout: float = 0.0) -> DeepSpeedBlocks:
     engine = EngineConfig(zero_stage=stage, precision=precision)
     select_accelerator(engine)
     ensure_process_group(engine)
-    model = adapted("llama", "sdpa")
+    model = adapted("llama", "sdpa", dropout)
     training = TrainingConfig(
         max_steps=10, micro_batch_size=ROWS, gradient_accumulation_steps=2, learning_rate=0.01, weight_decay=0.1
     )
@@ -263,6 +264,17 @@ def test_training_goes_on_as_it_does_without(stage, losses_and_gradients):
     assert losses == pytest.approx(expected_losses, rel=1e-4)
     assert_alike(gradients, expected)
     torch.testing.assert_close(scores, expected_scores, rtol=1e-2, atol=1e-3)
+
+
+def test_an_engine_whose_training_has_dropout_shares_in_evaluation():
+    blocks = engine_of(0, "fp32", sharing=True, dropout=0.5)
+    seen = shapes_read(blocks.model)
+    blocks.train_step([batch()])
+    blocks.engine.eval()
+    with torch.no_grad():
+        blocks.outputs(**batch())
+    blocks.destroy()
+    assert seen == [(ROWS, LONGEST)] * NUM_BLOCKS + [(1, SHARED + ROWS * OWN)] * NUM_BLOCKS
 
 
 def test_probes_that_are_passes_of_their_own_see_every_row_whole():

@@ -8,7 +8,7 @@ from transformers import AutoTokenizer, BertConfig, GPT2Config, LlamaConfig, Rob
 
 from irtune.config.schema import ModelConfig
 from irtune.training.errors import ModelError
-from irtune.training.model import materialize
+from irtune.training.pretrained import materialize
 from irtune.training.tokenizer import check_length, check_vocabulary, load_tokenizer, max_positions
 
 SIZES = {

@@ -1,0 +1,216 @@
+"""A trained adapter, loaded again: class probabilities of new texts, equal to those that its run found."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from irtune.config.engine_schema import EngineConfig
+from irtune.config.schema import ExperimentConfig, ModelConfig
+from irtune.data.batches import evaluation_batches
+from irtune.data.common_tokens import common_tokens
+from irtune.data.dataset import LabelledDataset
+from irtune.data.encode import EncodedDataset, EncodedSplit, encode_texts
+from irtune.data.prompt import Kind, Prompt
+from irtune.files import read_alone
+from irtune.processor import num_cores
+from irtune.training.idle_adapters import pass_over_untrained
+from irtune.training.model import DTYPES, load_classifier
+from irtune.training.pretrained import materialize
+from irtune.training.quiet_loading import QuietLoading
+from irtune.training.shared_prefix import SharedPrefix, sharing_of
+from irtune.training.tokenizer import load_tokenizer
+
+NOTES = "irtune.json"
+WEIGHTS = "adapter_model.safetensors"
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+class AdapterFolderError(ValueError):
+    """A folder holds no adapter that can be applied; the message says what it lacks."""
+
+
+@dataclass(frozen=True)
+class AdapterNotes:
+    """What an adapter's folder says of it beside its weights, in ``irtune.json``.
+
+    Args:
+        labels: In order of class.
+        kind: What an example's texts are to each other.
+        instruction: What every example asks; None if nothing.
+        template: The text that the model reads, with places for instruction and texts.
+        max_length: The most tokens of an example.
+        shared_prefix: Token ids that all examples of the run's data begin with.
+        settings: The run's settings as a tree.
+    """
+
+    labels: tuple[str, ...]
+    kind: Kind
+    instruction: str | None
+    template: str
+    max_length: int
+    shared_prefix: tuple[int, ...]
+    settings: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path) -> "AdapterNotes":
+        """The notes in an adapter's folder.
+
+        Raises:
+            AdapterFolderError: There are none, an earlier version wrote them, or they are damaged.
+        """
+        file = folder / NOTES
+        try:
+            tree = json.loads(read_alone(file))
+        except FileNotFoundError as error:
+            raise AdapterFolderError(
+                f"{folder}: holds no {NOTES}, so irtune kept no adapter there; give a trial's adapter/"
+            ) from error
+        except ValueError as error:
+            raise AdapterFolderError(f"{file}: is damaged ({error}); bring it back from a backup") from error
+        lacking = [name for name in cls.__dataclass_fields__ if not isinstance(tree, dict) or name not in tree]
+        if lacking:
+            raise AdapterFolderError(
+                f"{file}: an earlier version of irtune wrote it, without {', '.join(lacking)}; train it again "
+                "(irtune train --from STUDY:TRIAL)"
+            )
+        try:
+            return TypeAdapter(cls).validate_python({name: tree[name] for name in cls.__dataclass_fields__})
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise AdapterFolderError(f"{file}: {where}: {first['msg']}; bring it back from a backup") from error
+
+
+def notes_of(config: ExperimentConfig, dataset: LabelledDataset, encoded: EncodedDataset) -> dict[str, Any]:
+    """What ``AdapterNotes`` reads, of a run."""
+    return {
+        "data": dataset.name,
+        "labels": list(dataset.labels),
+        "kind": dataset.prompt.kind,
+        "instruction": encoded.instruction,
+        "template": dataset.prompt.template_used,
+        "max_length": encoded.max_length,
+        "shared_prefix": common_tokens(encoded).tolist(),
+        "settings": config.model_dump(mode="json"),
+    }
+
+
+class Predictor:
+    """A base model with a trained adapter, ready to classify texts.
+
+    Texts are put to the model as in training: the same prompt, cut in the same way, in batches that are made as those
+    of the run's evaluations, in its precision, on as many threads. The probabilities of a split, given whole and in
+    its order, are in fp32 on the same kind of machine those that the run found, to the bit.
+
+    Nothing is unpickled, and no code of the folder or of the model is run.
+
+    Args:
+        folder: PEFT's folder of the adapter with ``irtune.json``, as trials keep it.
+        device: Where to compute; ``auto``: on a GPU where there is one.
+
+    Raises:
+        ValueError: The folder holds no adapter of irtune's, its base model is not to be had, or there is no GPU.
+    """
+
+    def __init__(self, folder: Path, device: Device = "auto") -> None:
+        self.notes = AdapterNotes.read(folder)
+        if not (folder / WEIGHTS).is_file():
+            raise AdapterFolderError(f"{folder}: holds no {WEIGHTS}; pickled weights are not loaded")
+        self.device = _device(device)
+        model, engine, self._batch_size = _settings(self.notes.settings, folder)
+        self._world_size = engine.num_workers
+        self.precision = "fp32" if engine.precision == "fp16" and self.device.type == "cpu" else engine.precision
+        torch.set_num_threads(engine.threads(num_cores(), engine.num_workers))
+        checkpoint = materialize(model)
+        self._tokenizer = load_tokenizer(checkpoint)
+        self._prompt = Prompt(self.notes.kind, "", self.notes.instruction, self.notes.template)
+        with QuietLoading():
+            # Flash attention needs a GPU and half precision.
+            can_flash = self.device.type == "cuda" and self.precision != "fp32"
+            attention = "auto" if model.attention == "flash_attention_2" and not can_flash else model.attention
+            dtype, padding = DTYPES[self.precision], self._tokenizer.pad_token_id
+            base = load_classifier(checkpoint, self.notes.labels, padding, 0, dtype, attention)
+            self._model = _with_adapter(base, folder).to(dtype).to(self.device).eval()
+        if engine.skip_idle_adapters:
+            pass_over_untrained(self._model)
+        self._common = np.array(self.notes.shared_prefix, dtype=np.int32)
+        sharing = sharing_of(self._model, engine.share_prefix, len(self._common), self.notes.max_length)
+        self._prefix = SharedPrefix(self._model, self._common, sharing)
+
+    def probabilities(self, texts: Sequence[tuple[str, ...]]) -> tuple[np.ndarray, int]:
+        """Class probabilities ``(N, C)`` of examples, and how many of them had to be cut.
+
+        Args:
+            texts: ``(N,)``, each of as many texts as the run's examples have.
+
+        Raises:
+            LengthError: Instruction and template leave too little room for texts that have to be cut.
+            ValueError: The model's outputs are not finite.
+        """
+        notes = self.notes
+        encoded, num_cut = encode_texts(texts, self._prompt, notes.instruction, self._tokenizer, notes.max_length)
+        probabilities = np.zeros((len(encoded), len(notes.labels)))
+        with torch.no_grad():
+            for rank in range(self._world_size):
+                for indices in evaluation_batches(
+                    encoded.lengths, self._batch_size, rank=rank, world_size=self._world_size
+                ):
+                    if len(indices):
+                        probabilities[indices] = self._of_batch(encoded, indices)
+        bad = int((~np.isfinite(probabilities)).any(axis=1).sum())
+        if bad:
+            raise ValueError(
+                f"the model's outputs for {bad} of {len(encoded)} examples are not finite in {self.precision}; "
+                "give another trial's adapter"
+            )
+        return probabilities, num_cut
+
+    def _of_batch(self, encoded: EncodedSplit, indices: np.ndarray) -> np.ndarray:
+        batch = encoded.collate(indices, self._tokenizer.pad_token_id)
+        inputs = {name: torch.from_numpy(array).to(self.device) for name, array in batch.items() if name != "labels"}
+        begins_alike = self._begins_alike(batch["input_ids"], encoded.lengths[indices])
+        outputs = self._prefix.outputs(self._model, **inputs) if begins_alike else self._model(**inputs)
+        probabilities: np.ndarray = outputs.logits.double().softmax(dim=-1).cpu().numpy()
+        return probabilities
+
+    def _begins_alike(self, ids: np.ndarray, lengths: np.ndarray) -> bool:
+        """Whether all rows of a batch begin as those of training did, and go on after it."""
+        shared = len(self._common)
+        return bool(lengths.min() > shared and (ids[:, :shared] == self._common).all())
+
+
+def _device(wanted: Device) -> torch.device:
+    if wanted not in get_args(Device):
+        raise ValueError(f"device: {wanted!r} is none of {', '.join(get_args(Device))}")
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device: PyTorch sees no GPU here; give cpu or auto")
+    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _settings(tree: Mapping[str, Any], folder: Path) -> tuple[ModelConfig, EngineConfig, int]:
+    """Model, engine and batch size; the rest, which may name code to import, is not looked at."""
+    try:
+        model, engine = ModelConfig.model_validate(tree["model"]), EngineConfig.model_validate(tree["engine"])
+        return model, engine, int(tree["training"]["eval_batch_size"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise AdapterFolderError(f"{folder / NOTES}: its settings are damaged ({error}); bring it back") from error
+
+
+def _with_adapter(base: Any, folder: Path) -> Any:
+    import peft
+
+    try:
+        return peft.PeftModel.from_pretrained(base, str(folder), is_trainable=False, torch_device="cpu")
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise AdapterFolderError(
+            f"{folder}: its adapter does not fit {type(base).__name__}: {reason}. Is model.name still the model that "
+            "it was trained on?"
+        ) from error

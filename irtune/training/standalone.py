@@ -1,0 +1,128 @@
+"""What an adapter's folder holds for those who have no irtune: a README, and lines of transformers and PEFT."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from irtune.data.prompt import FIELDS, NOTHING
+from irtune.training.pretrained import BUILT_IN
+
+SCRIPT, README = "predict.py", "README.md"
+
+_SCRIPT = '''"""Classifies texts with the adapter beside this file, by torch, transformers and peft (see README.md)."""
+
+import sys
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+BASE, REVISION = {base}, {revision}
+LABELS = {labels}
+TEMPLATE = {template}
+MAX_LENGTH = {max_length}
+
+tokenizer = AutoTokenizer.from_pretrained(BASE, revision=REVISION)
+tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+model = AutoModelForSequenceClassification.from_pretrained(
+    BASE, revision=REVISION, num_labels=len(LABELS), pad_token_id=tokenizer.pad_token_id, dtype=torch.float32
+)
+model = PeftModel.from_pretrained(model, str(Path(__file__).parent)).to(torch.{dtype}).eval()
+
+
+def predict(examples):
+    """Probabilities of LABELS, (N, C); an example is {of_an_example}."""
+    prompts = [TEMPLATE.format(*(text or {nothing} for text in texts)) for texts in examples]
+    batch = tokenizer(
+        prompts, padding=True, padding_side="right", truncation=True, max_length=MAX_LENGTH, return_tensors="pt"
+    )
+    with torch.no_grad():
+        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    return logits.double().softmax(dim=-1)
+
+
+if __name__ == "__main__":
+    (probabilities,) = predict([sys.argv[1:]]).tolist()
+    for label, probability in sorted(zip(LABELS, probabilities), key=lambda pair: -pair[1]):
+        print(f"{{probability:.4f}} {{label}}")
+'''
+
+_README = """---
+library_name: peft
+pipeline_tag: text-classification
+---
+
+# A classifier of {num} labels
+
+A PEFT adapter with a classification head, trained by irtune on {data}, for the base model `{base}`{at}.
+
+- **Labels**, in order of class: {labels}.
+- **An example** is {of_an_example}. The model reads it in this template{asks}, at most {max_length} tokens of it:
+
+```text
+{template}
+```
+
+`python {script} {arguments}` prints the probabilities of one example; its function `predict` takes many. It needs
+torch, transformers and peft, and not irtune. Change `BASE` there where the base model lies elsewhere.
+
+`irtune predict FOLDER FILE` predicts the rows of a file. Both give the same but for the last digits, and for texts
+that are longer than {max_length} tokens: {script} cuts their end off, and irtune shortens them as it did in training.
+
+`irtune.json` holds what the run was: all settings, labels and prompt. Nothing here is pickled.
+"""
+
+
+def write_standalone(folder: Path, notes: Mapping[str, Any], base: str) -> None:
+    """Write ``README.md`` and ``predict.py`` into an adapter's folder.
+
+    Args:
+        folder: The folder.
+        notes: What ``irtune.json`` says of the run.
+        base: The folder of the base model, for models that are on no hub.
+    """
+    model, kind = notes["settings"]["model"], notes["kind"]
+    of_hub = model["name"] not in BUILT_IN and not Path(model["name"]).expanduser().exists()
+    name, revision = (model["name"], model["revision"]) if of_hub else (base, None)
+    template = _with_instruction(notes["template"], notes["instruction"])
+    of_an_example = {"texts": "a tuple of its text"}.get(kind, "a tuple of two texts, before and after")
+    precision = notes["settings"]["engine"]["precision"]
+    script = _SCRIPT.format(
+        base=repr(name),
+        revision=repr(revision),
+        labels=repr(list(notes["labels"])),
+        template=repr(_by_place(template, FIELDS[kind])),
+        max_length=notes["max_length"],
+        dtype="bfloat16" if precision == "bf16" else "float32",
+        of_an_example=of_an_example,
+        nothing=repr(NOTHING),
+    )
+    readme = _README.format(
+        num=len(notes["labels"]),
+        data=notes["data"],
+        base=name,
+        at=f" at `{revision}`" if revision else "",
+        labels=", ".join(f"`{label}`" for label in notes["labels"]),
+        of_an_example="one text" if kind == "texts" else "two texts, before and after",
+        asks=", in which it is asked for the label" if notes["instruction"] else "",
+        max_length=notes["max_length"],
+        template=template,
+        script=SCRIPT,
+        arguments=" ".join(field.upper() for field in FIELDS[kind]),
+    )
+    (folder / SCRIPT).write_text(script, encoding="utf-8")
+    (folder / README).write_text(readme, encoding="utf-8")
+
+
+def _with_instruction(template: str, instruction: str | None) -> str:
+    if not instruction:
+        return re.sub(r"\{instruction\}\s*", "", template)
+    return template.replace("{instruction}", instruction.replace("{", "{{").replace("}", "}}"))
+
+
+def _by_place(template: str, fields: tuple[str, ...]) -> str:
+    for place, field in enumerate(fields):
+        template = template.replace(f"{{{field}}}", f"{{{place}}}")
+    return template
