@@ -170,7 +170,9 @@ def _linear_flops(modules: Any, *, trained_only: bool = False) -> float:
         weight = getattr(module, "weight", None)
         is_linear = isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
         if is_linear and isinstance(weight, nn.Parameter) and (weight.requires_grad or not trained_only):
-            total += 2 * weight.numel()
+            # Quantized matrices are packed.
+            size = module.in_features * module.out_features if isinstance(module, nn.Linear) else weight.numel()
+            total += 2 * size
     return float(total)
 
 

@@ -18,6 +18,7 @@ from irtune.config.engine_schema import EngineConfig
 from irtune.config.schema import Attention, ExperimentConfig
 from irtune.layers.blocks import find_blocks
 from irtune.training.model import DTYPES, enable_gradient_checkpointing, shapes_only
+from irtune.training.quantized import BYTES_A_NUMBER, head_of, quantized_numbers
 
 PROCESS_BYTES = 0.47 * 2**30
 """What Python, PyTorch, DeepSpeed and transformers take on a CPU (benchmarks/memory.py)."""
@@ -90,15 +91,22 @@ def of_shapes(
     frozen = sum(parameter.numel() for parameter in model.parameters()) - trained
     width = 4 if engine.precision == "fp32" else 2
     # Only rows of the embeddings that are read come into memory where the file itself is what is computed with.
-    is_mapped = not on_gpu and stored == width and engine.zero_stage < 3
+    quantization = config.model.quantization
+    is_mapped = not on_gpu and stored == width and engine.zero_stage < 3 and quantization is None
     unread = model.get_input_embeddings().weight.numel() if is_mapped else 0
+    weights = width * (frozen - unread + trained) if engine.zero_stage < 3 else _sharded(width, frozen, engine)
+    if quantization is not None:
+        weights -= (width - BYTES_A_NUMBER[quantization]) * quantized_numbers(model, head_of(model.get_base_model()))
+    loaded = weights if quantization is not None else width * frozen
     # It cuts the model down, so everything else has been counted by now.
     passing = passing_bytes(model, config, batch, length, lowest)
     whole = passing[config.model.gradient_checkpointing]
     return Memory(
         process=0.0 if on_gpu else PROCESS_BYTES,
-        loading=0.0 if on_gpu or stored in (None, width) else (stored + width) * frozen,
-        weights=width * (frozen - unread + trained) if engine.zero_stage < 3 else _sharded(width, frozen, engine),
+        loading=0.0
+        if on_gpu or stored is None or (stored == width and quantization is None)
+        else stored * frozen + loaded,
+        weights=weights,
         training=_training_bytes(trained, engine),
         passing=whole if on_gpu else whole + (HEAP - 1) * passing[False],
     )

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
-from irtune.config.schema import AdapterConfig, Attention
+from irtune.config.schema import AdapterConfig, Attention, Quantization
 from irtune.training.adapter import add_adapter
 from irtune.training.errors import ModelError
+from irtune.training.quantized import head_of, keep_layout, loading_arguments
 from irtune.training.quiet_loading import QuietLoading
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -23,6 +24,7 @@ def load_classifier(
     seed: int,
     dtype: torch.dtype = torch.float32,
     attention: Attention = "auto",
+    quantization: Quantization | None = None,
 ) -> PreTrainedModel:
     """The checkpoint as a sequence classifier on the CPU whose new head is drawn with ``seed``.
 
@@ -33,6 +35,7 @@ def load_classifier(
     Raises:
         ModelError: If attention cannot be computed so by this model, or on this machine.
     """
+    head = head_of(classifier_shape(folder)) if quantization else []
     torch.manual_seed(seed)
     try:
         model, found = AutoModelForSequenceClassification.from_pretrained(
@@ -48,6 +51,7 @@ def load_classifier(
             ignore_mismatched_sizes=True,
             problem_type="single_label_classification",
             output_loading_info=True,
+            **loading_arguments(quantization, head, dtype),
         )
     except (ImportError, ValueError) as error:
         if attention != "auto" and "attention" in str(error).lower():
@@ -56,6 +60,7 @@ def load_classifier(
         raise
     if dtype != torch.float32:
         _draw_in_fp32(model, {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}, seed)
+    keep_layout(model)
     model.config.use_cache = False
     return model
 

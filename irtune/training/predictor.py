@@ -136,7 +136,8 @@ class Predictor:
             can_flash = self.device.type == "cuda" and self.precision != "fp32"
             attention = "auto" if model.attention == "flash_attention_2" and not can_flash else model.attention
             dtype, padding = DTYPES[self.precision], self._tokenizer.pad_token_id
-            base = load_classifier(checkpoint, self.notes.labels, padding, 0, dtype, attention)
+            how = (dtype, attention, model.quantization)
+            base = load_classifier(checkpoint, self.notes.labels, padding, 0, *how)
             self._model = _with_adapter(base, folder).to(dtype).to(self.device).eval()
         if engine.skip_idle_adapters:
             pass_over_untrained(self._model)

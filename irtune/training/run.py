@@ -158,8 +158,8 @@ def _prepare(
     checkpoint = materialize(config.model)
     tokenizer = load_tokenizer(checkpoint)
     with QuietLoading():
-        dtype, attention = DTYPES[config.engine.precision], config.model.attention
-        base = load_classifier(checkpoint, dataset.labels, tokenizer.pad_token_id, config.seed, dtype, attention)
+        how = (DTYPES[config.engine.precision], config.model.attention, config.model.quantization)
+        base = load_classifier(checkpoint, dataset.labels, tokenizer.pad_token_id, config.seed, *how)
         positions = max_positions(base, tokenizer)
         encoded = encode_once(dataset, tokenizer, config.model.max_length, encoded_folder, positions)
         model = add_adapter(base, config.adapter, train_head=config.model.train_head, seed=config.seed)
