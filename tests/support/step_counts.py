@@ -1,6 +1,6 @@
 """What a step of the tiny model is made of, counted: whatever makes training slower changes one of these.
 
-    PYTHONPATH=. python tests/support/step_counts.py        writes step_counts.json anew
+    PYTHONPATH=.:benchmarks python tests/support/step_counts.py        writes step_counts.json anew
 
 Look at what changed before it is committed.
 """
@@ -18,15 +18,13 @@ from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
+from kept_bytes import addresses, kept_storages, num_bytes
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from irtune.config.load import load
 from irtune.config.schema import ExperimentConfig
 from irtune.data.batches import training_batches
-from irtune.layers import recompute
 from irtune.training.loop import Loop
 from irtune.training.record import NoRecorder
 from irtune.training.run import prepared
@@ -70,34 +68,18 @@ class Waits(TorchDispatchMode):
 
 def counted(step: Any, parameters: set[int]) -> dict[str, Any]:
     """Run a step and count."""
-    # Storages are held, so that no two of them are at one address, whatever the allocator has free.
-    waits, calls, kept = Waits(), Counter[str](), dict[int, Any]()
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in parameters:
-            kept[storage.data_ptr()] = storage
-        return tensor
-
-    def again(*arguments: Any, **options: Any) -> Any:
-        # What a block that is recomputed keeps is what enters it.
-        for value in tree_leaves((arguments, options)):
-            if isinstance(value, torch.Tensor):
-                pack(value)
-        return checkpoint(*arguments, **options)
-
+    waits, calls = Waits(), Counter[str]()
     with (
         _noted(torch.Tensor, _TRANSFERS, lambda _: waits.note()),
         _noted(dist, _COLLECTIVES, lambda name: calls.update([name])),
-        patch.object(recompute, "checkpoint", again),
-        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+        kept_storages(parameters) as kept,
         FlopCounterMode(display=False) as flops,
         waits,
     ):
         step()
     return {
         "flops": flops.get_total_flops(),
-        "saved_bytes": sum(storage.nbytes() for storage in kept.values()),
+        "saved_bytes": num_bytes(kept),
         "collectives": dict(sorted(calls.items())),
         "host_waits": dict(sorted(waits.places.items())),
     }
@@ -148,7 +130,7 @@ def count(stage: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, loop_of(stage, Path(folder)) as loop:
         stream = training_batches(loop.data.splits["train"].lengths, 4, seed=0)
         found: dict[str, Any] = {}
-        parameters = {parameter.untyped_storage().data_ptr() for parameter in loop.blocks.model.parameters()}
+        parameters = addresses(list(loop.blocks.model.parameters()))
         for number in range(max(KINDS) + 1):
             if number in KINDS:
                 before = loop.totals.flops

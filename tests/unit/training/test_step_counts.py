@@ -17,7 +17,7 @@ from irtune.training.clock import StepClock
 def counts(tmp_path_factory):
     """Counts of every stage, made in a process of its own: what models leave in this one changes what is kept."""
     folder = tmp_path_factory.mktemp("counts")
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")])
+    paths = os.pathsep.join(map(str, (ROOT, ROOT / "tests" / "support", ROOT / "benchmarks")))
     environment = os.environ | {"IRTUNE_HOME": str(folder), "PYTHONPATH": paths}
     command = [sys.executable, step_counts.__file__, str(folder / "found.json")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
@@ -29,7 +29,7 @@ def counts(tmp_path_factory):
 def test_steps_are_made_of_what_is_written_down(stage, counts):
     found = counts[f"stage {stage}"]
     written = json.loads(step_counts.FILE.read_text())[f"stage {stage}"]
-    # PYTHONPATH=. python tests/support/step_counts.py writes it anew, where a change is meant.
+    # PYTHONPATH=.:benchmarks python tests/support/step_counts.py writes it anew, where a change is meant.
     assert found == written
     # Of irtune's own code only a refresh and a loss that is recorded make the host wait for the device.
     rooms = ("training/", "layers/")
