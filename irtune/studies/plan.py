@@ -40,7 +40,7 @@ QUANTITIES: dict[str, tuple[str, Callable[[float], str]]] = {
     "memory_bytes": ("memory of a worker", lambda size: f"{size / 2**30:.2g} GiB"),
     "stopped": ("trials stopped early", "{:.2g}".format),
     "trials_s": ("all trials together", duration),
-    "sweep_s": ("the sweep, first trial to last", duration),
+    "sweep_s": ("the study, first trial to last", duration),
     "run_step_s": ("optimizer step", "{:.3g}s".format),
     "run_flops": ("training FLOPs", operations),
     "run_s": ("the run", duration),
