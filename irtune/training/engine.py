@@ -289,6 +289,7 @@ class DeepSpeedBlocks(MeasuredModel):
             "backend": str(dist.get_backend()),
             "device": str(self.engine.device),
             "threads": str(torch.get_num_threads()),
+            "attention": str(getattr(self.model.config, "_attn_implementation", "")),
             "dtype": str(next(self.engine.module.parameters()).dtype).removeprefix("torch."),
             **({} if self.compiled is None else {"compile": self.compiled.in_words()}),
         }

@@ -66,7 +66,14 @@ def keep_layout(model: nn.Module) -> None:
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+            vars(module)["support_avx512bf16_for_cpu"] = False
+
+
+SCRIPT_LAYOUT = """
+for module in model.modules():
+    # On a CPU that multiplies bf16, bitsandbytes would lay matrices out for a kernel that rounds otherwise.
+    module.support_avx512bf16_for_cpu = False"""
+"""The same for a script that needs no irtune."""
 
 
 def quantized_numbers(shapes: nn.Module, head: list[str]) -> int:

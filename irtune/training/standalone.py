@@ -7,7 +7,7 @@ from typing import Any
 
 from irtune.data.prompt import FIELDS, NOTHING
 from irtune.training.pretrained import BUILT_IN
-from irtune.training.quantized import saved_head, script_arguments
+from irtune.training.quantized import SCRIPT_LAYOUT, saved_head, script_arguments
 
 SCRIPT, README = "predict.py", "README.md"
 
@@ -34,7 +34,7 @@ model = AutoModelForSequenceClassification.from_pretrained(
     pad_token_id=tokenizer.pad_token_id,
     dtype=torch.{loaded},{quantized}
 )
-model = PeftModel.from_pretrained(model, str(Path(__file__).parent)).to(torch.{dtype}).eval()
+model = PeftModel.from_pretrained(model, str(Path(__file__).parent)).to(torch.{dtype}).eval(){one_layout}
 
 
 def predict(examples):
@@ -109,6 +109,7 @@ def write_standalone(folder: Path, notes: Mapping[str, Any], base: str) -> None:
         loaded=dtype if model.get("quantization") else "float32",
         quantization_import=", BitsAndBytesConfig" if model.get("quantization") else "",
         quantized=f"\n    {quantized}," if quantized else "",
+        one_layout=SCRIPT_LAYOUT if model.get("quantization") == "4bit" else "",
         of_an_example=of_an_example,
         nothing=repr(NOTHING),
     )

@@ -52,7 +52,7 @@ def kept_bytes(tiny, config, lowest):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("lowest", [0, 4])
-@pytest.mark.parametrize("attention", ["auto", "eager"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_the_count_is_what_a_pass_keeps(tiny, precision, lowest, attention):
     config = config_of(engine={"precision": precision}, model={"attention": attention})
     kept = kept_bytes(tiny, config, lowest)

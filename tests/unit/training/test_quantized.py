@@ -94,6 +94,7 @@ def scores(metrics):
 
 def test_evaluation_leaves_packed_matrices_as_they_are(tiny, labels):
     model = load_classifier(tiny, labels, 0, 0, torch.bfloat16, quantization="4bit").train()
+    model.score.to(torch.bfloat16)
     ids = torch.arange(1, 25).reshape(2, 12)
     packed = {name: tensor.clone() for name, tensor in model.named_parameters() if tensor.dtype == torch.uint8}
     assert packed
