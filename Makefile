@@ -55,6 +55,7 @@ bench: install ## Print the figures that README and docstrings quote (about five
 	@$(RUN) benchmarks/every_method.py
 	@$(RUN) benchmarks/first_run.py
 	@$(RUN) benchmarks/step.py
+	@$(RUN) benchmarks/memory.py
 	@$(RUN) benchmarks/predict.py
 
 gpu: install ## Run everything that needs a GPU, in eight minutes; DEVICE=cpu MODEL=tiny tries it out

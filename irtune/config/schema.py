@@ -19,7 +19,7 @@ from irtune import plugins
 from irtune.analysis.trials import BASELINE
 from irtune.config.engine_schema import EngineConfig
 from irtune.config.method_settings import forget_method, with_method
-from irtune.config.section import Section, mistakes
+from irtune.config.section import Parts, Section, mistakes
 from irtune.data import DATASETS
 from irtune.data.dataset import DatasetConfig
 from irtune.importance import SIGNALS, GradientNorm, ImportanceSignal
@@ -75,6 +75,13 @@ AnySignal = Annotated[SerializeAsAny[ImportanceSignal], BeforeValidator(VARIANTS
 AnyPolicy = Annotated[SerializeAsAny[SelectionPolicy], BeforeValidator(VARIANTS["selection.policy"].build)]
 
 
+Attention = Literal["auto", "eager", "sdpa", "flash_attention_2"]
+"""How attention is computed, as transformers calls it."""
+
+Quantization = Literal["8bit", "4bit"]
+"""How pretrained matrices are held: LLM.int8(), or QLoRA's NF4."""
+
+
 class ModelConfig(Section):
     """The pretrained model whose blocks are studied."""
 
@@ -90,6 +97,17 @@ class ModelConfig(Section):
     )
     train_head: bool = Field(True, description="false keeps the classification head at its random start")
     gradient_checkpointing: bool = Field(False, description="recompute activations (non-reentrant) to save memory")
+    attention: Attention = Field(
+        "auto",
+        description="how attention is computed: sdpa (PyTorch's fused kernels), eager (matrix by matrix; keeps all "
+        "scores of a pass), flash_attention_2 (needs a GPU, half precision and the package flash-attn); auto: sdpa "
+        "where the model has it, but eager on a CPU in half precision for inputs of up to 256 tokens, which is quicker",
+    )
+    quantization: Quantization | None = Field(
+        None,
+        description="hold pretrained matrices in 8 bits (LLM.int8) or 4 (NF4), by bitsandbytes (pip install "
+        "'irtune[quantization]'); adapters and head stay in engine.precision",
+    )
 
 
 class AdapterConfig(Section):
@@ -267,6 +285,31 @@ class ExperimentConfig(Section):
         if wrong:
             raise mistakes(wrong)
         return config
+
+    @model_validator(mode="after")
+    def _flash_attention_has_what_it_needs(self) -> Self:
+        engine = self.engine
+        if self.model.attention == "flash_attention_2" and (engine.precision == "fp32" or not engine.gpus_per_worker):
+            at = f"engine.precision={engine.precision} and engine.gpus_per_worker={engine.gpus_per_worker:g}"
+            message = f"flash_attention_2 needs a GPU and half precision, not {at}; set both, or model.attention=auto"
+            raise mistakes({"model.attention": message})
+        return self
+
+    @model_validator(mode="after")
+    def _quantized_matrices_are_left_alone(self) -> Self:
+        if self.model.quantization is None:
+            return self
+        wrong: dict[Parts, str] = {}
+        if self.engine.zero_stage == 3:
+            wrong["engine", "zero_stage"] = "3 shards weights, which model.quantization packs; use 0, 1 or 2"
+        if self.engine.compile is not None:
+            wrong["engine", "compile"] = "does not go with model.quantization; set one of them to null"
+        if self.wants_scores and self.importance.source == "weights":
+            message = f"{self.importance.name} reads pretrained weights, which model.quantization packs; set it to null"
+            wrong["importance", "name"] = message
+        if wrong:
+            raise mistakes(wrong)
+        return self
 
     @model_validator(mode="after")
     def _probes_are_large_enough(self) -> Self:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from irtune.config.schema import ExperimentConfig
+from irtune.config.schema import Attention, ExperimentConfig
 from irtune.data.common_tokens import common_tokens
 from irtune.data.dataset import DatasetConfig, LabelledDataset, Split
 from irtune.data.encode import EncodedDataset, encode, encode_once
@@ -87,18 +87,22 @@ def one_line(text: str, most: int) -> str:
 
 
 def read_texts(
-    checkpoint: Path, dataset: LabelledDataset, lengths: Sequence[Any], share_prefix: bool | Literal["auto"]
+    checkpoint: Path,
+    dataset: LabelledDataset,
+    lengths: Sequence[Any],
+    attention: Attention,
+    share_prefix: bool | Literal["auto"],
 ) -> tuple[EncodedDataset, int | None]:
     """Tokenise the data for the first of ``lengths``; returns the most tokens that the model reads beside it.
 
     Raises:
-        ValueError: If the model cannot read it, or not at one of ``lengths``.
+        ValueError: If the model cannot read it, or not at one of ``lengths``, or not with this attention.
     """
     from irtune.training.model import classifier_shape
     from irtune.training.shared_prefix import sharing_of
     from irtune.training.tokenizer import check_length, check_vocabulary, load_tokenizer, max_positions
 
-    tokenizer, shape = load_tokenizer(checkpoint), classifier_shape(checkpoint)
+    tokenizer, shape = load_tokenizer(checkpoint), classifier_shape(checkpoint, attention)
     positions = max_positions(shape, tokenizer)
     for length in lengths:
         check_length(length, positions)

@@ -23,7 +23,8 @@ from irtune.studies.forecast import SweepCost, Trial
 from irtune.studies.preflight import Study
 from irtune.studies.trial_record import TrialRecord
 from irtune.tracking.run_record import RunRecord
-from irtune.training.cost import CostModel, memory_by_shape
+from irtune.training.cost import CostModel
+from irtune.training.memory import estimate
 from irtune.training.model import shapes_only
 from irtune.training.prefix_reuse import reuse_of
 from irtune.training.rehearsal import Pace, Rehearsal, RehearsalError
@@ -39,7 +40,7 @@ QUANTITIES: dict[str, tuple[str, Callable[[float], str]]] = {
     "memory_bytes": ("memory of a worker", lambda size: f"{size / 2**30:.2g} GiB"),
     "stopped": ("trials stopped early", "{:.2g}".format),
     "trials_s": ("all trials together", duration),
-    "sweep_s": ("the sweep, first trial to last", duration),
+    "sweep_s": ("the study, first trial to last", duration),
     "run_step_s": ("optimizer step", "{:.3g}s".format),
     "run_flops": ("training FLOPs", operations),
     "run_s": ("the run", duration),
@@ -127,23 +128,19 @@ def tried(
 ) -> tuple[Pace | None, CostModel, float, str]:
     """The pace if it could be measured, the cost of a step, the memory of a worker, and where they come from."""
     config, num_common = study.config, study.ready.inputs.num_common
-    tokens = longest * max(one.training.micro_batch_size for one in drawn)
+    batch = max(one.training.micro_batch_size for one in drawn)
     try:
         pace = rehearsal.pace()
     except RehearsalError as error:
-        model = shapes_only(study.ready.inputs.checkpoint, config.adapter)
+        model = shapes_only(study.ready.inputs.checkpoint, config.adapter, config.model.attention)
         sharing = sharing_of(model, config.engine.share_prefix, num_common, longest)
         cost = CostModel.of(model, recompute=config.model.gradient_checkpointing, sharing=sharing)
         cost = replace(cost, reuse=reuse_of(model, config.engine))
-        return (
-            None,
-            cost,
-            memory_by_shape(model, config, tokens, longest),
-            f"a closed form: {str(error).splitlines()[0]}",
-        )
+        memory_bytes = estimate(study.ready.inputs.checkpoint, config, batch, longest).peak
+        return None, cost, memory_bytes, f"a closed form: {str(error).splitlines()[0]}"
     # The rows that it looked at may have more tokens in common than all have.
     cost = replace(pace.cost, sharing=pace.cost.sharing.at_most(num_common))
-    return pace, cost, pace.memory_bytes(tokens), MEASURED
+    return pace, cost, pace.memory_bytes(batch * longest), MEASURED
 
 
 def with_starts(

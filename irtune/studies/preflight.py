@@ -28,6 +28,7 @@ from irtune.training.deepspeed_config import deepspeed_config
 from irtune.training.errors import ModelError
 from irtune.training.evaluation import check_metric, metric_names
 from irtune.training.pretrained import materialize, num_blocks
+from irtune.training.quantized import check_quantization
 
 # What imports torch, transformers, Ray or Optuna is imported where it is needed: a look at a file takes no second.
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ def _config_mistakes(config: ExperimentConfig, checkpoint: Path, blocks: int) ->
     """Mistakes in the settings, but for those that the data shows."""
     mistakes = _mistaken_variations(config, blocks)
     mistakes += [mistake for mistake in _complaints(config.selection.policy.check, blocks) if mistake not in mistakes]
-    mistakes += _complaints(deepspeed_config, config.training, config.engine)
+    mistakes += _complaints(deepspeed_config, config.training, config.engine) + _complaints(check_quantization, config)
     if "blocks" in _values(config, "engine.compile", config.engine.compile):
         mistakes += _complaints(check_compile, config)
     return mistakes + _complaints(check_shapes, config, checkpoint, not mistakes)
@@ -207,10 +208,11 @@ def _encoded(
     check_class_weights(_class_weights(config), dataset.labels)
     _check_batch(config, len(dataset.splits["train"]))
     lengths = _values(config, "model.max_length", config.model.max_length)
-    read = cache(partial(read_texts, checkpoint, dataset, lengths, config.engine.share_prefix))
+    how = (lengths, config.model.attention, config.engine.share_prefix)
+    read = cache(partial(read_texts, checkpoint, dataset, *how))
     if reads_again:
         read()
-    asked = repr((dataset.fingerprint(), lengths, config.engine.share_prefix))
+    asked = repr((dataset.fingerprint(), *how))
     found = kept(lambda: {"lengths": read()[0].in_words(), "positions": read()[1]}, checkpoint, "read", asked)
     return Inputs(checkpoint, blocks, dataset, lambda: read()[0], found["positions"], data, found["lengths"])
 

@@ -93,6 +93,8 @@ class StudyRunner(ABC, Generic[Config, Found]):
         """
         study, fingerprint = _checked(config, source, console, resume, is_planned=False)
         config, folder, ready = study.config, study.folder, study.ready
+        if not (folder / PLAN).is_file():
+            rehearsal.load()
         with Heartbeat(folder, cluster.job_id()):
             with _status(console, f"tokenising the data, and sending to MLflow what dead {config.kind}s left"):
                 lengths = ready.inputs.keep(config, folder / "encoded")
@@ -122,6 +124,7 @@ class StudyRunner(ABC, Generic[Config, Found]):
         # Without a terminal nobody is asked; what would be gone on with is only said.
         console = Console(file=console.file, width=console.width, force_terminal=False)
         study, _ = _checked(config, source, console, resume, is_planned=True)
+        rehearsal.load()
         at_once = self.trials_at_once(study, cluster.future_nodes())
         refuse_what_fails(rehearsal, source)
         with tempfile.TemporaryDirectory(prefix="irtune-plan-") as encoded:

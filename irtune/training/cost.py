@@ -8,14 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-import psutil
 import torch
 from torch import nn
 
-from irtune.config.schema import ExperimentConfig
 from irtune.layers.blocks import find_blocks
 from irtune.layers.refresh import ProbePasses
 from irtune.selection import SelectionPolicy, StepCost
+from irtune.training.memory import most_resident_bytes
 from irtune.training.prefix_reuse import NO_REUSE, Reuse
 from irtune.training.shared_prefix import NO_SHARING, Sharing
 
@@ -171,7 +170,9 @@ def _linear_flops(modules: Any, *, trained_only: bool = False) -> float:
         weight = getattr(module, "weight", None)
         is_linear = isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
         if is_linear and isinstance(weight, nn.Parameter) and (weight.requires_grad or not trained_only):
-            total += 2 * weight.numel()
+            # Quantized matrices are packed.
+            size = module.in_features * module.out_features if isinstance(module, nn.Linear) else weight.numel()
+            total += 2 * size
     return float(total)
 
 
@@ -199,35 +200,9 @@ def _lowest_shared(blocks: nn.ModuleList) -> int | None:
     return min(shared, default=None)
 
 
-def memory_by_shape(model: Any, config: ExperimentConfig, tokens: int, length: int) -> float:
-    """Bytes that a worker holds at most by a closed form, without what Python (about 0.6 GB) and kernels take.
-
-    Weights, gradients, Adam's moments and masters, and activations: about ``17 h + 2.5 a s`` numbers a token and block
-    for hidden size h, a attention heads and s tokens, those of GPT, which here stand for all models and adapters.
-
-    Args:
-        model: The classifier with its adapter, of which only shapes are looked at.
-        config: What it trains with, every block at a time.
-        tokens: Of a micro-batch.
-        length: Of its longest input.
-
-    Source: Korthikanti et al., Reducing Activation Recomputation in Large Transformer Models (arXiv 2205.05198).
-    """
-    engine, text = config.engine, model.get_base_model().config.get_text_config()
-    number, stage, ranks = 4 if engine.precision == "fp32" else 2, engine.zero_stage, engine.num_workers
-    weights = sum(parameter.numel() for parameter in model.parameters())
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    held = number * weights / (ranks if stage >= 3 else 1)
-    held += 4 * trained / (ranks if stage >= 2 else 1)
-    held += (8 if engine.precision == "fp32" else 12) * trained / (ranks if stage >= 1 else 1)
-    hidden, blocks = text.hidden_size, text.num_hidden_layers
-    block = 17 * hidden + 2.5 * text.num_attention_heads * length
-    numbers_a_token = hidden * blocks + block if config.model.gradient_checkpointing else block * blocks
-    return float(held + number * numbers_a_token * tokens)
-
-
 def release_memory() -> None:
-    """Hand back what earlier runs of this process freed: Python's cycles, and pages that the C library keeps.
+    """Hand back what earlier runs of this process freed: Python's cycles, and pages that the C library keeps; and
+    forget how much they held at most.
 
     Without it a process that trains one model after the other grows, since activations of ever other sizes leave the
     heap in pieces.
@@ -237,6 +212,7 @@ def release_memory() -> None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
             trim(0)
+    most_resident_bytes()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
@@ -246,20 +222,24 @@ StepKind = Literal["ordinary", "probe"]
 
 
 class PeakMemory:
-    """The most memory that this process held in each kind of step, sampled at ``sample`` (CPU) or exact (GPU)."""
+    """The most memory that this process held: before the first step, in each kind of step, and otherwise."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.process = psutil.Process()
         self.peaks_bytes: dict[StepKind, int] = {"ordinary": 0, "probe": 0}
-        self.sample("ordinary")
+        self.otherwise_bytes = 0
+        self.sample()
 
-    def sample(self, kind: StepKind = "ordinary") -> int:
-        """Look now, at the end of a step of this kind; returns the peak of all so far in bytes."""
+    def sample(self, kind: StepKind | None = None) -> int:
+        """Look at what was held since the last look, in a step of this kind or otherwise; returns the peak of all so
+        far in bytes."""
         if self.device.type == "cuda":
             held = int(torch.cuda.max_memory_allocated(self.device))
             torch.cuda.reset_peak_memory_stats(self.device)
         else:
-            held = int(self.process.memory_info().rss)
-        self.peaks_bytes[kind] = max(self.peaks_bytes[kind], held)
-        return max(self.peaks_bytes.values())
+            held = most_resident_bytes()
+        if kind is None:
+            self.otherwise_bytes = max(self.otherwise_bytes, held)
+        else:
+            self.peaks_bytes[kind] = max(self.peaks_bytes[kind], held)
+        return max(self.otherwise_bytes, *self.peaks_bytes.values())

@@ -29,6 +29,8 @@ from irtune.training.class_weights import weighted_loss
 from irtune.training.deepspeed_config import deepspeed_config
 from irtune.training.dropout_streams import give_streams
 from irtune.training.idle_adapters import IdleAdapters
+from irtune.training.model import DTYPES
+from irtune.training.partition import partition
 from irtune.training.shared_prefix import SharedPrefix
 
 
@@ -67,11 +69,14 @@ class DeepSpeedBlocks(MeasuredModel):
         _without_compiled_ops()
         # ZeRO stage 3 replaces this function for the whole process.
         self._linear = torch.nn.functional.linear
+        settings = deepspeed_config(training, engine)
+        if engine.zero_stage == 3:
+            partition(model, settings, DTYPES[engine.precision])
         with _frozen_not_broadcast(model):
             self.engine = deepspeed.initialize(
                 model=model,
                 optimizer=_adamw(blocks, training, fused=engine.fused_optimizer),
-                config=deepspeed_config(training, engine),
+                config=settings,
                 dist_init_required=False,
             )[0]
         self.outputs: Callable[..., Any] = functools.partial(prefix.outputs, self.engine) if prefix else self.engine
@@ -284,6 +289,7 @@ class DeepSpeedBlocks(MeasuredModel):
             "backend": str(dist.get_backend()),
             "device": str(self.engine.device),
             "threads": str(torch.get_num_threads()),
+            "attention": str(getattr(self.model.config, "_attn_implementation", "")),
             "dtype": str(next(self.engine.module.parameters()).dtype).removeprefix("torch."),
             **({} if self.compiled is None else {"compile": self.compiled.in_words()}),
         }

@@ -8,6 +8,9 @@ from torch import nn
 
 from irtune.layers.measured_model import MeasuredModel
 
+_QUANTIZED = ("Linear4bit", "Linear8bitLt")
+"""PEFT's LoRA layers over quantized matrices."""
+
 
 class IdleAdapters:
     """The LoRA layers of each block, which can be passed over as long as they add zero.
@@ -63,5 +66,7 @@ def plain_lora(member: nn.Module) -> list[Any]:
     from peft.tuners.lora import Linear, LoraLayer
 
     found = [module for module in member.modules() if isinstance(module, LoraLayer)]
-    plain = [layer for layer in found if isinstance(layer, Linear) and not layer.lora_variant and not layer.merged]
+    # By name: to ask for these classes imports bitsandbytes.
+    linear = [layer for layer in found if isinstance(layer, Linear) or type(layer).__name__ in _QUANTIZED]
+    plain = [layer for layer in linear if not layer.lora_variant and not layer.merged]
     return plain if len(plain) == len(found) else []

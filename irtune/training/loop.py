@@ -237,6 +237,7 @@ class Loop:
     def _validate(self, last: bool) -> None:
         totals = self.totals
         probabilities = self.evaluate("validation")
+        self.memory.sample()
         metrics = evaluation(self.data.splits["validation"].labels, probabilities, self.class_names)
         name = self.config.metric
         score = metrics[name] if better(name) == "max" else -metrics[name]

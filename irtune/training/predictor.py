@@ -20,7 +20,7 @@ from irtune.data.prompt import Kind, Prompt
 from irtune.files import read_alone
 from irtune.processor import num_cores
 from irtune.training.idle_adapters import pass_over_untrained
-from irtune.training.model import load_classifier
+from irtune.training.model import DTYPES, is_eager, load_classifier
 from irtune.training.pretrained import materialize
 from irtune.training.quiet_loading import QuietLoading
 from irtune.training.shared_prefix import SharedPrefix, sharing_of
@@ -30,7 +30,6 @@ NOTES = "irtune.json"
 WEIGHTS = "adapter_model.safetensors"
 
 Device = Literal["auto", "cpu", "cuda"]
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class AdapterFolderError(ValueError):
@@ -133,8 +132,15 @@ class Predictor:
         self._tokenizer = load_tokenizer(checkpoint)
         self._prompt = Prompt(self.notes.kind, "", self.notes.instruction, self.notes.template)
         with QuietLoading():
-            base = load_classifier(checkpoint, self.notes.labels, self._tokenizer.pad_token_id, seed=0)
-            self._model = _with_adapter(base, folder).to(_DTYPES[self.precision]).to(self.device).eval()
+            # Flash attention needs a GPU and half precision.
+            can_flash = self.device.type == "cuda" and self.precision != "fp32"
+            attention = "auto" if model.attention == "flash_attention_2" and not can_flash else model.attention
+            dtype, padding = DTYPES[self.precision], self._tokenizer.pad_token_id
+            how = (dtype, attention, model.quantization)
+            base = load_classifier(checkpoint, self.notes.labels, padding, 0, *how)
+            if is_eager(attention, dtype, self.notes.max_length, on_gpu=self.device.type == "cuda"):
+                base.set_attn_implementation("eager")
+            self._model = _with_adapter(base, folder).to(dtype).to(self.device).eval()
         if engine.skip_idle_adapters:
             pass_over_untrained(self._model)
         self._common = np.array(self.notes.shared_prefix, dtype=np.int32)

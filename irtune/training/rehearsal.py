@@ -56,8 +56,8 @@ class Pace:
         flops: FLOPs a token of a step in which the upper half of the blocks trains, and of one in which all do.
         token_s: Seconds a token of these steps.
         tokens: Of the micro-batch that they took.
-        loaded_bytes: What the worker held before the first step.
-        trained_bytes: The most that it held after one.
+        peak_bytes: The most that the worker held.
+        passing_bytes: Of that what a step took that grows with its tokens, by a count.
         cost: Of the model.
     """
 
@@ -66,8 +66,8 @@ class Pace:
     flops: tuple[float, float]
     token_s: tuple[float, float]
     tokens: int
-    loaded_bytes: float
-    trained_bytes: float
+    peak_bytes: float
+    passing_bytes: float
     cost: "CostModel"
 
     def seconds(self, flops: float, tokens: float) -> float:
@@ -78,14 +78,15 @@ class Pace:
 
     def memory_bytes(self, tokens: float) -> float:
         """What a worker holds that trains every block on micro-batches of ``tokens``."""
-        return self.loaded_bytes + (self.trained_bytes - self.loaded_bytes) * max(tokens / self.tokens, 1.0)
+        return self.peak_bytes + self.passing_bytes * max(tokens / self.tokens - 1.0, 0.0)
 
 
 class Rehearsal:
     """A process that measures the ``Pace`` of an experiment.
 
-    It loads what it needs from construction on, beside whatever else there is to do, and takes its steps when asked to,
-    since a machine that is busy with something else would be taken for a slow one. It ends with the context.
+    From construction on it imports what it needs, beside whatever else there is to do. It loads model and data when
+    told to, which is when they are known to be right, and takes its steps when asked to, since a machine that is busy
+    with something else would be taken for a slow one. It ends with the context.
     """
 
     def __init__(self, config: ExperimentConfig) -> None:
@@ -97,6 +98,7 @@ class Rehearsal:
         self._process.start()
         theirs.close()
         self._outcome: Pace | RehearsalError | None = None
+        self._is_loading = False
 
     def __enter__(self) -> "Rehearsal":
         return self
@@ -105,6 +107,12 @@ class Rehearsal:
         self._process.kill()
         self._process.join()
         self._folder.cleanup()
+
+    def load(self) -> None:
+        """Have model and data loaded, beside whatever else there is to do."""
+        if not self._is_loading:
+            self._is_loading = True
+            self._tell("load")
 
     def pace(self) -> Pace:
         """Have the steps taken if they were not yet; nothing else should load the machine meanwhile.
@@ -118,10 +126,9 @@ class Rehearsal:
         return self._outcome
 
     def _measured(self) -> Pace | RehearsalError:
+        self.load()
+        self._tell("go")
         try:
-            # Where it has failed by now, it has said so, and may be gone.
-            with contextlib.suppress(BrokenPipeError):
-                self._connection.send("go")
             if not self._connection.poll(LIMIT_S):
                 return RehearsalError(f"a step of the real model was not over after {LIMIT_S:g} s")
             answer: Pace | tuple[str, bool] = self._connection.recv()
@@ -132,6 +139,11 @@ class Rehearsal:
             return answer
         message, is_of_trials = answer
         return RehearsalError(f"measuring failed: {message}", is_of_trials=is_of_trials)
+
+    def _tell(self, what: str) -> None:
+        # Where it has failed by now, it has said so, and may be gone.
+        with contextlib.suppress(BrokenPipeError):
+            self._connection.send(what)
 
 
 def _answer_with_pace(connection: Connection, config: ExperimentConfig, folder: Path, started_at: float) -> None:
@@ -177,17 +189,20 @@ def measure(config: ExperimentConfig, folder: Path, started_at: float, wait: Cal
         config: The experiment.
         folder: Where it may write.
         started_at: When the process was started, in seconds since the epoch.
-        wait: Returns when the steps are to be taken.
+        wait: Returns when model and data are to be loaded, and again when the steps are to be taken.
     """
     from irtune.training.distributed import select_accelerator
 
     select_accelerator(config.engine)
     import deepspeed  # noqa: F401
 
+    from irtune.training.memory import estimate
+    from irtune.training.pretrained import materialize
     from irtune.training.record import NoRecorder
     from irtune.training.run import prepared
 
     process_s = time.time() - started_at
+    wait()
     rows = NUM_BATCHES * config.training.micro_batch_size
     dataset = config.data.load()
     dataset = replace(dataset, splits={split: revisions[:rows] for split, revisions in dataset.splits.items()})
@@ -197,7 +212,7 @@ def measure(config: ExperimentConfig, folder: Path, started_at: float, wait: Cal
     config = config.model_copy(update={"training": one_batch, "engine": uncompiled})
     begun_at = time.perf_counter()
     with prepared(config, folder, NoRecorder(), lambda metrics: None, folder, dataset) as loop:
-        load_s, loaded_bytes = time.perf_counter() - begun_at, float(loop.memory.sample())
+        load_s = time.perf_counter() - begun_at
         every = loop.controller.all_blocks
         kinds = (every[len(every) // 2 :], every)
         wait()
@@ -210,8 +225,8 @@ def measure(config: ExperimentConfig, folder: Path, started_at: float, wait: Cal
             (flops[0], flops[1]),
             (token_s[0], token_s[1]),
             batch * length,
-            loaded_bytes,
             float(loop.memory.sample()),
+            estimate(materialize(config.model), config, batch, length).passing,
             loop.cost,
         )
 

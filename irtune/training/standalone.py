@@ -7,6 +7,7 @@ from typing import Any
 
 from irtune.data.prompt import FIELDS, NOTHING
 from irtune.training.pretrained import BUILT_IN
+from irtune.training.quantized import SCRIPT_LAYOUT, saved_head, script_arguments
 
 SCRIPT, README = "predict.py", "README.md"
 
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer{quantization_import}
 
 BASE, REVISION = {base}, {revision}
 LABELS = {labels}
@@ -27,9 +28,13 @@ MAX_LENGTH = {max_length}
 tokenizer = AutoTokenizer.from_pretrained(BASE, revision=REVISION)
 tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
 model = AutoModelForSequenceClassification.from_pretrained(
-    BASE, revision=REVISION, num_labels=len(LABELS), pad_token_id=tokenizer.pad_token_id, dtype=torch.float32
+    BASE,
+    revision=REVISION,
+    num_labels=len(LABELS),
+    pad_token_id=tokenizer.pad_token_id,
+    dtype=torch.{loaded},{quantized}
 )
-model = PeftModel.from_pretrained(model, str(Path(__file__).parent)).to(torch.{dtype}).eval()
+model = PeftModel.from_pretrained(model, str(Path(__file__).parent)).to(torch.{dtype}).eval(){one_layout}
 
 
 def predict(examples):
@@ -89,13 +94,22 @@ def write_standalone(folder: Path, notes: Mapping[str, Any], base: str) -> None:
     template = _with_instruction(notes["template"], notes["instruction"])
     of_an_example = {"texts": "a tuple of its text"}.get(kind, "a tuple of two texts, before and after")
     precision = notes["settings"]["engine"]["precision"]
+    dtype = "bfloat16" if precision == "bf16" else "float32"
+    quantized = (
+        script_arguments(model.get("quantization"), saved_head(folder), dtype) if model.get("quantization") else ""
+    )
     script = _SCRIPT.format(
         base=repr(name),
         revision=repr(revision),
         labels=repr(list(notes["labels"])),
         template=repr(_by_place(template, FIELDS[kind])),
         max_length=notes["max_length"],
-        dtype="bfloat16" if precision == "bf16" else "float32",
+        dtype=dtype,
+        # Matrices are packed by what they are when they are read.
+        loaded=dtype if model.get("quantization") else "float32",
+        quantization_import=", BitsAndBytesConfig" if model.get("quantization") else "",
+        quantized=f"\n    {quantized}," if quantized else "",
+        one_layout=SCRIPT_LAYOUT if model.get("quantization") == "4bit" else "",
         of_an_example=of_an_example,
         nothing=repr(NOTHING),
     )

@@ -82,7 +82,7 @@ def test_a_sweep_ends_with_predicted_and_actual(tiny_sweep: SweepRun) -> None:
     assert summary.data.metrics["actual/baseline_s"] == pytest.approx((ended - began) / 1000, abs=0.01)
     assert summary.data.metrics["actual/sweep_s"] == pytest.approx((max(ends) - min(starts)) / 1000, abs=0.01)
     assert "plan.json" in {file.path for file in tiny_sweep.client().list_artifacts(summary.info.run_id)}
-    assert "predicted: the sweep, first trial to last" in (tiny_sweep.folder / "report.html").read_text()
+    assert "predicted: the study, first trial to last" in (tiny_sweep.folder / "report.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,17 @@ def hangs(connection, config, folder, started_at):
 
 def waits(connection, config, folder, started_at):
     """Says what it was asked."""
-    asked = connection.recv() if connection.poll(60) else "nothing"
-    connection.send((f"asked to {asked}", False))
+    asked = [connection.recv() for _ in range(2) if connection.poll(60)]
+    connection.send((f"asked to {', '.join(asked)}", False))
+
+
+def notes_what_it_was_told(connection, config, folder, started_at):
+    """Writes down how far it is, and at the end says it."""
+    told = ["started"]
+    for _ in range(2):
+        (folder / "told").write_text(" ".join(told))
+        told.append(connection.recv())
+    connection.send((" ".join(told), False))
 
 
 def tells_its_start_method(connection):

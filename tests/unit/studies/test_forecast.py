@@ -187,7 +187,7 @@ def test_a_forecast_is_what_the_controller_has_the_trainer_run(policy, importanc
 
 def pace(**changes):
     measured = {"process_s": 9.0, "load_s": 1.0, "flops": (24.0, 48.0), "token_s": (0.25, 0.5), "tokens": 10}
-    return Pace(**measured | changes, loaded_bytes=0.0, trained_bytes=0.0, cost=COST)
+    return Pace(**measured | changes, peak_bytes=0.0, passing_bytes=0.0, cost=COST)
 
 
 def test_a_trial_takes_its_flops_at_the_measured_pace():

@@ -45,6 +45,10 @@ class Rehearsed:
 
     def __init__(self, failure=None):
         self.failure = failure
+        self.is_loading = False
+
+    def load(self):
+        self.is_loading = True
 
     def pace(self):
         if self.failure:
@@ -53,7 +57,7 @@ class Rehearsed:
         cost = CostModel.of(shapes_only(materialize(config.model), config.adapter), recompute=False)
         half, full = (cost.step_flops(range(lowest, 6), 1, 64) / 64 for lowest in (3, 0))
         seconds = (half / 1e8, full / 1e8)
-        return Pace(3.0, 2.0, (half, full), seconds, 256, loaded_bytes=GIB / 2, trained_bytes=1.5 * GIB, cost=cost)
+        return Pace(3.0, 2.0, (half, full), seconds, 256, peak_bytes=1.5 * GIB, passing_bytes=GIB, cost=cost)
 
 
 @pytest.fixture(autouse=True)
@@ -127,6 +131,15 @@ def test_a_sweep_whose_first_step_fails_as_every_trial_would_is_refused(tmp_path
     with refused(ConfigError, "x: … every trial", "q_proj"):
         plan_of(tmp_path, console, Rehearsed(failed))
     assert plan_of(tmp_path, console, Rehearsed(RehearsalError("too slow"))).source == "a closed form: too slow"
+
+
+def test_nothing_is_loaded_for_settings_that_are_wrong(tmp_path, console):
+    rehearsal = Rehearsed()
+    with pytest.raises(ConfigError):
+        plan_of(tmp_path, console, rehearsal, adapter={"target_modules": ["q_prj"]})
+    assert not rehearsal.is_loading
+    plan_of(tmp_path, console, rehearsal)
+    assert rehearsal.is_loading
 
 
 def test_larger_batches_take_more_memory(tmp_path, console):

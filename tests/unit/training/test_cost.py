@@ -1,7 +1,5 @@
 """What a step costs: the closed form against PyTorch's own count of what it really multiplies."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -10,11 +8,10 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
-from irtune.config.load import build
-from irtune.config.schema import AdapterConfig, ExperimentConfig
+from irtune.config.schema import AdapterConfig
 from irtune.layers import map_parameters
 from irtune.training.adapter import add_adapter
-from irtune.training.cost import CostModel, PeakMemory, memory_by_shape
+from irtune.training.cost import CostModel, PeakMemory
 from irtune.training.model import enable_gradient_checkpointing
 
 NUM_BLOCKS, BATCH_SIZE, LENGTH = 6, 3, 20
@@ -107,40 +104,11 @@ def test_a_lower_lowest_block_never_costs_less(first, second, recompute, length)
 def test_peak_memory_remembers_what_was_given_back():
     memory = PeakMemory(torch.device("cpu"))
     before = memory.sample()
-    assert before >= memory.process.memory_info().rss * 0.5
     held = np.ones(8_000_000)
-    with_it = memory.sample()
-    assert with_it >= before + 0.9 * held.nbytes
+    size = held.nbytes
     del held
-    assert memory.sample() == with_it
-
-
-def shapes():
-    """90 frozen parameters and 10 that train."""
-    model = torch.nn.ParameterList([torch.zeros(90), torch.zeros(10)])
-    model[0].requires_grad_(False)
-    text = SimpleNamespace(hidden_size=8, num_attention_heads=2, num_hidden_layers=3)
-    model.get_base_model = lambda: SimpleNamespace(config=SimpleNamespace(get_text_config=lambda: text))
-    return model
-
-
-# Numbers a token and block: 17 x 8 + 2.5 x 2 x 20 = 236; of 80 tokens and 3 blocks 56,640.
-ACTIVATIONS = 56_640
-
-
-@pytest.mark.parametrize(
-    ("tree", "held_bytes"),
-    [
-        ({}, 4 * 100 + 4 * 10 + 8 * 10 + 4 * ACTIVATIONS),
-        # Half precision keeps masters of what trains.
-        ({"engine": {"precision": "bf16"}}, 2 * 100 + 4 * 10 + 12 * 10 + 2 * ACTIVATIONS),
-        ({"engine": {"num_workers": 2, "zero_stage": 1}}, 4 * 100 + 4 * 10 + 4 * 10 + 4 * ACTIVATIONS),
-        ({"engine": {"num_workers": 2, "zero_stage": 2}}, 4 * 100 + 2 * 10 + 4 * 10 + 4 * ACTIVATIONS),
-        ({"engine": {"num_workers": 2, "zero_stage": 3}}, 2 * 100 + 2 * 10 + 4 * 10 + 4 * ACTIVATIONS),
-        # Recomputing keeps what enters each of the 3 blocks, and one block's activations: 80 tokens x (24 + 236).
-        ({"model": {"gradient_checkpointing": True}}, 4 * 100 + 4 * 10 + 8 * 10 + 4 * 80 * 260),
-    ],
-    ids=["fp32", "bf16", "zero 1", "zero 2", "zero 3", "checkpointing"],
-)
-def test_memory_by_hand(tree, held_bytes):
-    assert memory_by_shape(shapes(), build(ExperimentConfig, tree, "x"), tokens=80, length=20) == held_bytes
+    # It was given back before anybody looked.
+    with_it = memory.sample("probe")
+    assert with_it >= before + 0.9 * size
+    assert memory.sample("ordinary") == with_it
+    assert memory.peaks_bytes["ordinary"] <= with_it - 0.8 * size

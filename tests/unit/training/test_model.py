@@ -1,11 +1,13 @@
 """From a model's name to a checkpoint folder and a classifier with adapters, and what a user reads where that fails."""
 
 import multiprocessing
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from saying import refused, says
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from irtune.config.schema import AdapterConfig, ModelConfig
 from irtune.layers import map_parameters
@@ -165,6 +167,56 @@ def test_the_pretrained_weights_do_not_depend_on_the_seed(tiny):
     base = [name for name in first if "lora_" not in name and "score" not in name]
     assert len(base) > 6 * 9
     assert all(torch.equal(first[name], other[name]) for name in base)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("tuner", ["lora", "ia3", "loha"])
+def test_what_is_loaded_in_half_precision_is_what_would_be_cast_to_it(tiny, dtype, tuner):
+    def made(dtype):
+        base = load_classifier(tiny, LABELS, 0, 3, dtype)
+        return dict(
+            add_adapter(base, SMALL.model_copy(update={"type": tuner}), train_head=True, seed=5).named_parameters()
+        )
+
+    whole, half = made(torch.float32), made(dtype)
+    assert whole.keys() == half.keys()
+    assert all(torch.equal(whole[name].to(dtype), half[name].to(dtype)) for name in whole)
+    # What trains is drawn in fp32; what does not takes half the room.
+    assert {parameter.dtype for parameter in half.values() if parameter.requires_grad} == {torch.float32}
+    assert {half[name].dtype for name in half if name.endswith("input_layernorm.weight")} == {dtype}
+
+
+def test_a_head_of_another_size_in_the_file_is_drawn_alike_in_every_precision(tiny, tmp_path):
+    load_classifier(tiny, LABELS[:2], 0, 0).save_pretrained(tmp_path)
+    drawn = [load_classifier(tmp_path, LABELS, 0, 3, dtype).score.weight for dtype in (torch.float32, torch.bfloat16)]
+    assert drawn[0].shape == (3, 32)
+    assert torch.equal(*drawn)
+
+
+def test_weights_in_the_precision_of_their_file_stay_there(tiny, tmp_path):
+    AutoModelForSequenceClassification.from_pretrained(tiny, dtype=torch.bfloat16).save_pretrained(tmp_path)
+    model = load_classifier(tmp_path, LABELS[:2], 0, 0, torch.bfloat16)
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    spans = [line.split()[0].split("-") for line in lines if line.endswith(str(tmp_path / "model.safetensors"))]
+    inside = [(int(start, 16), int(end, 16)) for start, end in spans]
+    addresses = [parameter.data_ptr() for name, parameter in model.named_parameters() if "layers" in name]
+    assert len(addresses) == 6 * 9
+    assert all(any(start <= address < end for start, end in inside) for address in addresses)
+
+
+def test_attention_is_computed_as_asked(tiny):
+    for attention, used in {"auto": "sdpa", "eager": "eager", "sdpa": "sdpa"}.items():
+        assert load_classifier(tiny, LABELS, 0, 0, attention=attention).config._attn_implementation == used
+        assert shapes_only(tiny, SMALL, attention).config._attn_implementation == used
+
+
+def test_attention_that_the_model_or_the_machine_lacks(tiny, tmp_path):
+    with refused(ModelError, "model.attention: flash_attention_2 … auto"):
+        load_classifier(tiny, LABELS, 0, 0, torch.bfloat16, "flash_attention_2")
+    config = AutoConfig.for_model("deberta-v2", hidden_size=32, num_hidden_layers=2, num_attention_heads=2)
+    config.save_pretrained(tmp_path)
+    with refused(ModelError, "model.attention: DebertaV2ForSequenceClassification has no sdpa; use … auto, eager"):
+        shapes_only(tmp_path, SMALL, "sdpa")
 
 
 def test_the_classifier_knows_its_labels(tiny):

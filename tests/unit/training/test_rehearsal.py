@@ -4,6 +4,8 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from irtune.training.rehearsal import Pace, Rehearsal, RehearsalError
 CONFIG = build(ExperimentConfig, {}, "x")
 COST = CostModel(np.array([10.0]), np.array([1.0]), head=2.0, attention=0.0, recompute=False)
 # Half of the blocks: 6 FLOPs a token in 1 s, all of them: 10 FLOPs in 3 s.
-PACE = Pace(7.0, 2.0, (6.0, 10.0), (1.0, 3.0), tokens=100, loaded_bytes=50.0, trained_bytes=80.0, cost=COST)
+PACE = Pace(7.0, 2.0, (6.0, 10.0), (1.0, 3.0), tokens=100, peak_bytes=80.0, passing_bytes=30.0, cost=COST)
 
 
 @pytest.mark.parametrize(
@@ -32,7 +34,7 @@ def test_seconds_lie_on_the_line_between_the_measured_steps(flops, seconds):
 
 
 def test_memory_grows_with_the_tokens_of_a_batch():
-    assert PACE.memory_bytes(200) == 50 + 30 * 2
+    assert PACE.memory_bytes(200) == 80 + 30
     # What was held is held, also by smaller batches.
     assert PACE.memory_bytes(10) == 80
 
@@ -43,7 +45,7 @@ def test_memory_grows_with_the_tokens_of_a_batch():
         (rehearsals.refuses, "measuring failed: MemoryError: too big"),
         (rehearsals.dies, "measuring ended with status 3"),
         (rehearsals.hangs, "a step of the real model was not over after 0.5 s"),
-        (rehearsals.waits, "measuring failed: asked to go"),
+        (rehearsals.waits, "measuring failed: asked to load, go"),
     ],
 )
 def test_a_failure_is_told_and_leaves_nothing(monkeypatch, process, told):
@@ -57,6 +59,20 @@ def test_a_failure_is_told_and_leaves_nothing(monkeypatch, process, told):
     assert not os.path.exists(folder)
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_nothing_is_loaded_before_it_is_told_to(monkeypatch):
+    monkeypatch.setattr(rehearsal, "_answer_with_pace", rehearsals.notes_what_it_was_told)
+    with Rehearsal(CONFIG) as tried:
+        told = Path(tried._folder.name) / "told"
+        while not told.exists():
+            time.sleep(0.05)
+        time.sleep(0.3)
+        assert told.read_text() == "started"
+        tried.load()
+        tried.load()
+        with pytest.raises(RehearsalError, match="started load go"):
+            tried.pace()
 
 
 def test_a_mistake_of_the_experiments_own_is_told_apart(monkeypatch):
