@@ -207,7 +207,7 @@ def describe() -> str:
     """The cluster that this process is connected to, in a line."""
     nodes = alive_nodes()
     count = "1 node" if len(nodes) == 1 else f"{len(nodes)} nodes"
-    mode = f"RAY_AUTH_MODE is {os.environ.get(_AUTH_MODE, 'unset')}" if joins() else "started for this sweep alone"
+    mode = f"RAY_AUTH_MODE is {os.environ.get(_AUTH_MODE, 'unset')}" if joins() else "started for this study alone"
     return f"{count} with {_amounts(ray.cluster_resources())}; {mode}"
 
 
