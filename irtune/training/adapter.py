@@ -1,5 +1,6 @@
 """A PEFT adapter in every block of any model, and nowhere else, beside a classification head that is saved with it."""
 
+import logging
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -12,6 +13,9 @@ from transformers import PreTrainedModel
 from irtune.config.schema import AdapterConfig
 from irtune.layers.blocks import find_blocks
 from irtune.plugins import nearest
+
+# PEFT imports bitsandbytes where it is there, which then misses a kernel that nothing here uses.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 ALL_LINEAR = "all-linear"
 OWN_TARGETS = ("ia3", "ln_tuning")
