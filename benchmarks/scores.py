@@ -31,13 +31,13 @@ import torch
 from gpu_contenders import Bench, Setting, loop_steps, make_trainer, outside_a_process_group
 from scipy import stats
 
+from irtune.analysis.metrics import evaluation
 from irtune.config.load import with_overrides
 from irtune.data.batches import evaluation_batches, training_batches
 from irtune.data.encode import EncodedSplit, encode
 from irtune.data.label_names import metric_labels
 from irtune.processor import multiplies_bf16
 from irtune.studies.provenance import environment
-from irtune.training.evaluation import evaluation
 
 BATCH = 8
 EVERY = 50
