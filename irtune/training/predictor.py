@@ -16,7 +16,7 @@ from irtune.data.batches import evaluation_batches
 from irtune.data.common_tokens import common_tokens
 from irtune.data.dataset import LabelledDataset
 from irtune.data.encode import EncodedDataset, EncodedSplit, encode_texts
-from irtune.data.prompt import Kind, Prompt
+from irtune.data.prompt import FIELDS, Kind, Prompt
 from irtune.files import read_alone
 from irtune.processor import num_cores
 from irtune.training.idle_adapters import pass_over_untrained
@@ -28,6 +28,12 @@ from irtune.training.tokenizer import load_tokenizer
 
 NOTES = "irtune.json"
 WEIGHTS = "adapter_model.safetensors"
+
+POOL = 4096
+"""Rows that are put together into batches; a split of fewer is put into those of its run's evaluation."""
+
+TABLES = ("file", "hub")
+"""Data sets whose columns are settings."""
 
 Device = Literal["auto", "cpu", "cuda"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -58,6 +64,13 @@ class AdapterNotes:
     max_length: int
     shared_prefix: tuple[int, ...]
     settings: Mapping[str, Any]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of an example's texts: those of the run's own table, where it read one."""
+        data = self.settings.get("data", {})
+        named = data if data.get("name") in TABLES else {}
+        return tuple(named.get(f"{field}_column") or field for field in FIELDS[self.kind])
 
     @classmethod
     def read(cls, folder: Path) -> "AdapterNotes":

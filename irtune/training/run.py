@@ -47,12 +47,11 @@ from irtune.training.prefix_cache import PrefixCache
 from irtune.training.prefix_reuse import reuse_of
 from irtune.training.pretrained import materialize
 from irtune.training.quiet_loading import QuietLoading
-from irtune.training.record import NoRecorder, Recorder, Report, result_of
+from irtune.training.record import ADAPTER, NoRecorder, Recorder, Report, result_of
 from irtune.training.self_check import check_at_start
 from irtune.training.shared_prefix import SharedPrefix, sharing_of
 from irtune.training.tokenizer import load_tokenizer, max_positions
 
-ADAPTER = "adapter"
 PREDICTIONS = "predictions.npz"
 
 

@@ -14,6 +14,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from sweeps import ROOT, SweepRun, run_sweep
 
+from irtune.studies.recorded import find_trial
+
 STEPS, REFRESH, BLOCKS = 9, 3, 6
 CUT = "0 of 150 examples cut, 0 without their change"
 VALIDATION = "final/validation_f1_macro"
@@ -119,10 +121,27 @@ def test_the_adapters_of_the_best_trial_and_the_baseline_are_kept_and_uploaded(t
         name: {file.path for file in client.list_artifacts(run.info.run_id, "adapter")} for name, run in runs.items()
     }
     assert {name for name, files in uploaded.items() if files} == kept
-    assert {"adapter/adapter_config.json", "adapter/adapter_model.safetensors", "adapter/irtune.json"} <= uploaded[best]
+    assert "adapter/MLmodel" in uploaded[best]
     told = f"2 kept of {len(finished)} finished trials (baseline and {best})"
     assert told in tiny_sweep.output
     assert told in tiny_sweep.runs("summary")[0].data.tags["irtune.adapters"]
+
+
+def test_the_winner_is_the_champion_of_the_sweeps_name(tiny_sweep: SweepRun) -> None:
+    client = tiny_sweep.client()
+    (version,) = client.search_model_versions("name = 'tiny'")
+    assert client.get_model_version_by_alias("tiny", "champion").version == version.version
+    winner = find_trial(str(tiny_sweep.folder), tiny_sweep.storage)
+    assert client.get_run(version.run_id).data.tags["irtune.trial_folder"] == str(winner.folder)
+    (best, *others) = client.search_logged_models(
+        [client.get_run(version.run_id).info.experiment_id],
+        datasets=[{"dataset_name": "synthetic"}],
+        order_by=[{"field_name": f"metrics.{VALIDATION}", "ascending": False, "dataset_name": "synthetic"}],
+    )
+    scores = [{one.key: one.value for one in model.metrics}[VALIDATION] for model in (best, *others)]
+    assert scores == sorted(scores, reverse=True)
+    assert len(scores) == 2
+    assert winner.results[VALIDATION] == scores[0]
 
 
 def test_optuna_dashboard_reads_the_study(tiny_sweep: SweepRun) -> None:
