@@ -204,6 +204,9 @@ class TrackingConfig(Section):
         description="register the best trial's model, with the alias champion, once the study has ended: under this "
         "name, or with true under the study's",
     )
+    system_metrics: bool = Field(
+        False, description="record at each evaluation what MLflow's monitors measure of every node of a trial"
+    )
 
     @model_validator(mode="after")
     def _what_is_uploaded_is_kept(self) -> "TrackingConfig":

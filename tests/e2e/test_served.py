@@ -70,18 +70,23 @@ def test_one_model_answers_alike_in_every_way(
         "selection.reselect_every=3",
         "engine={threads_per_worker: 1}",
         "tracking.register_winner=true",
+        "tracking.system_metrics=true",
         job="train.py",
         MLFLOW_TRACKING_URI=mlflow_server,
     )
     assert run.status == 0, run.output
     assert "Registered models:/words@champion" in run.output
+    run_id = _run_id(mlflow_server)
+    measured = mlflow.MlflowClient(mlflow_server).get_run(run_id).data
+    node = measured.tags["irtune.engine.node.rank_0"]
+    assert measured.metrics[f"system/{node}/system_memory_usage_megabytes"] > 0
 
     source, rows = "models:/words@champion", pd.read_csv(table)[["text"]].head(40)
     rows.to_csv(tmp_path / "rows.csv", index=False)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server)
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     answers: dict[str, Any] = {}
-    for name, asked in {"registered": source, "run": _run_id(mlflow_server), "study": str(run.folder)}.items():
+    for name, asked in {"registered": source, "run": run_id, "study": str(run.folder)}.items():
         out = tmp_path / f"{name}.parquet"
         command = [sys.executable, "-m", "irtune.cli", "predict", asked, str(tmp_path / "rows.csv"), "--out", str(out)]
         subprocess.run(command, check=True, capture_output=True, timeout=300)
