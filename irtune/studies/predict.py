@@ -20,6 +20,7 @@ from irtune.analysis.metrics import evaluation
 from irtune.analysis.tables import duration, worded
 from irtune.config.load import apply_overrides, build
 from irtune.config.schema import ExperimentConfig
+from irtune.data.batches import ROWS_AT_ONCE
 from irtune.data.dataset import DataError
 from irtune.data.file import FileConfig
 from irtune.data.label_names import counted, metric_labels, some
@@ -32,7 +33,8 @@ from irtune.studies.progress import LINE_EVERY_S
 from irtune.studies.recorded import StudyError, find_trial
 from irtune.studies.resume import IDENTITY
 from irtune.tracking.address import is_in_mlflow, resolve_tracking_uri
-from irtune.training.predictor import NOTES, POOL, TABLES, AdapterNotes, Device, Predictor
+from irtune.training.adapter_notes import NOTES, TABLES, AdapterNotes
+from irtune.training.predictor import Device, Predictor
 from irtune.training.record import ADAPTER
 
 _MOST_UNKNOWN = 1000
@@ -94,7 +96,7 @@ def _predict(
     num_cut, scored = 0, _Scored(notes.labels)
     with predictions_to(out, notes.labels) as write, _progress(console, survey.num_usable) as advance:
         usable = (row for row in rows if isinstance(row, Row))
-        while pool := list(islice(usable, POOL)):
+        while pool := list(islice(usable, ROWS_AT_ONCE)):
             probabilities, cut = predictor.probabilities([row.texts for row in pool])
             write([row.id for row in pool], [notes.labels[i] for i in probabilities.argmax(axis=1)], probabilities)
             scored.add([row.label for row in pool], probabilities)

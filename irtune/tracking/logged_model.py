@@ -18,7 +18,7 @@ from mlflow.types import ColSpec, Schema
 
 from irtune.tracking.address import quoted
 from irtune.tracking.contained import files_inside
-from irtune.training.predictor import AdapterNotes
+from irtune.training.adapter_notes import AdapterNotes
 from irtune.training.record import ADAPTER
 
 logger = logging.getLogger(__name__)

@@ -23,7 +23,9 @@ from irtune.tracking.address import artifact_root, local_database, quoted
 from irtune.tracking.connection import TrackingError, fail_fast
 from irtune.tracking.contained import OutsideError, check_inside, files_inside
 from irtune.tracking.conversion import POINTS_PER_CALL, cut, names_and_texts, points
+from irtune.tracking.logged_model import Origin, log_model, register
 from irtune.tracking.run_record import DATA_TAG, DIGEST_TAG, Ended, Opened, RunStatus
+from irtune.training.adapter_notes import AdapterFolderError
 from irtune.training.record import ADAPTER, Record
 
 logger = logging.getLogger(__name__)
@@ -249,10 +251,6 @@ class MlflowTracker:
         run.artifacts.add(sent)
 
     def _send_model(self, run: _Run, record: Record) -> None:
-        # Models need PyTorch, which takes seconds to import.
-        from irtune.tracking.logged_model import Origin, log_model, register
-        from irtune.training.predictor import AdapterFolderError
-
         data = (run.tags[DATA_TAG], run.tags[DIGEST_TAG]) if {DATA_TAG, DIGEST_TAG} <= run.tags.keys() else None
         origin = Origin(self.experiment_id, run.run_id, run.tags, run.params, list(run.final.values()), data)
 

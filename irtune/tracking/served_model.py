@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-from irtune.training.predictor import POOL, Predictor
+from irtune.data.batches import ROWS_AT_ONCE
 from irtune.training.record import ADAPTER
 
 
@@ -24,9 +24,11 @@ class ServedModel(PythonModel):
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load the base model and put the adapter on it."""
-        self._predictor = Predictor(
-            Path(context.artifacts[ADAPTER]), (context.model_config or {}).get("device", "auto")
-        )
+        # Who only logs a model does not wait for PyTorch.
+        from irtune.training.predictor import Predictor
+
+        settings = context.model_config or {}
+        self._predictor = Predictor(Path(context.artifacts[ADAPTER]), settings.get("device", "auto"))
         # A server answers several requests at once, and the model keeps the prompt's beginning between two calls.
         self._one_at_a_time = threading.Lock()
 
@@ -40,7 +42,7 @@ class ServedModel(PythonModel):
         """
         notes = self._predictor.notes
         texts = list(model_input[list(notes.columns)].itertuples(index=False, name=None))
-        pools = [texts[start : start + POOL] for start in range(0, len(texts), POOL)]
+        pools = [texts[start : start + ROWS_AT_ONCE] for start in range(0, len(texts), ROWS_AT_ONCE)]
         with self._one_at_a_time:
             found = [self._predictor.probabilities(pool)[0] for pool in pools]
         probabilities = np.concatenate([np.zeros((0, len(notes.labels))), *found])

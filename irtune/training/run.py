@@ -29,6 +29,7 @@ from irtune.layers.compiled_blocks import check_compiled
 from irtune.processor import num_cores
 from irtune.redaction import redacted
 from irtune.training.adapter import add_adapter
+from irtune.training.adapter_notes import notes_of
 from irtune.training.checkpoint import load_weights, save_adapter
 from irtune.training.class_weights import weights_of_classes
 from irtune.training.clock import StepClock, marks_of
@@ -42,7 +43,6 @@ from irtune.training.loop import CHECKPOINTS, Loop, Totals
 from irtune.training.measurable import check_tensors
 from irtune.training.model import enable_gradient_checkpointing, load_classifier
 from irtune.training.out_of_memory import out_of_memory, remembered, smaller_micro_batches
-from irtune.training.predictor import notes_of
 from irtune.training.prefix_cache import PrefixCache
 from irtune.training.prefix_reuse import reuse_of
 from irtune.training.pretrained import materialize

@@ -21,7 +21,8 @@ from irtune.tracking import served_model
 from irtune.tracking.mlflow_tracker import MlflowTracker
 from irtune.tracking.run_record import Ended, Opened, RunRecord
 from irtune.tracking.uploader import Uploader
-from irtune.training.predictor import AdapterFolderError, AdapterNotes, Predictor
+from irtune.training.adapter_notes import AdapterFolderError, AdapterNotes
+from irtune.training.predictor import Predictor
 from irtune.training.record import NoRecorder
 from irtune.training.run import run
 
@@ -112,7 +113,7 @@ def test_a_model_in_mlflow_predicts_what_its_run_found(
         assert np.array_equal(probabilities(pd.read_parquet(tmp_path / "p.parquet")), found)
     assert main(["predict", "models:/letters@nobody", str(trial / "test.csv")]) == 2
     assert "nobody" in capsys.readouterr().err
-    monkeypatch.setattr(served_model, "POOL", 40)
+    monkeypatch.setattr(served_model, "ROWS_AT_ONCE", 40)
     model = mlflow.pyfunc.load_model("models:/letters@champion", model_config={"device": "cpu"})
     table = pd.read_csv(trial / "test.csv")
     twice = model.predict(pd.concat([table, table]).drop(columns="kind"))
@@ -145,7 +146,7 @@ def test_labels_are_not_needed_and_bad_rows_are_left_out_if_asked(
 
 
 def test_a_broken_run_leaves_no_file(trial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predict, "POOL", 16)
+    monkeypatch.setattr(predict, "ROWS_AT_ONCE", 16)
     whole = Predictor.probabilities
 
     def breaks(self: Predictor, texts: list[tuple[str, ...]]) -> tuple[np.ndarray, int]:
