@@ -1,5 +1,6 @@
 """A trial's adapter as a model of MLflow's own: what is logged, its links to run and data, and the registry."""
 
+import json
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, M
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, Schema
+from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from irtune.tracking.address import quoted
 from irtune.tracking.contained import files_inside
@@ -108,6 +110,11 @@ def register(client: MlflowClient, model: LoggedModel, name: str) -> None:
         own = client.create_model_version(
             name, model.artifact_location, model.source_run_id, model_id=model.model_id, await_creation_for=0
         )
+    # What MLflow's server notes of its own accord, and its user interface shows.
+    known = json.loads(client.get_logged_model(model.model_id).tags.get(MLFLOW_MODEL_VERSIONS, "[]"))
+    if all((each["name"], int(each["version"])) != (name, int(own.version)) for each in known):
+        noted = json.dumps([*known, {"name": name, "version": int(own.version)}])
+        client.set_logged_model_tags(model.model_id, {MLFLOW_MODEL_VERSIONS: noted})
     champion = client.get_registered_model(name).aliases.get(CHAMPION)
     if champion is None or int(champion) < int(own.version):
         client.set_registered_model_alias(name, CHAMPION, str(own.version))

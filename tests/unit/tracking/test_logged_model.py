@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from mlflow import MlflowClient
@@ -98,7 +99,7 @@ def test_a_model_says_what_it_reads_and_holds_no_pickle(
     key = new_key()
     Uploader(tracker).settle(leave(tmp_path, key, 0.5))
     (model,) = models_of(client, store_uri, key)
-    place = Path(model.artifact_location.removeprefix("file://"))
+    place = Path(unquote(model.artifact_location.removeprefix("file://")))
     described = Model.load(str(place))
     assert described.signature is not None
     assert described.signature.inputs.input_names() == ["draft", "after"]
@@ -119,7 +120,7 @@ def test_a_model_says_what_it_reads_and_holds_no_pickle(
 def test_an_upload_that_broke_off_is_ended_by_the_next_driver(
     store_uri: str, client: MlflowClient, new_key: NewKey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def away(*_: Any) -> None:
+    def away(*_: Any, **__: Any) -> None:
         raise MlflowException("API request failed with exception")
 
     key = new_key()
@@ -140,7 +141,8 @@ def test_an_upload_that_broke_off_is_ended_by_the_next_driver(
     assert (run.steps("final/test_f1_macro"), run.steps("eval/f1_macro"), run.status) == ([0], [3], "FINISHED")
     assert len(model.metrics or []) == 2
     (version,) = client.search_model_versions("name = 'broken-off'")
-    assert (version.model_id, version.run_id) == (model.model_id, model.source_run_id)
+    assert version.run_id == model.source_run_id
+    assert json.loads(model.tags["mlflow.modelVersions"]) == [{"name": "broken-off", "version": 1}]
 
 
 def test_the_last_that_is_registered_is_the_champion(
@@ -153,7 +155,7 @@ def test_the_last_that_is_registered_is_the_champion(
     assert len(client.search_model_versions("name = 'essay-classes'")) == 2
     champion = client.get_model_version_by_alias("essay-classes", "champion")
     second = models_of(client, store_uri, records[1].start().key)[0]
-    assert (champion.version, champion.model_id) == ("2", second.model_id)
+    assert (int(champion.version), champion.run_id) == (2, second.source_run_id)
     folder = fetch_adapter("models:/essay-classes@champion", store_uri, tmp_path)
     assert (folder / "adapter_model.safetensors").read_bytes() == b"weights"
     assert fetch_adapter("models:/essay-classes/1", store_uri, tmp_path).is_dir()
