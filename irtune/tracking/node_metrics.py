@@ -2,11 +2,10 @@
 
 import logging
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, Self
 
-from mlflow.environment_variables import MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL
 from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
 from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
 from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
@@ -17,6 +16,7 @@ from irtune.training.record import Recorder, Report
 
 logger = logging.getLogger(__name__)
 
+_MONITORS: tuple[Callable[[], Any], ...] = (CPUMonitor, DiskMonitor, NetworkMonitor, GPUMonitor)
 INTERVAL_S = 10.0
 """Seconds between two samples, as in MLflow itself."""
 
@@ -26,15 +26,17 @@ class NodeMetrics:
 
     Args:
         node: Its name, as a part of the metrics' names.
-        interval_s: Seconds between two samples; MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL says otherwise.
+        interval_s: Seconds between two samples.
     """
 
     def __init__(self, node: str, interval_s: float = INTERVAL_S) -> None:
         self._prefix = f"system/{node}/"
-        self._interval_s = MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL.get() or interval_s
-        self._monitors = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
-        with suppress(ImportError, RuntimeError):
-            self._monitors.append(GPUMonitor())
+        self._interval_s = interval_s
+        self._monitors: list[Any] = []
+        for monitor in _MONITORS:
+            # Where there is no GPU, or nothing to ask it with.
+            with suppress(ImportError, RuntimeError):
+                self._monitors.append(monitor())
         self._lock = threading.Lock()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._keep_sampling, name="irtune-node-metrics", daemon=True)

@@ -13,7 +13,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-from servers import free_ports, server
+from servers import BIN, free_ports, server
 from sweeps import run_sweep
 
 CLASSES = ["noun", "verb"]
@@ -97,7 +97,9 @@ def test_one_model_answers_alike_in_every_way(
         sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", source, "--env-manager", "local",
         "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
     ]  # fmt: skip
-    with server(serve, f"http://127.0.0.1:{port}/ping", tmp_path / "serve.log", dict(os.environ)):
+    # It starts uvicorn by its name.
+    env = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"}
+    with server(serve, f"http://127.0.0.1:{port}/ping", tmp_path / "serve.log", env):
         answers["http"] = ask(port, rows)
     probabilities = {name: answer[COLUMNS].to_numpy() for name, answer in answers.items()}
     copied = tmp_path / "elsewhere"

@@ -80,7 +80,7 @@ def test_what_cannot_be_registered_costs_no_study(
     ("tracking", "parts"),
     [
         ({"register_winner": "a/b"}, ("tracking.register_winner",)),
-        ({"register_winner": True, "upload_adapters": "none"}, ("tracking.register_winner", "tracking.upload_adapters=best")),
+        ({"register_winner": True, "upload_adapters": "none"}, ("register_winner", "tracking.upload_adapters=best")),
     ],
 )
 def test_what_no_registry_takes_is_refused(tracking: dict[str, Any], parts: tuple[str, ...]) -> None:
