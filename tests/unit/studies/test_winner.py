@@ -79,10 +79,10 @@ def test_what_cannot_be_registered_costs_no_study(
 @pytest.mark.parametrize(
     ("tracking", "parts"),
     [
-        ({"register_winner": "a/b"}, ("tracking.register_winner",)),
-        ({"register_winner": True, "upload_adapters": "none"}, ("register_winner", "tracking.upload_adapters=best")),
+        ({"register_winner": "a/b"}, ()),
+        ({"register_winner": True, "upload_adapters": "none"}, ("tracking.upload_adapters=best",)),
     ],
 )
 def test_what_no_registry_takes_is_refused(tracking: dict[str, Any], parts: tuple[str, ...]) -> None:
-    with refused(ConfigError, *parts):
+    with refused(ConfigError, "tracking.register_winner", *parts):
         build(SweepConfig, TREE | {"space": SPACE, "tracking": tracking}, "x")
