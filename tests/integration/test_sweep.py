@@ -8,6 +8,7 @@ import optuna
 import pytest
 import yaml
 from kept_scores import assert_scores_are_those_of_the_predictions
+from mlflow.artifacts import list_artifacts
 from mlflow.entities import Run
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -116,12 +117,12 @@ def test_the_adapters_of_the_best_trial_and_the_baseline_are_kept_and_uploaded(t
     best = max(sorted(selective), key=lambda name: (selective[name][score], -selective[name][cost]))
     kept = {file.parent.parent.name for file in tiny_sweep.folder.glob("trials/*/adapter/adapter_model.safetensors")}
     assert kept == {best, "baseline"}
-    client = tiny_sweep.client()
-    uploaded = {
-        name: {file.path for file in client.list_artifacts(run.info.run_id, "adapter")} for name, run in runs.items()
-    }
-    assert {name for name, files in uploaded.items() if files} == kept
-    assert "adapter/MLmodel" in uploaded[best]
+    models = tiny_sweep.client().search_logged_models([runs[best].info.experiment_id])
+    places = {model.source_run_id: model.artifact_location for model in models}
+    assert {name for name, run in runs.items() if run.info.run_id in places} == kept
+    adapter = list_artifacts(f"{places[runs[best].info.run_id]}/artifacts/adapter")
+    names = {Path(file.path).name for file in adapter}
+    assert {"adapter_config.json", "adapter_model.safetensors", "irtune.json", "predict.py"} <= names
     told = f"2 kept of {len(finished)} finished trials (baseline and {best})"
     assert told in tiny_sweep.output
     assert told in tiny_sweep.runs("summary")[0].data.tags["irtune.adapters"]
