@@ -84,7 +84,10 @@ def _parser() -> argparse.ArgumentParser:
 
     predict = commands.add_parser("predict", help="classify the rows of a file with the adapter of a trial")
     predict.add_argument(
-        "source", metavar="SOURCE", help="a folder with an adapter, or a study's folder or name, with :TRIAL or not"
+        "source",
+        metavar="SOURCE",
+        help="a folder with an adapter, a study's folder or name, with :TRIAL or not, or of MLflow "
+        "(MLFLOW_TRACKING_URI, else the storage's own) a run's id or models:/NAME@champion",
     )
     predict.add_argument("file", metavar="FILE", type=Path, help="of any kind that data.file reads; labels not needed")
     _add_overrides(predict)

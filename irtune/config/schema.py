@@ -214,13 +214,26 @@ class TrackingConfig(Section):
         description="whose adapters stay on storage: of all finished trials, or of the best ones, the baseline, the "
         "Pareto front and the finalists with their repeats",
     )
-    upload_adapters: Share = Field("best", description="whose adapters go to MLflow, of those that stay on storage")
+    upload_adapters: Share = Field(
+        "best", description="whose adapters go to MLflow, of those that stay on storage: as models to load and serve"
+    )
+    register_winner: bool | Annotated[str, Field(pattern=r"^[^/:'\"]+$")] = Field(
+        False,
+        description="register the best trial's model, with the alias champion, once the study has ended: under this "
+        "name, or with true under the study's",
+    )
+    system_metrics: bool = Field(
+        False, description="record at each evaluation what MLflow's monitors measure of every node of a trial"
+    )
 
     @model_validator(mode="after")
     def _what_is_uploaded_is_kept(self) -> "TrackingConfig":
         if get_args(Share).index(self.upload_adapters) > get_args(Share).index(self.keep_adapters):
             message = f"{self.upload_adapters} cannot be uploaded where keep_adapters is {self.keep_adapters}"
             raise mistakes({"upload_adapters": f"{message}; set both alike, or tracking.keep_adapters=all"})
+        if self.register_winner and self.upload_adapters == "none":
+            message = "there is no model to register where upload_adapters is none"
+            raise mistakes({"register_winner": f"{message}; set tracking.upload_adapters=best"})
         return self
 
 

@@ -10,6 +10,9 @@ import numpy as np
 BUCKETS_PER_POOL = 32
 """Batches are cut from pools of this many batches' worth of examples sorted by length: less padding, yet random."""
 
+ROWS_AT_ONCE = 4096
+"""Rows to predict that are put together into batches; a split of fewer is put into those of its run's evaluation."""
+
 
 def training_batches(
     lengths: np.ndarray, batch_size: int, *, seed: int, rank: int = 0, world_size: int = 1

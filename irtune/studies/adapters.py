@@ -13,7 +13,7 @@ from irtune.files import once_there_is_room
 from irtune.studies.trial_record import TrialRecord
 from irtune.tracking.run_record import RunRecord
 from irtune.tracking.uploader import Uploader
-from irtune.training.run import ADAPTER
+from irtune.training.record import ADAPTER
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Labels and probabilities of a file's rows, by the adapter that a trial kept."""
+"""Labels and probabilities of a file's rows, by the adapter of a trial or of a model in MLflow."""
 
 import time
 from collections import Counter
@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from irtune.analysis.metrics import evaluation
 from irtune.analysis.tables import duration, worded
 from irtune.config.load import apply_overrides, build
 from irtune.config.schema import ExperimentConfig
+from irtune.data.batches import ROWS_AT_ONCE
 from irtune.data.dataset import DataError
 from irtune.data.file import FileConfig
 from irtune.data.label_names import counted, metric_labels, some
@@ -30,11 +32,10 @@ from irtune.studies.prediction_files import check_out, predictions_to
 from irtune.studies.progress import LINE_EVERY_S
 from irtune.studies.recorded import StudyError, find_trial
 from irtune.studies.resume import IDENTITY
-from irtune.training.predictor import NOTES, AdapterNotes, Device, Predictor
-from irtune.training.run import ADAPTER
-
-POOL = 4096
-"""Rows that are sorted by length together; a split of fewer is put into the batches of its run's evaluation."""
+from irtune.tracking.address import is_in_mlflow, resolve_tracking_uri
+from irtune.training.adapter_notes import NOTES, TABLES, AdapterNotes
+from irtune.training.predictor import Device, Predictor
+from irtune.training.record import ADAPTER
 
 _MOST_UNKNOWN = 1000
 _COLUMNS = ("before_column", "after_column", "text_column", "pairs", "label_column", "label_map")
@@ -57,7 +58,8 @@ def predict(
     for the probabilities of rows that have a label, from which scores are computed at the end.
 
     Args:
-        source: An adapter's folder, a trial's, or a study's folder or name, with ``:TRIAL`` behind it or not.
+        source: An adapter's folder, a trial's, a study's folder or name, with ``:TRIAL`` behind it or not, or what
+            ``irtune.tracking.model_source`` finds in MLflow.
         file: Of any kind that ``data.file`` reads.
         out: Where to write, by suffix as CSV, JSONL or Parquet; None: CSV on stdout.
         storage: Where studies lie.
@@ -68,7 +70,13 @@ def predict(
     Raises:
         ValueError: If there is no such adapter or file, or rows cannot be used.
     """
-    folder = find_adapter(source, storage)
+    with found_adapter(source, storage) as folder:
+        _predict(folder, file, out, device, overrides, console)
+
+
+def _predict(
+    folder: Path, file: Path, out: Path | None, device: Device, overrides: Mapping[str, Any], console: Console
+) -> None:
     notes = AdapterNotes.read(folder)
     if not file.exists():
         raise DataError(f"{file}: no such file. Correct the path.")
@@ -88,7 +96,7 @@ def predict(
     num_cut, scored = 0, _Scored(notes.labels)
     with predictions_to(out, notes.labels) as write, _progress(console, survey.num_usable) as advance:
         usable = (row for row in rows if isinstance(row, Row))
-        while pool := list(islice(usable, POOL)):
+        while pool := list(islice(usable, ROWS_AT_ONCE)):
             probabilities, cut = predictor.probabilities([row.texts for row in pool])
             write([row.id for row in pool], [notes.labels[i] for i in probabilities.argmax(axis=1)], probabilities)
             scored.add([row.label for row in pool], probabilities)
@@ -101,6 +109,23 @@ def predict(
     say(said if out is None else f"wrote {out}: {said}")
     if survey.num_labelled:
         console.print(scored.table())
+
+
+@contextmanager
+def found_adapter(source: str, storage: Path) -> Iterator[Path]:
+    """Find an adapter's folder; of one in MLflow a copy, which goes in the end. Arguments are those of ``predict``.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if Path(source).expanduser().exists() or not is_in_mlflow(source):
+        yield find_adapter(source, storage)
+        return
+    # MLflow takes a second to import.
+    from irtune.tracking.model_source import fetch_adapter
+
+    with TemporaryDirectory(prefix="irtune-adapter-") as temporary:
+        yield fetch_adapter(source, resolve_tracking_uri(None, storage), Path(temporary))
 
 
 def find_adapter(source: str, storage: Path) -> Path:
@@ -135,7 +160,7 @@ def file_config(notes: AdapterNotes, file: Path, overrides: Mapping[str, Any]) -
     if unknown:
         raise ValueError(f"{unknown[0]}: is no setting of predictions: {nearest(unknown[0], _SETTINGS)}")
     of_run = notes.settings.get("data", {})
-    kept = _COLUMNS if of_run.get("name") in ("file", "hub") else ()
+    kept = _COLUMNS if of_run.get("name") in TABLES else ()
     path = of_run.get("path")
     if of_run.get("name") == "file" and isinstance(path, str) and kind_of(Path(path)) == kind_of(file):
         kept = (*kept, *_WRITTEN)

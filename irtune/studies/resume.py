@@ -41,6 +41,8 @@ FREE_SETTINGS = {
     "tune.finalists.seeds",
     "tracking.keep_adapters",
     "tracking.upload_adapters",
+    "tracking.register_winner",
+    "tracking.system_metrics",
     "ablation.seeds",
 }
 """Settings that may be others in a resumed sweep: they change how many trials run, where, at once and after what, but

@@ -29,8 +29,8 @@ from irtune.studies.trial_record import TrialRecord
 from irtune.studies.trial_table import TrialTable
 from irtune.studies.ways_to_look import show_answer, show_attempts, ways_to_look
 from irtune.tracking.mlflow_tracker import MlflowTracker
+from irtune.training.record import ADAPTER
 from irtune.training.rehearsal import Rehearsal
-from irtune.training.run import ADAPTER
 
 RUN = "run"
 """The name of its only trial."""

@@ -21,6 +21,7 @@ from irtune.studies.plan import PLAN, Plan, predict
 from irtune.studies.preflight import Study, prepare
 from irtune.studies.resume import Resume, new_folder, sweep_to_resume, write_identity
 from irtune.studies.trial_table import TrialTable
+from irtune.studies.winner import register_winner
 from irtune.tracking.address import requires_server
 from irtune.tracking.heartbeat import Heartbeat
 from irtune.tracking.left_behind import close_dead
@@ -151,8 +152,11 @@ class StudyRunner(ABC, Generic[Config, Found]):
     def _run(self, study: Study[Config], at_once: int, watch: NodeWatch, console: Console) -> Found:
         with Driver(study, at_once, watch, console) as driver:
             is_complete = driver.run(self.phases(study, partial(known_end, setup=driver.setup)))
+            registered = register_winner(study, driver.uploader) if is_complete else None
             found = self.conclude(study, driver.table, driver.tracker, console)
             driver.uploader.drain(DRAIN_S)
+            if registered:
+                console.out(f"Registered {registered}", highlight=False)
             if is_complete:
                 write_identity(study.folder, study.config, study.ready.fingerprint(), complete=True)
             return found

@@ -13,6 +13,8 @@ _SQLITE = "sqlite:///"
 _NOT_IN_PATHS = re.compile(r"\?|%[0-9A-Fa-f]{2}")
 """What SQLAlchemy reads in an address as something else: the beginning of a query, and a quoted character."""
 
+RUN_ID = re.compile(r"[0-9a-f]{32}")
+
 
 def resolve_tracking_uri(configured: str | None, storage: Path) -> str:
     """The store to use: the configured one, else MLFLOW_TRACKING_URI, else a database in ``storage``.
@@ -40,6 +42,11 @@ def resolve_tracking_uri(configured: str | None, storage: Path) -> str:
 def local_database(uri: str) -> Path | None:
     """The absolute path of an SQLite store's file; None for any other store."""
     return Path(uri.removeprefix(_SQLITE)).absolute() if uri.startswith(_SQLITE) else None
+
+
+def is_in_mlflow(source: str) -> bool:
+    """Whether a text names something in MLflow: ``runs:/ID``, a run's id itself, or ``models:/…``."""
+    return source.startswith(("runs:/", "models:/")) or RUN_ID.fullmatch(source) is not None
 
 
 def requires_server(uri: str) -> bool:

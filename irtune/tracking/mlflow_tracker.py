@@ -23,11 +23,16 @@ from irtune.tracking.address import artifact_root, local_database, quoted
 from irtune.tracking.connection import TrackingError, fail_fast
 from irtune.tracking.contained import OutsideError, check_inside, files_inside
 from irtune.tracking.conversion import POINTS_PER_CALL, cut, names_and_texts, points
+from irtune.tracking.logged_model import Origin, log_model, register
 from irtune.tracking.run_record import DATA_TAG, DIGEST_TAG, Ended, Opened, RunStatus
+from irtune.training.adapter_notes import AdapterFolderError
+from irtune.training.record import ADAPTER, Record
 
 logger = logging.getLogger(__name__)
 
 KEY_TAG = "irtune.key"
+FINAL = "final/"
+"""What begins the names of scores of the best weights, which come together with what the run cost."""
 
 _chunks: Callable[..., Iterator[Any]] = chunk_list
 _CALL_TIMEOUT_S = 20
@@ -39,12 +44,15 @@ _WORTH_A_RETRY = {401, 403, 408, 429}
 
 @dataclass
 class _Run:
-    """An open run, and what has been sent to it."""
+    """An open run, what has been sent to it, and of what its model is to be made."""
 
     run_id: str
     steps: dict[str, set[int]] = field(default_factory=dict)
-    params: set[str] = field(default_factory=set)
+    params: dict[str, str] = field(default_factory=dict)
     artifacts: set[tuple[str, int]] = field(default_factory=set)
+    tags: dict[str, str] = field(default_factory=dict)
+    final: dict[str, Metric] = field(default_factory=dict)
+    adapter: Record | None = None
 
 
 class MlflowTracker:
@@ -126,6 +134,7 @@ class MlflowTracker:
                 used = InputTag("mlflow.data.context", "training")
                 self._client.log_inputs(run.run_id, [DatasetInput(data, [used])])
         self._runs[start.key] = run
+        run.tags = texts
         if start.params:
             self.send(start.key, [{"kind": "params", "values": start.params}])
         return run.run_id
@@ -153,26 +162,40 @@ class MlflowTracker:
                 tags |= names_and_texts(record["values"], MAX_TAG_VAL_LENGTH)
             elif record["kind"] == "resumed":
                 tags["irtune.resumed_at"] = str(record["step"])
-            for point in points(record):
+            found = points(record)
+            is_final = any(point.key.startswith(FINAL) for point in found)
+            for point in found:
+                if is_final:
+                    run.final.setdefault(point.key, point)
                 if point.step not in run.steps.setdefault(point.key, set()):
                     new.setdefault((point.key, point.step), point)
         unknown = [Param(name, text) for name, text in params.items() if name not in run.params]
         with fail_fast(_CALL_TIMEOUT_S):
             for some in _chunks(unknown, MAX_PARAMS_TAGS_PER_BATCH):
                 self._log_batch(run, params=some)
-                run.params.update(param.key for param in some)
+                run.params.update((param.key, param.value) for param in some)
             self._log_tags(run, tags)
             for chunk in _chunks(list(new.values()), POINTS_PER_CALL):
                 self._log_batch(run, metrics=chunk)
                 for point in chunk:
                     run.steps[point.key].add(point.step)
         for record in records:
-            if record["kind"] == "artifact":
+            if record["kind"] != "artifact":
+                continue
+            if record["artifact_folder"] == ADAPTER:
+                # A later line about it may ask for more.
+                run.adapter = {**(run.adapter or {}), **record}
+            else:
                 self._send_artifact(run, record)
 
     def finish(self, key: str, end: Ended) -> None:
-        """Say how an open run ended, and close it; its error becomes the tag ``irtune.error`` and ``error.txt``."""
+        """Say how an open run ended, and close it; its error becomes the tag ``irtune.error`` and ``error.txt``.
+
+        An adapter that was sent is logged as a model now, when all scores of the run are known.
+        """
         run = self._runs[key]
+        if run.adapter is not None:
+            self._send_model(run, run.adapter)
         texts = names_and_texts(end.tags, MAX_TAG_VAL_LENGTH)
         with fail_fast(_CALL_TIMEOUT_S):
             if end.error_text is not None:
@@ -207,7 +230,7 @@ class MlflowTracker:
         steps = {
             key: {point.step for point in self._client.get_metric_history(run_id, key)} for key in found.data.metrics
         }
-        return _Run(run_id, steps, set(found.data.params))
+        return _Run(run_id, steps, dict(found.data.params))
 
     def _log_tags(self, run: _Run, texts: Mapping[str, str]) -> None:
         for chunk in _chunks([RunTag(key, text) for key, text in texts.items()], MAX_PARAMS_TAGS_PER_BATCH):
@@ -226,6 +249,22 @@ class MlflowTracker:
         with fail_fast(_UPLOAD_TIMEOUT_S):
             _unless_refused(f"the artifact {record['path']}", lambda: self._upload(run.run_id, record))
         run.artifacts.add(sent)
+
+    def _send_model(self, run: _Run, record: Record) -> None:
+        data = (run.tags[DATA_TAG], run.tags[DIGEST_TAG]) if {DATA_TAG, DIGEST_TAG} <= run.tags.keys() else None
+        origin = Origin(self.experiment_id, run.run_id, run.tags, run.params, list(run.final.values()), data)
+
+        def send() -> None:
+            model = log_model(self._client, origin, Path(record["folder"]), record["path"])
+            if "register" in record:
+                register(self._client, model, record["register"])
+
+        with fail_fast(_UPLOAD_TIMEOUT_S):
+            try:
+                _unless_refused(f"the model of run {run.run_id}", send)
+            except AdapterFolderError as error:
+                logger.warning("%s; it goes to MLflow as files, which no model is made of", error)
+                self._send_artifact(run, record)
 
     def _upload(self, run_id: str, record: Mapping[str, Any]) -> None:
         target: str = record["artifact_folder"]

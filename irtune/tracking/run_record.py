@@ -107,14 +107,19 @@ class RunRecord:
         self._append("opened", asdict(opened))
         return opened
 
-    def add_artifact(self, path: Path, artifact_folder: str) -> None:
+    def add_artifact(self, path: Path, artifact_folder: str, register: str | None = None) -> None:
         """Note a complete file or folder to upload, under ``artifact_folder`` ("" = the root) of the run's artifacts.
+
+        Args:
+            path: What lies in the run's folder.
+            artifact_folder: Where it goes.
+            register: Of an adapter, the name under which its model is to be registered.
 
         Raises:
             ValueError: It lies outside of the run's folder.
         """
         content = {"path": path_inside(self.folder, path), "artifact_folder": artifact_folder}
-        self._append("artifact", content, durable=False)
+        self._append("artifact", content | ({"register": register} if register else {}), durable=False)
 
     def finish(self, end: Ended) -> None:
         """Note how the run ended."""
@@ -196,6 +201,7 @@ class RunRecord:
                 return kind, _EVENTS[kind].validate_python(content)
             if kind == "artifact":
                 content |= {key: str(content[key]) for key in ("path", "artifact_folder")}
+                content |= {key: str(content[key]) for key in ("register",) if key in content}
                 content["time_ms"] = int(content["time_ms"])
                 # Beginning at which folder, is not for the record to say.
                 content["folder"] = str(self.folder.resolve())

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MEASURED = "measured.jsonl"
+ADAPTER = "adapter"
+"""The folder of a trial's adapter in its own, and among its artifacts."""
 
 Record = dict[str, Any]
 """One line: ``kind``, ``attempt``, ``time_ms``, and what the kind holds."""

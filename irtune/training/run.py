@@ -29,6 +29,7 @@ from irtune.layers.compiled_blocks import check_compiled
 from irtune.processor import num_cores
 from irtune.redaction import redacted
 from irtune.training.adapter import add_adapter
+from irtune.training.adapter_notes import notes_of
 from irtune.training.checkpoint import load_weights, save_adapter
 from irtune.training.class_weights import weights_of_classes
 from irtune.training.clock import StepClock, marks_of
@@ -42,17 +43,15 @@ from irtune.training.loop import CHECKPOINTS, Loop, Totals
 from irtune.training.measurable import check_tensors
 from irtune.training.model import DTYPES, enable_gradient_checkpointing, is_eager, load_classifier
 from irtune.training.out_of_memory import out_of_memory, remembered, smaller_micro_batches
-from irtune.training.predictor import notes_of
 from irtune.training.prefix_cache import PrefixCache
 from irtune.training.prefix_reuse import reuse_of
 from irtune.training.pretrained import materialize
 from irtune.training.quiet_loading import QuietLoading
-from irtune.training.record import NoRecorder, Recorder, Report, result_of
+from irtune.training.record import ADAPTER, NoRecorder, Recorder, Report, result_of
 from irtune.training.self_check import check_at_start
 from irtune.training.shared_prefix import SharedPrefix, sharing_of
 from irtune.training.tokenizer import load_tokenizer, max_positions
 
-ADAPTER = "adapter"
 PREDICTIONS = "predictions.npz"
 
 

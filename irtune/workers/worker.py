@@ -1,7 +1,8 @@
 """One rank of a trial, and the Ray Train worker group that ranks live in."""
 
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,14 +72,15 @@ def train_rank(trial: str, overrides: Mapping[str, Any], setup: TrialSetup, repo
     recorder: Any = RecordWriter(folder) if rank() == 0 else NoRecorder()
     try:
         recorder.tags({f"irtune.engine.node.rank_{number}": node for number, node in enumerate(nodes)})
-        setup.objective(
-            config,
-            folder=folder,
-            recorder=recorder,
-            report=report,
-            encoded_folder=setup.folder / "encoded",
-            dataset=dataset,
-        )
+        with _with_node_metrics(config, report, recorder, nodes) as report_all:
+            setup.objective(
+                config,
+                folder=folder,
+                recorder=recorder,
+                report=report_all,
+                encoded_folder=setup.folder / "encoded",
+                dataset=dataset,
+            )
     except Exception as error:
         # Ray and Tune write down whatever is raised here.
         public = raised_publicly(error)
@@ -87,6 +89,17 @@ def train_rank(trial: str, overrides: Mapping[str, Any], setup: TrialSetup, repo
         raise public from None
     finally:
         recorder.close()
+
+
+def _with_node_metrics(
+    config: ExperimentConfig, report: Report, recorder: Any, nodes: Sequence[str]
+) -> AbstractContextManager[Report]:
+    if not config.tracking.system_metrics:
+        return nullcontext(report)
+    # Only who asks for it has MLflow in workers.
+    from irtune.tracking.node_metrics import with_node_metrics
+
+    return with_node_metrics(report, recorder, nodes)
 
 
 def _with_threads_here(config: ExperimentConfig, at_once: int | None) -> ExperimentConfig:

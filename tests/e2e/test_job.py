@@ -52,7 +52,8 @@ def test_a_submitted_sweep_leaves_its_results_outside_the_job(
         client, run_id = mlflow.MlflowClient(mlflow_server), run.info.run_id
         names = {file.path for file in client.list_artifacts(run_id)}
         assert {"layer_importance", "predictions.npz"} <= names
-        assert "adapter" in names or run.data.tags["irtune.baseline"] == "false"
+        models = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run_id}'")
+        assert [model.status for model in models] == ["READY"] or run.data.tags["irtune.baseline"] == "false"
         kept = client.download_artifacts(run_id, "predictions.npz", str(tmp_path))
         assert_scores_are_those_of_the_predictions(run.data.metrics, Path(kept))
     copies = [path for path in cluster.temp.glob("session_*/runtime_resources/working_dir_files/*") if path.is_dir()]

@@ -9,4 +9,4 @@ def tiny_sweep(tmp_path_factory: pytest.TempPathFactory) -> SweepRun:
     """A small sweep with one worker a trial."""
     # A folder with spaces in its name, as people have them.
     storage = tmp_path_factory.mktemp("a storage") / "with spaces"
-    return run_sweep(storage, "tests/support/tiny_sweep.yaml")
+    return run_sweep(storage, "tests/support/tiny_sweep.yaml", "tracking.register_winner=true")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mlflow
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,7 +17,12 @@ from irtune.cli import main
 from irtune.config.load import load
 from irtune.config.schema import ExperimentConfig
 from irtune.studies import predict
-from irtune.training.predictor import AdapterFolderError, AdapterNotes, Predictor
+from irtune.tracking import served_model
+from irtune.tracking.mlflow_tracker import MlflowTracker
+from irtune.tracking.run_record import Ended, Opened, RunRecord
+from irtune.tracking.uploader import Uploader
+from irtune.training.adapter_notes import AdapterFolderError, AdapterNotes
+from irtune.training.predictor import Predictor
 from irtune.training.record import NoRecorder
 from irtune.training.run import run
 
@@ -88,6 +94,36 @@ def test_predictions_equal_those_of_the_run(
     assert predictor._prefix.sharing.evaluation == len(predictor.notes.shared_prefix) > 8
 
 
+def test_a_model_in_mlflow_predicts_what_its_run_found(
+    trial: Path, found: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, uri = tmp_path / "trial", f"sqlite:///{tmp_path}/mlflow.db"
+    shutil.copytree(trial / "adapter", folder / "adapter")
+    record = RunRecord(folder)
+    record.begin(Opened("s/trial", "trial", {}, 1_000))
+    record.finish(Ended("FINISHED", {}, None, 2_000))
+    record.add_artifact(folder / "adapter", "adapter", "letters")
+    Uploader(MlflowTracker(uri, "irtune")).settle(record)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    client = mlflow.MlflowClient(uri)
+    run_id = client.get_model_version_by_alias("letters", "champion").run_id
+    for source in (str(run_id), "models:/letters@champion"):
+        assert main(["predict", source, str(trial / "test.csv"), "--out", str(tmp_path / "p.parquet")]) == 0
+        assert np.array_equal(probabilities(pd.read_parquet(tmp_path / "p.parquet")), found)
+    assert main(["predict", "models:/letters@nobody", str(trial / "test.csv")]) == 2
+    assert "nobody" in capsys.readouterr().err
+    monkeypatch.setattr(served_model, "ROWS_AT_ONCE", 40)
+    model = mlflow.pyfunc.load_model("models:/letters@champion", model_config={"device": "cpu"})
+    table = pd.read_csv(trial / "test.csv")
+    twice = model.predict(pd.concat([table, table]).drop(columns="kind"))
+    assert list(twice.columns) == ["label", "probability/a", "probability/b"]
+    assert np.array_equal(probabilities(twice), np.concatenate([found, found]))
+    assert model.predict(table.head(0)).empty
+    with pytest.raises(mlflow.MlflowException, match="words"):
+        model.predict(table.drop(columns="words"))
+
+
 def test_labels_are_not_needed_and_bad_rows_are_left_out_if_asked(
     trial: Path, found: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -110,7 +146,7 @@ def test_labels_are_not_needed_and_bad_rows_are_left_out_if_asked(
 
 
 def test_a_broken_run_leaves_no_file(trial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predict, "POOL", 16)
+    monkeypatch.setattr(predict, "ROWS_AT_ONCE", 16)
     whole = Predictor.probabilities
 
     def breaks(self: Predictor, texts: list[tuple[str, ...]]) -> tuple[np.ndarray, int]:

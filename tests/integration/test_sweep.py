@@ -8,11 +8,14 @@ import optuna
 import pytest
 import yaml
 from kept_scores import assert_scores_are_those_of_the_predictions
+from mlflow.artifacts import list_artifacts
 from mlflow.entities import Run
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from sweeps import ROOT, SweepRun, run_sweep
+
+from irtune.studies.recorded import find_trial
 
 STEPS, REFRESH, BLOCKS = 9, 3, 6
 CUT = "0 of 150 examples cut, 0 without their change"
@@ -114,15 +117,32 @@ def test_the_adapters_of_the_best_trial_and_the_baseline_are_kept_and_uploaded(t
     best = max(sorted(selective), key=lambda name: (selective[name][score], -selective[name][cost]))
     kept = {file.parent.parent.name for file in tiny_sweep.folder.glob("trials/*/adapter/adapter_model.safetensors")}
     assert kept == {best, "baseline"}
-    client = tiny_sweep.client()
-    uploaded = {
-        name: {file.path for file in client.list_artifacts(run.info.run_id, "adapter")} for name, run in runs.items()
-    }
-    assert {name for name, files in uploaded.items() if files} == kept
-    assert {"adapter/adapter_config.json", "adapter/adapter_model.safetensors", "adapter/irtune.json"} <= uploaded[best]
+    models = tiny_sweep.client().search_logged_models([runs[best].info.experiment_id])
+    places = {model.source_run_id: model.artifact_location for model in models}
+    assert {name for name, run in runs.items() if run.info.run_id in places} == kept
+    adapter = list_artifacts(f"{places[runs[best].info.run_id]}/artifacts/adapter")
+    names = {Path(file.path).name for file in adapter}
+    assert {"adapter_config.json", "adapter_model.safetensors", "irtune.json", "predict.py"} <= names
     told = f"2 kept of {len(finished)} finished trials (baseline and {best})"
     assert told in tiny_sweep.output
     assert told in tiny_sweep.runs("summary")[0].data.tags["irtune.adapters"]
+
+
+def test_the_winner_is_the_champion_of_the_sweeps_name(tiny_sweep: SweepRun) -> None:
+    client = tiny_sweep.client()
+    (version,) = client.search_model_versions("name = 'tiny'")
+    assert client.get_model_version_by_alias("tiny", "champion").version == version.version
+    winner = find_trial(str(tiny_sweep.folder), tiny_sweep.storage)
+    assert client.get_run(version.run_id).data.tags["irtune.trial_folder"] == str(winner.folder)
+    (best, *others) = client.search_logged_models(
+        [client.get_run(version.run_id).info.experiment_id],
+        datasets=[{"dataset_name": "synthetic"}],
+        order_by=[{"field_name": f"metrics.{VALIDATION}", "ascending": False, "dataset_name": "synthetic"}],
+    )
+    scores = [{one.key: one.value for one in model.metrics}[VALIDATION] for model in (best, *others)]
+    assert scores == sorted(scores, reverse=True)
+    assert len(scores) == 2
+    assert winner.results[VALIDATION] == scores[0]
 
 
 def test_optuna_dashboard_reads_the_study(tiny_sweep: SweepRun) -> None:

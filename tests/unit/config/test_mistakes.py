@@ -46,7 +46,8 @@ def mistakes(tree, config_type=ExperimentConfig):
         pytest.param(
             {"tracking": {"xyz": 5}},
             re.compile(
-                r"^tracking\.xyz: unknown[^?]*available: experiment, keep_adapters, may_be_away, upload_adapters, uri$"
+                r"^tracking\.xyz: unknown[^?]*available: experiment, keep_adapters, may_be_away, register_winner, "
+                r"system_metrics, upload_adapters, uri$"
             ),
             id="unknown-key-far-from-all",
         ),

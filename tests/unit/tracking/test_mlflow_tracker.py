@@ -57,10 +57,10 @@ def test_a_record_arrives_whole(
         writer.metrics(step, {"train/loss": 1 / (step + 1), "eval/accuracy@5": step})
     writer.metrics(0, {"bad/nan": math.nan})
     (trial / "layers.png").write_bytes(b"picture")
-    (trial / "adapter").mkdir()
-    (trial / "adapter" / "adapter_config.json").write_text("{}")
+    (trial / "tables").mkdir()
+    (trial / "tables" / "cells.json").write_text("{}")
     writer.artifact(trial / "layers.png", "trace")
-    writer.artifact(trial / "adapter", "adapter")
+    writer.artifact(trial / "tables", "tables")
     key = new_key()
 
     run_id = tracker.start_run(Opened(key, "ir k=17", {"irtune.sweep": "s"}, 123_000))
@@ -74,7 +74,7 @@ def test_a_record_arrives_whole(
     assert history(client, run_id, "eval/accuracy_5") == [(step, float(step)) for step in range(700)]
     assert math.isnan(run.data.metrics["bad/nan"])
     assert artifacts(client, run_id, "trace") == ["trace/layers.png"]
-    assert artifacts(client, run_id, "adapter") == ["adapter/adapter_config.json"]
+    assert artifacts(client, run_id, "tables") == ["tables/cells.json"]
 
 
 def test_what_a_run_belongs_to_and_its_data_are_there_from_its_start(

@@ -1,0 +1,198 @@
+"""What a trial's adapter is in MLflow: one model a run, linked to its data, registered once."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModel
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model
+from saying import refused
+from stores import stored_runs
+
+from irtune.tracking.connection import TrackingError
+from irtune.tracking.mlflow_tracker import MlflowTracker
+from irtune.tracking.model_source import fetch_adapter
+from irtune.tracking.run_record import Ended, Opened, RunRecord
+from irtune.tracking.uploader import Uploader
+from irtune.training.record import RecordWriter
+
+NewKey = Callable[[], str]
+NOTES = {
+    "labels": ["yes", "no"],
+    "kind": "pairs",
+    "instruction": None,
+    "template": "{before} {after}",
+    "max_length": 32,
+    "shared_prefix": [],
+    "settings": {"data": {"name": "file", "before_column": "draft"}, "model": {"name": "tiny-random"}},
+}
+FINISHED = Ended("FINISHED", {}, None, 61_000)
+
+
+def leave(
+    folder: Path, key: str, f1: float, corpus: str = "essays", notes: Mapping[str, Any] = NOTES, register: str = ""
+) -> RunRecord:
+    """A trial that finished with an adapter, as its records tell it."""
+    adapter = folder / "adapter"
+    adapter.mkdir(parents=True)
+    (adapter / "irtune.json").write_text(json.dumps(notes))
+    (adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    (adapter / "elsewhere").symlink_to("/etc/hostname")
+    record = RunRecord(folder)
+    tags = {"irtune.sweep": "s", "irtune.data": corpus, "irtune.data.digest": f"digest of {corpus}"}
+    record.begin(Opened(key, "top_k k=4", tags, 1_000))
+    writer = RecordWriter(folder)
+    writer.params({"selection.policy.k": 4})
+    writer.metrics(3, {"eval/f1_macro": 0.1})
+    writer.artifact(adapter, "adapter")
+    writer.metrics(0, {"final/test_f1_macro": f1, "cost/total_flops": 5.0})
+    writer.close()
+    record.finish(FINISHED)
+    if register:
+        record.add_artifact(adapter, "adapter", register)
+    return record
+
+
+def models_of(client: MlflowClient, uri: str, key: str) -> list[LoggedModel]:
+    found = client.search_logged_models([client.get_experiment_by_name("irtune").experiment_id])  # type: ignore[union-attr]
+    return [model for model in found if model.tags["irtune.key"] == key]
+
+
+@pytest.fixture(scope="module")
+def client(store_uri: str, tracker: MlflowTracker) -> MlflowClient:
+    return MlflowClient(store_uri)
+
+
+def test_the_best_on_a_corpus_is_a_search_away(
+    tracker: MlflowTracker, client: MlflowClient, new_key: NewKey, tmp_path: Path
+) -> None:
+    keys = [new_key() for _ in range(3)]
+    corpora = ("essays", "essays", "letters")
+    for number, (key, f1, corpus) in enumerate(zip(keys, (0.4, 0.7, 0.9), corpora, strict=True)):
+        Uploader(tracker).settle(leave(tmp_path / str(number), key, f1, corpus))
+    score = "metrics.final/test_f1_macro"
+    best, second, *_ = client.search_logged_models(
+        [tracker.experiment_id],
+        datasets=[{"dataset_name": "essays", "dataset_digest": "digest of essays"}],
+        order_by=[{"field_name": score, "ascending": False, "dataset_name": "essays"}],
+    )
+    assert [best.tags["irtune.key"], second.tags["irtune.key"]] == [keys[1], keys[0]]
+    assert best.params == {"selection.policy.k": "4"}
+    assert {(one.key, one.value, one.dataset_name, one.dataset_digest) for one in best.metrics or []} == {
+        ("final/test_f1_macro", 0.7, "essays", "digest of essays"),
+        ("cost/total_flops", 5.0, "essays", "digest of essays"),
+    }
+    assert best.source_run_id is not None
+    outputs = client.get_run(best.source_run_id).outputs
+    assert outputs is not None
+    assert [output.model_id for output in outputs.model_outputs] == [best.model_id]
+
+
+def test_a_model_says_what_it_reads_and_holds_no_pickle(
+    tracker: MlflowTracker, client: MlflowClient, store_uri: str, new_key: NewKey, tmp_path: Path
+) -> None:
+    key = new_key()
+    Uploader(tracker).settle(leave(tmp_path, key, 0.5))
+    (model,) = models_of(client, store_uri, key)
+    place = Path(unquote(model.artifact_location.removeprefix("file://")))
+    described = Model.load(str(place))
+    assert described.signature is not None
+    assert described.signature.inputs.input_names() == ["draft", "after"]
+    assert described.signature.outputs.input_names() == ["label", "probability/yes", "probability/no"]
+    assert described.flavors["python_function"]["loader_module"] == "mlflow.pyfunc.loaders.code_model"
+    example = described.load_input_example(str(place))
+    assert list(example.columns) == ["draft", "after"]
+    files = {file.relative_to(place).as_posix() for file in place.rglob("*") if file.is_file()}
+    assert {"model_script.py", "artifacts/adapter/irtune.json", "artifacts/adapter/adapter_model.safetensors"} <= files
+    assert not [file for file in files if file.endswith((".pkl", ".bin")) or "elsewhere" in file]
+    assert "irtune==" in (place / "requirements.txt").read_text()
+    (tmp_path / "copy").mkdir()
+    for source in (f"models:/{model.model_id}", f"runs:/{model.source_run_id}", str(model.source_run_id)):
+        found = fetch_adapter(source, store_uri, tmp_path / "copy")
+        assert json.loads((found / "irtune.json").read_text()) == NOTES
+
+
+def test_an_upload_that_broke_off_is_ended_by_the_next_driver(
+    store_uri: str, client: MlflowClient, new_key: NewKey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: Any, **__: Any) -> None:
+        raise MlflowException("API request failed with exception")
+
+    key = new_key()
+    record = leave(tmp_path, key, 0.5, register="broken-off")
+    for name in ("log_model_artifacts", "finalize_logged_model", "create_model_version", "set_registered_model_alias"):
+        uploader = Uploader(MlflowTracker(store_uri, "irtune"))
+        with monkeypatch.context() as broken:
+            broken.setattr(MlflowClient, name, away)
+            with pytest.raises(MlflowException):
+                uploader.settle(record)
+        assert not record.is_sent()
+    for _ in range(2):
+        Uploader(MlflowTracker(store_uri, "irtune")).settle(record)
+    (model,) = models_of(client, store_uri, key)
+    assert model.status == "READY"
+    assert record.is_sent()
+    run = stored_runs(store_uri)[key]
+    assert (run.steps("final/test_f1_macro"), run.steps("eval/f1_macro"), run.status) == ([0], [3], "FINISHED")
+    assert len(model.metrics or []) == 2
+    (version,) = client.search_model_versions("name = 'broken-off'")
+    assert version.run_id == model.source_run_id
+    assert json.loads(model.tags["mlflow.modelVersions"]) == [{"name": "broken-off", "version": 1}]
+
+
+def test_the_last_that_is_registered_is_the_champion(
+    tracker: MlflowTracker, client: MlflowClient, store_uri: str, new_key: NewKey, tmp_path: Path
+) -> None:
+    records = [leave(tmp_path / str(n), new_key(), 0.5, register="essay-classes") for n in range(2)]
+    # The first is sent once more, as after a kill.
+    for record in (*records, records[0]):
+        Uploader(tracker).settle(record)
+    assert len(client.search_model_versions("name = 'essay-classes'")) == 2
+    champion = client.get_model_version_by_alias("essay-classes", "champion")
+    second = models_of(client, store_uri, records[1].start().key)[0]
+    assert (int(champion.version), champion.run_id) == (2, second.source_run_id)
+    folder = fetch_adapter("models:/essay-classes@champion", store_uri, tmp_path)
+    assert (folder / "adapter_model.safetensors").read_bytes() == b"weights"
+    assert fetch_adapter("models:/essay-classes/1", store_uri, tmp_path).is_dir()
+
+
+def test_an_adapter_of_which_no_model_can_be_made_goes_as_files(
+    tracker: MlflowTracker,
+    client: MlflowClient,
+    store_uri: str,
+    new_key: NewKey,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    key = new_key()
+    Uploader(tracker).settle(leave(tmp_path, key, 0.5, notes={"labels": ["yes", "no"]}))
+    assert models_of(client, store_uri, key) == []
+    assert "earlier version" in caplog.text
+    run_id = tracker.start_run(Opened(key, "n", {}, 1_000))
+    names = {file.path for file in client.list_artifacts(run_id, "adapter")}
+    assert names == {"adapter/irtune.json", "adapter/adapter_model.safetensors"}
+    (tmp_path / "copy").mkdir()
+    assert fetch_adapter(run_id, store_uri, tmp_path / "copy").is_dir()
+
+
+def test_what_is_not_there_is_said(
+    tracker: MlflowTracker, client: MlflowClient, store_uri: str, new_key: NewKey, tmp_path: Path
+) -> None:
+    tags = {"irtune.trial_folder": "/storage/s/trials/a"}
+    run_id = tracker.start_run(Opened(new_key(), "n", tags, 1_000))
+    for source, parts in {
+        run_id: ("tracking.upload_adapters", "/storage/s/trials/a"),
+        f"runs:/{'0' * 32}": ("not found",),
+        "models:/none@champion": ("none", "cannot be had"),
+        "models:/a/b/c": ("names no model", "models:/NAME@champion"),
+        f"models:/m-{'0' * 32}": ("not found",),
+    }.items():
+        with refused(TrackingError, source, *parts):
+            fetch_adapter(source, store_uri, tmp_path)
+    with refused(TrackingError, "no MLflow database", "MLFLOW_TRACKING_URI"):
+        fetch_adapter(run_id, f"sqlite:///{tmp_path}/none.db", tmp_path)
