@@ -1,4 +1,4 @@
-"""What an adapter's folder holds for those who have no irtune: a README, and lines of transformers and PEFT."""
+"""What a model's folder holds for those who have no irtune: a README, and lines of transformers and PEFT."""
 
 import re
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from irtune.training.pretrained import BUILT_IN
 
 SCRIPT, README = "predict.py", "README.md"
 
-_SCRIPT = '''"""Classifies texts with the adapter beside this file, by torch, transformers and peft (see README.md)."""
+_OF_ADAPTER = '''"""Classifies texts with the adapter beside this file, by torch, transformers and peft (see README)."""
 
 import sys
 from pathlib import Path
@@ -20,7 +20,20 @@ from peft import PeftModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 BASE, REVISION = {base}, {revision}
-LABELS = {labels}
+'''
+
+_OF_MERGED = '''"""Classifies texts with the model beside this file, by torch and transformers (see README)."""
+
+import sys
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+BASE, REVISION = str(Path(__file__).parent), None
+'''
+
+_SCRIPT = '''LABELS = {labels}
 TEMPLATE = {template}
 MAX_LENGTH = {max_length}
 
@@ -29,7 +42,7 @@ tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
 model = AutoModelForSequenceClassification.from_pretrained(
     BASE, revision=REVISION, num_labels=len(LABELS), pad_token_id=tokenizer.pad_token_id, dtype=torch.float32
 )
-model = PeftModel.from_pretrained(model, str(Path(__file__).parent)).to(torch.{dtype}).eval()
+model = {adapted}.to(torch.{dtype}).eval()
 
 
 def predict(examples):
@@ -50,13 +63,13 @@ if __name__ == "__main__":
 '''
 
 _README = """---
-library_name: peft
+library_name: {library}
 pipeline_tag: text-classification
 ---
 
 # A classifier of {num} labels
 
-A PEFT adapter with a classification head, trained by irtune on {data}, for the base model `{base}`{at}.
+{what}, trained by irtune on {data}, {base_is} `{base}`{at}.
 
 - **Labels**, in order of class: {labels}.
 - **An example** is {of_an_example}. The model reads it in this template{asks}, at most {max_length} tokens of it:
@@ -66,22 +79,38 @@ A PEFT adapter with a classification head, trained by irtune on {data}, for the 
 ```
 
 `python {script} {arguments}` prints the probabilities of one example; its function `predict` takes many. It needs
-torch, transformers and peft, and not irtune. Change `BASE` there where the base model lies elsewhere.
+{needs}, and not irtune.{change} {script} cuts off the end of texts that are longer than {max_length} tokens;
+`irtune predict` on the adapter shortens them as training did, and else gives the same but for the last digits.
 
-`irtune predict FOLDER FILE` predicts the rows of a file. Both give the same but for the last digits, and for texts
-that are longer than {max_length} tokens: {script} cuts their end off, and irtune shortens them as it did in training.
-
-`irtune.json` holds what the run was: all settings, labels and prompt. Nothing here is pickled.
+{last}Nothing here is pickled.
 """
 
+_ADAPTER_WORDS = {
+    "library": "peft",
+    "what": "A PEFT adapter with a classification head",
+    "base_is": "for the base model",
+    "needs": "torch, transformers and peft",
+    "change": " Change `BASE` there where the base model lies elsewhere.",
+    "last": "`irtune.json` holds what the run was: all settings, labels and prompt. ",
+}
+_MERGED_WORDS = {
+    "library": "transformers",
+    "what": "A model with a classification head and the weights of a PEFT adapter merged into it in fp32",
+    "base_is": "from the base model",
+    "needs": "torch and transformers",
+    "change": "",
+    "last": "",
+}
 
-def write_standalone(folder: Path, notes: Mapping[str, Any], base: str) -> None:
-    """Write ``README.md`` and ``predict.py`` into an adapter's folder.
+
+def write_standalone(folder: Path, notes: Mapping[str, Any], base: str, *, merged: bool = False) -> None:
+    """Write ``README.md`` and ``predict.py`` into a model's folder.
 
     Args:
-        folder: The folder.
+        folder: Of an adapter, or of a whole model.
         notes: What ``irtune.json`` says of the run.
         base: The folder of the base model, for models that are on no hub.
+        merged: Whether it is a whole model, with the adapter merged into it.
     """
     model, kind = notes["settings"]["model"], notes["kind"]
     of_hub = model["name"] not in BUILT_IN and not Path(model["name"]).expanduser().exists()
@@ -89,9 +118,9 @@ def write_standalone(folder: Path, notes: Mapping[str, Any], base: str) -> None:
     template = _with_instruction(notes["template"], notes["instruction"])
     of_an_example = {"texts": "a tuple of its text"}.get(kind, "a tuple of two texts, before and after")
     precision = notes["settings"]["engine"]["precision"]
-    script = _SCRIPT.format(
-        base=repr(name),
-        revision=repr(revision),
+    head = _OF_MERGED if merged else _OF_ADAPTER.format(base=repr(name), revision=repr(revision))
+    script = head + _SCRIPT.format(
+        adapted="model" if merged else "PeftModel.from_pretrained(model, str(Path(__file__).parent))",
         labels=repr(list(notes["labels"])),
         template=repr(_by_place(template, FIELDS[kind])),
         max_length=notes["max_length"],
@@ -100,6 +129,7 @@ def write_standalone(folder: Path, notes: Mapping[str, Any], base: str) -> None:
         nothing=repr(NOTHING),
     )
     readme = _README.format(
+        **(_MERGED_WORDS if merged else _ADAPTER_WORDS),
         num=len(notes["labels"]),
         data=notes["data"],
         base=name,
