@@ -29,6 +29,7 @@ class AnyTrial:
 
     Args:
         name: Its folder's.
+        title: What people see.
         folder: Where it lies.
         status: How it ended; ``killed`` too where its driver died, or has not heard of the end.
         error: Why it failed.
@@ -42,6 +43,7 @@ class AnyTrial:
     """
 
     name: str
+    title: str
     folder: Path
     status: Status
     error: str | None
@@ -126,6 +128,7 @@ def _read(folder: Path) -> AnyTrial:
     tags |= {} if end is None else end.tags
     return AnyTrial(
         name=folder.name,
+        title=opened.name,
         folder=folder,
         status=_status(end, tags, has_result=has_result),
         error=None if end is None else end.error_text,

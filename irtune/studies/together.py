@@ -23,9 +23,10 @@ from irtune.analysis.response import response_curves
 from irtune.analysis.tables import Column, TextTable, trial_table
 from irtune.analysis.trials import TrialRow, ranked
 from irtune.config.ablation_schema import AblationConfig
-from irtune.config.load import build
-from irtune.config.schema import ExperimentConfig
+from irtune.config.load import apply_overrides, build
+from irtune.config.schema import VARIANTS, ExperimentConfig
 from irtune.config.study_schema import Aim
+from irtune.config.tree import at, flatten
 from irtune.data.label_names import counted
 from irtune.search.ablation_cells import cells_of
 from irtune.search.hopeless import without_hopeless
@@ -33,7 +34,7 @@ from irtune.search.source import TrialSpec
 from irtune.studies.every_trial import AnyTrial, every_trial, kind_of
 from irtune.studies.recorded import StudyError, aim_of, find_study
 from irtune.studies.resume import read_identity
-from irtune.studies.trial_record import TrialRecord, trial_name
+from irtune.studies.trial_record import TrialRecord
 from irtune.studies.tuning import TUNING
 from irtune.training.record import RecordReader
 
@@ -41,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 OWN_BASELINES = "Trials are compared with the baseline of their own study, and with no other"
 SUMMARY = "summary"
+_UNREADABLE = "none knew its settings yet, or their records are damaged; let it go on with --resume"
 TIMES = "Times are of the machines that the studies ran on; FLOPs can be compared"
 
 
@@ -55,7 +57,8 @@ class _Study:
         fingerprint: Of its data.
         aim: What its trials are judged by.
         metric: What they are scored by.
-        trials: All but those that tuned a cell, each with its row.
+        trials: Those that knew their settings, but for those that tuned a cell, each with its row.
+        num_trials: All, but for those that tuned a cell.
     """
 
     folder: Path
@@ -65,20 +68,23 @@ class _Study:
     aim: Aim
     metric: Metric
     trials: Mapping[str, tuple[AnyTrial, TrialRow]]
+    num_trials: int
 
     @classmethod
     def of(cls, folder: Path) -> "_Study":
         """Read a study.
 
         Raises:
-            StudyError: Its records do not tell by what its trials are scored.
+            StudyError: Its records do not tell by what its trials are scored, or nothing of them.
         """
         identity = read_identity(folder)
         settings, aim = identity.settings, aim_of(identity.settings)
         trials = [trial for trial in every_trial(folder) if trial.tags.get("irtune.kind") != TUNING]
         metric = _metric(settings.get("metric", "f1_macro"), trials, folder)
         read = {trial.name: (trial, row) for trial in trials if (row := _row(trial, aim, metric)) is not None}
-        return cls(folder, kind_of(settings), settings, identity.data_fingerprint, aim, metric, read)
+        if not read:
+            raise StudyError(f"{folder}: none of its {len(trials)} trials can be reported: {_UNREADABLE}")
+        return cls(folder, kind_of(settings), settings, identity.data_fingerprint, aim, metric, read, len(trials))
 
     @property
     def name(self) -> str:
@@ -108,7 +114,7 @@ class _Study:
             "data": f"{tags.get('irtune.data', '?')}, fingerprint {self.fingerprint}",
         }
         listed = "; ".join(f"{name} {fact}" for name, fact in facts.items())
-        return f"{self.kind} of {counted(len(self.rows), 'trial')}, {finished} finished; {listed}"
+        return f"{self.kind} of {counted(self.num_trials, 'trial')}, {finished} finished; {listed}"
 
 
 def report_together(names: Sequence[str], storage: Path) -> JointReport:
@@ -255,18 +261,31 @@ def _cell(trial: AnyTrial, study: str | None, dropped_from: int | None) -> Cell:
 def _row(trial: AnyTrial, aim: Aim, metric: Metric) -> TrialRow | None:
     """A trial as the analysis reads it; None, with a warning, where its records do not tell."""
     if not trial.settings:
-        # Its driver died, or it failed, before it knew them.
+        why = "an earlier version of irtune wrote its settings as text only" if trial.texts else "it knew no settings"
+        logger.warning("%s is passed over: %s", trial.folder, why)
         return None
     try:
-        config = build(ExperimentConfig, trial.settings, str(trial.folder))
+        config = build(ExperimentConfig, _known(trial.settings), str(trial.folder))
         spec = TrialSpec(trial.name, {}, trial.tags.get("irtune.repeats"))
-        record = TrialRecord(spec, trial_name(config), config, trial.folder, status=trial.status, error=trial.error)
+        record = TrialRecord(spec, trial.title, config, trial.folder, status=trial.status, error=trial.error)
         record.take(RecordReader(trial.folder).poll())
         record.settle()
-        return record.row(aim, metric)
+        row = record.row(aim, metric)
+        strategy = trial.tags.get("irtune.strategy", row.strategy)
+        within_block = row.within_block and at(trial.settings, ["importance", "within_block"])
+        return replace(row, strategy=strategy, within_block=within_block, params=flatten(trial.settings))
     except (ValueError, TypeError, KeyError, OSError, zipfile.BadZipFile) as error:
         logger.warning("%s is passed over: %s", trial.folder, error)
         return None
+
+
+def _known(tree: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Settings with defaults in place of a policy, signal or data set that has to be imported, and may not be here."""
+    known = tree
+    for section, variants in VARIANTS.items():
+        if ":" in str(at(tree, [*section.split("."), "name"])):
+            known = apply_overrides(known, {f"{section}.name": variants.default})
+    return known
 
 
 def _metric(name: str, trials: Sequence[AnyTrial], folder: Path) -> Metric:

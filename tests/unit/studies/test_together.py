@@ -1,5 +1,7 @@
 """Studies of several machines in one report, from their records alone."""
 
+import json
+
 import pytest
 from recorded_studies import NUM_BLOCKS, begun, predicted, trial
 from saying import refused, says
@@ -136,13 +138,42 @@ def test_what_cannot_be_compared(storage):
         report_together(["here", "nothing"], storage)
 
 
-def test_a_trial_whose_settings_mean_nothing_here_is_passed_over(storage, caplog):
+def test_a_policy_that_is_not_on_this_machine_is_reported_all_the_same(storage):
     folder = sweep(storage, HERE, (0.6, 0.6), (0.7, 0.7))
-    file = folder / "trials" / "trial_0000" / "measured.jsonl"
-    file.write_text(file.read_text().replace('"name":"top_k"', '"name":"absent_package.policies:Mine"'))
+    other = {"name": "absent_package.policies:Mine", "share": 0.3}
+    for name in ("trial_0000", "trial_0001"):
+        files = [folder / "trials" / name / file for file in ("measured.jsonl", "driver.jsonl")]
+        for file in files:
+            text = file.read_text().replace('"irtune.strategy":"top_k"', f'"irtune.strategy":"{other["name"]}"')
+            file.write_text(text.replace('"policy":{"name":"top_k","k":2}', f'"policy":{json.dumps(other)}'))
+    report = report_together(["here"], storage)
+    assert column(report.tables["Trials"], "strategy") == [other["name"], "all", other["name"]]
+    assert column(report.tables["Trials"], "blocks")[0] == "2/6"
+    assert says(report.answer, other["name"], "0.700 against 0.600")
+
+
+def test_a_trial_whose_records_tell_nothing_is_passed_over(storage, caplog):
+    folder = sweep(storage, HERE, (0.6, 0.6), (0.7, 0.7))
+    (folder / "trials" / "trial_0000" / "predictions.npz").write_bytes(b"PK no archive")
     report = report_together(["here"], storage)
     assert len(report.tables["Trials"].lines) == 2
-    assert says(caplog.text, "trial_0000", "absent_package")
+    assert says(caplog.text, "trial_0000", "is passed over")
+    for name in ("baseline", "trial_0001"):
+        (folder / "trials" / name / "measured.jsonl").unlink()
+    with refused(StudyError, "none of its 3 trials", "--resume"):
+        report_together(["here"], storage)
+
+
+def test_of_one_class_where_every_class_was_tested(storage):
+    folder = begun(storage / HERE, SweepConfig, metric="f1/b")
+    scores = {f"final/{split}_f1/{name}": 0.5 for split in ("validation", "test") for name in ("a", "b")}
+    costs = {"cost/train_s": 1.0}
+    predicted(trial(folder, "trial_0000", 0.7, measured=costs | scores), 0.75)
+    assert column(report_together([HERE], storage).tables["Trials"], "test F1 b") == ["0.500"]
+    other = trial(begun(storage / THERE, SweepConfig, metric="f1/b"), "trial_0000", 0.7, measured=costs)
+    predicted(other, 0.75)
+    with refused(StudyError, THERE, "f1/b"):
+        report_together([THERE], storage)
 
 
 def test_a_page_is_an_html_file(storage, tmp_path, capsys):
