@@ -124,7 +124,8 @@ def _read(folder: Path) -> AnyTrial:
             tags |= record["values"]
         elif record["kind"] == "result":
             has_result = True
-            measured |= {key: value for key, value in record["values"].items() if "/" in key}
+            # Its evaluation is that of the best weights.
+            measured = {key: value for key, value in record["values"].items() if "/" in key} | measured
     tags |= {} if end is None else end.tags
     return AnyTrial(
         name=folder.name,
