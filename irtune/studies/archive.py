@@ -17,6 +17,7 @@ from typing import BinaryIO
 from pydantic import TypeAdapter, ValidationError
 
 from irtune.files import MOST_BYTES, appearing
+from irtune.studies.every_trial import Kind
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -67,14 +68,14 @@ class Manifest:
         format: Of the archive; this irtune reads up to ``FORMAT``.
         irtune: The version that wrote it.
         name: The study's.
-        kind: What the study is: sweep, ablation or run.
+        kind: What the study is.
         files: By path in the study's folder.
     """
 
     format: int
     irtune: str
     name: str
-    kind: str
+    kind: Kind
     files: dict[str, Member]
 
 
@@ -238,7 +239,7 @@ class Archive:
                 raise self._refused(f"its {MANIFEST} says no format")
             if number > FORMAT:
                 raise self._refused(
-                    f"a newer irtune ({tree.get('irtune', 'of unknown version')}) wrote it, in format {number}; this "
+                    f"a newer irtune ({tree.get('irtune')!r}) wrote it, in format {number}; this "
                     f"one reads up to {FORMAT}; update irtune",
                     remedy="",
                 )

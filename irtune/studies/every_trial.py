@@ -5,20 +5,20 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
 from irtune.analysis.trials import Status
-from irtune.config.ablation_schema import AblationConfig
-from irtune.config.run_schema import RunConfig
-from irtune.config.sweep_schema import SweepConfig
 from irtune.redaction import redacted
 from irtune.tracking.ownership import why_not_own
 from irtune.tracking.run_record import Ended, RunRecord
 from irtune.training.record import RecordReader
 
 logger = logging.getLogger(__name__)
+
+Kind = Literal["sweep", "ablation", "run"]
+"""Of a study, as the classes of its configuration call it."""
 
 _NUMBER = re.compile(r"-?\d+(\.\d+)?(e[-+]?\d+)?")
 
@@ -56,11 +56,11 @@ class AnyTrial:
     measured: Mapping[str, float] = field(default_factory=dict)
 
 
-def kind_of(settings: Mapping[str, Any]) -> str:
-    """What a study is, by its settings by dotted key: sweep, ablation or run."""
+def kind_of(settings: Mapping[str, Any]) -> Kind:
+    """What a study is, by its settings by dotted key."""
     if any(key.startswith("ablation.") for key in settings):
-        return AblationConfig.kind
-    return SweepConfig.kind if "tune.metric" in settings else RunConfig.kind
+        return "ablation"
+    return "sweep" if "tune.metric" in settings else "run"
 
 
 def every_trial(folder: Path) -> list[AnyTrial]:

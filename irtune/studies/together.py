@@ -169,6 +169,8 @@ def _of_trials(studies: Sequence[_Study]) -> JointReport:
     table = trial_table(rows, mode)
     if len(studies) > 1:
         table = _with_study(table, [of[id(row)] for row in ranked(rows, mode)])
+        # A picture of times would put one machine's beside another's.
+        rows = [replace(row, seconds=None) for row in rows]
     finalists = [
         replace(one, mean=replace(one.mean, trial_id=f"{name}: {one.mean.trial_id}")) if len(studies) > 1 else one
         for name, answer in answers.items()
@@ -236,11 +238,16 @@ def _of_cells(studies: Sequence[_Study]) -> JointReport:
 
 def _dropped(study: _Study) -> dict[str, int]:
     """The first seed that a cell was not run on, of cells that were dropped; known of a study that was summed up."""
-    trees = [record["settings"] for record in RecordReader(study.folder / SUMMARY) if record["kind"] == "params"]
-    if not trees or study.settings.get("ablation.drop_hopeless") is None:
+    if study.settings.get("ablation.drop_hopeless") is None:
         return {}
-    config = build(AblationConfig, trees[-1], f"{study.folder / SUMMARY}")
-    cells = without_hopeless(config, cells_of(config), study.rows)
+    folder = study.folder / SUMMARY
+    trees = [record.get("settings") for record in RecordReader(folder) if record["kind"] == "params"]
+    try:
+        config = build(AblationConfig, trees[-1] if trees else {}, str(folder))
+        cells = without_hopeless(config, cells_of(config), study.rows)
+    except (ValueError, TypeError, KeyError) as error:
+        logger.warning("%s: which cells were dropped is not known: %s", folder, error)
+        return {}
     return {cell.name: cell.dropped_from for cell in cells if cell.dropped_from is not None}
 
 

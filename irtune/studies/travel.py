@@ -50,6 +50,8 @@ TRAVELS = (
 _TEXTS = (".json", ".jsonl", ".journal", ".yaml", ".md", ".html", ".py", ".csv", ".tex")
 _LINES = (".jsonl", ".journal")
 _IMAGE = re.compile(r"(data:image/png;base64,[A-Za-z0-9+/=]+)")
+_NUMBERS = tuple(f'{{"kind":"{kind}",' for kind in ("metrics", "selection", "result"))
+"""Lines of a record that hold numbers and names of metrics alone: most of them, and looking through them takes long."""
 _SENT = '{"kind":"sent",'
 
 
@@ -232,7 +234,7 @@ def _lines(text: str) -> Iterator[str]:
 
 def _public(path: str, text: str) -> str:
     if path.endswith(_LINES):
-        return "".join(map(_public_json, _lines(text)))
+        return "".join(line if line.startswith(_NUMBERS) else _public_json(line) for line in _lines(text))
     if path.endswith(".json"):
         return _public_json(text)
     # What is drawn in a page is no text, and may look like a token by chance.

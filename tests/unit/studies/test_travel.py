@@ -226,6 +226,12 @@ def test_what_a_link_leads_to_does_not_travel(study, tmp_path, caplog):
     assert says(caplog.text, "best.yaml does not travel", "run.yaml does not travel", "irtune.json does not travel")
 
 
+def test_a_study_in_which_nothing_has_run(tmp_path):
+    folder = begun(tmp_path / "there" / NAME, SweepConfig)
+    assert exported(folder, tmp_path / "out.zip").keys() == {"sweep.json", "trials.parquet", "manifest.json"}
+    assert import_study(tmp_path / "out.zip", tmp_path / "here").num_trials == 0
+
+
 def test_a_study_that_runs_is_not_exported(study, tmp_path):
     with Heartbeat(study), refused(StudyError, NAME, "is running", "wait"):
         export_study(NAME, tmp_path / "out.zip", study.parent)
