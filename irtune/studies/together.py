@@ -241,7 +241,7 @@ def _dropped(study: _Study) -> dict[str, int]:
     if study.settings.get("ablation.drop_hopeless") is None:
         return {}
     folder = study.folder / SUMMARY
-    trees = [record.get("settings") for record in RecordReader(folder) if record["kind"] == "params"]
+    trees = [record.get("settings", {}) for record in RecordReader(folder) if record["kind"] == "params"]
     try:
         config = build(AblationConfig, trees[-1] if trees else {}, str(folder))
         cells = without_hopeless(config, cells_of(config), study.rows)
