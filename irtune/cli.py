@@ -1,4 +1,4 @@
-"""The command line: ``irtune sweep | ablate | train | predict | recommend | validate | settings | methods | sync``."""
+"""The command line: studies run and used, looked at and moved; settings and methods explained (``irtune --help``)."""
 
 import argparse
 import gc
@@ -20,6 +20,7 @@ from irtune.config.run_schema import RunConfig
 from irtune.config.schema import ExperimentConfig
 from irtune.config.study_schema import StudyConfig
 from irtune.config.sweep_schema import SweepConfig
+from irtune.files import write_whole
 from irtune.redaction import raised_publicly, redact
 
 QUICKSTART = "search_spaces/quickstart.yaml"
@@ -97,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.set_defaults(command=_predict)
 
     _add_recommend(commands)
+    _add_travel(commands)
 
     validate = commands.add_parser(
         "validate", help="check files as a sweep does before it starts: settings, space, model, data"
@@ -137,6 +139,32 @@ def _add_recommend(commands: Any) -> None:
     )
     _add_ways_to_run(recommend)
     recommend.set_defaults(command=_recommend)
+
+
+def _add_travel(commands: Any) -> None:
+    export = commands.add_parser("export", help="write a study into one file, for another machine")
+    export.add_argument("study", metavar="NAME", help="a study's folder or name; with --merged as SOURCE of predict")
+    export.add_argument("out", metavar="OUT", type=Path, help="the .zip file; with --merged a folder")
+    export.add_argument("--storage", type=Path, help=f"where studies lie (default: {STORAGE})")
+    what = export.add_mutually_exclusive_group()
+    what.add_argument("--no-adapters", action="store_true", help="leave adapters behind, which are most of the bytes")
+    what.add_argument(
+        "--merged",
+        action="store_true",
+        help="instead the best trial's whole model, for transformers alone",
+    )
+    export.set_defaults(command=_export)
+
+    imported = commands.add_parser("import", help="put an exported study beside those of this machine")
+    imported.add_argument("file", metavar="FILE", type=Path, help="what irtune export wrote")
+    imported.add_argument("--storage", type=Path, help=f"where studies lie (default: {STORAGE})")
+    imported.set_defaults(command=_import)
+
+    report = commands.add_parser("report", help="show what studies found, from their records; several in one table")
+    report.add_argument("studies", metavar="NAME", nargs="+", help="a study's folder, or its name under --storage")
+    report.add_argument("--storage", type=Path, help=f"where studies lie (default: {STORAGE})")
+    report.add_argument("--out", type=Path, metavar="PAGE", help="an .html file to write too")
+    report.set_defaults(command=_report)
 
 
 def _add_study(commands: Any, name: str, kind: type[StudyConfig], file: str, about: str) -> argparse.ArgumentParser:
@@ -202,7 +230,7 @@ def _of_a_trial(options: argparse.Namespace, file: Path | None, overrides: Seque
 
     if file is not None:
         raise ValueError(f"{file}: give a file or --from, not both; settings are changed by dotted.key=value")
-    storage = (options.storage or Path(STORAGE)).expanduser().resolve()
+    storage = _storage(options)
     return config_from(options.of, storage, parse_overrides(overrides))
 
 
@@ -223,7 +251,7 @@ def _runner(kind: type[StudyConfig], options: argparse.Namespace) -> Any:
 def _predict(options: argparse.Namespace, console: Console) -> int:
     from irtune.studies.predict import predict
 
-    storage = (options.storage or Path(STORAGE)).expanduser().resolve()
+    storage = _storage(options)
     file, out = options.file.expanduser(), options.out and options.out.expanduser()
     told = console if out else _PublicConsole(stderr=True)
     predict(options.source, file, out, storage, options.device, parse_overrides(options.overrides), told)
@@ -236,7 +264,7 @@ def _recommend(options: argparse.Namespace, console: Console) -> int:
 
     if options.control is None and (options.overrides or options.plan or options.resume != "ask"):
         raise ValueError("settings, --plan, --resume and --new are about the control; give --control SEEDS with them")
-    storage = (options.storage or Path(STORAGE)).expanduser().resolve()
+    storage = _storage(options)
     folder, recommended = recommend(options.study, storage, options.trial)
     out = (options.out or folder).expanduser()
     files = [] if options.plan else recommended.write(out)
@@ -251,6 +279,61 @@ def _recommend(options: argparse.Namespace, console: Console) -> int:
     how = {"resume": options.resume, "plan": options.plan, "console": console}
     settings = parse_overrides(options.overrides)
     return 0 if run_control(folder, out, recommended, options.control, settings, **how) else 1
+
+
+def _export(options: argparse.Namespace, console: Console) -> int:
+    storage, out = _storage(options), options.out.expanduser()
+    if options.merged:
+        from irtune.studies.predict import find_adapter
+        from irtune.training.merged import write_merged
+
+        adapter = find_adapter(options.study, storage)
+        write_merged(adapter, out)
+        _say(console, f"wrote {out}: the model of {adapter}, for transformers alone")
+        return 0
+    from irtune.studies.travel import export_study
+
+    exported = export_study(options.study, out, storage, adapters=not options.no_adapters)
+    for file in exported.redacted:
+        _say(console, f"note: {file}: secrets in it were taken out")
+    _say(console, f"wrote {out}: {exported}")
+    return 0
+
+
+def _import(options: argparse.Namespace, console: Console) -> int:
+    from irtune.studies.travel import import_study
+
+    imported = import_study(options.file.expanduser(), _storage(options))
+    _say(console, f"wrote {imported.folder}: {imported}")
+    return 0
+
+
+def _report(options: argparse.Namespace, console: Console) -> int:
+    from irtune.studies.together import report_together
+
+    out = options.out and options.out.expanduser()
+    if out is not None and (out.suffix.lower() != ".html" or out.is_dir()):
+        raise ValueError(f"--out: {out} is no name of a page; name an .html file")
+    report = report_together(options.studies, _storage(options))
+    for heading, table in report.tables.items():
+        console.print(f"[bold]{heading}[/]")
+        console.print(table.rich(console.width))
+    _say(console, f"Answer {report.answer}")
+    for caveat in report.caveats:
+        _say(console, f"  - {caveat}")
+    if out is not None:
+        write_whole(out, report.page())
+        _say(console, f"wrote {out}")
+    return 0
+
+
+def _storage(options: argparse.Namespace) -> Path:
+    storage: Path = (options.storage or Path(STORAGE)).expanduser().resolve()
+    return storage
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
 def _validate(options: argparse.Namespace, console: Console) -> int:

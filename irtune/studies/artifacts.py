@@ -8,7 +8,7 @@ from irtune.studies.trial_record import TrialRecord
 from irtune.tracking.run_record import RunRecord
 from irtune.tracking.trace import read_trace
 
-TRACE = "layer_importance.npz"
+TRACE = "trace.npz"
 HEAT_MAP = "layer_importance.png"
 ROOM_S = 30.0
 """Whoever ends a sweep waits for its drawings."""

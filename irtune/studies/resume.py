@@ -165,7 +165,8 @@ def studies_called(name: str, storage: Path) -> list[Path]:
 
 def known_studies(storage: Path) -> list[Path]:
     """The folders of all studies under a storage."""
-    return sorted(file.parent for file in storage.glob(f"*/{IDENTITY}"))
+    # One whose name begins with a dot is being imported.
+    return sorted(file.parent for file in storage.glob(f"[!.]*/{IDENTITY}"))
 
 
 def read_identity(folder: Path) -> Identity:

@@ -39,7 +39,7 @@ SETTINGS = "run.yaml"
 
 
 def config_from(study: str, storage: Path, overrides: Mapping[str, Any]) -> tuple[RunConfig, Path]:
-    """The configuration of a trial that finished, to be trained again, and the trial's folder.
+    """The configuration of a trial that finished, to be trained again beside its study, and the trial's folder.
 
     Args:
         study: A study's folder or name, with ``:TRIAL`` behind it for another trial than the best.
@@ -53,7 +53,9 @@ def config_from(study: str, storage: Path, overrides: Mapping[str, Any]) -> tupl
     if not trial.tree:
         raise StudyError(f"{trial.folder}: an earlier version of irtune wrote its settings as text only; give a file")
     name = trial.tree["name"]
-    tree = {**trial.tree, "name": name if trial.name == RUN else f"{name}-{trial.name}"}
+    # A study that was moved or imported names the storage of another place.
+    where = str(trial.folder.resolve().parents[2])
+    tree = {**trial.tree, "name": name if trial.name == RUN else f"{name}-{trial.name}", "storage": where}
     return build(RunConfig, apply_overrides(tree, overrides), str(trial.folder)), trial.folder
 
 

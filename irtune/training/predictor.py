@@ -48,7 +48,7 @@ class Predictor:
         if not (folder / WEIGHTS).is_file():
             raise AdapterFolderError(f"{folder}: holds no {WEIGHTS}; pickled weights are not loaded")
         self.device = _device(device)
-        model, engine, self._batch_size = _settings(self.notes.settings, folder)
+        model, engine, self._batch_size = settings_of(self.notes.settings, folder)
         self._world_size = engine.num_workers
         self.precision = "fp32" if engine.precision == "fp16" and self.device.type == "cpu" else engine.precision
         torch.set_num_threads(engine.threads(num_cores(), engine.num_workers))
@@ -64,7 +64,7 @@ class Predictor:
             base = load_classifier(checkpoint, self.notes.labels, padding, 0, *how)
             if is_eager(attention, dtype, self.notes.max_length, on_gpu=self.device.type == "cuda"):
                 base.set_attn_implementation("eager")
-            self._model = _with_adapter(base, folder).to(dtype).to(self.device).eval()
+            self._model = with_adapter(base, folder).to(dtype).to(self.device).eval()
         if engine.skip_idle_adapters:
             pass_over_untrained(self._model)
         self._common = np.array(self.notes.shared_prefix, dtype=np.int32)
@@ -121,8 +121,12 @@ def _device(wanted: Device) -> torch.device:
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def _settings(tree: Mapping[str, Any], folder: Path) -> tuple[ModelConfig, EngineConfig, int]:
-    """Model, engine and batch size; the rest, which may name code to import, is not looked at."""
+def settings_of(tree: Mapping[str, Any], folder: Path) -> tuple[ModelConfig, EngineConfig, int]:
+    """Model, engine and batch size of a run's settings; the rest, which may name code to import, is not looked at.
+
+    Raises:
+        AdapterFolderError: They are damaged.
+    """
     try:
         model, engine = ModelConfig.model_validate(tree["model"]), EngineConfig.model_validate(tree["engine"])
         return model, engine, int(tree["training"]["eval_batch_size"])
@@ -130,7 +134,12 @@ def _settings(tree: Mapping[str, Any], folder: Path) -> tuple[ModelConfig, Engin
         raise AdapterFolderError(f"{folder / NOTES}: its settings are damaged ({error}); bring it back") from error
 
 
-def _with_adapter(base: Any, folder: Path) -> Any:
+def with_adapter(base: Any, folder: Path) -> Any:
+    """The base model with the adapter of a folder on it, not to be trained.
+
+    Raises:
+        AdapterFolderError: It does not fit the model.
+    """
     import peft
 
     try:

@@ -1,4 +1,4 @@
-"""What an adapter's folder holds for those who have no irtune: a README, and lines of transformers and PEFT."""
+"""What a model's folder holds for those who have no irtune: a README, and lines of transformers and PEFT."""
 
 import re
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from irtune.training.quantized import SCRIPT_LAYOUT, saved_head, script_argument
 
 SCRIPT, README = "predict.py", "README.md"
 
-_SCRIPT = '''"""Classifies texts with the adapter beside this file, by torch, transformers and peft (see README.md)."""
+_OF_ADAPTER = '''"""Classifies texts with the adapter beside this file, by torch, transformers and peft (see README)."""
 
 import sys
 from pathlib import Path
@@ -21,7 +21,20 @@ from peft import PeftModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer{quantization_import}
 
 BASE, REVISION = {base}, {revision}
-LABELS = {labels}
+'''
+
+_OF_MERGED = '''"""Classifies texts with the model beside this file, by torch and transformers (see README)."""
+
+import sys
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+BASE, REVISION = str(Path(__file__).parent), None
+'''
+
+_SCRIPT = '''LABELS = {labels}
 TEMPLATE = {template}
 MAX_LENGTH = {max_length}
 
@@ -34,7 +47,7 @@ model = AutoModelForSequenceClassification.from_pretrained(
     pad_token_id=tokenizer.pad_token_id,
     dtype=torch.{loaded},{quantized}
 )
-model = PeftModel.from_pretrained(model, str(Path(__file__).parent)).to(torch.{dtype}).eval(){one_layout}
+model = {adapted}.to(torch.{dtype}).eval(){one_layout}
 
 
 def predict(examples):
@@ -55,13 +68,13 @@ if __name__ == "__main__":
 '''
 
 _README = """---
-library_name: peft
+library_name: {library}
 pipeline_tag: text-classification
 ---
 
 # A classifier of {num} labels
 
-A PEFT adapter with a classification head, trained by irtune on {data}, for the base model `{base}`{at}.
+{what}, trained by irtune on {data}, {base_is} `{base}`{at}.
 
 - **Labels**, in order of class: {labels}.
 - **An example** is {of_an_example}. The model reads it in this template{asks}, at most {max_length} tokens of it:
@@ -71,22 +84,38 @@ A PEFT adapter with a classification head, trained by irtune on {data}, for the 
 ```
 
 `python {script} {arguments}` prints the probabilities of one example; its function `predict` takes many. It needs
-torch, transformers and peft, and not irtune. Change `BASE` there where the base model lies elsewhere.
+{needs}, and not irtune.{change} {script} cuts off the end of texts that are longer than {max_length} tokens;
+`irtune predict` on the adapter shortens them as training did, and else gives the same but for the last digits.
 
-`irtune predict FOLDER FILE` predicts the rows of a file. Both give the same but for the last digits, and for texts
-that are longer than {max_length} tokens: {script} cuts their end off, and irtune shortens them as it did in training.
-
-`irtune.json` holds what the run was: all settings, labels and prompt. Nothing here is pickled.
+{last}Nothing here is pickled.
 """
 
+_ADAPTER_WORDS = {
+    "library": "peft",
+    "what": "A PEFT adapter with a classification head",
+    "base_is": "for the base model",
+    "needs": "torch, transformers and peft",
+    "change": " Change `BASE` there where the base model lies elsewhere.",
+    "last": "`irtune.json` holds what the run was: all settings, labels and prompt. ",
+}
+_MERGED_WORDS = {
+    "library": "transformers",
+    "what": "A model with a classification head and the weights of a PEFT adapter merged into it in fp32",
+    "base_is": "from the base model",
+    "needs": "torch and transformers",
+    "change": "",
+    "last": "",
+}
 
-def write_standalone(folder: Path, notes: Mapping[str, Any], base: str) -> None:
-    """Write ``README.md`` and ``predict.py`` into an adapter's folder.
+
+def write_standalone(folder: Path, notes: Mapping[str, Any], base: str, *, merged: bool = False) -> None:
+    """Write ``README.md`` and ``predict.py`` into a model's folder.
 
     Args:
-        folder: The folder.
+        folder: Of an adapter, or of a whole model.
         notes: What ``irtune.json`` says of the run.
         base: The folder of the base model, for models that are on no hub.
+        merged: Whether it is a whole model, with the adapter merged into it.
     """
     model, kind = notes["settings"]["model"], notes["kind"]
     of_hub = model["name"] not in BUILT_IN and not Path(model["name"]).expanduser().exists()
@@ -95,25 +124,25 @@ def write_standalone(folder: Path, notes: Mapping[str, Any], base: str) -> None:
     of_an_example = {"texts": "a tuple of its text"}.get(kind, "a tuple of two texts, before and after")
     precision = notes["settings"]["engine"]["precision"]
     dtype = "bfloat16" if precision == "bf16" else "float32"
-    quantized = (
-        script_arguments(model.get("quantization"), saved_head(folder), dtype) if model.get("quantization") else ""
-    )
-    script = _SCRIPT.format(
-        base=repr(name),
-        revision=repr(revision),
+    quantization = None if merged else model.get("quantization")
+    quantized = script_arguments(quantization, saved_head(folder), dtype) if quantization else ""
+    imported = ", BitsAndBytesConfig" if quantization else ""
+    of_adapter = _OF_ADAPTER.format(base=repr(name), revision=repr(revision), quantization_import=imported)
+    script = (_OF_MERGED if merged else of_adapter) + _SCRIPT.format(
+        adapted="model" if merged else "PeftModel.from_pretrained(model, str(Path(__file__).parent))",
         labels=repr(list(notes["labels"])),
         template=repr(_by_place(template, FIELDS[kind])),
         max_length=notes["max_length"],
         dtype=dtype,
         # Matrices are packed by what they are when they are read.
-        loaded=dtype if model.get("quantization") else "float32",
-        quantization_import=", BitsAndBytesConfig" if model.get("quantization") else "",
+        loaded=dtype if quantization else "float32",
         quantized=f"\n    {quantized}," if quantized else "",
-        one_layout=SCRIPT_LAYOUT if model.get("quantization") == "4bit" else "",
+        one_layout=SCRIPT_LAYOUT if quantization == "4bit" else "",
         of_an_example=of_an_example,
         nothing=repr(NOTHING),
     )
     readme = _README.format(
+        **(_MERGED_WORDS if merged else _ADAPTER_WORDS),
         num=len(notes["labels"]),
         data=notes["data"],
         base=name,

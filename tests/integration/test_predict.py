@@ -233,3 +233,38 @@ def test_without_irtune_the_folder_predicts_the_same(trial: Path, found: np.ndar
     readme = (adapter / "README.md").read_text()
     assert f"{notes.instruction}\n{{text}}" in readme
     assert "python predict.py TEXT" in readme
+
+
+def test_merged_into_its_model_it_predicts_the_same_without_peft(
+    trial: Path, found: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "merged"
+    assert main(["export", str(trial), str(out), "--merged"]) == 0
+    assert str(out) in capsys.readouterr().out
+    assert not list(out.glob("adapter*"))
+    notes = AdapterNotes.read(trial / "adapter")
+    texts = list(pd.read_csv(trial / "test.csv")["words"])
+    whole = [i for i, text in enumerate(texts) if len(f"{notes.instruction}\n{text}") <= notes.max_length]
+    code = (
+        "import json, sys; sys.modules['irtune'] = sys.modules['peft'] = None; sys.path.insert(0, sys.argv[1]); "
+        "import predict; print(json.dumps([predict.LABELS, predict.predict(json.load(sys.stdin)).tolist()]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, str(out)],
+        input=json.dumps([[texts[i]] for i in whole]),
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    labels, predicted = json.loads(done.stdout.splitlines()[-1])
+    assert labels == CLASSES
+    np.testing.assert_allclose(predicted, found[whole], rtol=0, atol=1e-6)
+    assert json.loads((out / "config.json").read_text())["id2label"] == dict(zip("01", CLASSES, strict=True))
+    readme = (out / "README.md").read_text()
+    assert "library_name: transformers" in readme
+    assert f"{notes.instruction}\n{{text}}" in readme
+    assert main(["export", str(trial), str(out), "--merged"]) == 2
+    assert "is there already" in capsys.readouterr().err

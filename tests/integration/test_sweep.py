@@ -80,8 +80,8 @@ def test_traces_hold_a_record_for_each_refresh_and_k_active_blocks(tiny_sweep: S
     scores = {}
     for run in tiny_sweep.runs():
         names = {file.path for file in client.list_artifacts(run.info.run_id, "layer_importance")}
-        assert names == {"layer_importance/layer_importance.npz", "layer_importance/layer_importance.png"}
-        file = client.download_artifacts(run.info.run_id, "layer_importance/layer_importance.npz", str(tmp_path))
+        assert names == {"layer_importance/trace.npz", "layer_importance/layer_importance.png"}
+        file = client.download_artifacts(run.info.run_id, "layer_importance/trace.npz", str(tmp_path))
         with np.load(file, allow_pickle=False) as trace:
             steps_done = STEPS if run.data.tags["irtune.pruned"] == "false" else int(trace["step"][-1]) + REFRESH
             assert trace["step"].tolist() == list(range(0, steps_done, REFRESH))

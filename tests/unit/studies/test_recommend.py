@@ -8,6 +8,7 @@ import peft
 import pytest
 import yaml
 from pydantic import TypeAdapter
+from recorded_studies import NUM_BLOCKS, SCORES, TREE, all_blocks, begun, cell, trial
 from saying import refused, says
 from tiny_models import classifier
 
@@ -22,21 +23,8 @@ from irtune.search.ablation_cells import cells_of, seeds_of
 from irtune.studies.control import control_of
 from irtune.studies.recommend import recommend
 from irtune.studies.recorded import StudyError
-from irtune.studies.resume import IDENTITY, write_identity
-from irtune.tracking.run_record import Ended, Opened, RunRecord
+from irtune.studies.resume import IDENTITY
 from irtune.training.record import RecordWriter
-
-NUM_BLOCKS = 6
-CELLS = {"all": {"selection.policy.name": "all"}, "few": {"method": "lisa"}, "same": {"method": "lisa"}}
-TREE = {
-    "name": "tiny",
-    "model": {"name": "tiny-random"},
-    "adapter": {"r": 4, "alpha": 8, "dropout": 0.0},
-    "training": {"max_steps": 10},
-}
-TOP_K = {"name": "top_k", "k": 2}
-SWEEP = {"selection": {"policy": TOP_K}, "space": {"selection.policy.k": {"type": "int", "low": 1, "high": 5}}}
-SCORES = [1.0, 2.0, 3.0, 4.0, 5.0, 9.0]
 
 
 @pytest.fixture(autouse=True)
@@ -49,71 +37,9 @@ def study(tmp_path):
     """A folder of an ablation or a sweep in which nothing has run yet."""
 
     def make(kind=AblationConfig, name="tiny-20261127-230158", **more):
-        beside = {"ablation": {"cells": CELLS}} if kind is AblationConfig else SWEEP | more
-        folder = tmp_path / "storage" / name
-        (folder / "trials").mkdir(parents=True)
-        write_identity(folder, build(kind, TREE | beside, "x"), "f1ngerprint")
-        return folder
+        return begun(tmp_path / "storage" / name, kind, **more)
 
     return make
-
-
-def trial(
-    folder,
-    name,
-    score,
-    *,
-    choices=((0, (4, 5)), (4, (0, 5))),
-    scores=SCORES,
-    policy=TOP_K,
-    seed=0,
-    repeats=None,
-    finished=True,
-    tags=None,
-    signal="gradient_norm",
-    **adapter,
-):
-    """Write what a trial and its driver leave behind.
-
-    Args:
-        choices: From which step on which blocks trained.
-        adapter: Settings of it.
-    """
-    tree = TREE | {"seed": seed, "selection": {"policy": policy}, "adapter": TREE["adapter"] | adapter}
-    tree["importance"] = {"name": signal}
-    config = build(ExperimentConfig, tree, "x")
-    place = folder / "trials" / name
-    driver = {"irtune.strategy": config.strategy, "irtune.kind": "cell", "irtune.git_commit": "abc123"}
-    driver |= ({} if repeats is None else {"irtune.repeats": repeats}) | (tags or {})
-    RunRecord(place).begin(Opened(f"{folder.name}/{name}", name, driver, 1_000))
-    writer = RecordWriter(place)
-    writer.params(dotted_keys(config))
-    data = {"irtune.data": "synthetic", "irtune.data.fingerprint": "f1ngerprint"}
-    writer.tags(data | {"irtune.blocks": NUM_BLOCKS, "irtune.blocks.name": "model.layers"})
-    for step, active in choices:
-        measured_at = [-1 if scores is None else step] * NUM_BLOCKS
-        row = {
-            "step": step,
-            "active": list(active),
-            "scores": scores or [None] * NUM_BLOCKS,
-            "measured_at": measured_at,
-        }
-        more = {"trainable_parameters": 1, "lowest_active": min(active)}
-        writer._write("selection", **row, **more)
-    if finished:
-        writer.result({"step": 10, "final": True, "final/validation_f1_macro": score, "cost/train_s": 5.0})
-        RunRecord(place).finish(Ended("FINISHED", {}, None, 0))
-    writer.close()
-    return place
-
-
-def cell(folder, name, scores, **more):
-    for seed, score in enumerate(scores):
-        trial(folder, f"{name}_seed_{seed}", score, seed=seed, repeats=name, **more)
-
-
-def all_blocks(folder, **more):
-    cell(folder, "all", [0.9, 0.9], policy={"name": "all"}, choices=((0, range(NUM_BLOCKS)),), **more)
 
 
 def test_the_card_has_what_other_cells_measured_on_the_same_data(study, tmp_path):

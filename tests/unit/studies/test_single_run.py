@@ -58,7 +58,9 @@ def test_the_best_trial_or_the_named_one(sweep):
 
 def test_its_settings_come_back_as_they_were(sweep):
     config, folder = config_from("tiny", sweep.parent, {})
-    expected = build(RunConfig, TREE | {"seed": 2, "name": "tiny-trial_0001"}, "x")
+    # The storage is the one that the study lies in, wherever it ran.
+    where = {"storage": str(sweep.parent)}
+    expected = build(RunConfig, TREE | where | {"seed": 2, "name": "tiny-trial_0001"}, "x")
     assert config.model_dump() == expected.model_dump()
     assert folder == sweep / "trials" / "trial_0001"
     longer, _ = config_from("tiny:trial_0000", sweep.parent, {"training.max_steps": 7, "seed": 5, "method": "lisa"})
