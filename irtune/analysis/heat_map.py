@@ -3,7 +3,7 @@
 import math
 import textwrap
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 from matplotlib import colormaps
@@ -15,6 +15,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike, NDArray
+
+from irtune.analysis.live_plot import follow
 
 _MAX_COLUMNS = 200
 _SKEWED = 5.0
@@ -56,9 +58,32 @@ def trace_heat_map(
     return figure
 
 
+@overload
 def plot_trace(
-    trace: Any, path: str | Path | None = None, *, title: str | None = None, score_label: str = "importance"
-) -> Figure:
+    trace: Any,
+    path: str | Path | None = None,
+    *,
+    title: str | None = None,
+    score_label: str = "importance",
+    live: Literal[False] = False,
+) -> Figure: ...
+@overload
+def plot_trace(
+    trace: Any,
+    path: str | Path | None = None,
+    *,
+    title: str | None = None,
+    score_label: str = "importance",
+    live: Literal[True],
+) -> None: ...
+def plot_trace(
+    trace: Any,
+    path: str | Path | None = None,
+    *,
+    title: str | None = None,
+    score_label: str = "importance",
+    live: bool = False,
+) -> Figure | None:
     """Importance of every block at every refresh, with the blocks that trained marked.
 
     Args:
@@ -66,13 +91,19 @@ def plot_trace(
         path: Where to write the figure as PNG.
         title: Title of the figure; by default how many blocks trained.
         score_label: What the colour means.
+        live: Before training, of an ``IRTuningCallback``: draw it here, in a notebook, or at ``path``, and anew while
+            training goes on, for at most a twentieth of its time.
 
     Returns:
-        The figure; a notebook shows it.
+        The figure; a notebook shows it. None with ``live``.
 
     Raises:
-        ValueError: If nothing was recorded, as on a rank other than 0.
+        ValueError: If nothing was recorded, as on a rank other than 0; with ``live`` if there is neither a notebook nor
+            a path, or nothing to follow.
     """
+    if live:
+        follow(trace, path, lambda: plot_trace(trace, title=title, score_label=score_label))
+        return None
     kept = getattr(trace, "trace", trace)
     if not kept.records:
         raise ValueError("the trace is empty: records are kept on rank 0, from the first optimizer step on")
