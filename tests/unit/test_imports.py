@@ -159,6 +159,10 @@ def test_libraries_are_known_in_their_rooms_only():
         ("import irtune.tracking.run_record, irtune.tracking.trace", ["mlflow", "ray", "torch"]),
         ("import irtune.config.load, irtune.data", ["torch", "ray", "mlflow", "transformers"]),
         ("import irtune.cli", ["torch", "ray", "mlflow", "deepspeed"]),
+        (
+            "import irtune.studies.watch, irtune.studies.listing, irtune.studies.cleaning",
+            ["torch", "ray", "optuna", "mlflow", "transformers", "pandas", "matplotlib"],
+        ),
         ("import irtune.layers, irtune.layers.blocks", ["torch"]),
         ("import irtune.training.pretrained, irtune.training.measurable", ["torch", "transformers", "peft"]),
         ("import irtune.studies.preflight", ["torch", "transformers", "peft", "ray", "mlflow", "deepspeed", "psutil"]),
