@@ -1,5 +1,6 @@
 """A layer trace as a picture, recorded or still in memory: how important each block was, and which blocks trained."""
 
+import io
 import math
 import textwrap
 from pathlib import Path
@@ -21,6 +22,15 @@ from irtune.analysis.live_plot import follow
 _MAX_COLUMNS = 200
 _SKEWED = 5.0
 _NOT_MEASURED_COLOUR, _HATCH_COLOUR, _HATCH = "#d0d0d0", "#b4b4b4", "////"
+
+
+class _ShownFigure(Figure):
+    """A figure that a notebook shows, whether pyplot is there or not."""
+
+    def _repr_png_(self) -> bytes:
+        picture = io.BytesIO()
+        self.savefig(picture, format="png", dpi=80)
+        return picture.getvalue()
 
 
 def trace_heat_map(
@@ -47,7 +57,7 @@ def trace_heat_map(
     # Inches: a cell is as large as a page allows, for its mark to be seen; the rest is for axes, labels and bar.
     width = float(np.clip(0.16 * len(shown), 3.6, 12.0))
     height = float(np.clip(0.19 * num_blocks, 2.2, 11.0))
-    figure = Figure(figsize=(width + 3.2, height + 1.9), layout="constrained")
+    figure = _ShownFigure(figsize=(width + 3.2, height + 1.9), layout="constrained")
     axes = figure.subplots(1, 3, width_ratios=[width, 1.0, 0.18])
     _draw_cells(figure, axes[0], axes[2], importance[shown], score_label)
     _mark_active(axes[0], chosen[shown], cell_width_pt=72 * width / len(shown), cell_height_pt=72 * height / num_blocks)
