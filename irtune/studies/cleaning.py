@@ -17,7 +17,7 @@ from irtune.redaction import in_one_line
 from irtune.search.source import BASELINE_TRIAL
 from irtune.studies.recorded import find_study
 from irtune.studies.resume import known_studies, read_identity
-from irtune.tracking.heartbeat import DriverAliveError, last_sign, nobody_at_work
+from irtune.tracking.heartbeat import last_sign, nobody_at_work
 from irtune.tracking.ownership import why_not_own
 from irtune.tracking.run_record import RunRecord
 from irtune.training.record import result_of
@@ -74,19 +74,13 @@ def clean(names: Sequence[str], storage: Path, console: Console, *, removes: boo
     total = failed = 0
     notes: list[str] = []
     for folder in folders:
-        reason = why_not(folder)
-        if reason is not None:
-            notes.append(f"{folder.name} is left alone: {reason}")
+        try:
+            found, left = _cleaned(folder, removes)
+        except (OSError, ValueError) as error:
+            notes.append(f"{folder.name} is left alone: {error}")
             continue
-        found = leftovers(folder)
-        if removes:
-            try:
-                left = remove(folder, found)
-            except DriverAliveError as error:
-                notes.append(f"{folder.name} is left alone: {error}")
-                continue
-            notes += [f"{one.path} could not be removed; look at its permissions" for one in left]
-            found, failed = [one for one in found if one not in left], failed + len(left)
+        notes += [f"{one.path} could not be removed; look at its permissions" for one in left]
+        failed += len(left)
         for what, num_bytes in _summed(folder, found):
             table.add_row(*(Text(in_one_line(cell)) for cell in (folder.name, what, size(num_bytes))))
             total += num_bytes
@@ -99,23 +93,29 @@ def clean(names: Sequence[str], storage: Path, console: Console, *, removes: boo
     return 1 if failed else 0
 
 
-def why_not(folder: Path) -> str | None:
-    """Why nothing of a study may be removed, in words; None if something may."""
+def _cleaned(folder: Path, removes: bool) -> tuple[list[Leftover], list[Leftover]]:
+    """What goes of a study, and what could not be removed.
+
+    Raises:
+        ValueError: Nothing of it may go; the message says why.
+    """
     foreign = why_not_own(folder)
     if foreign is not None:
-        return f"it {foreign}"
+        raise ValueError(f"it {foreign}")
     sign = last_sign(folder)
     if sign is not None and sign.is_live:
-        return f"{sign.who} is at work on it"
-    try:
-        read_identity(folder)
-    except ValueError as error:
-        return f"{error}"
-    return None
+        raise ValueError(f"{sign.who} is at work on it")
+    found = leftovers(folder)
+    left = remove(folder, found) if removes else []
+    return [one for one in found if one not in left], left
 
 
 def leftovers(folder: Path) -> list[Leftover]:
-    """What a study on which nobody is at work no longer needs, by path."""
+    """What a study on which nobody is at work no longer needs, by path.
+
+    Raises:
+        ValueError: It is of another version of irtune.
+    """
     candidates = {path: what for pattern, what in _OF_STUDY.items() for path in folder.glob(pattern)}
     candidates |= _unfinished(folder)
     complete = read_identity(folder).complete
