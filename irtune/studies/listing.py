@@ -6,11 +6,11 @@ from datetime import datetime
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
-from irtune.analysis.tables import MISSING, size, worded
+from irtune.analysis.tables import MEDIUM_WIDTH, MISSING, size, worded
 from irtune.files import bytes_under
 from irtune.redaction import in_one_line
 from irtune.studies.followed import FollowedStudy, Look
@@ -18,6 +18,8 @@ from irtune.studies.recorded import StudyError
 from irtune.studies.resume import IDENTITY, known_studies
 
 _HEADINGS = ("study", "kind", "state", "trials", "best", "by trial", "size", "last written")
+_FOLDED, _WIDE = ("study", "best", "by trial"), ("kind", "by trial")
+"""Columns that a narrow terminal breaks over lines, and those that it leaves out."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +65,13 @@ def show_studies(storage: Path, console: Console) -> None:
     if not found:
         raise StudyError(f"no study lies under {storage}; give the folder that storage= said when they were begun")
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for heading in _HEADINGS:
-        numbers = heading in ("trials", "size")
-        table.add_column(heading, justify="right" if numbers else "left", overflow="fold", no_wrap=numbers)
+    shown = [heading for heading in _HEADINGS if console.width >= MEDIUM_WIDTH or heading not in _WIDE]
+    for heading in shown:
+        justify: JustifyMethod = "right" if heading in ("trials", "size") else "left"
+        table.add_column(heading, justify=justify, overflow="fold", no_wrap=heading not in _FOLDED)
     for one in found:
-        table.add_row(*(Text(in_one_line(cell)) for cell in one.cells()))
+        cells = dict(zip(_HEADINGS, one.cells(), strict=True))
+        table.add_row(*(Text(in_one_line(cells[heading])) for heading in shown))
     console.print(table)
     for one in found:
         if one.unreadable is not None:

@@ -57,6 +57,13 @@ def test_the_last_one_written_is_the_last_one_shown(tmp_path, capsys):
     assert says(found["a-20261128-101501"], f"{datetime.fromtimestamp(2_000_000):%Y-%m-%d %H:%M}")
 
 
+def test_a_narrow_terminal_has_whole_words_still(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    make_trial(make_study(tmp_path), "baseline", [0.5])
+    assert main(["list", str(tmp_path)]) == 0
+    assert says(capsys.readouterr().out, "state", "finished", "1/1", "0.500")
+
+
 def test_what_cannot_be_read_is_said_and_holds_up_nothing(tmp_path, capsys):
     make_study(tmp_path, "good-20261128-101501")
     damaged = make_study(tmp_path, "bad-20261128-101502")
