@@ -12,12 +12,7 @@ from mlflow.entities import Run
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
-from saying import says
 from sweeps import ROOT, SweepRun, run_sweep
-
-from irtune.cli import main
-from irtune.files import read_json
-from irtune.studies.progress import PROGRESS, Outlook
 
 STEPS, REFRESH, BLOCKS = 9, 3, 6
 CUT = "0 of 150 examples cut, 0 without their change"
@@ -43,18 +38,6 @@ def test_a_sweep_ends_with_an_answer(tiny_sweep: SweepRun) -> None:
     most = max(run.data.metrics["final/validation_f1_macro"] for run in finished)
     winners = [run.data.params for run in finished if run.data.metrics["final/validation_f1_macro"] == most]
     assert best["selection"]["policy"]["name"] in {params["selection.policy.name"] for params in winners}
-
-
-def test_it_can_be_watched_listed_and_cleaned(tiny_sweep: SweepRun, capsys: pytest.CaptureFixture[str]) -> None:
-    assert read_json(tiny_sweep.folder / PROGRESS, Outlook).num_trials == 5
-    assert main(["watch", str(tiny_sweep.folder)]) == 0
-    watched = capsys.readouterr().out
-    assert says(watched, f"{tiny_sweep.folder.name}, sweep, finished", "5/5 trials", f"{STEPS}/{STEPS}")
-    best = max(run.data.metrics[VALIDATION] for run in tiny_sweep.runs() if VALIDATION in run.data.metrics)
-    assert main(["list", str(tiny_sweep.folder.parent)]) == 0
-    assert says(capsys.readouterr().out, f"{tiny_sweep.folder.name} … sweep … finished … 5/5 … {best:.3f}")
-    assert main(["clean", "--storage", str(tiny_sweep.folder.parent)]) == 0
-    assert says(capsys.readouterr().out, "tune_0:", "encoded:", "--yes")
 
 
 def test_the_terminal_is_irtunes(tiny_sweep: SweepRun) -> None:
