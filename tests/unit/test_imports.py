@@ -153,6 +153,10 @@ def test_libraries_are_known_in_their_rooms_only():
     ("statement", "absent"),
     [
         ("import irtune", ["ray", "mlflow", "deepspeed", "torch", "transformers", "optuna"]),
+        (
+            "import irtune.studies.watch, irtune.studies.listing, irtune.studies.cleaning",
+            ["torch", "ray", "optuna", "mlflow", "transformers", "pandas", "matplotlib"],
+        ),
         ("import irtune.methods", ["pydantic", "numpy", "torch", "yaml"]),
         ("import irtune.selection, irtune.importance", ["torch", "ray", "mlflow", "sklearn"]),
         ("import irtune.training.record", ["mlflow", "ray", "torch", "deepspeed", "transformers"]),
@@ -161,10 +165,6 @@ def test_libraries_are_known_in_their_rooms_only():
         ("import irtune.cli", ["torch", "ray", "mlflow", "deepspeed"]),
         ("import irtune.layers, irtune.layers.blocks", ["torch"]),
         ("import irtune.training.pretrained, irtune.training.measurable", ["torch", "transformers", "peft"]),
-        (
-            "import irtune.studies.watch, irtune.studies.listing, irtune.studies.cleaning",
-            ["torch", "ray", "optuna", "mlflow", "transformers", "pandas", "matplotlib"],
-        ),
         ("import irtune.studies.preflight", ["torch", "transformers", "peft", "ray", "mlflow", "deepspeed", "psutil"]),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
