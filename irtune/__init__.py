@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from irtune.analysis.heat_map import plot_trace as plot_trace
+    from irtune.analysis.trace_advice import recommend_lora as recommend_lora
     from irtune.config.ablation_schema import AblationConfig as AblationConfig
     from irtune.config.load import ConfigError as ConfigError
     from irtune.config.load import load
@@ -40,6 +41,7 @@ else:
         "SweepConfig": "irtune.config.sweep_schema",
         "load_config": "irtune.config.load:load",
         "plot_trace": "irtune.analysis.heat_map",
+        "recommend_lora": "irtune.analysis.trace_advice",
         "run": "irtune.training.run",
     }
     __all__ = list(_HOMES)

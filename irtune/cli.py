@@ -119,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     sync.add_argument("folders", nargs="+", type=Path, metavar="folder", help="a sweep's folder, or storage of several")
     sync.add_argument("--tracking-uri", help="MLflow's address (default: MLFLOW_TRACKING_URI, else each sweep's own)")
     sync.set_defaults(command=_sync)
+    _add_looks(commands)
     return parser
 
 
@@ -397,6 +398,44 @@ def _sync(options: argparse.Namespace, console: Console) -> int:
         left += len(result.left)
         console.print(f"{folder.resolve().name}: {result}", highlight=False, soft_wrap=True, markup=False)
     return 1 if left else 0
+
+
+def _add_looks(commands: Any) -> None:
+    watch = commands.add_parser("watch", help="show a study while it runs, from any machine that sees its storage")
+    watch.add_argument("study", metavar="NAME", help="a study's folder, or its name under --storage")
+    watch.add_argument("--storage", type=Path, help=f"where studies lie (default: {STORAGE})")
+    watch.add_argument("--once", action="store_true", help="show it as it is now, and return")
+    watch.set_defaults(command=_watch)
+    listing = commands.add_parser("list", help="list the studies of a storage: state, trials, best, size")
+    listing.add_argument("storage", nargs="?", metavar="STORAGE", type=Path, help=f"(default: {STORAGE})")
+    listing.set_defaults(command=_list)
+    clean = commands.add_parser("clean", help="free what studies no longer need; nothing that was measured goes")
+    clean.add_argument("studies", nargs="*", metavar="NAME", help="as of watch (default: all under --storage)")
+    clean.add_argument("--storage", type=Path, help=f"where studies lie (default: {STORAGE})")
+    clean.add_argument("--yes", action="store_true", help="do it; without, only say what would go, and how large it is")
+    clean.set_defaults(command=_clean)
+
+
+def _watch(options: argparse.Namespace, console: Console) -> int:
+    from irtune.studies.recorded import find_study
+    from irtune.studies.watch import watch
+
+    storage = (options.storage or Path(STORAGE)).expanduser().resolve()
+    return watch(find_study(options.study, storage, of_anybody=True), console, once=options.once)
+
+
+def _list(options: argparse.Namespace, console: Console) -> int:
+    from irtune.studies.listing import show_studies
+
+    show_studies((options.storage or Path(STORAGE)).expanduser().resolve(), console)
+    return 0
+
+
+def _clean(options: argparse.Namespace, console: Console) -> int:
+    from irtune.studies.cleaning import clean
+
+    storage = (options.storage or Path(STORAGE)).expanduser().resolve()
+    return clean(options.studies, storage, console, removes=options.yes)
 
 
 def _quieten_libraries() -> None:

@@ -10,7 +10,7 @@ import stat
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -85,6 +85,17 @@ def write_arrays(file: Path, arrays: "Mapping[str, np.ndarray]") -> None:
 
     with appearing(file) as partial, partial.open("wb") as opened:
         np.savez_compressed(opened, allow_pickle=False, **arrays)
+
+
+def bytes_under(path: Path) -> int:
+    """The size of a file, or of all files in a folder and those below it; links are not followed."""
+    total = 0
+    for folder, _, names in os.walk(path) if path.is_dir() else [(str(path.parent), [], [path.name])]:
+        for name in names:
+            # It may go meanwhile.
+            with suppress(OSError):
+                total += os.lstat(os.path.join(folder, name)).st_size
+    return total
 
 
 def make_durable(path: Path) -> None:

@@ -34,6 +34,7 @@ _PATTERNS = (
     (re.compile(r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"), BLOT),
     (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL), BLOT),
 )
+_COLOURS = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 _SECRET_KEY = re.compile(rf"(?i)(?:\w+_)?(?:{_NAMES})")
 _SECRET_VARIABLE = re.compile(
     r"(?i)(?:\w+_)?(?:TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|API_?KEY|ACCESS_KEY|SECRET_KEY|PRIVATE_KEY|CREDENTIALS?)"
@@ -47,6 +48,11 @@ def redact(text: str) -> str:
     for pattern, replacement in _PATTERNS:
         text = pattern.sub(replacement, text)
     return text
+
+
+def in_one_line(text: str) -> str:
+    """A text of others in one line, to be shown: without secrets, and without what a terminal takes for a command."""
+    return "".join(each if each.isprintable() else " " for each in redact(_COLOURS.sub("", text)))
 
 
 def public_address(address: str) -> str:

@@ -1,9 +1,10 @@
 """A layer trace as a picture, recorded or still in memory: how important each block was, and which blocks trained."""
 
+import io
 import math
 import textwrap
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 from matplotlib import colormaps
@@ -16,9 +17,20 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike, NDArray
 
+from irtune.analysis.live_plot import follow
+
 _MAX_COLUMNS = 200
 _SKEWED = 5.0
 _NOT_MEASURED_COLOUR, _HATCH_COLOUR, _HATCH = "#d0d0d0", "#b4b4b4", "////"
+
+
+class _ShownFigure(Figure):
+    """A figure that a notebook shows, whether pyplot is there or not."""
+
+    def _repr_png_(self) -> bytes:
+        picture = io.BytesIO()
+        self.savefig(picture, format="png", dpi=80)
+        return picture.getvalue()
 
 
 def trace_heat_map(
@@ -45,7 +57,7 @@ def trace_heat_map(
     # Inches: a cell is as large as a page allows, for its mark to be seen; the rest is for axes, labels and bar.
     width = float(np.clip(0.16 * len(shown), 3.6, 12.0))
     height = float(np.clip(0.19 * num_blocks, 2.2, 11.0))
-    figure = Figure(figsize=(width + 3.2, height + 1.9), layout="constrained")
+    figure = _ShownFigure(figsize=(width + 3.2, height + 1.9), layout="constrained")
     axes = figure.subplots(1, 3, width_ratios=[width, 1.0, 0.18])
     _draw_cells(figure, axes[0], axes[2], importance[shown], score_label)
     _mark_active(axes[0], chosen[shown], cell_width_pt=72 * width / len(shown), cell_height_pt=72 * height / num_blocks)
@@ -56,9 +68,32 @@ def trace_heat_map(
     return figure
 
 
+@overload
 def plot_trace(
-    trace: Any, path: str | Path | None = None, *, title: str | None = None, score_label: str = "importance"
-) -> Figure:
+    trace: Any,
+    path: str | Path | None = None,
+    *,
+    title: str | None = None,
+    score_label: str = "importance",
+    live: Literal[False] = False,
+) -> Figure: ...
+@overload
+def plot_trace(
+    trace: Any,
+    path: str | Path | None = None,
+    *,
+    title: str | None = None,
+    score_label: str = "importance",
+    live: Literal[True],
+) -> None: ...
+def plot_trace(
+    trace: Any,
+    path: str | Path | None = None,
+    *,
+    title: str | None = None,
+    score_label: str = "importance",
+    live: bool = False,
+) -> Figure | None:
     """Importance of every block at every refresh, with the blocks that trained marked.
 
     Args:
@@ -66,13 +101,19 @@ def plot_trace(
         path: Where to write the figure as PNG.
         title: Title of the figure; by default how many blocks trained.
         score_label: What the colour means.
+        live: Before training, of an ``IRTuningCallback``: draw it here, in a notebook, or at ``path``, and anew while
+            training goes on, for at most a twentieth of its time.
 
     Returns:
-        The figure; a notebook shows it.
+        The figure; a notebook shows it. None with ``live``.
 
     Raises:
-        ValueError: If nothing was recorded, as on a rank other than 0.
+        ValueError: If nothing was recorded, as on a rank other than 0; with ``live`` if there is neither a notebook nor
+            a path, or nothing to follow.
     """
+    if live:
+        follow(trace, path, lambda: plot_trace(trace, title=title, score_label=score_label))
+        return None
     kept = getattr(trace, "trace", trace)
     if not kept.records:
         raise ValueError("the trace is empty: records are kept on rank 0, from the first optimizer step on")

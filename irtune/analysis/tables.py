@@ -76,6 +76,15 @@ def operations(flops: float) -> str:
     return f"{flops:.0f}"
 
 
+def size(num_bytes: float) -> str:
+    """Bytes with a unit: ``512B``, ``3.4KiB``, ``12MiB``."""
+    for power, unit in ((4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if num_bytes >= 1024**power:
+            value = num_bytes / 1024**power
+            return f"{value:.1f}{unit}" if value < 9.95 else f"{value:.0f}{unit}"
+    return f"{num_bytes:.0f}B"
+
+
 def worded(metric: str, value: float) -> str:
     """The value of a metric in the unit that its name tells."""
     if metric.endswith("flops"):

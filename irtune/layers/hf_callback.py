@@ -8,7 +8,7 @@ event at all (``hf_release.py``).
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -90,6 +90,11 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         seed: Of the policy's random choices; by default the Trainer's.
         **options: Options of the policy.
 
+    Attributes:
+        viewers: Called on rank 0 after each optimizer step in which blocks were chosen, and, with ``True``, when
+            training has come to its end; ``irtune.plot_trace(…, live=True)`` adds one.
+        blocks_name: Dotted name of the model's list of blocks, such as ``model.layers``; from the start of training.
+
     Raises:
         ValueError: If something is unknown or does not fit; when training starts, if the Trainer's setting does not
             allow exact freezing.
@@ -152,6 +157,8 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         self.probe_memory: ProbeMemory = probe_memory
         self.train_embeddings = train_embeddings
         self.seed = seed
+        self.viewers: list[Callable[[bool], None]] = []
+        self.blocks_name = ""
         watch_training(Trainer)
         self._controller: LayerController | None = None
         self._blocks: TorchBlocks | None = None
@@ -160,7 +167,7 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         self._handles: list[Any] = []
         self._stage: Stage = "idle"
         self._gradients_counted = False
-        self._step = 0
+        self._step = self._seen = 0
 
     @property
     def controller(self) -> LayerController:
@@ -225,6 +232,7 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         for parameter in self._frozen_beside:
             parameter.requires_grad_(False)
         found = map_parameters(model, leave_out_frozen=True)
+        self.blocks_name = found.name
         self._blocks = TorchBlocks(
             model,
             found,
@@ -251,6 +259,7 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
             num_in_model=found.num_in_model,
             probe_memory=self.probe_memory,
         )
+        self._seen = 0
         # Hooks go onto parameters that require gradients, and a resumed run freezes some.
         self._watch(model, found, optimizer)
         self._resume(state)
@@ -275,10 +284,19 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
             self._blocks.compiled.look()
             self.compiled = self._blocks.compiled.in_words()
         self._stage = "idle"
+        if self._controller is not None and self._seen < len(self.trace.records):
+            self._show(is_over=False)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Let go of the model."""
         self.release()
+        if self._controller is not None and self.trace.records:
+            self._show(is_over=True)
+
+    def _show(self, *, is_over: bool) -> None:
+        self._seen = len(self.trace.records)
+        for viewer in self.viewers:
+            viewer(is_over)
 
     # What the Trainer has no event for.
 

@@ -16,6 +16,9 @@ BASELINE_TRIAL = "baseline"
 MATCHED = "baseline_of_"
 """Before the name of a trial: the baseline at that trial's other settings."""
 
+TUNING = "tuning"
+"""The phase of trials that only tune a cell, and the folder of their searches in that of a study."""
+
 
 @dataclass(frozen=True)
 class TrialSpec:

@@ -186,7 +186,8 @@ class Driver:
         )
         self._looks_at_s = time.monotonic() + LOOK_EVERY_S
         steps_before = sum(record.step for record in self.table.in_order)
-        with SweepProgress(self._console, planned, config.most_steps, config.aim, steps_before) as self._progress:
+        progress = SweepProgress(self._console, planned, config.most_steps, config.aim, steps_before, folder)
+        with progress as self._progress:
             try:
                 tuner.fit()
             finally:

@@ -5,11 +5,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from irtune.analysis.ablation.stability import Choices
 from irtune.analysis.metrics import better
 from irtune.analysis.trials import BASELINE
 from irtune.config.study_schema import Aim
@@ -17,12 +16,15 @@ from irtune.config.sweep_schema import TuneConfig
 from irtune.config.tree import put
 from irtune.plugins import nearest
 from irtune.search import objectives
+from irtune.search.source import TUNING
 from irtune.studies.resume import IDENTITY, known_studies, read_identity, studies_called
-from irtune.studies.tuning import TUNING
 from irtune.tracking.ownership import why_not_own
 from irtune.tracking.run_record import RunRecord
 from irtune.tracking.trace import read_trace
 from irtune.training.record import RecordReader, result_of
+
+if TYPE_CHECKING:
+    from irtune.analysis.ablation.stability import Choices
 
 logger = logging.getLogger(__name__)
 
@@ -74,12 +76,15 @@ class RecordedTrial:
         """A section of its settings as a tree."""
         return section(self.settings, name)
 
-    def choices(self) -> Choices:
+    def choices(self) -> "Choices":
         """Read which blocks it trained.
 
         Raises:
             ValueError: Its trace is absent or damaged.
         """
+        # It brings SciPy's statistics, and whoever only looks at a study reads no choices.
+        from irtune.analysis.ablation.stability import Choices
+
         try:
             trace = read_trace(self.folder)
             if len(trace["step"]):
@@ -89,12 +94,13 @@ class RecordedTrial:
         raise ValueError(f"{self.folder}: no choice of blocks is recorded")
 
 
-def find_study(name: str, storage: Path) -> Path:
+def find_study(name: str, storage: Path, *, of_anybody: bool = False) -> Path:
     """The folder of a study.
 
     Args:
         name: The folder, its name under ``storage``, or the study's own name, of which it is the newest.
         storage: Where studies lie.
+        of_anybody: Also one that is not this user's own, for whoever only shows what is in it.
 
     Raises:
         StudyError: If there is none, or it is not this user's own.
@@ -108,7 +114,7 @@ def find_study(name: str, storage: Path) -> Path:
         known = known_studies(storage)
         remedy = f": {nearest(name, [one.name for one in known])}" if known else ", which has none"
         raise StudyError(f"{wrong}; give the folder of a sweep or an ablation, or --storage and a name there{remedy}")
-    foreign = why_not_own(folder)
+    foreign = None if of_anybody else why_not_own(folder)
     if foreign is not None:
         raise StudyError(f"{folder} {foreign}; copy it to a folder of your own, and give that")
     return folder

@@ -14,8 +14,8 @@ from irtune.studies.resume import known_studies, read_identity
 from irtune.studies.trial_record import config_hash
 from irtune.tracking.ownership import why_not_own
 from irtune.tracking.run_record import DRIVER_RECORD, Ended, RunRecord, now_ms
-from irtune.training.loop import CHECKPOINTS
 from irtune.training.record import result_of
+from irtune.training.trial_folder import CHECKPOINTS
 
 REUSED = "reused_from"
 """Key of a trial's group: the folder that its records were taken over from."""

@@ -30,12 +30,11 @@ from irtune.config.tree import at, flatten
 from irtune.data.label_names import counted
 from irtune.search.ablation_cells import cells_of
 from irtune.search.hopeless import without_hopeless
-from irtune.search.source import TrialSpec
+from irtune.search.source import TUNING, TrialSpec
 from irtune.studies.every_trial import AnyTrial, every_trial, kind_of
 from irtune.studies.recorded import StudyError, aim_of, find_study
 from irtune.studies.resume import read_identity
 from irtune.studies.trial_record import TrialRecord
-from irtune.studies.tuning import TUNING
 from irtune.training.record import RecordReader
 
 logger = logging.getLogger(__name__)

@@ -17,10 +17,7 @@ from irtune.config.ablation_schema import AblationConfig
 from irtune.config.sweep_schema import TuneConfig
 from irtune.search.ablation_cells import folder_of, group_of, space_of
 from irtune.search.optuna_source import OptunaSource, ended_trials, open_study, requeue_interrupted
-from irtune.search.source import Together, TrialSpec
-
-TUNING = "tuning"
-"""The folder of the searches in that of a study."""
+from irtune.search.source import TUNING, Together, TrialSpec
 
 SEED_BEFORE = 1_000_000
 """A number that is added to the experiment's seed for tuning: far from the seeds that cells are compared on."""

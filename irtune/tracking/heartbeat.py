@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -80,12 +81,7 @@ class Heartbeat:
     def __enter__(self) -> Self:
         folder = self._file.parent
         folder.mkdir(parents=True, exist_ok=True)
-        # Only one of two that come at the same time finds nobody.
-        with FileLock(folder / ".driver.lock", timeout=_LOCK_TIMEOUT_S):
-            if is_live(folder):
-                raise DriverAliveError(
-                    f"{folder}: {_who(self._file)} is at work on this sweep; wait until it has ended, or stop it"
-                )
+        with nobody_at_work(folder):
             self._beat()
         (folder / SYNCED).unlink(missing_ok=True)
         self._thread.start()
@@ -116,6 +112,36 @@ class Heartbeat:
                     os.utime(self._file)
 
 
+@contextlib.contextmanager
+def nobody_at_work(folder: Path) -> Iterator[None]:
+    """Keep everybody else from beginning to work on a sweep for the time of the block, some seconds at most.
+
+    Raises:
+        DriverAliveError: Somebody is at work on it already.
+    """
+    # Only one of two that come at the same time finds nobody.
+    with FileLock(folder / ".driver.lock", timeout=_LOCK_TIMEOUT_S):
+        if is_live(folder):
+            who = _who(folder / DRIVER)
+            raise DriverAliveError(f"{folder}: {who} is at work on this sweep; wait until it has ended, or stop it")
+        yield
+
+
+@dataclass(frozen=True)
+class Sign:
+    """The last sign of life of whoever was at work on a sweep.
+
+    Args:
+        who: In words.
+        age_s: Seconds since then, by the clock of this machine.
+        is_live: Whether that process is still there, as far as can be told without writing anything.
+    """
+
+    who: str
+    age_s: float
+    is_live: bool
+
+
 def is_live(folder: Path) -> bool:
     """Whether a process is at work on a sweep.
 
@@ -127,13 +153,37 @@ def is_live(folder: Path) -> bool:
     """
     file = folder / DRIVER
     try:
-        driver = read_json(file, Driver)
+        lives = _lives(file)
     except FileNotFoundError:
         return False
+    return _age_s(file, _storage_s(file)) < STALE_AFTER_S if lives is None else lives
+
+
+def last_sign(folder: Path) -> Sign | None:
+    """Look for whoever is at work on a sweep, or died over it, as one who may only read; None if there is nobody.
+
+    As ``is_live``, but by the clock of this machine, which should not be wrong by a minute.
+    """
+    file = folder / DRIVER
+    try:
+        who, lives, age_s = _who(file), _lives(file), _age_s(file, time.time())
+    except FileNotFoundError:
+        return None
+    # It may be gone by now.
+    return None if age_s == float("inf") else Sign(who, age_s, age_s < STALE_AFTER_S if lives is None else lives)
+
+
+def _lives(file: Path) -> bool | None:
+    """Whether the process that a sign of life names is there; None where that cannot be looked up from here.
+
+    Raises:
+        FileNotFoundError: There is no sign.
+    """
+    try:
+        driver = read_json(file, Driver)
     except ValueError:
-        driver = None
-    lives = _is_running(driver) if driver is not None and driver.is_here() else None
-    return _age_s(file) < STALE_AFTER_S if lives is None else lives
+        return None
+    return _is_running(driver) if driver.is_here() else None
 
 
 def _is_running(driver: Driver) -> bool | None:
@@ -149,14 +199,18 @@ def _is_running(driver: Driver) -> bool | None:
     return True if abs(start_s - driver.process_start_s) < _SAME_START_S else None
 
 
-def _age_s(file: Path) -> float:
-    """Seconds since a file was written, as the storage measures time."""
+def _storage_s(file: Path) -> float:
+    """The time as the storage of a file has it."""
     fresh = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
     try:
         fresh.touch()
-        now_s = fresh.stat().st_mtime
+        return fresh.stat().st_mtime
     finally:
         fresh.unlink(missing_ok=True)
+
+
+def _age_s(file: Path, now_s: float) -> float:
+    """Seconds since a file was written; infinite where it is gone, or something else."""
     try:
         # On a network file system opening is what makes other machines' writes visible.
         with open_alone(file) as opened:

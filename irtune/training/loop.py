@@ -31,10 +31,7 @@ from irtune.training.device_peak import mfu
 from irtune.training.engine import DeepSpeedBlocks
 from irtune.training.prefix_cache import PrefixCache
 from irtune.training.record import Recorder, Report
-
-BEST_WEIGHTS = "best"
-"""The folder of the best weights, a file for the step that they are of."""
-CHECKPOINTS = "checkpoints"
+from irtune.training.trial_folder import BEST_WEIGHTS, CHECKPOINTS
 
 
 def weights_of(folder: Path, step: int) -> Path:

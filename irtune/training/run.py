@@ -39,7 +39,7 @@ from irtune.training.device_peak import mfu, peak_flops_per_s
 from irtune.training.distributed import ensure_process_group, select_accelerator
 from irtune.training.engine import DeepSpeedBlocks
 from irtune.training.evaluation import check_metric
-from irtune.training.loop import CHECKPOINTS, Loop, Totals
+from irtune.training.loop import Loop, Totals
 from irtune.training.measurable import check_tensors
 from irtune.training.model import DTYPES, enable_gradient_checkpointing, is_eager, load_classifier
 from irtune.training.out_of_memory import out_of_memory, remembered, smaller_micro_batches
@@ -51,6 +51,7 @@ from irtune.training.record import ADAPTER, NoRecorder, Recorder, Report, result
 from irtune.training.self_check import check_at_start
 from irtune.training.shared_prefix import SharedPrefix, sharing_of
 from irtune.training.tokenizer import load_tokenizer, max_positions
+from irtune.training.trial_folder import CHECKPOINTS
 
 PREDICTIONS = "predictions.npz"
 

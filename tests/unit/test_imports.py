@@ -153,6 +153,10 @@ def test_libraries_are_known_in_their_rooms_only():
     ("statement", "absent"),
     [
         ("import irtune", ["ray", "mlflow", "deepspeed", "torch", "transformers", "optuna"]),
+        (
+            "import irtune.studies.watch, irtune.studies.listing, irtune.studies.cleaning",
+            ["torch", "ray", "optuna", "mlflow", "transformers", "pandas", "matplotlib"],
+        ),
         ("import irtune.methods", ["pydantic", "numpy", "torch", "yaml"]),
         ("import irtune.selection, irtune.importance", ["torch", "ray", "mlflow", "sklearn"]),
         ("import irtune.training.record", ["mlflow", "ray", "torch", "deepspeed", "transformers"]),

@@ -33,6 +33,8 @@ def test_a_cell_is_a_score_and_a_mark_a_block_that_trains(trace, tmp_path):
     assert [label.get_text() for label in cells.get_xticklabels()] == ["0", "20"]
     assert figure.get_suptitle() == "1.5 of 3 blocks train at a time"
     assert (tmp_path / "trace.png").read_bytes().startswith(b"\x89PNG")
+    # What IPython looks for where pyplot has not told it how figures are shown.
+    assert figure._repr_png_().startswith(b"\x89PNG")
 
 
 def test_whatever_has_a_trace_will_do(trace):

@@ -54,6 +54,14 @@ def test_weights_are_those_of_plain_pytorch(kind, max_grad_norm, importance, tmp
         np.testing.assert_allclose(callback.trace.scores(), scores, rtol=1e-5)
 
 
+def test_whoever_looks_on_is_told_of_each_choice_after_its_step_and_of_the_end(tmp_path):
+    callback, seen = IRTuningCallback(Scheduled(), reselect_every=3), []
+    callback.viewers.append(lambda is_over: seen.append((len(callback.trace.records), callback._stage, is_over)))
+    hf_training.train(hf_training.make_model(), tmp_path, [callback])
+    assert seen == [*((count, "idle", False) for count in (1, 2, 3, 4)), (4, "idle", True)]
+    assert callback.blocks_name == "model.layers"
+
+
 class FrozenDrift(TrainerCallback):
     """Counts optimizer steps in which a frozen block's weight or its optimizer state changed by a bit."""
 

@@ -105,7 +105,7 @@ def test_every_mistake_of_a_file_has_a_line_of_its_own(write, capsys):
         sorted(err.splitlines()),
         (
             f"{file}: model.nmae: … unknown key … 'name'?",
-            "available: gradient_checkpointing, max_length, name, revision, train_head",
+            "available: attention, gradient_checkpointing, max_length, name, quantization, revision, train_head",
         ),
         (f"{file}: seed: … equal to 0 … -1",),
         (f"{file}: training.learning_rate: … number … 'fast'",),

@@ -11,9 +11,10 @@ from saying import each_says, says
 
 from irtune.config.schema import ExperimentConfig
 from irtune.config.study_schema import Aim
+from irtune.files import read_json
 from irtune.search.source import TrialSpec
 from irtune.studies import progress as progress_module
-from irtune.studies.progress import SweepProgress
+from irtune.studies.progress import PROGRESS, Outlook, SweepProgress
 from irtune.studies.trial_record import TrialRecord
 
 STEPS = 100
@@ -152,6 +153,29 @@ def test_a_look_takes_as_long_however_many_trials_are_over(screen, monkeypatch):
     assert "3/5 trials, step 350/500" in lines[-1]
     assert lines[-1].endswith("; best eval/f1_macro 0.200 (over 2)")
     assert looked_at == ["over 0", "over 1", "over 2", "runs", "runs", "runs"]
+
+
+def test_others_may_read_what_is_expected(screen, tmp_path):
+    screen.progress.folder = tmp_path / "study"
+    first = screen.trial("first", step=10)
+    screen.lines_at(30)
+    assert read_json(tmp_path / "study" / PROGRESS, Outlook) == Outlook(5, 500, None, 0.0)
+    first.step = 60
+    # Not written anew at each look.
+    screen.lines_at(34)
+    screen.lines_at(40)
+    # 50 steps in 4 s were seen to be done, and the last of them 6 s ago.
+    assert read_json(tmp_path / "study" / PROGRESS, Outlook) == Outlook(5, 500, pytest.approx(440 * 10 / 60), 6.0)
+
+
+def test_a_disk_that_takes_nothing_costs_no_progress(screen, monkeypatch, tmp_path):
+    def fail(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    screen.progress.folder = tmp_path
+    monkeypatch.setattr(progress_module, "write_json", fail)
+    screen.trial("first", step=10)
+    assert says(screen.lines_at(30)[0], "step 10/500")
 
 
 def test_what_a_trial_measured_last_counts_also_if_it_is_heard_of_after_its_end(screen):
