@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from irtune.cli import RUN
+from irtune.cli.to_look import RUN
 from irtune.config.load import load, parse_overrides
 from irtune.config.sweep_schema import SweepConfig
 from irtune.methods import METHODS

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from irtune.cli import _log_no_secrets, _PublicConsole, main
+from irtune.cli import main
+from irtune.cli.terminal import PublicConsole, log_no_secrets
 from irtune.config.load import ConfigError, build, load, without_login
 from irtune.config.sweep_schema import SweepConfig
 from irtune.redaction import public_address, raised_publicly, redact, redacted
@@ -111,8 +112,8 @@ def test_terminal_and_log_show_no_secrets(
     capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging, "_logRecordFactory", logging.LogRecord)
-    _log_no_secrets()
-    _PublicConsole().print("see https://me:planted@host", markup=False)
+    log_no_secrets()
+    PublicConsole().print("see https://me:planted@host", markup=False)
     try:
         raise OSError("https://me:planted@host")
     except OSError:
@@ -130,7 +131,7 @@ def test_neither_a_mistake_nor_a_bug_shows_a_login(
     def fail(*arguments: object) -> None:
         raise error
 
-    monkeypatch.setattr("irtune.cli.load", fail)
+    monkeypatch.setattr("irtune.cli.to_run.load", fail)
     assert main(["sweep", "any.yaml"]) == 2
     assert capsys.readouterr().err == "error: no answer from https://***@host\n"
     error = KeyError("https://me:planted@host")
