@@ -17,7 +17,7 @@ from typing import BinaryIO
 from pydantic import TypeAdapter, ValidationError
 
 from irtune.files import MOST_BYTES, appearing
-from irtune.studies.every_trial import Kind
+from irtune.studies.resume import Kind
 
 MANIFEST = "manifest.json"
 FORMAT = 1

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
@@ -16,9 +16,6 @@ from irtune.tracking.run_record import Ended, RunRecord
 from irtune.training.record import RecordReader
 
 logger = logging.getLogger(__name__)
-
-Kind = Literal["sweep", "ablation", "run"]
-"""Of a study, as the classes of its configuration call it."""
 
 _NUMBER = re.compile(r"-?\d+(\.\d+)?(e[-+]?\d+)?")
 
@@ -54,13 +51,6 @@ class AnyTrial:
     settings: Mapping[str, Any] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
     measured: Mapping[str, float] = field(default_factory=dict)
-
-
-def kind_of(settings: Mapping[str, Any]) -> Kind:
-    """What a study is, by its settings by dotted key."""
-    if any(key.startswith("ablation.") for key in settings):
-        return "ablation"
-    return "sweep" if "tune.metric" in settings else "run"
 
 
 def every_trial(folder: Path) -> list[AnyTrial]:

@@ -166,7 +166,7 @@ class FollowedStudy:
     def __init__(self, folder: Path, *, reads_all: bool = True) -> None:
         self.folder = folder
         identity = read_identity(folder)
-        self.kind, self.aim = kind_of(identity), aim_of(identity.settings)
+        self.kind, self.aim = identity.kind, aim_of(identity.settings)
         metric = identity.settings.get("metric")
         self.metric = f"eval/{metric}" if metric else self.aim.first_objective[0]
         self._reads_all = reads_all
@@ -197,12 +197,6 @@ def state_of(identity: Identity, sign: Sign | None) -> State:
     if sign is None:
         return "stopped"
     return "running" if sign.is_live else "dead"
-
-
-def kind_of(identity: Identity) -> str:
-    """The kind of a study in a word: sweep, ablation or run."""
-    sections = {key.partition(".")[0] for key in identity.settings}
-    return "ablation" if "ablation" in sections else "sweep" if "space" in sections else "run"
 
 
 def _trial_folders(folder: Path) -> list[Path]:

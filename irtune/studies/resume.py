@@ -49,9 +49,13 @@ FREE_SETTINGS = {
 none of them."""
 
 
+Kind = Literal["sweep", "ablation", "run"]
+"""Of a study, as the classes of its configuration call it."""
+
+
 @dataclass(frozen=True)
 class Identity:
-    """The identity of a sweep.
+    """The identity of a study.
 
     Args:
         settings: By dotted key, those left out that may change.
@@ -64,6 +68,13 @@ class Identity:
     data_fingerprint: str
     complete: bool
     format: int = 1
+
+    @property
+    def kind(self) -> Kind:
+        """What the study is, by its settings."""
+        if any(key.startswith("ablation.") for key in self.settings):
+            return "ablation"
+        return "sweep" if "tune.metric" in self.settings else "run"
 
 
 def write_identity(folder: Path, config: StudyConfig, fingerprint: str, *, complete: bool = False) -> None:

@@ -31,7 +31,7 @@ from irtune.data.label_names import counted
 from irtune.search.ablation_cells import cells_of
 from irtune.search.hopeless import without_hopeless
 from irtune.search.source import TUNING, TrialSpec
-from irtune.studies.every_trial import AnyTrial, every_trial, kind_of
+from irtune.studies.every_trial import AnyTrial, every_trial
 from irtune.studies.recorded import StudyError, aim_of, find_study
 from irtune.studies.resume import read_identity
 from irtune.studies.trial_record import TrialRecord
@@ -83,7 +83,7 @@ class _Study:
         read = {trial.name: (trial, row) for trial in trials if (row := _row(trial, aim, metric)) is not None}
         if not read:
             raise StudyError(f"{folder}: none of its {len(trials)} trials can be reported: {_UNREADABLE}")
-        return cls(folder, kind_of(settings), settings, identity.data_fingerprint, aim, metric, read, len(trials))
+        return cls(folder, identity.kind, settings, identity.data_fingerprint, aim, metric, read, len(trials))
 
     @property
     def name(self) -> str:

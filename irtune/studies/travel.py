@@ -19,7 +19,7 @@ from irtune.data.label_names import counted
 from irtune.files import appearing, open_alone
 from irtune.redaction import redact, redacted
 from irtune.studies.archive import FORMAT, Archive, ArchiveError, Manifest, open_archive, why_unsafe, write_archive
-from irtune.studies.every_trial import AnyTrial, every_trial, kind_of, trial_frame
+from irtune.studies.every_trial import AnyTrial, every_trial, trial_frame
 from irtune.studies.recorded import StudyError, find_study
 from irtune.studies.resume import FORMAT as STUDY_FORMAT
 from irtune.studies.resume import IDENTITY, Identity, read_identity
@@ -127,9 +127,8 @@ def export_study(name: str, out: Path, storage: Path, *, adapters: bool = True) 
         # A driver that began meanwhile may have changed any of them.
         _refuse_live(folder)
 
-    kind = kind_of(identity.settings)
     manifest = write_archive(
-        out, lambda members: Manifest(FORMAT, version("irtune"), folder.name, kind, members), files()
+        out, lambda members: Manifest(FORMAT, version("irtune"), folder.name, identity.kind, members), files()
     )
     return Travelled(folder, manifest, len(trials), identity.complete, tuple(changed))
 
