@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from irtune.data.label_names import counted
@@ -26,17 +27,19 @@ from irtune.studies.resume import IDENTITY, Identity, read_identity
 from irtune.tracking.heartbeat import is_live
 from irtune.tracking.ownership import leads_elsewhere
 from irtune.tracking.trace import read_trace
+from irtune.training.record import RecordReader
 
 logger = logging.getLogger(__name__)
 
-FRAME, TRACE = "trials.parquet", "trace.npz"
-"""Files that are made of records for an archive: every trial of the study, and the layer trace of each."""
+FRAME, TRACE, SETTINGS = "trials.parquet", "trace.npz", "study.yaml"
+"""Files that are made of records for an archive: every trial of the study, the layer trace of each, and the study's
+settings as a file to run it again."""
 
 _OF_STUDY = (
     "sweep.json study.journal plan.json claims.json best.yaml run.yaml trials.md report.html response.png pareto.png "
     "finalists.png recommendation.py recommendation.yaml layer_card.json layer_card.png control.json control.yaml "
     "tuning/*.journal results/*.csv results/*.parquet results/*.md results/*.tex results/*.png results/*.pdf "
-    f"summary/measured.jsonl summary/driver.jsonl {FRAME}"
+    f"summary/measured.jsonl summary/driver.jsonl {FRAME} {SETTINGS}"
 )
 _OF_TRIAL = f"measured.jsonl driver.jsonl predictions.npz layer_importance.png out_of_memory.json {TRACE}"
 _OF_ADAPTER = "adapter_config.json adapter_model.safetensors irtune.json README.md predict.py"
@@ -124,6 +127,9 @@ def export_study(name: str, out: Path, storage: Path, *, adapters: bool = True) 
             if trace is not None:
                 yield f"trials/{trial.name}/{TRACE}", trace
         yield FRAME, _as_parquet(trials)
+        settings = _settings(folder)
+        if settings is not None:
+            yield SETTINGS, settings
         # A driver that began meanwhile may have changed any of them.
         _refuse_live(folder)
 
@@ -169,7 +175,7 @@ def _paths(folder: Path) -> list[str]:
     found = []
     for file in sorted(file for pattern in TRAVELS for file in folder.glob(pattern)):
         path = file.relative_to(folder).as_posix()
-        if not travels(path) or file.name in (FRAME, TRACE):
+        if not travels(path) or path in (FRAME, SETTINGS) or file.name == TRACE:
             continue
         wrong = why_unsafe(path) or leads_elsewhere(folder, file)
         if wrong is None:
@@ -260,6 +266,14 @@ def _trace(folder: Path) -> BinaryIO | None:
     np.savez_compressed(content, allow_pickle=False, **arrays)
     content.seek(0)
     return content if len(arrays["step"]) else None
+
+
+def _settings(folder: Path) -> BinaryIO | None:
+    """All settings of a study that was summed up."""
+    trees = [record.get("settings") for record in RecordReader(folder / "summary") if record["kind"] == "params"]
+    if not trees or not trees[-1]:
+        return None
+    return io.BytesIO(yaml.safe_dump(redacted(trees[-1]), sort_keys=False).encode())
 
 
 def _as_parquet(trials: Sequence[AnyTrial]) -> BinaryIO:

@@ -3,12 +3,20 @@
 from pathlib import Path
 
 import pandas as pd
+from rich.console import Console
 from sweeps import SweepRun
 
+from irtune.config.load import load
+from irtune.config.sweep_schema import SweepConfig
 from irtune.studies.predict import find_adapter
 from irtune.studies.recorded import find_trial
+from irtune.studies.resume import read_identity, sweep_to_resume
 from irtune.studies.together import report_together
 from irtune.studies.travel import export_study, import_study
+
+
+def _fingerprint(sweep: SweepRun) -> str:
+    return read_identity(sweep.folder).data_fingerprint
 
 
 def test_an_imported_sweep_is_the_sweep(tiny_sweep: SweepRun, tmp_path: Path) -> None:
@@ -30,6 +38,11 @@ def test_an_imported_sweep_is_the_sweep(tiny_sweep: SweepRun, tmp_path: Path) ->
     for name, run in runs.items():
         assert (found.loc[name, "status"] == "pruned") == (run.data.tags["irtune.pruned"] == "true")
         assert found.loc[name, "eval/f1_macro"] == run.data.metrics["eval/f1_macro"]
+    config = load(SweepConfig, imported.folder / "study.yaml", {"storage": str(tiny_sweep.storage)})
+    # Nothing but where it lies is another.
+    assert (
+        sweep_to_resume(config, _fingerprint(tiny_sweep), "always", source="x", console=Console()) == tiny_sweep.folder
+    )
     before, after = (find_trial(one, tmp_path) for one in (str(tiny_sweep.folder), str(imported.folder)))
     assert (after.name, after.results) == (before.name, before.results)
     weights = [
