@@ -1,6 +1,5 @@
 """A PEFT adapter in every block of any model, and nowhere else, beside a classification head that is saved with it."""
 
-import logging
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -13,9 +12,7 @@ from transformers import PreTrainedModel
 from irtune.config.schema import AdapterConfig
 from irtune.layers.blocks import find_blocks
 from irtune.plugins import nearest
-
-# PEFT imports bitsandbytes where it is there, which then misses a kernel that nothing here uses.
-logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+from irtune.training.quantized import import_bitsandbytes
 
 ALL_LINEAR = "all-linear"
 OWN_TARGETS = ("ia3", "ln_tuning")
@@ -40,6 +37,7 @@ def add_adapter(model: PreTrainedModel, config: AdapterConfig, *, train_head: bo
         AdapterError: If PEFT does not know the tuner or its options, if the tuner has no parameters that belong to
             blocks, or if a target module does not exist.
     """
+    import_bitsandbytes()
     import peft
 
     places = _Places.of(model)

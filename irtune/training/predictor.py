@@ -17,6 +17,7 @@ from irtune.training.adapter_notes import NOTES, AdapterFolderError, AdapterNote
 from irtune.training.idle_adapters import pass_over_untrained
 from irtune.training.model import DTYPES, is_eager, load_classifier
 from irtune.training.pretrained import materialize
+from irtune.training.quantized import import_bitsandbytes
 from irtune.training.quiet_loading import QuietLoading
 from irtune.training.shared_prefix import SharedPrefix, sharing_of
 from irtune.training.tokenizer import load_tokenizer
@@ -140,6 +141,7 @@ def with_adapter(base: Any, folder: Path) -> Any:
     Raises:
         AdapterFolderError: It does not fit the model.
     """
+    import_bitsandbytes()
     import peft
 
     try:

@@ -6,8 +6,11 @@ activations apart, and 4-bit NormalFloat in blocks of 64.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
+import logging
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +37,26 @@ def check_quantization(config: ExperimentConfig) -> None:
             f"model.quantization: {config.model.quantization} needs the package bitsandbytes, which is not installed: "
             "pip install 'irtune[quantization]' (on every node), or set model.quantization=null"
         )
+
+
+def import_bitsandbytes() -> None:
+    """Import bitsandbytes where it is there, as PEFT does, but without code from the hub.
+
+    On a CPU that multiplies bf16 it would fetch a native kernel by the package ``kernels`` as it is imported, and
+    without that package warn. Nothing here uses that kernel (``keep_layout``).
+    """
+    if "bitsandbytes" in sys.modules or importlib.util.find_spec("bitsandbytes") is None:
+        return
+    before = sys.modules.get("kernels")
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    sys.modules["kernels"] = None  # type: ignore[assignment]
+    try:
+        with contextlib.suppress(ImportError):
+            importlib.import_module("bitsandbytes")
+    finally:
+        del sys.modules["kernels"]
+        if before is not None:
+            sys.modules["kernels"] = before
 
 
 def loading_arguments(quantization: Quantization | None, head: list[str], dtype: torch.dtype) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """Pretrained matrices in 8 and 4 bits: they stay as they are, and everything else is as it is without."""
 
+import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+from sweeps import ROOT
 from torch import nn
 
 from irtune.config.load import ConfigError, build, load, with_overrides
@@ -149,3 +151,19 @@ def test_the_script_that_needs_no_irtune_packs_them_too(tmp_path):
     said = sorted(float(line.split()[0]) for line in done.stdout.splitlines())
     expected = sorted(Predictor(tmp_path / "adapter", "cpu").probabilities([texts])[0][0])
     assert said == pytest.approx(expected, abs=2e-4)
+
+
+def test_no_code_of_the_hub_is_fetched(tmp_path, tiny):
+    (tmp_path / "kernels.py").write_text("def get_kernel(*_, **__):\n    raise SystemExit('fetches')\n")
+    program = (
+        "from irtune.config.schema import AdapterConfig\n"
+        "from irtune.training.model import shapes_only\n"
+        "from pathlib import Path\n"
+        f"shapes_only(Path({str(tiny)!r}), AdapterConfig())\n"
+        "import sys, kernels\n"
+        "assert 'bitsandbytes' in sys.modules"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "kernels" not in done.stderr
