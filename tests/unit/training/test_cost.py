@@ -102,13 +102,15 @@ def test_a_lower_lowest_block_never_costs_less(first, second, recompute, length)
 
 
 def test_peak_memory_remembers_what_was_given_back():
+    # What tests before this one left may be freed at any time.
+    release_memory()
     memory = PeakMemory(torch.device("cpu"))
     before = memory.sample()
-    held = np.ones(8_000_000)
+    held = np.ones(40_000_000)
     size = held.nbytes
     del held
     # It was given back before anybody looked.
     with_it = memory.sample("probe")
-    assert with_it >= before + 0.9 * size
+    assert with_it >= before + 0.6 * size
     assert memory.sample("ordinary") == with_it
-    assert memory.peaks_bytes["ordinary"] <= with_it - 0.8 * size
+    assert memory.peaks_bytes["ordinary"] <= with_it - 0.6 * size
