@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForSequenceClassification
 from irtune.config.schema import AdapterConfig
 from irtune.layers import map_parameters
 from irtune.training.adapter import add_adapter
-from irtune.training.cost import CostModel, PeakMemory
+from irtune.training.cost import CostModel, PeakMemory, release_memory
 from irtune.training.model import enable_gradient_checkpointing
 
 NUM_BLOCKS, BATCH_SIZE, LENGTH = 6, 3, 20
