@@ -70,8 +70,7 @@ def log_model(client: MlflowClient, origin: Origin, folder: Path, path: str) -> 
         AdapterFolderError: It is no adapter that irtune can load again.
         MlflowException: MLflow cannot be reached, or what else its client raises.
     """
-    found = client.search_logged_models([origin.experiment_id], f"source_run_id = '{origin.run_id}'", max_results=1)
-    model = next(iter(found), None)
+    model = model_of(client, origin.experiment_id, origin.run_id)
     if model is not None and model.status == LoggedModelStatus.READY:
         return model
     with TemporaryDirectory(prefix="irtune-model-") as temporary:
@@ -91,6 +90,12 @@ def log_model(client: MlflowClient, origin: Origin, folder: Path, path: str) -> 
         _write(adapter, notes, model, Path(temporary) / "model")
         client.log_model_artifacts(model.model_id, str(Path(temporary) / "model"))
     return client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+
+
+def model_of(client: MlflowClient, experiment_id: str, run_id: str) -> LoggedModel | None:
+    """The model of a run's adapter, ready or not; None where there is none."""
+    wanted = f"source_run_id = '{run_id}' AND name = '{ADAPTER}'"
+    return next(iter(client.search_logged_models([experiment_id], wanted, max_results=1)), None)
 
 
 def register(client: MlflowClient, model: LoggedModel, name: str) -> None:

@@ -191,10 +191,10 @@ class MlflowTracker:
     def finish(self, key: str, end: Ended) -> None:
         """Say how an open run ended, and close it; its error becomes the tag ``irtune.error`` and ``error.txt``.
 
-        An adapter that was sent is logged as a model now, when all scores of the run are known.
+        An adapter that was sent is logged as a model now, once the scores of the run are known.
         """
         run = self._runs[key]
-        if run.adapter is not None:
+        if run.adapter is not None and (end.status == "FINISHED" or run.final):
             self._send_model(run, run.adapter)
         texts = names_and_texts(end.tags, MAX_TAG_VAL_LENGTH)
         with fail_fast(_CALL_TIMEOUT_S):

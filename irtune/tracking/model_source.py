@@ -10,6 +10,7 @@ from mlflow.exceptions import MlflowException
 from irtune.redaction import public_address, redact
 from irtune.tracking.address import RUN_ID, local_database
 from irtune.tracking.connection import TrackingError, check_tracking, fail_fast
+from irtune.tracking.logged_model import model_of
 from irtune.training.record import ADAPTER
 
 _TIMEOUT_S = 300
@@ -61,9 +62,9 @@ def _place(client: MlflowClient, source: str) -> str:
             f"{source}: names no model; give a run's id, models:/NAME@champion, models:/NAME/VERSION or models:/m-ID"
         )
     run = client.get_run(run_id)
-    models = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run_id}'", max_results=1)
-    if models:
-        return _of_model(models[0].artifact_location)
+    model = model_of(client, run.info.experiment_id, run_id)
+    if model is not None:
+        return _of_model(model.artifact_location)
     # Where earlier versions put it.
     if client.list_artifacts(run_id, ADAPTER):
         return f"{run.info.artifact_uri}/{ADAPTER}"

@@ -145,6 +145,24 @@ def test_an_upload_that_broke_off_is_ended_by_the_next_driver(
     assert json.loads(model.tags["mlflow.modelVersions"]) == [{"name": "broken-off", "version": 1}]
 
 
+def test_a_killed_run_has_a_model_once_its_scores_are_known(
+    tracker: MlflowTracker, client: MlflowClient, store_uri: str, new_key: NewKey, tmp_path: Path
+) -> None:
+    key = new_key()
+    record = leave(tmp_path, key, 0.5)
+    whole = (tmp_path / "measured.jsonl").read_text()
+    # It was killed before it had written its last line.
+    (tmp_path / "measured.jsonl").write_text("".join(whole.splitlines(keepends=True)[:-1]))
+    record.finish(Ended("KILLED", {}, None, 60_000))
+    Uploader(tracker).settle(record)
+    assert models_of(client, store_uri, key) == []
+    (tmp_path / "measured.jsonl").write_text(whole)
+    record.finish(FINISHED)
+    Uploader(tracker).settle(record)
+    (model,) = models_of(client, store_uri, key)
+    assert "final/test_f1_macro" in {one.key for one in model.metrics or []}
+
+
 def test_the_last_that_is_registered_is_the_champion(
     tracker: MlflowTracker, client: MlflowClient, store_uri: str, new_key: NewKey, tmp_path: Path
 ) -> None:
