@@ -12,10 +12,16 @@ from rich.console import Console
 
 from irtune.redaction import redact
 
+NO_TELEMETRY = {"MLFLOW_DISABLE_TELEMETRY": "true", "RAY_USAGE_STATS_ENABLED": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}
+"""What keeps MLflow, Ray and the hub's client from reporting on their use."""
+
 
 def quieten_libraries() -> None:
     """Leave the terminal to irtune's own messages; what goes wrong in a library is still raised or logged."""
     os.environ.setdefault("TQDM_DISABLE", "1")
+    # Whoever wants to tell the makers of these libraries how they are used says so.
+    for name, value in NO_TELEMETRY.items():
+        os.environ.setdefault(name, value)
     # MLflow sets its level as it is imported.
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     # So does DeepSpeed, which warns of every machine without a GPU.

@@ -1,6 +1,7 @@
 """What is taken out of texts, addresses and settings before they are written, and what stays."""
 
 import logging
+import os
 import traceback
 from collections.abc import Iterator
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 
 from irtune.cli import main
-from irtune.cli.terminal import PublicConsole, log_no_secrets
+from irtune.cli.terminal import NO_TELEMETRY, PublicConsole, log_no_secrets
 from irtune.config.load import ConfigError, build, load, without_login
 from irtune.config.sweep_schema import SweepConfig
 from irtune.redaction import public_address, raised_publicly, redact, redacted
@@ -156,3 +157,11 @@ def test_a_variable_may_go_while_secrets_are_looked_for(monkeypatch: pytest.Monk
     variables = _Fleeting({"MLFLOW_HTTP_REQUEST_TIMEOUT": "4", "MY_TOKEN": "plantedsecret"})
     monkeypatch.setattr("irtune.redaction.os.environ", variables)
     assert redact("with plantedsecret") == "with ***"
+
+
+def test_no_library_reports_on_its_use_unless_told_to(monkeypatch):
+    for name in NO_TELEMETRY:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "1")
+    assert main(["methods", "lisa"]) == 0
+    assert {name: os.environ[name] for name in NO_TELEMETRY} == NO_TELEMETRY | {"RAY_USAGE_STATS_ENABLED": "1"}
