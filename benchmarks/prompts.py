@@ -36,8 +36,9 @@ from irtune.data.encode import encode
 from irtune.studies.provenance import environment
 from irtune.training.pretrained import materialize
 from irtune.training.record import NoRecorder
-from irtune.training.run import PREDICTIONS, run
+from irtune.training.run import run
 from irtune.training.tokenizer import load_tokenizer
+from irtune.training.trial_folder import PREDICTIONS
 
 ARGREWRITE = Path(__file__).parents[2] / "shared" / "data" / "argrewrite-v2"
 LENGTHS = (64, 96, 128)

@@ -19,7 +19,7 @@ from irtune.config.study_schema import Aim, Constraint
 from irtune.search import objectives
 from irtune.search.source import TrialSpec
 from irtune.selection.policy import resolve_count
-from irtune.training.run import PREDICTIONS
+from irtune.training.trial_folder import PREDICTIONS
 
 _SUMMED = ("cost/step_s", "cost/step_flops", "cost/active_blocks", "cost/lowest_active_block")
 

@@ -51,9 +51,7 @@ from irtune.training.record import ADAPTER, NoRecorder, Recorder, Report, result
 from irtune.training.self_check import check_at_start
 from irtune.training.shared_prefix import SharedPrefix, sharing_of
 from irtune.training.tokenizer import load_tokenizer, max_positions
-from irtune.training.trial_folder import CHECKPOINTS
-
-PREDICTIONS = "predictions.npz"
+from irtune.training.trial_folder import CHECKPOINTS, PREDICTIONS
 
 
 @dataclass(frozen=True)

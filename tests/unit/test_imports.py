@@ -166,6 +166,7 @@ def test_libraries_are_known_in_their_rooms_only():
         ("import irtune.tracking.uploader, irtune.tracking.model_script", ["torch", "ray", "transformers", "peft"]),
         ("import irtune.layers, irtune.layers.blocks", ["torch"]),
         ("import irtune.training.pretrained, irtune.training.measurable", ["torch", "transformers", "peft"]),
+        ("import irtune.studies.together", ["torch", "transformers", "peft", "ray", "mlflow", "deepspeed"]),
         ("import irtune.studies.travel", ["torch", "transformers", "peft", "ray", "mlflow", "deepspeed", "matplotlib"]),
         ("import irtune.studies.preflight", ["torch", "transformers", "peft", "ray", "mlflow", "deepspeed", "psutil"]),
     ],

@@ -33,9 +33,9 @@ from irtune.tracking.trace import read_trace
 from irtune.training.adapter_notes import NOTES
 from irtune.training.out_of_memory import OUT_OF_MEMORY
 from irtune.training.predictor import WEIGHTS
-from irtune.training.record import RecordReader
-from irtune.training.run import ADAPTER, PREDICTIONS
+from irtune.training.record import ADAPTER, RecordReader
 from irtune.training.standalone import README, SCRIPT
+from irtune.training.trial_folder import PREDICTIONS
 
 NAME = "tiny-20261127-230158"
 DOCS = Path(__file__).parents[3] / "docs" / "travel.md"
