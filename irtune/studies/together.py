@@ -58,6 +58,7 @@ class _Study:
         metric: What they are scored by.
         trials: Those that knew their settings, but for those that tuned a cell, each with its row.
         num_trials: All, but for those that tuned a cell.
+        label: What tables call it.
     """
 
     folder: Path
@@ -68,6 +69,7 @@ class _Study:
     metric: Metric
     trials: Mapping[str, tuple[AnyTrial, TrialRow]]
     num_trials: int
+    label: str = ""
 
     @classmethod
     def of(cls, folder: Path) -> "_Study":
@@ -113,7 +115,8 @@ class _Study:
             "data": f"{tags.get('irtune.data', '?')}, fingerprint {self.fingerprint}",
         }
         listed = "; ".join(f"{name} {fact}" for name, fact in facts.items())
-        return f"{self.kind} of {counted(self.num_trials, 'trial')}, {finished} finished; {listed}"
+        called = "" if self.label in ("", self.name) else f"called {self.label} above; "
+        return f"{called}{self.kind} of {counted(self.num_trials, 'trial')}, {finished} finished; {listed}"
 
 
 def report_together(names: Sequence[str], storage: Path) -> JointReport:
@@ -131,12 +134,22 @@ def report_together(names: Sequence[str], storage: Path) -> JointReport:
     twice = next((name for name in known if known.count(name) > 1), None)
     if twice is not None:
         raise StudyError(f"{twice} is given twice, or two studies are called so; leave one out, or rename its folder")
-    studies = [_Study.of(folder) for folder in folders]
+    labels = _labels(known)
+    studies = [replace(_Study.of(folder), label=label) for folder, label in zip(folders, labels, strict=True)]
     _refuse_others(studies)
     report = _of_cells(studies) if studies[0].kind == AblationConfig.kind else _of_trials(studies)
     if len(studies) == 1:
         return report
     return replace(report, caveats=(*report.caveats, f"{OWN_BASELINES}.", f"{TIMES}."))
+
+
+def _labels(names: Sequence[str]) -> list[str]:
+    """Names without the words that all begin with."""
+    words = [name.split("-") for name in names]
+    alike = 0
+    while len(names) > 1 and len({tuple(each[: alike + 1]) for each in words}) == 1:
+        alike += 1
+    return ["-".join(each[min(alike, len(each) - 1) :]) for each in words]
 
 
 def _refuse_others(studies: Sequence[_Study]) -> None:
@@ -161,8 +174,8 @@ def _refuse_others(studies: Sequence[_Study]) -> None:
 
 def _of_trials(studies: Sequence[_Study]) -> JointReport:
     _, mode = studies[0].aim.first_objective
-    answers = {study.name: _answer(study) for study in studies}
-    searched = [(row, study.name) for study in studies for row in study.rows if row.repeats is None]
+    answers = {study.label: _answer(study) for study in studies}
+    searched = [(row, study.label) for study in studies for row in study.rows if row.repeats is None]
     of = {id(row): name for row, name in searched}
     rows = [row for row, _ in searched]
     table = trial_table(rows, mode)
@@ -186,7 +199,7 @@ def _of_trials(studies: Sequence[_Study]) -> JointReport:
         caveats=answers[best].caveats,
         tables={"Trials": table} | ({"Over seeds": seeds} if finalists else {}),
         figure=_png(response_curves(rows, mode=mode)) if any(row.mean_active is not None for row in rows) else None,
-        studies={study.name: f"{study.in_words()}. Alone: {answers[study.name].sentence}" for study in studies},
+        studies={study.name: f"{study.in_words()}. Alone: {answers[study.label].sentence}" for study in studies},
     )
 
 
@@ -204,7 +217,7 @@ def _best(answers: Mapping[str, Answer], studies: Sequence[_Study]) -> str:
         rows = [row for answer in answers.values() if (row := getattr(answer, kind)) is not None]
         if rows:
             return found[id(ranked(rows, mode)[0])]
-    return studies[0].name
+    return studies[0].label
 
 
 def _with_study(table: TextTable, names: Sequence[str]) -> TextTable:
@@ -219,7 +232,7 @@ def _of_cells(studies: Sequence[_Study]) -> JointReport:
     for study in studies:
         dropped = _dropped(study)
         for trial, row in study.trials.values():
-            cell = _cell(trial, study.name if len(studies) > 1 else None, dropped.get(str(row.repeats)))
+            cell = _cell(trial, study.label if len(studies) > 1 else None, dropped.get(str(row.repeats)))
             cells.setdefault(cell.name, cell)
             one = replace(row, trial_id=f"{study.name}/{row.trial_id}", repeats=cell.name)
             rows.append(one)

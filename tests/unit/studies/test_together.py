@@ -10,7 +10,7 @@ from irtune.cli import main
 from irtune.config.ablation_schema import AblationConfig
 from irtune.config.sweep_schema import SweepConfig
 from irtune.studies.recorded import StudyError
-from irtune.studies.together import OWN_BASELINES, report_together
+from irtune.studies.together import OWN_BASELINES, _labels, report_together
 from irtune.studies.travel import export_study, import_study
 
 HERE, THERE = "here-20260101-120000", "there-20260102-120000"
@@ -180,3 +180,29 @@ def test_a_page_is_an_html_file(storage, tmp_path, capsys):
     sweep(storage, HERE, (0.6, 0.6), (0.7, 0.7))
     assert main(["report", "here", "--storage", str(storage), "--out", str(tmp_path / "both.pdf")]) == 2
     assert says(capsys.readouterr().err, "both.pdf", ".html")
+
+
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        (("sweep-20260101-120000", "sweep-20260101-130000"), ["120000", "130000"]),
+        (("sweep-20260101-120000", "sweep-20260102-120000"), ["20260101-120000", "20260102-120000"]),
+        ((HERE, THERE), [HERE, THERE]),
+        (("a-b", "a"), ["b", "a"]),
+        (("alone-1",), ["alone-1"]),
+    ],
+)
+def test_tables_call_studies_by_what_tells_them_apart(names, labels):
+    assert _labels(names) == labels
+
+
+def test_the_page_says_what_each_is_called(tmp_path):
+    names = ["quick-20260101-120000", "quick-20260101-130000"]
+    for name in names:
+        ablation(tmp_path, name, (0.7, 0.71, 0.72))
+    report = report_together(names, tmp_path)
+    assert {cell.rpartition(" @ ")[2] for cell in column(report.tables["Cells over seeds"], "cell")} == {
+        "120000",
+        "130000",
+    }
+    assert [says(report.studies[name], "called", name[-6:]) for name in names] == [True, True]
