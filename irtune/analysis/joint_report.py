@@ -9,7 +9,7 @@ from irtune.analysis.tables import TextTable
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class JointReport:
-    """What one or several studies found.
+    """The findings of one or several studies.
 
     Args:
         answer: In a sentence or a few.

@@ -6,7 +6,7 @@ from pathlib import Path
 from irtune.config.schema import ExperimentConfig
 
 STORAGE = str(ExperimentConfig.model_fields["storage"].default)
-"""Where studies lie unless told otherwise."""
+"""The folder of studies unless told otherwise."""
 
 
 def add_overrides(command: argparse.ArgumentParser) -> None:
@@ -34,7 +34,7 @@ def add_storage(command: argparse.ArgumentParser, of: str = "studies") -> None:
 
 
 def storage_of(options: argparse.Namespace) -> Path:
-    """Where studies lie."""
+    """The folder of studies."""
     storage: Path = (options.storage or Path(STORAGE)).expanduser().resolve()
     return storage
 

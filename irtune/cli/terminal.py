@@ -1,4 +1,4 @@
-"""What the terminal and logs show: irtune's own messages, and no secrets."""
+"""The terminal and the logs: irtune's own messages, and no secrets."""
 
 import io
 import logging
@@ -13,7 +13,7 @@ from rich.console import Console
 from irtune.redaction import redact
 
 NO_TELEMETRY = {"MLFLOW_DISABLE_TELEMETRY": "true", "RAY_USAGE_STATS_ENABLED": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}
-"""What keeps MLflow, Ray and the hub's client from reporting on their use."""
+"""Variables that keep MLflow, Ray and the hub's client from reporting on their use."""
 
 
 def quieten_libraries() -> None:
@@ -59,7 +59,7 @@ class PublicConsole(Console):
 
 
 def terminal() -> Console:
-    """Where commands print."""
+    """The console that commands print on."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A terminal that is not UTF-8 shows a question mark for what it lacks, and no traceback.
         sys.stdout.reconfigure(errors="replace")

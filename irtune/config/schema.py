@@ -76,10 +76,10 @@ AnyPolicy = Annotated[SerializeAsAny[SelectionPolicy], BeforeValidator(VARIANTS[
 
 
 Attention = Literal["auto", "eager", "sdpa", "flash_attention_2"]
-"""How attention is computed, as transformers calls it."""
+"""Ways to compute attention, as transformers calls them."""
 
 Quantization = Literal["8bit", "4bit"]
-"""How pretrained matrices are held: LLM.int8(), or QLoRA's NF4."""
+"""Ways to hold pretrained matrices: LLM.int8(), or QLoRA's NF4."""
 
 
 class ModelConfig(Section):
