@@ -7,7 +7,7 @@ import atexit
 import json
 import os
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import torch
@@ -19,7 +19,11 @@ from irtune.training import distributed
 
 
 def gloo_threads() -> list[str]:
-    names = [(thread / "comm").read_text().strip() for thread in Path("/proc/self/task").iterdir()]
+    names = []
+    for thread in Path("/proc/self/task").iterdir():
+        # A thread may end while it is looked at.
+        with suppress(FileNotFoundError, ProcessLookupError):
+            names.append((thread / "comm").read_text().strip())
     return sorted(name for name in names if "gloo" in name)
 
 
