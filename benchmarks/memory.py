@@ -116,7 +116,6 @@ def train(case: Case, large: Path, steps: int, threads: int) -> int:
     from irtune.training.model import (
         DTYPES,
         enable_gradient_checkpointing,
-        is_eager,
         load_classifier,
     )
     from irtune.training.pretrained import materialize
@@ -126,8 +125,6 @@ def train(case: Case, large: Path, steps: int, threads: int) -> int:
     ensure_process_group(config.engine)
     with QuietLoading():
         base = load_classifier(materialize(config.model), ("a", "b", "c"), 0, 0, DTYPES[case.precision])
-        if is_eager("auto", DTYPES[case.precision], case.length, on_gpu=False):
-            base.set_attn_implementation("eager")
         model = add_adapter(base, config.adapter, train_head=True, seed=0).train()
     if case.checkpointing:
         enable_gradient_checkpointing(model)

@@ -101,7 +101,7 @@ class ModelConfig(Section):
         "auto",
         description="how attention is computed: sdpa (PyTorch's fused kernels), eager (matrix by matrix; keeps all "
         "scores of a pass), flash_attention_2 (needs a GPU, half precision and the package flash-attn); auto: sdpa "
-        "where the model has it, but eager on a CPU in half precision for inputs of up to 256 tokens, which is quicker",
+        "where the model has it, else eager",
     )
     quantization: Quantization | None = Field(
         None,

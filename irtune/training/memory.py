@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from irtune.config.engine_schema import EngineConfig
 from irtune.config.schema import Attention, ExperimentConfig
 from irtune.layers.blocks import find_blocks
-from irtune.training.model import DTYPES, enable_gradient_checkpointing, is_eager, shapes_only
+from irtune.training.model import DTYPES, enable_gradient_checkpointing, shapes_only
 from irtune.training.quantized import BYTES_A_NUMBER, head_of, quantized_numbers
 
 PROCESS_BYTES = 0.47 * 2**30
@@ -68,9 +68,7 @@ def estimate(checkpoint: Path, config: ExperimentConfig, batch: int, length: int
         lowest: The lowest block that trains, or is measured in a step.
     """
     # Flash attention needs a GPU to run, and keeps what sdpa does.
-    on_gpu = config.engine.gpus_per_worker > 0
-    is_so = is_eager(config.model.attention, DTYPES[config.engine.precision], length, on_gpu=on_gpu)
-    attention: Attention = "eager" if is_so else "auto"
+    attention: Attention = "eager" if config.model.attention == "eager" else "auto"
     model = shapes_only(checkpoint, config.adapter, attention)
     return of_shapes(model, config, batch, length, lowest=lowest, stored=width_in_file(checkpoint))
 

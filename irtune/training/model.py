@@ -78,26 +78,6 @@ def _draw_in_fp32(model: PreTrainedModel, names: Collection[str], seed: int) -> 
     model.initialize_weights()
 
 
-EAGER_UP_TO = 256
-"""Tokens up to which a CPU in half precision computes attention eagerly."""
-
-
-def is_eager(attention: Attention, dtype: torch.dtype, longest: int, *, on_gpu: bool) -> bool:
-    """Whether attention is computed matrix by matrix, as ``auto`` has it for short inputs in half precision on a CPU.
-
-    There a backward pass of PyTorch's fused kernel takes two to four times as long as these products, and three times
-    as long as itself in fp32.
-
-    Args:
-        attention: The setting.
-        dtype: What is computed with.
-        longest: Tokens of the longest input.
-        on_gpu: Where.
-    """
-    is_quicker = not on_gpu and dtype != torch.float32 and longest <= EAGER_UP_TO
-    return attention == "eager" or (attention == "auto" and is_quicker)
-
-
 def enable_gradient_checkpointing(model: Any) -> None:
     """Recompute activations in the backward pass without running it through the frozen prefix.
 

@@ -15,7 +15,7 @@ from irtune.data.prompt import Prompt
 from irtune.processor import num_cores
 from irtune.training.adapter_notes import NOTES, AdapterFolderError, AdapterNotes
 from irtune.training.idle_adapters import pass_over_untrained
-from irtune.training.model import DTYPES, is_eager, load_classifier
+from irtune.training.model import DTYPES, load_classifier
 from irtune.training.pretrained import materialize
 from irtune.training.quantized import import_bitsandbytes
 from irtune.training.quiet_loading import QuietLoading
@@ -63,8 +63,6 @@ class Predictor:
             dtype, padding = DTYPES[self.precision], self._tokenizer.pad_token_id
             how = (dtype, attention, model.quantization)
             base = load_classifier(checkpoint, self.notes.labels, padding, 0, *how)
-            if is_eager(attention, dtype, self.notes.max_length, on_gpu=self.device.type == "cuda"):
-                base.set_attn_implementation("eager")
             self._model = with_adapter(base, folder).to(dtype).to(self.device).eval()
         if engine.skip_idle_adapters:
             pass_over_untrained(self._model)

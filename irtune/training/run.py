@@ -41,7 +41,7 @@ from irtune.training.engine import DeepSpeedBlocks
 from irtune.training.evaluation import check_metric
 from irtune.training.loop import Loop, Totals
 from irtune.training.measurable import check_tensors
-from irtune.training.model import DTYPES, enable_gradient_checkpointing, is_eager, load_classifier
+from irtune.training.model import DTYPES, enable_gradient_checkpointing, load_classifier
 from irtune.training.out_of_memory import out_of_memory, remembered, smaller_micro_batches
 from irtune.training.prefix_cache import PrefixCache
 from irtune.training.prefix_reuse import reuse_of
@@ -160,8 +160,6 @@ def _prepare(
         base = load_classifier(checkpoint, dataset.labels, tokenizer.pad_token_id, config.seed, *how)
         positions = max_positions(base, tokenizer)
         encoded = encode_once(dataset, tokenizer, config.model.max_length, encoded_folder, positions)
-        if is_eager(config.model.attention, how[0], encoded.max_length, on_gpu=device.type == "cuda"):
-            base.set_attn_implementation("eager")
         model = add_adapter(base, config.adapter, train_head=config.model.train_head, seed=config.seed)
     if config.model.gradient_checkpointing:
         enable_gradient_checkpointing(model)
