@@ -318,7 +318,7 @@ class ExperimentConfig(Section):
         if self.engine.compile is not None:
             wrong["engine", "compile"] = "does not go with model.quantization; set one of them to null"
         if self.wants_scores and self.importance.source == "weights":
-            message = f"{self.importance.name} reads pretrained weights, which model.quantization packs; set it to null"
+            message = f"{self.importance.name} reads pretrained weights, packed by model.quantization; set that to null"
             wrong["importance", "name"] = message
         if wrong:
             raise mistakes(wrong)

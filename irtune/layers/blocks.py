@@ -86,6 +86,12 @@ def low_rank_pairs(block: Sequence[tuple[str, nn.Parameter]]) -> list[tuple[nn.P
     return [(down, up) for down, up in pairs if up is not None and len(shape_of(down)) == len(shape_of(up)) == 2]
 
 
+def head_of(classifier: Any) -> list[str]:
+    """Names of what a Hugging Face classifier has beside its pretrained body, without what has no parameters."""
+    beside = [(name, child) for name, child in classifier.named_children() if child is not classifier.base_model]
+    return [name for name, child in beside if next(child.parameters(), None) is not None]
+
+
 def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
     """The list of transformer blocks of a Hugging Face model, PEFT-wrapped or not, with its dotted name.
 

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from irtune.config.schema import AdapterConfig
-from irtune.layers.blocks import find_blocks
+from irtune.layers.blocks import find_blocks, head_of
 from irtune.plugins import nearest
 from irtune.training.quantized import import_bitsandbytes
 
@@ -81,13 +81,12 @@ class _Places:
     def of(cls, model: PreTrainedModel) -> "_Places":
         blocks, members = find_blocks(model)
         inside = [(f"{blocks}.{key}", module) for key, module in members.named_modules() if key]
-        beside = [(name, child) for name, child in model.named_children() if child is not model.base_model]
         return cls(
             model=type(model).__name__,
             blocks=blocks,
             modules=tuple(key for key, _ in inside),
             linear=tuple(k for k, m in inside if isinstance(m, nn.Linear) or type(m).__name__ == "Conv1D"),
-            head=tuple(name for name, child in beside if next(child.parameters(), None) is not None),
+            head=tuple(head_of(model)),
         )
 
     def meant(self, targets: str | Collection[str]) -> list[str]:

@@ -16,9 +16,9 @@ from torch.utils._pytree import tree_leaves
 
 from irtune.config.engine_schema import EngineConfig
 from irtune.config.schema import Attention, ExperimentConfig
-from irtune.layers.blocks import find_blocks
+from irtune.layers.blocks import find_blocks, head_of
 from irtune.training.model import DTYPES, enable_gradient_checkpointing, shapes_only
-from irtune.training.quantized import BYTES_A_NUMBER, head_of, quantized_numbers
+from irtune.training.quantized import BYTES_A_NUMBER, quantized_numbers
 
 PROCESS_BYTES = 0.47 * 2**30
 """What Python, PyTorch, DeepSpeed and transformers take on a CPU (benchmarks/memory.py)."""

@@ -8,9 +8,10 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 from irtune.config.schema import AdapterConfig, Attention, Quantization
+from irtune.layers.blocks import head_of
 from irtune.training.adapter import add_adapter
 from irtune.training.errors import ModelError
-from irtune.training.quantized import head_of, keep_layout, loading_arguments
+from irtune.training.quantized import keep_layout, loading_arguments
 from irtune.training.quiet_loading import QuietLoading
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -112,11 +112,6 @@ def quantized_numbers(shapes: nn.Module, head: list[str]) -> int:
     )
 
 
-def head_of(classifier: Any) -> list[str]:
-    """Names of what a classifier has beside its pretrained body."""
-    return [name for name, _ in classifier.named_children() if name != classifier.base_model_prefix]
-
-
 def script_arguments(quantization: Quantization | None, head: list[str], dtype: str) -> str:
     """The same for a script that needs no irtune: an argument of ``from_pretrained`` in Python; empty if None."""
     if quantization is None:
