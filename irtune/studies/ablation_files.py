@@ -34,7 +34,6 @@ from irtune.studies.preflight import Ablation
 from irtune.studies.provenance import origin_of
 from irtune.studies.resume import command_line
 from irtune.studies.trial_record import TrialRecord
-from irtune.tracking.trace import read_trace
 from irtune.training.record import RecordReader
 from irtune.workers.error_text import last_line
 
@@ -59,14 +58,9 @@ def choices_of(entries: Sequence[TrialRecord]) -> dict[str, list[Choices]]:
         if entry.status != "finished" or entry.spec.repeats is None:
             continue
         try:
-            trace = read_trace(entry.folder)
+            found.setdefault(entry.spec.repeats, []).append(entry.choices())
         except ValueError as error:
             logging.getLogger(__name__).warning("%s", error)
-            continue
-        if len(trace["step"]):
-            steps = entry.config.training.max_steps
-            one = Choices.of(entry.config.seed, trace["step"], trace["active"], trace["scores"], steps)
-            found.setdefault(entry.spec.repeats, []).append(one)
     return found
 
 
@@ -183,7 +177,7 @@ def _heat_maps(findings: AblationFindings, entries: Sequence[TrialRecord]) -> di
 def _failures(entries: Sequence[TrialRecord]) -> list[str]:
     """Trials that did not finish, in words."""
     return [
-        f"{entry.name} ({entry.spec.name}): {entry.status or 'killed'}"
+        f"{entry.title} ({entry.name}): {entry.status or 'killed'}"
         + (f": {redact(last_line(entry.error))}" if entry.error else "")
         for entry in entries
         if entry.status != "finished"

@@ -26,7 +26,7 @@ def keep_trace(entry: TrialRecord) -> None:
             return
         write_arrays(entry.folder / TRACE, trace)
         label = f"importance ({entry.config.importance.name.replace('_', ' ')})"
-        figure = trace_heat_map(trace["scores"], trace["active"], trace["step"], title=entry.name, score_label=label)
+        figure = trace_heat_map(trace["scores"], trace["active"], trace["step"], title=entry.title, score_label=label)
         figure.savefig(entry.folder / HEAT_MAP, dpi=120)
         for file in (TRACE, HEAT_MAP):
             RunRecord(entry.folder).add_artifact(entry.folder / file, "layer_importance")
@@ -34,4 +34,4 @@ def keep_trace(entry: TrialRecord) -> None:
     try:
         once_there_is_room(keep, entry.folder, ROOM_S)
     except Exception:
-        logging.getLogger(__name__).exception("%s: no layer trace", entry.name)
+        logging.getLogger(__name__).exception("%s: no layer trace", entry.title)

@@ -211,7 +211,7 @@ class Driver:
             logging.getLogger(__name__).exception("progress could not be shown")
 
     def _say_time_is_up(self, stopped: Sequence[TrialRecord]) -> None:
-        running = ", ".join(f"{one.spec.name} ({one.name}) at step {one.step}" for one in stopped) or "none"
+        running = ", ".join(f"{one.name} ({one.title}) at step {one.step}" for one in stopped) or "none"
         config = self._sweep.config
         self._console.out(
             f"\nThe {config.kind} has had its tune.time_budget_s={config.tune.time_budget_s:g} and ends here. Trials "

@@ -15,7 +15,6 @@ from irtune.config.study_schema import Aim
 from irtune.files import write_json
 
 if TYPE_CHECKING:
-    from irtune.studies.followed import FollowedTrial
     from irtune.studies.trial_record import TrialRecord
 
 LINE_EVERY_S = 20.0
@@ -52,8 +51,8 @@ class Tally:
     steps_of_over: int = 0
     best: tuple[float, str] | None = None
 
-    def add(self, entry: "TrialRecord | FollowedTrial", aim: Aim) -> None:
-        """Count one more."""
+    def add(self, entry: "TrialRecord", aim: Aim, called: str) -> None:
+        """Count one more, that people know as ``called``."""
         self.steps += entry.step
         if entry.status is not None:
             self.over += 1
@@ -63,7 +62,7 @@ class Tally:
         metric, mode = aim.first_objective
         score = None if entry.broken(aim.constraints) else entry.score(metric)
         if score is not None:
-            known = [(score, entry.name)] if self.best is None else [self.best, (score, entry.name)]
+            known = [(score, called)] if self.best is None else [self.best, (score, called)]
             self.best = (max if mode == "max" else min)(known)
 
     def in_words(self, num_trials: int, total_steps: int | None) -> list[str]:
@@ -155,13 +154,13 @@ class SweepProgress:
         self._recent, self._num_seen = [], len(entries)
         for entry in recent:
             if entry.status is not None and entry.is_settled:
-                self._past.add(entry, self.aim)
+                self._past.add(entry, self.aim, entry.title)
             else:
                 self._recent.append(entry)
         tally = replace(self._past)
         for entry in self._recent:
-            tally.add(entry, self.aim)
-        return tally, [entry.name for entry in self._recent if entry.status is None]
+            tally.add(entry, self.aim, entry.title)
+        return tally, [entry.title for entry in self._recent if entry.status is None]
 
     def _left_s(self, done: int, total: int, now: float) -> float | None:
         if self.first_step_at is None or now <= self.first_step_at or done <= self.steps_before:

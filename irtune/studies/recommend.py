@@ -21,15 +21,16 @@ from irtune.config.study_schema import Aim
 from irtune.files import appearing, once_there_is_room, write_whole
 from irtune.redaction import redact, redacted
 from irtune.studies.recorded import (
-    RecordedTrial,
     StudyError,
     aim_of,
     best_configuration,
     find_study,
     finished_trials,
     scores_of,
+    section,
 )
 from irtune.studies.resume import read_identity
+from irtune.studies.trial_record import TrialRecord
 
 YAML, PYTHON, CARD, PICTURE = "recommendation.yaml", "recommendation.py", "layer_card.json", "layer_card.png"
 LORA = ("lora", "dora")
@@ -53,7 +54,7 @@ class Recommendation:
     advice: Advice
     card: LayerCard
     about: str
-    trial: RecordedTrial
+    trial: TrialRecord
     seed: int
 
     def with_notes(self, *notes: str) -> "Recommendation":
@@ -128,10 +129,10 @@ def recommend(name: str, storage: Path, trial: str | None = None) -> tuple[Path,
 
 
 def _chosen(
-    folder: Path, trials: Sequence[RecordedTrial], num_others: int, aim: Aim, name: str | None
-) -> tuple[str, list[RecordedTrial]]:
+    folder: Path, trials: Sequence[TrialRecord], num_others: int, aim: Aim, name: str | None
+) -> tuple[str, list[TrialRecord]]:
     """The configuration to go by, and its trials in the order of seeds."""
-    groups: dict[str, list[RecordedTrial]] = {}
+    groups: dict[str, list[TrialRecord]] = {}
     for trial in sorted(trials, key=lambda trial: trial.seed):
         groups.setdefault(trial.configuration, []).append(trial)
     selective = {one: group for one, group in groups.items() if not all(trial.is_baseline for trial in group)}
@@ -159,7 +160,7 @@ def _chosen(
     return best, selective[best]
 
 
-def _choices(trials: Sequence[RecordedTrial], folder: Path) -> list[Choices]:
+def _choices(trials: Sequence[TrialRecord], folder: Path) -> list[Choices]:
     """Choices of the trials, one of each seed; those whose trace cannot be read are warned of."""
     found: dict[int, Choices] = {}
     for trial in trials:
@@ -176,7 +177,7 @@ def _choices(trials: Sequence[RecordedTrial], folder: Path) -> list[Choices]:
     return list(found.values())
 
 
-def _by_signal(trials: Sequence[RecordedTrial], chosen: RecordedTrial, num_blocks: int) -> dict[str, list[Choices]]:
+def _by_signal(trials: Sequence[TrialRecord], chosen: TrialRecord, num_blocks: int) -> dict[str, list[Choices]]:
     """What other signals measured of the same blocks on the same data: of each signal the first configuration.
 
     Whatever a trial's policy made of them, importance is of a block.
@@ -199,10 +200,10 @@ def _by_signal(trials: Sequence[RecordedTrial], chosen: RecordedTrial, num_block
     return {signal: found[signal, name] for signal, name in reversed(found)}
 
 
-def _lora(trial: RecordedTrial, folder: Path) -> AdapterConfig:
+def _lora(trial: TrialRecord, folder: Path) -> AdapterConfig:
     """The adapter of a trial, if it is LoRA."""
     try:
-        adapter = AdapterConfig.model_validate(trial.section("adapter"))
+        adapter = AdapterConfig.model_validate(section(trial.settings, "adapter"))
     except ValidationError as error:
         first = error.errors()[0]
         raise StudyError(
@@ -244,18 +245,18 @@ class _Shape:
     has_stacks: bool = False
 
     @classmethod
-    def of(cls, trial: RecordedTrial) -> "_Shape":
+    def of(cls, trial: TrialRecord) -> "_Shape":
         """Look at the model without its weights, if it is here."""
         from irtune.training.cost import CostModel
         from irtune.training.model import shapes_only
         from irtune.training.pretrained import find_local
 
         try:
-            config = ModelConfig.model_validate(trial.section("model"))
+            config = ModelConfig.model_validate(section(trial.settings, "model"))
             checkpoint = find_local(config)
             if checkpoint is None:
                 return cls()
-            model = shapes_only(checkpoint, AdapterConfig.model_validate(trial.section("adapter")))
+            model = shapes_only(checkpoint, AdapterConfig.model_validate(section(trial.settings, "adapter")))
         # Whatever the checkpoint is by now, the study's records stand.
         except Exception as error:
             logger.warning("%s: %s; costs are left out", trial.settings["model.name"], error)
@@ -274,7 +275,7 @@ class _Shape:
 
 def _origin(
     folder: Path,
-    trials: Sequence[RecordedTrial],
+    trials: Sequence[TrialRecord],
     seeds: tuple[int, ...],
     adapter: AdapterConfig,
     aim: Aim,
@@ -293,7 +294,7 @@ def _origin(
         adapter=adapter.type,
         signal=str(redacted(first.settings.get("importance.name", "unknown"))),
         seeds=seeds,
-        steps=first.steps,
+        steps=first.max_steps or first.step,
         metric=metric,
         score=score,
         command=command,

@@ -1,16 +1,13 @@
 """The trials of a study as their own records tell them, without its driver, its file or MLflow."""
 
-import ast
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from irtune.analysis.metrics import better
-from irtune.analysis.trials import BASELINE
 from irtune.config.study_schema import Aim
 from irtune.config.sweep_schema import TuneConfig
 from irtune.config.tree import put
@@ -18,80 +15,14 @@ from irtune.plugins import nearest
 from irtune.search import objectives
 from irtune.search.source import TUNING
 from irtune.studies.resume import IDENTITY, known_studies, read_identity, studies_called
+from irtune.studies.trial_record import TrialRecord
 from irtune.tracking.ownership import why_not_own
-from irtune.tracking.run_record import RunRecord
-from irtune.tracking.trace import read_trace
-from irtune.training.record import RecordReader, result_of
-
-if TYPE_CHECKING:
-    from irtune.analysis.ablation.stability import Choices
 
 logger = logging.getLogger(__name__)
-
-_LATER = "irtune.blocks"
-"""A tag that is written with the last of what describes a trial."""
 
 
 class StudyError(ValueError):
     """A folder cannot be read as a study; the message says why, and what to do."""
-
-
-@dataclass(frozen=True)
-class RecordedTrial:
-    """A trial that finished.
-
-    Args:
-        name: Its folder's.
-        folder: Where it lies.
-        repeats: The cell that it is of, or the trial that it repeats with another seed.
-        seed: Its seed.
-        steps: Its optimizer steps.
-        results: What it found, by metric.
-        settings: By dotted key.
-        tree: The same as a configuration file holds them; empty where an earlier version wrote the record.
-        tags: What the driver and the trial noted of it.
-    """
-
-    name: str
-    folder: Path
-    repeats: str | None
-    seed: int
-    steps: int
-    results: Mapping[str, Any]
-    settings: Mapping[str, Any]
-    tree: Mapping[str, Any]
-    tags: Mapping[str, str]
-
-    @property
-    def configuration(self) -> str:
-        """The name that all of its seeds have in common."""
-        return self.name if self.repeats is None else self.repeats
-
-    @property
-    def is_baseline(self) -> bool:
-        """True where every block trained at every step."""
-        return self.tags.get("irtune.strategy") == BASELINE
-
-    def section(self, name: str) -> dict[str, Any]:
-        """A section of its settings as a tree."""
-        return section(self.settings, name)
-
-    def choices(self) -> "Choices":
-        """Read which blocks it trained.
-
-        Raises:
-            ValueError: Its trace is absent or damaged.
-        """
-        # It brings SciPy's statistics, and whoever only looks at a study reads no choices.
-        from irtune.analysis.ablation.stability import Choices
-
-        try:
-            trace = read_trace(self.folder)
-            if len(trace["step"]):
-                return Choices.of(self.seed, trace["step"], trace["active"], trace["scores"], self.steps)
-        except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
-            raise ValueError(f"{self.folder}: its choices of blocks cannot be read ({error})") from error
-        raise ValueError(f"{self.folder}: no choice of blocks is recorded")
 
 
 def find_study(name: str, storage: Path, *, of_anybody: bool = False) -> Path:
@@ -151,28 +82,46 @@ def section(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
     return tree
 
 
-def finished_trials(folder: Path) -> tuple[list[RecordedTrial], int]:
-    """The trials of a study that finished, and how many others there are; trials that only tune a cell are neither.
+def recorded_trials(folder: Path, *, briefly: bool = False) -> list[TrialRecord]:
+    """The trials of a study in whatever state, those that tune a cell included, by name.
 
     One whose records are damaged is warned of, and passed over.
+
+    Args:
+        folder: Of the study.
+        briefly: Of what trials measured only what describes them, and their results.
     """
-    found, num_others = [], 0
-    for trial in sorted((folder / "trials").glob("*")):
-        if why_not_own(trial) is not None:
+    found = []
+    for place in sorted((folder / "trials").glob("*")):
+        # One whose name begins with a dot is not whole yet.
+        if place.name.startswith(".") or why_not_own(place) is not None:
             continue
+        trial = TrialRecord.of(place)
         try:
-            read = _read(trial)
+            trial.look(briefly=briefly)
+            if not trial.has_start:
+                raise ValueError("no record of its driver is there")
+            found.append(trial)
         except (ValueError, TypeError, KeyError, RecursionError, MemoryError) as error:
-            logger.warning("%s is passed over: %s", trial, error)
-            continue
-        if read is None:
+            logger.warning("%s is passed over: %s", place, error)
+    return found
+
+
+def finished_trials(folder: Path) -> tuple[list[TrialRecord], int]:
+    """The trials of a study that finished, and how many others there are; trials that only tune a cell are neither."""
+    found, num_others = [], 0
+    for trial in recorded_trials(folder, briefly=True):
+        lacking = [key for key in ("seed", "training.max_steps", "model.name") if key not in trial.texts]
+        if not trial.has_result:
             num_others += 1
-        elif read.tags.get("irtune.kind") != TUNING:
-            found.append(read)
+        elif lacking:
+            logger.warning("%s is passed over: its record does not say %s", trial.folder, ", ".join(lacking))
+        elif trial.tags.get("irtune.kind") != TUNING:
+            found.append(trial)
     return found, num_others
 
 
-def find_trial(name: str, storage: Path) -> RecordedTrial:
+def find_trial(name: str, storage: Path) -> TrialRecord:
     """A trial that finished.
 
     Args:
@@ -197,31 +146,31 @@ def find_trial(name: str, storage: Path) -> RecordedTrial:
     return found
 
 
-def best_trial(folder: Path, trials: Sequence[RecordedTrial], aim: Aim) -> RecordedTrial:
+def best_trial(folder: Path, trials: Sequence[TrialRecord], aim: Aim) -> TrialRecord:
     """Of the configuration that is best on validation the trial with the first seed; the baseline competes too.
 
     Raises:
         StudyError: No trial has a number for what they are judged by and keeps to the constraints.
     """
-    groups: dict[str, list[RecordedTrial]] = {}
+    groups: dict[str, list[TrialRecord]] = {}
     for trial in sorted(trials, key=lambda trial: trial.seed):
         groups.setdefault(trial.configuration, []).append(trial)
     return groups[best_configuration(folder, groups, aim)][0]
 
 
-def best_configuration(folder: Path, groups: Mapping[str, Sequence[RecordedTrial]], aim: Aim) -> str:
+def best_configuration(folder: Path, groups: Mapping[str, Sequence[TrialRecord]], aim: Aim) -> str:
     """The best on validation, by the mean over seeds; where some were repeated, the others don't compete.
 
     Raises:
         StudyError: None has a number for what they are judged by and keeps to the constraints.
     """
     metric, mode = aim.first_objective
-    repeated = {one: group for one, group in groups.items() if any(trial.repeats for trial in group)}
+    repeated = {one: group for one, group in groups.items() if any(trial.spec.repeats for trial in group)}
     scores = {
         one: float(np.mean(known))
         for one, group in (repeated or groups).items()
         if (known := scores_of(group, metric))
-        and not any(objectives.broken(trial.results, aim.constraints) for trial in group)
+        and not any(objectives.broken(trial.latest, aim.constraints) for trial in group)
     }
     if not scores:
         raise StudyError(
@@ -231,43 +180,10 @@ def best_configuration(folder: Path, groups: Mapping[str, Sequence[RecordedTrial
     return (max if mode == "max" else min)(scores, key=scores.__getitem__)
 
 
-def scores_of(trials: Sequence[RecordedTrial], metric: str) -> list[float]:
+def scores_of(trials: Sequence[TrialRecord], metric: str) -> list[float]:
     """Scores on validation of trials of one configuration: repeats over seeds alone, where there are any.
 
     The seed that a configuration was chosen by flatters it.
     """
-    repeats = [trial for trial in trials if trial.repeats is not None]
-    return [score for one in repeats or trials if (score := objectives.measured(one.results, metric)) is not None]
-
-
-def _read(folder: Path) -> RecordedTrial | None:
-    """A trial; None if it has not finished."""
-    results = result_of(folder)
-    if results is None:
-        return None
-    opened = RunRecord(folder).start()
-    settings: dict[str, Any] = {}
-    tree: Mapping[str, Any] = {}
-    tags = dict(opened.tags)
-    # Later attempts say the same again.
-    for record in RecordReader(folder):
-        if record["kind"] == "params":
-            tree = record.get("settings", {})
-            settings |= {str(key): _value(text) for key, text in record["values"].items()}
-        elif record["kind"] == "tags":
-            tags |= {str(key): str(text) for key, text in record["values"].items()}
-            if settings and _LATER in tags:
-                break
-    lacking = [key for key in ("seed", "training.max_steps", "model.name") if key not in settings]
-    if lacking:
-        raise ValueError(f"its record does not say {', '.join(lacking)}")
-    seed, steps = int(settings["seed"]), int(settings["training.max_steps"])
-    return RecordedTrial(folder.name, folder, tags.get("irtune.repeats"), seed, steps, results, settings, tree, tags)
-
-
-def _value(text: Any) -> Any:
-    """A setting from how a record has it: as Python's text of it."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
-        return text
+    repeats = [trial for trial in trials if trial.spec.repeats is not None]
+    return [score for one in repeats or trials if (score := objectives.measured(one.latest, metric)) is not None]

@@ -11,7 +11,7 @@ from irtune.config.schema import ExperimentConfig
 from irtune.search.source import TrialSpec
 from irtune.studies.provenance import code_tags, git_commit
 from irtune.studies.resume import known_studies, read_identity
-from irtune.studies.trial_record import config_hash
+from irtune.studies.trial_names import config_hash
 from irtune.tracking.ownership import why_not_own
 from irtune.tracking.run_record import DRIVER_RECORD, Ended, RunRecord, now_ms
 from irtune.training.record import result_of

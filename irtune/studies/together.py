@@ -23,16 +23,13 @@ from irtune.analysis.response import response_curves
 from irtune.analysis.tables import Column, TextTable, trial_table
 from irtune.analysis.trials import TrialRow, ranked
 from irtune.config.ablation_schema import AblationConfig
-from irtune.config.load import apply_overrides, build
-from irtune.config.schema import VARIANTS, ExperimentConfig
+from irtune.config.load import build
 from irtune.config.study_schema import Aim
-from irtune.config.tree import at, flatten
 from irtune.data.label_names import counted
 from irtune.search.ablation_cells import cells_of
 from irtune.search.hopeless import without_hopeless
-from irtune.search.source import TUNING, TrialSpec
-from irtune.studies.every_trial import AnyTrial, every_trial
-from irtune.studies.recorded import StudyError, aim_of, find_study
+from irtune.search.source import TUNING
+from irtune.studies.recorded import StudyError, aim_of, find_study, recorded_trials
 from irtune.studies.resume import read_identity
 from irtune.studies.trial_record import TrialRecord
 from irtune.training.record import RecordReader
@@ -67,7 +64,7 @@ class _Study:
     fingerprint: str
     aim: Aim
     metric: Metric
-    trials: Mapping[str, tuple[AnyTrial, TrialRow]]
+    trials: Mapping[str, tuple[TrialRecord, TrialRow]]
     num_trials: int
     label: str = ""
 
@@ -80,7 +77,7 @@ class _Study:
         """
         identity = read_identity(folder)
         settings, aim = identity.settings, aim_of(identity.settings)
-        trials = [trial for trial in every_trial(folder) if trial.tags.get("irtune.kind") != TUNING]
+        trials = [trial for trial in recorded_trials(folder) if trial.tags.get("irtune.kind") != TUNING]
         metric = _metric(settings.get("metric", "f1_macro"), trials, folder)
         read = {trial.name: (trial, row) for trial in trials if (row := _row(trial, aim, metric)) is not None}
         if not read:
@@ -263,7 +260,7 @@ def _dropped(study: _Study) -> dict[str, int]:
     return {cell.name: cell.dropped_from for cell in cells if cell.dropped_from is not None}
 
 
-def _cell(trial: AnyTrial, study: str | None, dropped_from: int | None) -> Cell:
+def _cell(trial: TrialRecord, study: str | None, dropped_from: int | None) -> Cell:
     """The cell of a trial; of several studies each is as a corpus of its own, with a baseline of its own."""
     tags = trial.tags
     name, corpus = tags.get("irtune.cell", trial.name), tags.get("irtune.corpus")
@@ -277,37 +274,20 @@ def _cell(trial: AnyTrial, study: str | None, dropped_from: int | None) -> Cell:
     return Cell(name, arm, {}, levels, where or corpus, is_baseline, dropped_from=dropped_from)
 
 
-def _row(trial: AnyTrial, aim: Aim, metric: Metric) -> TrialRow | None:
+def _row(trial: TrialRecord, aim: Aim, metric: Metric) -> TrialRow | None:
     """A trial as the analysis reads it; None, with a warning, where its records do not tell."""
-    if not trial.settings:
+    if not trial.tree:
         why = "an earlier version of irtune wrote its settings as text only" if trial.texts else "it knew no settings"
         logger.warning("%s is passed over: %s", trial.folder, why)
         return None
     try:
-        config = build(ExperimentConfig, _known(trial.settings), str(trial.folder))
-        spec = TrialSpec(trial.name, {}, trial.tags.get("irtune.repeats"))
-        record = TrialRecord(spec, trial.title, config, trial.folder, status=trial.status, error=trial.error)
-        record.take(RecordReader(trial.folder).poll())
-        record.settle()
-        row = record.row(aim, metric)
-        strategy = trial.tags.get("irtune.strategy", row.strategy)
-        within_block = row.within_block and at(trial.settings, ["importance", "within_block"])
-        return replace(row, strategy=strategy, within_block=within_block, params=flatten(trial.settings))
+        return trial.row(aim, metric)
     except (ValueError, TypeError, KeyError, OSError, zipfile.BadZipFile) as error:
         logger.warning("%s is passed over: %s", trial.folder, error)
         return None
 
 
-def _known(tree: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Settings with defaults in place of a policy, signal or data set that has to be imported, and may not be here."""
-    known = tree
-    for section, variants in VARIANTS.items():
-        if ":" in str(at(tree, [*section.split("."), "name"])):
-            known = apply_overrides(known, {f"{section}.name": variants.default})
-    return known
-
-
-def _metric(name: str, trials: Sequence[AnyTrial], folder: Path) -> Metric:
+def _metric(name: str, trials: Sequence[TrialRecord], folder: Path) -> Metric:
     """The metric that trials are scored by; of one class its index is that among those of their evaluations.
 
     Raises:
@@ -318,7 +298,7 @@ def _metric(name: str, trials: Sequence[AnyTrial], folder: Path) -> Metric:
     measure, _, label = name.partition("/")
     for trial in (trial for trial in trials if trial.status == "finished"):
         found = [
-            [key.removeprefix(before) for key in trial.measured if key.startswith(before)]
+            [key.removeprefix(before) for key in trial.latest if key.startswith(before)]
             for before in (f"final/validation_{measure}/", f"final/test_{measure}/")
         ]
         # A split that lacks a class has no score of it, and the classes after it would be taken for others.

@@ -20,10 +20,11 @@ from irtune.data.label_names import counted
 from irtune.files import appearing, open_alone
 from irtune.redaction import redact, redacted
 from irtune.studies.archive import FORMAT, Archive, ArchiveError, Manifest, open_archive, why_unsafe, write_archive
-from irtune.studies.every_trial import AnyTrial, every_trial, trial_frame
-from irtune.studies.recorded import StudyError, find_study
+from irtune.studies.recorded import StudyError, find_study, recorded_trials
 from irtune.studies.resume import FORMAT as STUDY_FORMAT
 from irtune.studies.resume import IDENTITY, Identity, read_identity
+from irtune.studies.trial_frame import trial_frame
+from irtune.studies.trial_record import TrialRecord
 from irtune.tracking.heartbeat import is_live
 from irtune.tracking.ownership import leads_elsewhere
 from irtune.tracking.trace import read_trace
@@ -116,7 +117,7 @@ def export_study(name: str, out: Path, storage: Path, *, adapters: bool = True) 
     folder = find_study(name, storage).resolve()
     identity = read_identity(folder)
     _refuse_live(folder)
-    trials, changed = every_trial(folder), list[str]()
+    trials, changed = recorded_trials(folder), list[str]()
 
     def files() -> Iterator[tuple[str, BinaryIO]]:
         for path in _paths(folder):
@@ -276,7 +277,7 @@ def _settings(folder: Path) -> BinaryIO | None:
     return io.BytesIO(yaml.safe_dump(redacted(trees[-1]), sort_keys=False).encode())
 
 
-def _as_parquet(trials: Sequence[AnyTrial]) -> BinaryIO:
+def _as_parquet(trials: Sequence[TrialRecord]) -> BinaryIO:
     content = io.BytesIO()
     trial_frame(trials).to_parquet(content, index=False)
     content.seek(0)

@@ -1,57 +1,189 @@
-"""The driver's table of trials: what each is, how far it is, and what it has measured, from its record."""
+"""One trial as far as it is known: from what it measured, and from what its driver says of it."""
 
-import hashlib
-import json
+import ast
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from irtune.analysis.groups import Groups
 from irtune.analysis.metrics import MACRO_F1, Metric
 from irtune.analysis.trials import BASELINE, Status, TrialRow
-from irtune.config.load import dotted_keys
-from irtune.config.schema import ExperimentConfig
+from irtune.config.load import apply_overrides, build, dotted_keys
+from irtune.config.schema import VARIANTS, ExperimentConfig
 from irtune.config.study_schema import Aim, Constraint
+from irtune.config.tree import at, flatten
 from irtune.search import objectives
 from irtune.search.source import TrialSpec
 from irtune.selection.policy import resolve_count
+from irtune.tracking.run_record import Ended, RunRecord
+from irtune.tracking.trace import read_trace
+from irtune.training.record import RecordReader, result_of
 from irtune.training.trial_folder import PREDICTIONS
 
+if TYPE_CHECKING:
+    from irtune.analysis.ablation.stability import Choices
+
 _SUMMED = ("cost/step_s", "cost/step_flops", "cost/active_blocks", "cost/lowest_active_block")
+_BLOCKS = "irtune.blocks"
+"""A tag that is written with the last of what describes a trial."""
+
+_OF_RUN: Mapping[str, Status | None] = {"FINISHED": "finished", "FAILED": "failed", "KILLED": None}
 
 
-@dataclass
+@dataclass(eq=False)
 class TrialRecord:
-    """One trial.
+    """One trial. The driver of its study knows what it is to be; for everybody else ``of`` makes it from its folder.
 
     Args:
         spec: What it is to be.
-        name: What people see.
-        config: Its whole configuration.
+        title: What people see.
+        known: Its whole configuration, where its driver has it.
         folder: Its folder on storage.
+        status: How it ended; None while it runs, and where it was killed, since it may go on.
+        error: Why it failed.
+        step: The last optimizer step that it measured something at.
+        num_blocks: L; 0 before it says so.
+        is_settled: No more is to come.
+        latest: The last value of each metric.
         attempts: Those that have trained.
         interruptions: Why this driver had to try again, each in a line.
+        metric: What its curve is of; None keeps none.
+        curve: That metric by step.
+        active: Blocks that train now.
+        began_ms: When, since the epoch; as late as can be before its driver has said so.
+        was_killed: Whether its driver says so.
+        damage: Why its records cannot be read.
+        tags: What the driver and the trial noted of it; empty in its driver's own memory, as the next two are.
+        tree: Its settings as a configuration file holds them; empty before it knew them.
+        texts: Its settings by dotted key, as text.
+        has_result: It has finished, whoever heard of it.
     """
 
     spec: TrialSpec
-    name: str
-    config: ExperimentConfig
+    title: str
+    known: ExperimentConfig | None
     folder: Path
     status: Status | None = None
     error: str | None = None
     step: int = 0
     num_blocks: int = 0
     is_settled: bool = False
-    latest: dict[str, float] = field(default_factory=dict)
+    latest: dict[str, Any] = field(default_factory=dict)
     attempts: set[int] = field(default_factory=set)
     interruptions: list[str] = field(default_factory=list)
+    metric: str | None = None
+    curve: dict[int, float] = field(default_factory=dict)
+    active: tuple[int, ...] = ()
+    began_ms: int = sys.maxsize
+    was_killed: bool = False
+    damage: str | None = None
+    tags: dict[str, str] = field(default_factory=dict)
+    tree: Mapping[str, Any] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)
+    has_result: bool = False
     _steps: dict[int, tuple[float, ...]] = field(default_factory=dict)
     _mean_step: tuple[float, ...] | None = None
     _attempt: int = 0
+
+    def __post_init__(self) -> None:
+        self._reader = RecordReader(self.folder)
+
+    @classmethod
+    def of(cls, folder: Path, metric: str | None = None) -> "TrialRecord":
+        """The trial of a folder, before the first look at it."""
+        return cls(TrialSpec(folder.name, {}), "", None, folder, metric=metric)
+
+    @property
+    def name(self) -> str:
+        """Its name in its study."""
+        return self.spec.name
+
+    @property
+    def has_start(self) -> bool:
+        """Whether its driver's record says how it began."""
+        return self.began_ms < sys.maxsize
+
+    @property
+    def configuration(self) -> str:
+        """The name that all of its seeds have in common."""
+        return self.spec.name if self.spec.repeats is None else self.spec.repeats
+
+    @property
+    def config(self) -> ExperimentConfig:
+        """Its whole configuration.
+
+        A policy, signal or data set that has to be imported is not, where only its record says it: its section then
+        holds defaults.
+
+        Raises:
+            ConfigError: Its record does not hold it.
+        """
+        if self.known is not None:
+            return self.known
+        tree = self.tree
+        for section, variants in VARIANTS.items():
+            if ":" in str(at(tree, [*section.split("."), "name"])):
+                tree = apply_overrides(tree, {f"{section}.name": variants.default})
+        return build(ExperimentConfig, tree, str(self.folder))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Its settings by dotted key."""
+        return {key: _value(text) for key, text in self.texts.items()}
+
+    @property
+    def seed(self) -> int:
+        """Its seed."""
+        return int(self.texts["seed"]) if self.known is None else self.known.seed
+
+    @property
+    def max_steps(self) -> int | None:
+        """Optimizer steps that it would do; None before it says so."""
+        if self.known is not None:
+            return self.known.training.max_steps
+        text = self.texts.get("training.max_steps")
+        return None if text is None else int(text)
+
+    @property
+    def is_baseline(self) -> bool:
+        """True where every block trains at every step."""
+        strategy = self.tags.get("irtune.strategy") if self.known is None else self.known.strategy
+        return strategy == BASELINE
+
+    def look(self, *, briefly: bool = False) -> None:
+        """Read on in both of its records, from the last look.
+
+        Args:
+            briefly: Of what it measured only what describes it, and its result.
+
+        Raises:
+            OSError: They cannot be read.
+            ValueError, TypeError, KeyError: They are damaged.
+        """
+        if self.is_settled:
+            return
+        # How it ended is looked at first: a trial that is over measures no more.
+        run = RunRecord(self.folder)
+        end = None
+        if run.file.exists():
+            opened, end = run.start(), run.end()
+            self.title, self.began_ms = opened.name, opened.start_time_ms
+            self.tags = opened.tags | self.tags
+            self.spec = TrialSpec(self.spec.name, {}, opened.tags.get("irtune.repeats"))
+        if briefly:
+            self._read_briefly()
+        else:
+            self.take(self._reader.poll())
+        self._take_end(end)
+
+    def read(self) -> None:
+        """Read on in what it measured."""
+        self.take(self._reader.poll())
 
     def take(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Note new records of what the trial measured; steps that a restarted trial repeats count once."""
@@ -60,15 +192,19 @@ class TrialRecord:
                 # A worker that was cut off writes on, while another has taken its place.
                 continue
             self._attempt = record["attempt"]
-            if record["kind"] == "metrics":
-                self.latest.update(record["values"])
-                self.step = max(self.step, record["step"])
-                if "train/loss" in record["values"]:
-                    self.attempts.add(record["attempt"])
-                if all(name in record["values"] for name in _SUMMED):
-                    self._steps[record["step"]] = tuple(record["values"][name] for name in _SUMMED)
-            elif record["kind"] == "tags" and "irtune.blocks" in record["values"]:
-                self.num_blocks = int(record["values"]["irtune.blocks"])
+            kind, values = record["kind"], record.get("values", {})
+            if kind == "metrics":
+                self._take_metrics(record)
+            elif kind == "selection":
+                self.active = tuple(record["active"])
+                self.num_blocks = self.num_blocks or len(record["scores"])
+            elif kind == "tags":
+                self.num_blocks = int(values.get(_BLOCKS, self.num_blocks))
+                self.tags |= {} if self.known else {str(key): str(text) for key, text in values.items()}
+            elif kind == "params" and self.known is None:
+                self.tree, self.texts = record.get("settings", {}), values
+            elif kind == "result":
+                self._take_result(values)
 
     def settle(self) -> None:
         """All of the trial's records are taken: of its steps no more than their mean is kept."""
@@ -87,18 +223,22 @@ class TrialRecord:
         values = {name: math.nan if (v := self.score(name)) is None else v for name in aim.objectives}
         seconds, flops, active, lowest = self._costs()
         labels, predictions, predicted, groups, lacking = self._predictions(metric)
-        policy = self.config.selection.policy
+        config, policy = self.config, self.config.selection.policy
         k = getattr(policy, "k", None)
+        within_block = getattr(config.importance, "within_block", None)
+        if self.tree:
+            # As it was, though a signal that has to be imported is not.
+            within_block = at(self.tree, ["importance", "within_block"])
         return TrialRow(
             trial_id=self.spec.name,
-            name=self.name,
-            strategy=self.config.strategy,
+            name=self.title,
+            strategy=self.tags.get("irtune.strategy", config.strategy),
             status=self.status or "killed",
             num_blocks=self.num_blocks,
-            seed=self.config.seed,
-            reselect_every=self.config.selection.reselect_every,
+            seed=config.seed,
+            reselect_every=config.selection.reselect_every,
             k=None if k is None or not self.num_blocks else resolve_count(k, self.num_blocks),
-            within_block=getattr(self.config.importance, "within_block", None) if policy.uses_importance else None,
+            within_block=within_block if policy.uses_importance else None,
             mean_active=active,
             metric=metric,
             validation_score=self.score(f"eval/{metric.name}"),
@@ -117,7 +257,7 @@ class TrialRecord:
             test_groups=groups,
             test_classes=predicted,
             classes=lacking,
-            params=dotted_keys(self.config),
+            params=flatten(self.tree) if self.tree else dotted_keys(config),
             objective=None if first == f"eval/{metric.name}" else values[first],
             objectives=values if len(values) > 1 else {},
             broken=self.broken(aim.constraints),
@@ -132,6 +272,62 @@ class TrialRecord:
     def broken(self, constraints: Mapping[str, Constraint]) -> tuple[str, ...]:
         """The constraints that the trial, if it finished, breaks."""
         return objectives.broken(self.latest, constraints) if self.status == "finished" else ()
+
+    def choices(self) -> "Choices":
+        """Read which blocks it trained.
+
+        Raises:
+            ValueError: Its trace is absent or damaged.
+        """
+        # It brings SciPy's statistics, and whoever only looks at a study reads no choices.
+        from irtune.analysis.ablation.stability import Choices
+
+        try:
+            trace = read_trace(self.folder)
+            if len(trace["step"]):
+                steps = self.max_steps or self.step
+                return Choices.of(self.seed, trace["step"], trace["active"], trace["scores"], steps)
+        except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
+            raise ValueError(f"{self.folder}: its choices of blocks cannot be read ({error})") from error
+        raise ValueError(f"{self.folder}: no choice of blocks is recorded")
+
+    def _read_briefly(self) -> None:
+        for record in self._reader:
+            # Later attempts say the same again.
+            if record["kind"] in ("params", "tags"):
+                self.take([record])
+            if self.texts and _BLOCKS in self.tags:
+                break
+        result = result_of(self.folder)
+        if result is not None:
+            self._take_result(result)
+
+    def _take_metrics(self, record: Mapping[str, Any]) -> None:
+        step, values = record["step"], record["values"]
+        self.latest.update(values)
+        self.step = max(self.step, step)
+        if "train/loss" in values:
+            self.attempts.add(record["attempt"])
+        if all(name in values for name in _SUMMED):
+            self._steps[step] = tuple(values[name] for name in _SUMMED)
+        if self.metric in values:
+            self.curve[step] = values[self.metric]
+
+    def _take_result(self, values: Mapping[str, Any]) -> None:
+        self.has_result = True
+        # Its evaluation is that of the best weights.
+        self.latest = {key: value for key, value in values.items() if "/" in key} | self.latest
+
+    def _take_end(self, end: Ended | None) -> None:
+        """Note how the trial ended, whoever heard of it: who has a result is finished."""
+        self.was_killed = end is not None and end.status == "KILLED" and not self.has_result
+        self.status = "finished" if self.has_result else None
+        if end is not None:
+            self.tags |= end.tags
+            self.error = end.error_text
+            self.status = _OF_RUN[end.status] or self.status
+            if end.status != "FAILED" and self.tags.get("irtune.pruned") == "true":
+                self.status = "pruned"
 
     def _costs(self) -> tuple[float | None, ...]:
         names = (
@@ -180,30 +376,9 @@ def _refresh_shares(measured: Mapping[str, float]) -> dict[str, float | None]:
     }
 
 
-def trial_name(config: ExperimentConfig) -> str:
-    """A telling name, such as ``top_k k=17 refresh=20 max``."""
-    policy = config.selection.policy
-    fields = type(policy).model_fields
-    # Without a method its own defaults are what is usual.
-    knobs = policy.model_dump(mode="json", exclude={"name"}, exclude_defaults=config.method is None)
-    usual = ExperimentConfig(method=config.method).selection.policy.model_dump(mode="json") if config.method else {}
-    shown = [
-        f"{key}={value}"
-        for key, value in knobs.items()
-        if fields[key].is_required() or key not in usual or value != usual[key]
-    ]
-    interval = config.selection.reselect_every
-    parts = [config.strategy, *shown, f"refresh={interval}" if interval else "once"]
-    if policy.uses_importance:
-        parts.append(str(getattr(config.importance, "within_block", config.importance.name)))
-    return " ".join(parts) if config.strategy != BASELINE else BASELINE
-
-
-def config_hash(config: ExperimentConfig) -> str:
-    """SHA-256 over all settings but names and where things lie, 12 hexadecimal digits."""
-    settings = {
-        key: value
-        for key, value in dotted_keys(config).items()
-        if key.split(".")[0] not in ("name", "storage", "tracking")
-    }
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+def _value(text: Any) -> Any:
+    """A setting from how a record has it: as Python's text of it."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+        return text

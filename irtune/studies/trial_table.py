@@ -12,7 +12,8 @@ from irtune.studies.adapters import Adapters
 from irtune.studies.artifacts import keep_trace
 from irtune.studies.preflight import Study
 from irtune.studies.provenance import code_tags
-from irtune.studies.trial_record import TrialRecord, config_hash, trial_name
+from irtune.studies.trial_names import config_hash, trial_name
+from irtune.studies.trial_record import TrialRecord
 from irtune.tracking.run_record import Opened, RunRecord, RunStatus, now_ms
 from irtune.tracking.uploader import Uploader
 from irtune.training.record import RecordReader
@@ -44,7 +45,7 @@ class TrialTable:
         self.records: dict[str, TrialRecord] = {}
         self.in_order: list[TrialRecord] = []
         self.adapters = Adapters(sweep.config)
-        self._readers: dict[str, RecordReader] = {}
+        self._running: dict[str, TrialRecord] = {}
         self._code = code_tags()
         self._ends = ThreadPoolExecutor(1, thread_name_prefix="irtune-ends")
 
@@ -54,26 +55,25 @@ class TrialTable:
 
     def read(self) -> None:
         """Take what trials have measured since the last look, and settle those that are over."""
-        for name, reader in list(self._readers.items()):
-            record = self.records[name]
+        for name, record in list(self._running.items()):
             # Looked at first: a trial that is over writes no more.
             is_over = record.status is not None
             try:
-                record.take(reader.poll())
+                record.read()
             # A network file system that stumbles must not end the whole sweep.
             except Exception:
                 logger.exception("%s: what it measured cannot be read", name)
                 continue
             if is_over:
-                del self._readers[name]
+                del self._running[name]
                 record.settle()
                 self.adapters.take(record)
 
     def open(self, spec: TrialSpec) -> None:
         """A trial begins; one that is tried again goes on in the same run."""
         if spec.name not in self.records:
-            self._follow(self._enter(spec))
-            self._readers[spec.name] = RecordReader(self.records[spec.name].folder)
+            self._running[spec.name] = self._enter(spec)
+            self._follow(self._running[spec.name])
 
     def end(self, name: str, status: Status, error: str | None = None) -> None:
         """A trial is over."""
@@ -147,7 +147,7 @@ class TrialTable:
         group = {f"irtune.{key}": value for key, value in spec.group.items()}
         # Where nothing lies yet, nobody can have told MLflow of the run.
         is_new = not record.folder.exists()
-        opened = Opened(self._key(record), record.name, tags | group, now_ms(), group)
+        opened = Opened(self._key(record), record.title, tags | group, now_ms(), group)
         self.uploader.add(record.folder, opened, is_new=is_new)
 
     def _close(self, record: TrialRecord, status: Status, error: str | None) -> None:

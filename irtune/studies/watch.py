@@ -15,8 +15,9 @@ from rich.text import Text
 from irtune.analysis.sparkline import block_row, limits, sparkline
 from irtune.analysis.tables import MEDIUM_WIDTH, MISSING, duration, worded
 from irtune.redaction import in_one_line
-from irtune.studies.followed import FollowedStudy, FollowedTrial, Look
+from irtune.studies.followed import FollowedStudy, Look
 from irtune.studies.progress import LINE_EVERY_S, SILENCE_S
+from irtune.studies.trial_record import TrialRecord
 from irtune.workers.error_text import last_line
 
 LOOK_EVERY_S = 2.0
@@ -115,7 +116,7 @@ def picture(study: FollowedStudy, look: Look, console: Console, most: int | None
     return Group(*parts, *(Text(line, overflow=overflow, no_wrap=True) for line in _faults(look)))
 
 
-def _chosen(trials: Sequence[FollowedTrial], most: int | None) -> Sequence[FollowedTrial]:
+def _chosen(trials: Sequence[TrialRecord], most: int | None) -> Sequence[TrialRecord]:
     if most is None or len(trials) <= most:
         return trials
     by_interest = sorted(trials, key=lambda trial: (trial.status is None and not trial.was_killed, trial.began_ms))
@@ -154,7 +155,7 @@ def _doubts(look: Look) -> list[str]:
     return doubts
 
 
-def _table(study: FollowedStudy, look: Look, trials: Sequence[FollowedTrial], console: Console) -> Table:
+def _table(study: FollowedStudy, look: Look, trials: Sequence[TrialRecord], console: Console) -> Table:
     wide, is_ascii = console.width >= MEDIUM_WIDTH, console.options.ascii_only
     width = 20 if wide else 10
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
@@ -171,7 +172,7 @@ def _table(study: FollowedStudy, look: Look, trials: Sequence[FollowedTrial], co
         score = trial.score(study.metric)
         cells = [
             trial.name,
-            *[trial.shown] * wide,
+            *[trial.title] * wide,
             _state(trial, look),
             f"{trial.step}" + (f"/{trial.max_steps}" if trial.max_steps else ""),
             sparkline(_values(trial), within, width, plain=is_ascii),
@@ -182,11 +183,11 @@ def _table(study: FollowedStudy, look: Look, trials: Sequence[FollowedTrial], co
     return table
 
 
-def _values(trial: FollowedTrial) -> list[float]:
+def _values(trial: TrialRecord) -> list[float]:
     return [trial.curve[step] for step in sorted(trial.curve)]
 
 
-def _state(trial: FollowedTrial, look: Look) -> str:
+def _state(trial: TrialRecord, look: Look) -> str:
     if trial.damage is not None:
         return "unreadable"
     if trial.status is None and (trial.was_killed or not look.is_running):

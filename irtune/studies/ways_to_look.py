@@ -72,9 +72,9 @@ def ways_to_look(
 def show_attempts(entries: Iterable[TrialRecord], console: Console) -> None:
     """Say which trials were tried again, and which failed, and why."""
     for entry in entries:
-        happened = [f"tried again: {entry.spec.name}, {entry.name}: {reason}" for reason in entry.interruptions]
+        happened = [f"tried again: {entry.name}, {entry.title}: {reason}" for reason in entry.interruptions]
         if entry.error is not None:
-            happened.append(f"failed: {entry.spec.name}, {entry.name}: {last_line(entry.error)}")
+            happened.append(f"failed: {entry.name}, {entry.title}: {last_line(entry.error)}")
         for line in happened:
             console.out(line, highlight=False)
 

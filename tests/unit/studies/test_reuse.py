@@ -12,7 +12,7 @@ from irtune.studies import provenance, reuse
 from irtune.studies.driver import known_end
 from irtune.studies.resume import write_identity
 from irtune.studies.reuse import REUSED, take_over
-from irtune.studies.trial_record import config_hash
+from irtune.studies.trial_names import config_hash
 from irtune.tracking.run_record import Ended, Opened, RunRecord
 from irtune.training.record import RecordWriter, result_of
 from irtune.workers.worker import TrialSetup

@@ -14,7 +14,9 @@ from irtune.config.study_schema import Aim
 from irtune.importance import Importance
 from irtune.layers import SelectionRecord
 from irtune.search.source import TrialSpec
-from irtune.studies.trial_record import TrialRecord, config_hash, trial_name
+from irtune.studies.trial_names import config_hash, trial_name
+from irtune.studies.trial_record import TrialRecord
+from irtune.tracking.run_record import Ended, Opened, RunRecord
 from irtune.training.record import RecordReader, RecordWriter
 
 AIM = Aim({"eval/f1_macro": "max"})
@@ -296,3 +298,79 @@ def test_a_worker_that_was_cut_off_does_not_speak_for_the_one_after_it():
     entry.take([step(3, 9.0, 999.0, 30, 0, loss=9.9)])
     assert (entry.step, entry.latest["train/loss"]) == (2, 1.2)
     assert entry.row(AIM).flops == pytest.approx(400)
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A trial that finished, as its own driver knows it; who looks has its folder alone."""
+    entry = entry_of(tmp_path, status="finished", num_blocks=30, began_ms=1000)
+    record = RunRecord(tmp_path)
+    record.begin(Opened("key", entry.title, {"irtune.strategy": "top_k", "irtune.repeats": "top_k"}, 1000))
+    writer = RecordWriter(tmp_path)
+    writer.params(entry.config.model_dump(mode="json"))
+    writer.tags({"irtune.blocks": 30, "irtune.blocks.name": "model.layers"})
+    for each in STEPS:
+        writer.metrics(each["step"], each["values"])
+    writer.write(SelectionRecord(2, (0, 4), Importance.unseen(30), 2))
+    writer.metrics(3, {"eval/f1_macro": 0.25})
+    writer.result({"final/validation_f1_macro": 0.5, "final/test_f1_macro": 0.4, "best_step": 3})
+    writer.close()
+    record.finish(Ended("FINISHED", {"irtune.pruned": "false"}, None, 9000))
+    entry.read()
+    entry.spec = TrialSpec(tmp_path.name, {}, "top_k")
+    return entry
+
+
+def test_whoever_looks_sees_what_the_driver_sees(trained):
+    looked = TrialRecord.of(trained.folder, "eval/f1_macro")
+    looked.look()
+    assert vars(looked.row(AIM)) == vars(trained.row(AIM))
+    assert (looked.title, looked.status, looked.step) == (trained.title, trained.status, trained.step)
+    assert (looked.seed, looked.max_steps, looked.is_baseline) == (trained.seed, trained.max_steps, trained.is_baseline)
+    assert (looked.configuration, looked.tags["irtune.blocks.name"]) == ("top_k", "model.layers")
+    assert looked.settings["selection.policy.k"] == 17
+    assert (looked.curve, looked.active) == ({3: 0.25}, (0, 4))
+
+
+def test_a_brief_look_sees_what_describes_a_trial_and_its_result(trained):
+    looked = TrialRecord.of(trained.folder)
+    looked.look(briefly=True)
+    assert (looked.status, looked.score("eval/f1_macro"), looked.num_blocks) == ("finished", 0.5, 30)
+    assert (looked.settings["seed"], looked.settings["selection.policy.name"]) == (0, "top_k")
+    assert (looked.step, looked.curve) == (0, {})
+
+
+@pytest.mark.parametrize(
+    ("end", "has_result", "status", "was_killed"),
+    [
+        (None, False, None, False),
+        # Its driver died before it heard of the end.
+        (None, True, "finished", False),
+        (Ended("KILLED", {}, None, 9), False, None, True),
+        (Ended("KILLED", {}, None, 9), True, "finished", False),
+        (Ended("FAILED", {}, "why", 9), False, "failed", False),
+        (Ended("FINISHED", {"irtune.pruned": "true"}, None, 9), False, "pruned", False),
+    ],
+)
+def test_how_a_trial_ended(tmp_path, end, has_result, status, was_killed):
+    record, writer = RunRecord(tmp_path), RecordWriter(tmp_path)
+    record.begin(Opened("key", "title", {}, 5))
+    if has_result:
+        writer.result({"final/validation_f1_macro": 0.5})
+    if end is not None:
+        record.finish(end)
+    looked = TrialRecord.of(tmp_path)
+    looked.look()
+    assert (looked.status, looked.was_killed, looked.error) == (status, was_killed, end and end.error_text)
+
+
+def test_a_trial_that_goes_on_after_it_was_killed_is_no_longer_killed(tmp_path):
+    record = RunRecord(tmp_path)
+    record.begin(Opened("key", "title", {}, 5))
+    record.finish(Ended("KILLED", {}, None, 9))
+    looked = TrialRecord.of(tmp_path)
+    looked.look()
+    assert looked.was_killed
+    record.begin(Opened("key", "title", {}, 7))
+    looked.look()
+    assert (looked.status, looked.was_killed) == (None, False)
