@@ -44,7 +44,7 @@ def test_an_imported_sweep_is_the_sweep(tiny_sweep: SweepRun, tmp_path: Path) ->
         sweep_to_resume(config, _fingerprint(tiny_sweep), "always", source="x", console=Console()) == tiny_sweep.folder
     )
     before, after = (find_trial(one, tmp_path) for one in (str(tiny_sweep.folder), str(imported.folder)))
-    assert (after.name, after.results) == (before.name, before.results)
+    assert (after.name, after.latest) == (before.name, before.latest)
     weights = [
         find_adapter(f"{one}:baseline", here) / "adapter_model.safetensors" for one in (tiny_sweep.folder, "tiny")
     ]
