@@ -142,7 +142,7 @@ def test_the_winner_is_the_champion_of_the_sweeps_name(tiny_sweep: SweepRun) -> 
     scores = [{one.key: one.value for one in model.metrics}[VALIDATION] for model in (best, *others)]
     assert scores == sorted(scores, reverse=True)
     assert len(scores) == 2
-    assert winner.results[VALIDATION] == scores[0]
+    assert winner.latest[VALIDATION] == scores[0]
 
 
 def test_optuna_dashboard_reads_the_study(tiny_sweep: SweepRun) -> None:

@@ -15,8 +15,8 @@ def test_a_trial_trained_again_is_the_same(tiny_sweep: SweepRun, tmp_path: Path)
     assert f"tiny-{before.name}" in again.folder.name
     (run,) = again.runs()
     assert run.info.status == "FINISHED"
-    scores = {name: value for name, value in before.results.items() if name.startswith("final/")}
+    scores = {name: value for name, value in before.latest.items() if name.startswith("final/")}
     assert scores == {name: run.data.metrics[name] for name in scores}
     assert (again.folder / "trials" / "run" / "adapter" / "adapter_model.safetensors").is_file()
     assert "the sweep" not in again.output.split("Predicted and actual")[1].split("Look at it")[0]
-    assert f"{before.results['final/test_f1_macro']:.3f} on test" in again.output
+    assert f"{before.latest['final/test_f1_macro']:.3f} on test" in again.output
