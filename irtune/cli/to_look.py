@@ -56,29 +56,29 @@ def _add_looks(commands: Any) -> None:
 
 
 def _watch(options: argparse.Namespace, console: Console) -> int:
+    from irtune.results.watch import watch
     from irtune.studies.recorded import find_study
-    from irtune.studies.watch import watch
 
     storage = storage_of(options)
     return watch(find_study(options.study, storage, of_anybody=True), console, once=options.once)
 
 
 def _list(options: argparse.Namespace, console: Console) -> int:
-    from irtune.studies.listing import show_studies
+    from irtune.results.listing import show_studies
 
     show_studies(storage_of(options), console)
     return 0
 
 
 def _clean(options: argparse.Namespace, console: Console) -> int:
-    from irtune.studies.cleaning import clean
+    from irtune.results.cleaning import clean
 
     storage = storage_of(options)
     return clean(options.studies, storage, console, removes=options.yes)
 
 
 def _report(options: argparse.Namespace, console: Console) -> int:
-    from irtune.studies.together import report_together
+    from irtune.results.together import report_together
 
     out = options.out and options.out.expanduser()
     if out is not None and (out.suffix.lower() != ".html" or out.is_dir()):

@@ -75,7 +75,7 @@ def _add_travel(commands: Any) -> None:
 
 
 def _predict(options: argparse.Namespace, console: Console) -> int:
-    from irtune.studies.predict import predict
+    from irtune.results.predict import predict
 
     storage = storage_of(options)
     file, out = options.file.expanduser(), options.out and options.out.expanduser()
@@ -86,7 +86,7 @@ def _predict(options: argparse.Namespace, console: Console) -> int:
 
 
 def _recommend(options: argparse.Namespace, console: Console) -> int:
-    from irtune.studies.recommend import recommend
+    from irtune.results.recommend import recommend
 
     if options.control is None and (options.overrides or options.plan or options.resume != "ask"):
         raise ValueError("settings, --plan, --resume and --new are about the control; give --control SEEDS with them")
@@ -100,7 +100,7 @@ def _recommend(options: argparse.Namespace, console: Console) -> int:
         say(console, f"wrote {file}")
     if options.control is None:
         return 0
-    from irtune.studies.control import run_control
+    from irtune.results.control import run_control
 
     how = {"resume": options.resume, "plan": options.plan, "console": console}
     settings = parse_overrides(options.overrides)
@@ -110,14 +110,14 @@ def _recommend(options: argparse.Namespace, console: Console) -> int:
 def _export(options: argparse.Namespace, console: Console) -> int:
     storage, out = storage_of(options), options.out.expanduser()
     if options.merged:
-        from irtune.studies.predict import find_adapter
+        from irtune.results.predict import find_adapter
         from irtune.training.merged import write_merged
 
         adapter = find_adapter(options.study, storage)
         write_merged(adapter, out)
         say(console, f"wrote {out}: the model of {adapter}, for transformers alone")
         return 0
-    from irtune.studies.travel import export_study
+    from irtune.results.travel import export_study
 
     exported = export_study(options.study, out, storage, adapters=not options.no_adapters)
     for file in exported.redacted:
@@ -127,7 +127,7 @@ def _export(options: argparse.Namespace, console: Console) -> int:
 
 
 def _import(options: argparse.Namespace, console: Console) -> int:
-    from irtune.studies.travel import import_study
+    from irtune.results.travel import import_study
 
     imported = import_study(options.file.expanduser(), storage_of(options))
     say(console, f"wrote {imported.folder}: {imported}")

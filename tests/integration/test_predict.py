@@ -16,7 +16,7 @@ from saying import refused
 from irtune.cli import main
 from irtune.config.load import load
 from irtune.config.schema import ExperimentConfig
-from irtune.studies import predict
+from irtune.results import predict
 from irtune.tracking import served_model
 from irtune.tracking.mlflow_tracker import MlflowTracker
 from irtune.tracking.run_record import Ended, Opened, RunRecord

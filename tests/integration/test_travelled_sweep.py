@@ -8,11 +8,11 @@ from sweeps import SweepRun
 
 from irtune.config.load import load
 from irtune.config.sweep_schema import SweepConfig
-from irtune.studies.predict import find_adapter
+from irtune.results.predict import find_adapter
+from irtune.results.together import report_together
+from irtune.results.travel import export_study, import_study
 from irtune.studies.recorded import find_trial
 from irtune.studies.resume import read_identity, sweep_to_resume
-from irtune.studies.together import report_together
-from irtune.studies.travel import export_study, import_study
 
 
 def _fingerprint(sweep: SweepRun) -> str:

@@ -32,7 +32,8 @@ ALLOWED = {
     "search": SCIENCE | {"config", "training"},
     "workers": SCIENCE | {"config", "training", "tracking", "search"},
     "studies": SCIENCE | {"config", "training", "tracking", "search", "workers"},
-    "cli": SCIENCE | {"config", "training", "tracking", "search", "workers", "studies"},
+    "results": SCIENCE | {"config", "training", "tracking", "search", "workers", "studies"},
+    "cli": SCIENCE | {"config", "training", "tracking", "search", "workers", "studies", "results"},
 }
 """Room -> the rooms that it may import beside itself."""
 
@@ -115,6 +116,7 @@ def test_what_rooms_import_is_seen(tmp_path):
         ("training", "config"),
         ("cli", "studies"),
         ("studies", "search"),
+        ("results", "studies"),
     } <= edges
     assert len({file for _, file, _ in ALL_IMPORTS}) > 50
 
@@ -154,7 +156,7 @@ def test_libraries_are_known_in_their_rooms_only():
     [
         ("import irtune", ["ray", "mlflow", "deepspeed", "torch", "transformers", "optuna"]),
         (
-            "import irtune.studies.watch, irtune.studies.listing, irtune.studies.cleaning",
+            "import irtune.results.watch, irtune.results.listing, irtune.results.cleaning",
             ["torch", "ray", "optuna", "mlflow", "transformers", "pandas", "matplotlib"],
         ),
         ("import irtune.methods", ["pydantic", "numpy", "torch", "yaml"]),
@@ -166,8 +168,8 @@ def test_libraries_are_known_in_their_rooms_only():
         ("import irtune.tracking.uploader, irtune.tracking.model_script", ["torch", "ray", "transformers", "peft"]),
         ("import irtune.layers, irtune.layers.blocks", ["torch"]),
         ("import irtune.training.pretrained, irtune.training.measurable", ["torch", "transformers", "peft"]),
-        ("import irtune.studies.together", ["torch", "transformers", "peft", "ray", "mlflow", "deepspeed"]),
-        ("import irtune.studies.travel", ["torch", "transformers", "peft", "ray", "mlflow", "deepspeed", "matplotlib"]),
+        ("import irtune.results.together", ["torch", "transformers", "peft", "ray", "mlflow", "deepspeed"]),
+        ("import irtune.results.travel", ["torch", "transformers", "peft", "ray", "mlflow", "deepspeed", "matplotlib"]),
         ("import irtune.studies.preflight", ["torch", "transformers", "peft", "ray", "mlflow", "deepspeed", "psutil"]),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

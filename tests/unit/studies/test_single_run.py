@@ -8,7 +8,7 @@ from irtune.config.load import build, explicit
 from irtune.config.run_schema import RunConfig
 from irtune.config.schema import ExperimentConfig
 from irtune.config.sweep_schema import SweepConfig
-from irtune.studies.predict import find_adapter
+from irtune.results.predict import find_adapter
 from irtune.studies.recorded import StudyError, find_trial
 from irtune.studies.resume import write_identity
 from irtune.studies.single_run import config_from

@@ -19,9 +19,9 @@ from irtune.config.ablation_schema import AblationConfig
 from irtune.config.load import build, dotted_keys, with_overrides
 from irtune.config.schema import ExperimentConfig
 from irtune.config.sweep_schema import SweepConfig
+from irtune.results.control import control_of
+from irtune.results.recommend import recommend
 from irtune.search.ablation_cells import cells_of, seeds_of
-from irtune.studies.control import control_of
-from irtune.studies.recommend import recommend
 from irtune.studies.recorded import StudyError
 from irtune.studies.resume import IDENTITY
 from irtune.training.record import RecordWriter

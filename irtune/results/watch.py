@@ -15,7 +15,7 @@ from rich.text import Text
 from irtune.analysis.sparkline import block_row, limits, sparkline
 from irtune.analysis.tables import MEDIUM_WIDTH, MISSING, duration, worded
 from irtune.redaction import in_one_line
-from irtune.studies.followed import FollowedStudy, Look
+from irtune.results.followed import FollowedStudy, Look
 from irtune.studies.progress import LINE_EVERY_S, SILENCE_S
 from irtune.studies.trial_record import TrialRecord
 from irtune.workers.error_text import last_line

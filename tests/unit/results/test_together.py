@@ -9,9 +9,9 @@ from saying import refused, says
 from irtune.cli import main
 from irtune.config.ablation_schema import AblationConfig
 from irtune.config.sweep_schema import SweepConfig
+from irtune.results.together import OWN_BASELINES, _labels, report_together
+from irtune.results.travel import export_study, import_study
 from irtune.studies.recorded import StudyError
-from irtune.studies.together import OWN_BASELINES, _labels, report_together
-from irtune.studies.travel import export_study, import_study
 
 HERE, THERE = "here-20260101-120000", "there-20260102-120000"
 ALL = {"policy": {"name": "all"}, "choices": ((0, tuple(range(NUM_BLOCKS))),)}

@@ -20,8 +20,8 @@ from irtune.config.schema import AdapterConfig, ExperimentConfig
 from irtune.config.tree import put
 from irtune.files import once_there_is_room, write_whole
 from irtune.redaction import BLOT, redacted
+from irtune.results.recommend import Recommendation
 from irtune.search.ablation_cells import WITHOUT_DOTS
-from irtune.studies.recommend import Recommendation
 from irtune.studies.recorded import StudyError, find_study
 from irtune.studies.resume import Resume
 

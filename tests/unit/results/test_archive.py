@@ -15,8 +15,8 @@ from saying import refused, says
 
 from irtune.cli import main
 from irtune.config.sweep_schema import SweepConfig
-from irtune.studies.archive import ArchiveError
-from irtune.studies.travel import export_study, import_study
+from irtune.results.archive import ArchiveError
+from irtune.results.travel import export_study, import_study
 
 NAME = "tiny-20261127-230158"
 MANIFEST = "manifest.json"

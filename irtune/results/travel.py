@@ -19,11 +19,11 @@ from pydantic import TypeAdapter, ValidationError
 from irtune.data.label_names import counted
 from irtune.files import appearing, open_alone
 from irtune.redaction import redact, redacted
-from irtune.studies.archive import FORMAT, Archive, ArchiveError, Manifest, open_archive, why_unsafe, write_archive
+from irtune.results.archive import FORMAT, Archive, ArchiveError, Manifest, open_archive, why_unsafe, write_archive
+from irtune.results.trial_frame import trial_frame
 from irtune.studies.recorded import StudyError, find_study, recorded_trials
 from irtune.studies.resume import FORMAT as STUDY_FORMAT
 from irtune.studies.resume import IDENTITY, Identity, read_identity
-from irtune.studies.trial_frame import trial_frame
 from irtune.studies.trial_record import TrialRecord
 from irtune.tracking.heartbeat import is_live
 from irtune.tracking.ownership import leads_elsewhere

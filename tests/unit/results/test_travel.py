@@ -19,14 +19,15 @@ from saying import refused, says
 from irtune.cli import main
 from irtune.config.load import build
 from irtune.config.sweep_schema import SweepConfig
+from irtune.results import control, recommend, travel
+from irtune.results.archive import Archive, ArchiveError
+from irtune.results.travel import export_study, import_study, travels
 from irtune.search.optuna_source import STUDY
-from irtune.studies import ablation_claims, ablation_files, conclusion, control, plan, recommend, single_run, travel
-from irtune.studies.archive import Archive, ArchiveError
+from irtune.studies import ablation_claims, ablation_files, conclusion, plan, single_run
 from irtune.studies.artifacts import HEAT_MAP, TRACE
 from irtune.studies.recorded import StudyError, aim_of, best_trial, find_study, finished_trials
 from irtune.studies.resume import IDENTITY, known_studies, read_identity, sweep_to_resume
 from irtune.studies.single_run import config_from
-from irtune.studies.travel import export_study, import_study, travels
 from irtune.tracking.heartbeat import Heartbeat
 from irtune.tracking.run_record import Ended, RunRecord
 from irtune.tracking.trace import read_trace

@@ -28,7 +28,7 @@ from irtune.data.reading.contents import kind_of
 from irtune.data.rows import Problem, Row, skip_or_stop
 from irtune.data.to_predict import RowsToPredict
 from irtune.plugins import nearest
-from irtune.studies.prediction_files import check_out, predictions_to
+from irtune.results.prediction_files import check_out, predictions_to
 from irtune.studies.progress import LINE_EVERY_S
 from irtune.studies.recorded import StudyError, find_trial
 from irtune.studies.resume import IDENTITY

@@ -11,10 +11,10 @@ from study_folders import choose, die, files_in, make_study, make_trial
 
 from irtune.cli import main
 from irtune.files import write_json
-from irtune.studies import watch as watch_module
-from irtune.studies.followed import FollowedStudy
+from irtune.results import watch as watch_module
+from irtune.results.followed import FollowedStudy
+from irtune.results.watch import picture, watch
 from irtune.studies.progress import PROGRESS, Outlook
-from irtune.studies.watch import picture, watch
 from irtune.tracking.heartbeat import Heartbeat
 from irtune.tracking.run_record import RunRecord
 from irtune.training.record import MEASURED, RecordWriter

@@ -13,7 +13,7 @@ from rich.text import Text
 from irtune.analysis.tables import MEDIUM_WIDTH, MISSING, size, worded
 from irtune.files import bytes_under
 from irtune.redaction import in_one_line
-from irtune.studies.followed import FollowedStudy, Look
+from irtune.results.followed import FollowedStudy, Look
 from irtune.studies.recorded import StudyError
 from irtune.studies.resume import IDENTITY, known_studies
 

@@ -7,7 +7,7 @@ from saying import says
 from study_folders import die, files_in, make_study, make_trial
 
 from irtune.cli import main
-from irtune.studies import cleaning
+from irtune.results import cleaning
 from irtune.tracking.heartbeat import Heartbeat
 
 KEPT = ("predictions.npz", "layer_importance.npz", "adapter/adapter_model.safetensors")
