@@ -16,11 +16,12 @@ from torch import nn
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from irtune.importance import SIGNALS, Importance, ImportanceSignal
+from irtune.importance import SIGNALS, ImportanceSignal
 from irtune.layers.blocks import Blocks, map_parameters
 from irtune.layers.compiled_blocks import CompiledBlocks, check_compiled
 from irtune.layers.controller import LayerController
 from irtune.layers.fitting import leaves_tensors_open, policy_among, signal_for
+from irtune.layers.hf_checkpoint import go_on, progress_of
 from irtune.layers.hf_checks import (
     InputGradients,
     check_trainer,
@@ -32,7 +33,7 @@ from irtune.layers.measured_model import Batch, innermost_optimizer
 from irtune.layers.presets import POLICY, arguments_of, chosen, method_named, options_of, signal_of, to_json
 from irtune.layers.recompute import is_checkpointing
 from irtune.layers.refresh import ProbeMemory
-from irtune.layers.selection_record import MemoryTrace, SelectionRecord
+from irtune.layers.selection_record import MemoryTrace
 from irtune.layers.torch_blocks import FrozenState, TorchBlocks
 from irtune.plugins import one_of
 from irtune.selection import POLICIES, SelectionPolicy, StepCost
@@ -369,17 +370,7 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
     def _progress(self) -> dict[str, Any] | None:
         if self._controller is None:
             return None
-        trace = [
-            {
-                "step": record.step,
-                "active": list(record.active),
-                "importance": record.importance.to_json(),
-                "trainable_parameters": record.trainable_parameters,
-            }
-            for record in self.trace.records
-        ]
-        blocks = list(self.controller.indices)
-        return {"controller": self.controller.state_dict(), "blocks": blocks, "trace": trace}
+        return progress_of(self.controller, self.trace)
 
     def _resume(self, state: Any) -> None:
         name = type(self).__name__
@@ -393,29 +384,10 @@ class IRTuningCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
             return
         if entry["args"] != self._settings():
             logger.warning("%s goes on with other settings than the checkpoint was written with", name)
-        num_blocks = len(saved["controller"]["importance"]["scores"])
-        if num_blocks != len(self.controller.all_blocks):
-            raise ValueError(
-                f"{name}: the checkpoint is of a model of {num_blocks} trainable blocks, this one has "
-                f"{len(self.controller.all_blocks)}"
-            )
-        blocks, now = saved.get("blocks", list(range(num_blocks))), list(self.controller.indices)
-        if blocks != now:
-            raise ValueError(
-                f"{name}: when the checkpoint was written blocks {blocks} were trainable, and now blocks {now} are; "
-                "freeze the same ones"
-            )
-        self.controller.load_state_dict(saved["controller"])
+        go_on(self.controller, self.trace, saved, name=name)
         if not self.reselect_every and saved["trace"]:
             # Chosen once is chosen, also where training now takes longer.
             self.controller.next_refresh = state.max_steps
-        if self.controller.blocks.rank == 0:
-            self.trace.records += [_record(values) for values in saved["trace"]]
-
-
-def _record(values: Mapping[str, Any]) -> SelectionRecord:
-    importance = Importance.from_json(values["importance"])
-    return SelectionRecord(values["step"], tuple(values["active"]), importance, values["trainable_parameters"])
 
 
 def _interval(steps: Any) -> int:

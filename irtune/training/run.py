@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from peft import PeftModel
 from transformers import set_seed
 
 from irtune.analysis.groups import Groups
@@ -20,7 +21,7 @@ from irtune.config.schema import ExperimentConfig
 from irtune.data.batches import share_hash
 from irtune.data.common_tokens import common_tokens
 from irtune.data.dataset import LabelledDataset, Split
-from irtune.data.encode import encode_once
+from irtune.data.encode import EncodedDataset, encode_once
 from irtune.data.label_names import metric_labels
 from irtune.files import once_there_is_room, write_arrays
 from irtune.layers import LayerController, map_parameters
@@ -143,15 +144,10 @@ def _reset_process(config: ExperimentConfig) -> None:
     set_seed(config.seed)
 
 
-def _prepare(
-    config: ExperimentConfig,
-    dataset: LabelledDataset,
-    folder: Path,
-    recorder: Recorder,
-    report: Report,
-    device: torch.device,
-    encoded_folder: Path,
-) -> Loop:
+def _load(
+    config: ExperimentConfig, dataset: LabelledDataset, encoded_folder: Path
+) -> tuple[PeftModel, EncodedDataset, int]:
+    """The model with its adapter, the data as it reads them, and the id of its padding."""
     check_metric(config.metric, dataset)
     checkpoint = materialize(config.model)
     tokenizer = load_tokenizer(checkpoint)
@@ -164,6 +160,19 @@ def _prepare(
     if config.model.gradient_checkpointing:
         enable_gradient_checkpointing(model)
     model.train()
+    return model, encoded, tokenizer.pad_token_id
+
+
+def _prepare(
+    config: ExperimentConfig,
+    dataset: LabelledDataset,
+    folder: Path,
+    recorder: Recorder,
+    report: Report,
+    device: torch.device,
+    encoded_folder: Path,
+) -> Loop:
+    model, encoded, pad_token_id = _load(config, dataset, encoded_folder)
     trainable = map_parameters(model)
     config.selection.policy.check(len(trainable))
     check_tensors(config, trainable)
@@ -185,9 +194,7 @@ def _prepare(
         prefix=prefix,
         frozen_state=config.selection.frozen_state,
     )
-    prefix_cache = PrefixCache(
-        blocks, cost.reuse, encoded, tokenizer.pad_token_id, sharing, config, encoded_folder / "prefix"
-    )
+    prefix_cache = PrefixCache(blocks, cost.reuse, encoded, pad_token_id, sharing, config, encoded_folder / "prefix")
     cost = replace(cost, reuse=prefix_cache.reuse)
     controller = LayerController(
         blocks,
@@ -210,7 +217,7 @@ def _prepare(
         controller=controller,
         data=encoded,
         class_names=metric_labels(dataset.labels),
-        pad_token_id=tokenizer.pad_token_id,
+        pad_token_id=pad_token_id,
         cost=cost,
         memory=PeakMemory(device),
         clock=StepClock(marks_of(device)),
