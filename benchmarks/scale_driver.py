@@ -174,6 +174,7 @@ class Driver:
             final = dict.fromkeys(FINAL, score)
             with self.counted(TRIAL):
                 writer.metrics(step, final)
+                writer.result({"step": step, "final": True, **final})
             trial.last_result = {"step": step, "final": True, **final}
         return step == STEPS
 

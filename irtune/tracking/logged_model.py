@@ -1,4 +1,4 @@
-"""A trial's adapter as a model of MLflow's own: what is logged, its links to run and data, and the registry."""
+"""A trial as a model of MLflow's own: what is logged, its links to run and data, its adapter, and the registry."""
 
 import json
 import logging
@@ -20,6 +20,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from irtune.tracking.address import quoted
 from irtune.tracking.contained import files_inside
+from irtune.tracking.run_record import KEY_TAG
 from irtune.training.adapter_notes import AdapterNotes
 from irtune.training.record import ADAPTER
 
@@ -27,6 +28,9 @@ logger = logging.getLogger(__name__)
 
 CHAMPION = "champion"
 """The alias of the version that is registered last."""
+
+FILES_TAG = "irtune.files"
+"""Of a model: ``adapter`` where its files are in MLflow, otherwise why not. Models of earlier versions lack it."""
 
 _SCRIPT = Path(__file__).with_name("model_script.py")
 
@@ -52,48 +56,71 @@ class Origin:
     data: tuple[str, str] | None
 
 
-def log_model(client: MlflowClient, origin: Origin, folder: Path, path: str) -> LoggedModel:
-    """Log the adapter of a run as a model; where that was done before, nothing is, and what was begun is ended.
-
-    The base model is not copied: the adapter's ``irtune.json`` says where it is.
+def log_model(client: MlflowClient, origin: Origin, *, is_new: bool = False) -> LoggedModel:
+    """Log a run as a model without files; where that was done before, nothing is, and what was begun is ended.
 
     Args:
         client: Of the store that has the run.
         origin: The run.
-        folder: The run's folder.
-        path: Of the adapter in it.
+        is_new: The run has no model for certain, and none is searched for, which takes as long as there are models.
 
     Returns:
-        The model, ready to be loaded.
+        The model, to be found by its scores; ``add_files`` makes it one to be loaded.
+
+    Raises:
+        MlflowException: MLflow cannot be reached, or what else its client raises.
+    """
+    model = None if is_new else model_of(client, origin.experiment_id, origin.run_id)
+    if model is None:
+        model = client.create_logged_model(
+            origin.experiment_id,
+            ADAPTER,
+            origin.run_id,
+            tags={**origin.tags, FILES_TAG: _why_no_files(origin)},
+            params=dict(origin.params),
+            model_type="text-classification",
+        )
+    if model.status == LoggedModelStatus.READY:
+        return model
+    if FILES_TAG not in model.tags:
+        # An earlier version began it, and may not have sent all of its files.
+        client.set_logged_model_tags(model.model_id, {FILES_TAG: _why_no_files(origin)})
+    _link(client, origin, model.model_id, is_new=is_new)
+    return client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+
+
+def add_files(client: MlflowClient, model: LoggedModel, folder: Path, path: str) -> None:
+    """Give a model its adapter, so that it can be loaded; one that has its files is left as it is.
+
+    The base model is not copied: the adapter's ``irtune.json`` says where it is.
+
+    Args:
+        client: Of the store that has the model.
+        model: As ``log_model`` returned it.
+        folder: The run's folder.
+        path: Of the adapter in it.
 
     Raises:
         AdapterFolderError: It is no adapter that irtune can load again.
         MlflowException: MLflow cannot be reached, or what else its client raises.
     """
-    model = model_of(client, origin.experiment_id, origin.run_id)
-    if model is not None and model.status == LoggedModelStatus.READY:
-        return model
+    if has_files(model):
+        return
     with TemporaryDirectory(prefix="irtune-model-") as temporary:
-        adapter = Path(temporary) / ADAPTER
+        adapter, target = Path(temporary) / ADAPTER, Path(temporary) / "model"
         _copy(folder, path, adapter)
-        notes = AdapterNotes.read(adapter)
-        if model is None:
-            model = client.create_logged_model(
-                origin.experiment_id,
-                ADAPTER,
-                origin.run_id,
-                tags=dict(origin.tags),
-                params=dict(origin.params),
-                model_type="text-classification",
-            )
-        _link(client, origin, model.model_id)
-        _write(adapter, notes, model, Path(temporary) / "model")
-        client.log_model_artifacts(model.model_id, str(Path(temporary) / "model"))
-    return client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+        _write(adapter, AdapterNotes.read(adapter), model, target)
+        client.log_model_artifacts(model.model_id, str(target))
+    client.set_logged_model_tags(model.model_id, {FILES_TAG: ADAPTER})
+
+
+def has_files(model: LoggedModel) -> bool:
+    """Whether a model that is ready can be loaded."""
+    return bool(model.tags.get(FILES_TAG, ADAPTER) == ADAPTER)
 
 
 def model_of(client: MlflowClient, experiment_id: str, run_id: str) -> LoggedModel | None:
-    """The model of a run's adapter, ready or not; None where there is none."""
+    """The model of a run, ready or not, with files or without; None where there is none."""
     wanted = f"source_run_id = '{run_id}' AND name = '{ADAPTER}'"
     return next(iter(client.search_logged_models([experiment_id], wanted, max_results=1)), None)
 
@@ -125,6 +152,14 @@ def register(client: MlflowClient, model: LoggedModel, name: str) -> None:
         client.set_registered_model_alias(name, CHAMPION, str(own.version))
 
 
+def _why_no_files(origin: Origin) -> str:
+    trial = origin.tags[KEY_TAG].replace("/", ":", 1)
+    return (
+        "none: the adapter was not uploaded (with tracking.upload_adapters=all every one is); if it was kept, "
+        f"`irtune predict {trial}` finds it, otherwise `irtune train --from {trial}` makes it again"
+    )
+
+
 def _copy(folder: Path, path: str, target: Path) -> None:
     """What lies in the adapter's folder, and nothing that a link leads to."""
     refused: list[str] = []
@@ -135,9 +170,9 @@ def _copy(folder: Path, path: str, target: Path) -> None:
         logger.warning("of the adapter %s is left out: %s", path, "; ".join(refused))
 
 
-def _link(client: MlflowClient, origin: Origin, model_id: str) -> None:
+def _link(client: MlflowClient, origin: Origin, model_id: str, *, is_new: bool) -> None:
     """Make the model an output of its run, and the run's scores on its data those of the model."""
-    outputs = client.get_run(origin.run_id).outputs
+    outputs = None if is_new else client.get_run(origin.run_id).outputs
     if outputs is None or all(output.model_id != model_id for output in outputs.model_outputs):
         client.log_outputs(origin.run_id, [LoggedModelOutput(model_id, step=0)])
     name, digest = origin.data or (None, None)

@@ -23,14 +23,13 @@ from irtune.tracking.address import artifact_root, local_database, quoted
 from irtune.tracking.connection import TrackingError, fail_fast
 from irtune.tracking.contained import OutsideError, check_inside, files_inside
 from irtune.tracking.conversion import POINTS_PER_CALL, cut, names_and_texts, points
-from irtune.tracking.logged_model import Origin, log_model, register
-from irtune.tracking.run_record import DATA_TAG, DIGEST_TAG, Ended, Opened, RunStatus
+from irtune.tracking.logged_model import Origin, add_files, log_model, register
+from irtune.tracking.run_record import DATA_TAG, DIGEST_TAG, KEY_TAG, Ended, Opened, RunStatus
 from irtune.training.adapter_notes import AdapterFolderError
 from irtune.training.record import ADAPTER, Record
 
 logger = logging.getLogger(__name__)
 
-KEY_TAG = "irtune.key"
 FINAL = "final/"
 """What begins the names of scores of the best weights, which come together with what the run cost."""
 
@@ -44,7 +43,12 @@ _WORTH_A_RETRY = {401, 403, 408, 429}
 
 @dataclass
 class _Run:
-    """An open run, what has been sent to it, and of what its model is to be made."""
+    """An open run, what has been sent to it, and of what its model is to be made.
+
+    Args:
+        is_new: MLflow has just made it, and no model of it can be there.
+        has_result: The trial has finished, whoever heard of it.
+    """
 
     run_id: str
     steps: dict[str, set[int]] = field(default_factory=dict)
@@ -53,6 +57,8 @@ class _Run:
     tags: dict[str, str] = field(default_factory=dict)
     final: dict[str, Metric] = field(default_factory=dict)
     adapter: Record | None = None
+    is_new: bool = False
+    has_result: bool = False
 
 
 class MlflowTracker:
@@ -122,7 +128,7 @@ class MlflowTracker:
             found = None if is_new else self._find(start.key)
             if found is None:
                 created = self._client.create_run(self.experiment_id, start.start_time_ms, texts, run_name=start.name)
-                run = _Run(str(created.info.run_id))
+                run = _Run(str(created.info.run_id), is_new=True)
             else:
                 run = self._known(found)
                 self._client.update_run(run.run_id, status="RUNNING", name=start.name)
@@ -162,6 +168,8 @@ class MlflowTracker:
                 tags |= names_and_texts(record["values"], MAX_TAG_VAL_LENGTH)
             elif record["kind"] == "resumed":
                 tags["irtune.resumed_at"] = str(record["step"])
+            elif record["kind"] == "result":
+                run.has_result = True
             found = points(record)
             is_final = any(point.key.startswith(FINAL) for point in found)
             for point in found:
@@ -191,11 +199,11 @@ class MlflowTracker:
     def finish(self, key: str, end: Ended) -> None:
         """Say how an open run ended, and close it; its error becomes the tag ``irtune.error`` and ``error.txt``.
 
-        An adapter that was sent is logged as a model now, once the scores of the run are known.
+        A trial that has finished is logged as a model now, with its adapter if that was sent.
         """
         run = self._runs[key]
-        if run.adapter is not None and (end.status == "FINISHED" or run.final):
-            self._send_model(run, run.adapter)
+        if run.has_result:
+            self._send_model(run)
         texts = names_and_texts(end.tags, MAX_TAG_VAL_LENGTH)
         with fail_fast(_CALL_TIMEOUT_S):
             if end.error_text is not None:
@@ -250,21 +258,26 @@ class MlflowTracker:
             _unless_refused(f"the artifact {record['path']}", lambda: self._upload(run.run_id, record))
         run.artifacts.add(sent)
 
-    def _send_model(self, run: _Run, record: Record) -> None:
+    def _send_model(self, run: _Run) -> None:
         data = (run.tags[DATA_TAG], run.tags[DIGEST_TAG]) if {DATA_TAG, DIGEST_TAG} <= run.tags.keys() else None
         origin = Origin(self.experiment_id, run.run_id, run.tags, run.params, list(run.final.values()), data)
+        # A call that failed may have taken effect.
+        is_new, run.is_new = run.is_new, False
 
         def send() -> None:
-            model = log_model(self._client, origin, Path(record["folder"]), record["path"])
-            if "register" in record:
-                register(self._client, model, record["register"])
+            model = log_model(self._client, origin, is_new=is_new)
+            if run.adapter is not None:
+                add_files(self._client, model, Path(run.adapter["folder"]), run.adapter["path"])
+                if "register" in run.adapter:
+                    register(self._client, model, run.adapter["register"])
 
-        with fail_fast(_UPLOAD_TIMEOUT_S):
+        with fail_fast(_CALL_TIMEOUT_S if run.adapter is None else _UPLOAD_TIMEOUT_S):
             try:
                 _unless_refused(f"the model of run {run.run_id}", send)
             except AdapterFolderError as error:
                 logger.warning("%s; it goes to MLflow as files, which no model is made of", error)
-                self._send_artifact(run, record)
+                assert run.adapter is not None
+                self._send_artifact(run, run.adapter)
 
     def _upload(self, run_id: str, record: Mapping[str, Any]) -> None:
         target: str = record["artifact_folder"]

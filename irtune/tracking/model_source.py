@@ -10,7 +10,7 @@ from mlflow.exceptions import MlflowException
 from irtune.redaction import public_address, redact
 from irtune.tracking.address import RUN_ID, local_database
 from irtune.tracking.connection import TrackingError, check_tracking, fail_fast
-from irtune.tracking.logged_model import model_of
+from irtune.tracking.logged_model import FILES_TAG, has_files, model_of
 from irtune.training.record import ADAPTER
 
 _TIMEOUT_S = 300
@@ -51,7 +51,10 @@ def fetch_adapter(source: str, uri: str, target: Path) -> Path:
 def _place(client: MlflowClient, source: str) -> str:
     """Where an adapter lies."""
     if _LOGGED.fullmatch(source):
-        return _of_model(client.get_logged_model(source.removeprefix("models:/")).artifact_location)
+        model = client.get_logged_model(source.removeprefix("models:/"))
+        if not has_files(model):
+            raise TrackingError(f"{source}: the model has no files in MLflow: {model.tags[FILES_TAG]}")
+        return _of_model(model.artifact_location)
     if (named := _REGISTERED.fullmatch(source)) is not None:
         name, alias, number = named.groups()
         version = number or client.get_model_version_by_alias(name, alias).version
@@ -62,15 +65,16 @@ def _place(client: MlflowClient, source: str) -> str:
             f"{source}: names no model; give a run's id, models:/NAME@champion, models:/NAME/VERSION or models:/m-ID"
         )
     run = client.get_run(run_id)
-    model = model_of(client, run.info.experiment_id, run_id)
-    if model is not None:
-        return _of_model(model.artifact_location)
-    # Where earlier versions put it.
-    if client.list_artifacts(run_id, ADAPTER):
-        return f"{run.info.artifact_uri}/{ADAPTER}"
+    found = model_of(client, run.info.experiment_id, run_id)
+    if found is not None and has_files(found):
+        return _of_model(found.artifact_location)
+    # Where one lies that no model can be made of. Asked by its run, MLflow would look through all models.
+    place = f"{run.info.artifact_uri}/{ADAPTER}"
+    if mlflow.artifacts.list_artifacts(place, tracking_uri=client.tracking_uri):
+        return place
     there = run.data.tags.get("irtune.trial_folder", "its trial's folder")
     raise TrackingError(
-        f"{source}: the run has no model in MLflow, since its adapter was not uploaded (tracking.upload_adapters); "
+        f"{source}: the run's adapter was not uploaded to MLflow (tracking.upload_adapters); "
         f"where it was kept, {there} has it: give that folder"
     )
 

@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 
 DRIVER_RECORD = "driver.jsonl"
 
+KEY_TAG = "irtune.key"
+"""What a run is known by: its study's name and its own, as in ``sweep/trial_0007``."""
+
 DATA_TAG, DIGEST_TAG = "irtune.data", "irtune.data.digest"
 """Name and fingerprint of the data of a run; one that has both has them as MLflow's dataset input too."""
 

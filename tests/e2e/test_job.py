@@ -53,7 +53,7 @@ def test_a_submitted_sweep_leaves_its_results_outside_the_job(
         names = {file.path for file in client.list_artifacts(run_id)}
         assert {"layer_importance", "predictions.npz"} <= names
         models = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run_id}'")
-        assert [model.status for model in models] == ["READY"] or run.data.tags["irtune.baseline"] == "false"
+        assert [model.status for model in models] == ["READY"]
         kept = client.download_artifacts(run_id, "predictions.npz", str(tmp_path))
         assert_scores_are_those_of_the_predictions(run.data.metrics, Path(kept))
     copies = [path for path in cluster.temp.glob("session_*/runtime_resources/working_dir_files/*") if path.is_dir()]

@@ -23,7 +23,7 @@ from irtune.tracking.run_record import Ended, Opened, RunRecord
 from irtune.tracking.uploader import Uploader
 from irtune.training.adapter_notes import AdapterFolderError, AdapterNotes
 from irtune.training.predictor import Predictor
-from irtune.training.record import NoRecorder
+from irtune.training.record import NoRecorder, RecordWriter
 from irtune.training.run import run
 
 CLASSES = ["a", "b"]
@@ -101,6 +101,7 @@ def test_a_model_in_mlflow_predicts_what_its_run_found(
     shutil.copytree(trial / "adapter", folder / "adapter")
     record = RunRecord(folder)
     record.begin(Opened("s/trial", "trial", {}, 1_000))
+    RecordWriter(folder).result({"step": 3, "final": True})
     record.finish(Ended("FINISHED", {}, None, 2_000))
     record.add_artifact(folder / "adapter", "adapter", "letters")
     Uploader(MlflowTracker(uri, "irtune")).settle(record)

@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 from sweeps import ROOT, SweepRun, run_sweep
 
 from irtune.studies.recorded import find_trial
+from irtune.tracking.logged_model import has_files
 
 STEPS, REFRESH, BLOCKS = 9, 3, 6
 CUT = "0 of 150 examples cut, 0 without their change"
@@ -118,7 +119,9 @@ def test_the_adapters_of_the_best_trial_and_the_baseline_are_kept_and_uploaded(t
     kept = {file.parent.parent.name for file in tiny_sweep.folder.glob("trials/*/adapter/adapter_model.safetensors")}
     assert kept == {best, "baseline"}
     models = tiny_sweep.client().search_logged_models([runs[best].info.experiment_id])
-    places = {model.source_run_id: model.artifact_location for model in models}
+    # Every trial that finished is a model, and those have files whose adapters are uploaded.
+    assert sorted(str(model.source_run_id) for model in models) == sorted(run.info.run_id for run in finished.values())
+    places = {model.source_run_id: model.artifact_location for model in models if has_files(model)}
     assert {name for name, run in runs.items() if run.info.run_id in places} == kept
     adapter = list_artifacts(f"{places[runs[best].info.run_id]}/artifacts/adapter")
     names = {Path(file.path).name for file in adapter}
@@ -141,7 +144,7 @@ def test_the_winner_is_the_champion_of_the_sweeps_name(tiny_sweep: SweepRun) -> 
     )
     scores = [{one.key: one.value for one in model.metrics}[VALIDATION] for model in (best, *others)]
     assert scores == sorted(scores, reverse=True)
-    assert len(scores) == 2
+    assert len(scores) == sum(run.data.tags["irtune.pruned"] == "false" for run in tiny_sweep.runs())
     assert winner.latest[VALIDATION] == scores[0]
 
 

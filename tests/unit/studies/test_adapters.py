@@ -127,6 +127,7 @@ def test_the_best_go_to_mlflow_and_the_ends_of_their_runs_stay(tmp_path: Path, u
         uploader.add(folder, Opened(f"sweep/{name}", name, {}, now_ms()))
         writer = RecordWriter(folder)
         writer.metrics(9, {"eval/f1_macro": f1})
+        writer.result({"step": 9, "final": True})
         writer.close()
         uploader.finish(f"sweep/{name}", "FINISHED", {"irtune.pruned": "false"})
         assert uploader.drain(20) == {}

@@ -1,11 +1,14 @@
-"""What a trial's adapter is in MLflow: one model a run, linked to its data, registered once."""
+"""What a trial is in MLflow: one model a run, linked to its data, with its adapter where that is uploaded."""
 
+import inspect
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import mlflow
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel
@@ -14,12 +17,13 @@ from mlflow.models import Model
 from saying import refused
 from stores import stored_runs
 
+from irtune.tracking import uploader as uploader_module
 from irtune.tracking.connection import TrackingError
 from irtune.tracking.mlflow_tracker import MlflowTracker
 from irtune.tracking.model_source import fetch_adapter
 from irtune.tracking.run_record import Ended, Opened, RunRecord
 from irtune.tracking.uploader import Uploader
-from irtune.training.record import RecordWriter
+from irtune.training.record import RecordReader, RecordWriter
 
 NewKey = Callable[[], str]
 NOTES = {
@@ -35,9 +39,16 @@ FINISHED = Ended("FINISHED", {}, None, 61_000)
 
 
 def leave(
-    folder: Path, key: str, f1: float, corpus: str = "essays", notes: Mapping[str, Any] = NOTES, register: str = ""
+    folder: Path,
+    key: str,
+    f1: float,
+    corpus: str = "essays",
+    notes: Mapping[str, Any] = NOTES,
+    *,
+    register: str = "",
+    uploads: bool = True,
 ) -> RunRecord:
-    """A trial that finished with an adapter, as its records tell it."""
+    """A trial that finished with an adapter, as its records tell it; ``uploads`` says whether that is to be sent."""
     adapter = folder / "adapter"
     adapter.mkdir(parents=True)
     (adapter / "irtune.json").write_text(json.dumps(notes))
@@ -49,8 +60,10 @@ def leave(
     writer = RecordWriter(folder)
     writer.params({"selection.policy.k": 4})
     writer.metrics(3, {"eval/f1_macro": 0.1})
-    writer.artifact(adapter, "adapter")
+    if uploads:
+        writer.artifact(adapter, "adapter")
     writer.metrics(0, {"final/test_f1_macro": f1, "cost/total_flops": 5.0})
+    writer.result({"step": 3, "final": True, "final/test_f1_macro": f1})
     writer.close()
     record.finish(FINISHED)
     if register:
@@ -61,6 +74,16 @@ def leave(
 def models_of(client: MlflowClient, uri: str, key: str) -> list[LoggedModel]:
     found = client.search_logged_models([client.get_experiment_by_name("irtune").experiment_id])  # type: ignore[union-attr]
     return [model for model in found if model.tags["irtune.key"] == key]
+
+
+def noted(method: Callable[..., Any], calls: list[str]) -> Callable[..., Any]:
+    """The method, which adds its name to ``calls``."""
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        calls.append(method.__name__)
+        return method(*arguments, **named)
+
+    return call
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +97,8 @@ def test_the_best_on_a_corpus_is_a_search_away(
     keys = [new_key() for _ in range(3)]
     corpora = ("essays", "essays", "letters")
     for number, (key, f1, corpus) in enumerate(zip(keys, (0.4, 0.7, 0.9), corpora, strict=True)):
-        Uploader(tracker).settle(leave(tmp_path / str(number), key, f1, corpus))
+        # The best one's adapter is not uploaded.
+        Uploader(tracker).settle(leave(tmp_path / str(number), key, f1, corpus, uploads=number != 1))
     score = "metrics.final/test_f1_macro"
     best, second, *_ = client.search_logged_models(
         [tracker.experiment_id],
@@ -82,6 +106,9 @@ def test_the_best_on_a_corpus_is_a_search_away(
         order_by=[{"field_name": score, "ascending": False, "dataset_name": "essays"}],
     )
     assert [best.tags["irtune.key"], second.tags["irtune.key"]] == [keys[1], keys[0]]
+    assert [best.tags["irtune.files"][:4], second.tags["irtune.files"]] == ["none", "adapter"]
+    assert (best.name, best.status) == (second.name, second.status)
+    assert best.tags.keys() == second.tags.keys()
     assert best.params == {"selection.policy.k": "4"}
     assert {(one.key, one.value, one.dataset_name, one.dataset_digest) for one in best.metrics or []} == {
         ("final/test_f1_macro", 0.7, "essays", "digest of essays"),
@@ -117,6 +144,132 @@ def test_a_model_says_what_it_reads_and_holds_no_pickle(
         assert json.loads((found / "irtune.json").read_text()) == NOTES
 
 
+def test_a_model_without_files_says_so_and_is_refused(
+    tracker: MlflowTracker, client: MlflowClient, store_uri: str, new_key: NewKey, tmp_path: Path
+) -> None:
+    key = new_key()
+    Uploader(tracker).settle(leave(tmp_path, key, 0.5, uploads=False))
+    (model,) = models_of(client, store_uri, key)
+    said = ("tracking.upload_adapters=all", f"irtune train --from {key.replace('/', ':')}")
+    assert all(part in model.tags["irtune.files"] for part in said)
+    with refused(TrackingError, f"models:/{model.model_id}", *said):
+        fetch_adapter(f"models:/{model.model_id}", store_uri, tmp_path)
+    with refused(TrackingError, str(model.source_run_id), "tracking.upload_adapters"):
+        fetch_adapter(str(model.source_run_id), store_uri, tmp_path)
+    with pytest.raises(MlflowException):
+        mlflow.pyfunc.load_model(model.artifact_location)
+
+
+@pytest.mark.parametrize("register", ["", "came-later"])
+def test_an_adapter_that_comes_later_goes_into_the_same_model(
+    tracker: MlflowTracker, client: MlflowClient, store_uri: str, new_key: NewKey, tmp_path: Path, register: str
+) -> None:
+    key = new_key()
+    record = leave(tmp_path / "trial", key, 0.5, uploads=False)
+    for _ in range(2):
+        Uploader(tracker).settle(record)
+    (before,) = models_of(client, store_uri, key)
+    record.add_artifact(tmp_path / "trial" / "adapter", "adapter", register)
+    for _ in range(2):
+        Uploader(MlflowTracker(store_uri, "irtune")).settle(record)
+    (model,) = models_of(client, store_uri, key)
+    assert (model.model_id, model.status, model.tags["irtune.files"]) == (before.model_id, "READY", "adapter")
+    assert len(model.metrics or []) == len(before.metrics or []) == 2
+    assert len(client.get_run(str(model.source_run_id)).outputs.model_outputs) == 1  # type: ignore[union-attr]
+    versions = client.search_model_versions(f"run_id = '{model.source_run_id}'")
+    assert [version.name for version in versions] == ([register] if register else [])
+    (tmp_path / "copy").mkdir()
+    found = fetch_adapter(f"models:/{model.model_id}", store_uri, tmp_path / "copy")
+    assert (found / "adapter_model.safetensors").read_bytes() == b"weights"
+
+
+def test_an_adapter_that_is_gone_leaves_a_model_without_files_which_is_not_registered(
+    tracker: MlflowTracker, client: MlflowClient, store_uri: str, new_key: NewKey, tmp_path: Path
+) -> None:
+    key = new_key()
+    record = leave(tmp_path, key, 0.5, register="gone")
+    shutil.rmtree(tmp_path / "adapter")
+    Uploader(tracker).settle(record)
+    (model,) = models_of(client, store_uri, key)
+    assert (model.status, model.tags["irtune.files"][:4]) == ("READY", "none")
+    assert client.search_registered_models("name = 'gone'") == []
+
+
+@pytest.mark.parametrize("name", ["create_logged_model", "log_outputs", "finalize_logged_model"])
+def test_an_answer_that_is_lost_makes_no_second_model(
+    tracker: MlflowTracker,
+    client: MlflowClient,
+    store_uri: str,
+    new_key: NewKey,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    key, call = new_key(), getattr(MlflowClient, name)
+    lost: list[bool] = []
+
+    def answer_lost(*arguments: Any, **named: Any) -> Any:
+        answer = call(*arguments, **named)
+        if not lost:
+            lost.append(True)
+            raise MlflowException("API request failed with exception")
+        return answer
+
+    monkeypatch.setattr(MlflowClient, name, answer_lost)
+    monkeypatch.setattr(uploader_module, "_FIRST_DELAY_S", 0.02)
+    record = leave(tmp_path, key, 0.5, uploads=False)
+    uploader = Uploader(tracker, interval_s=0.02)
+    uploader.resend(record)
+    uploader.start()
+    assert uploader.drain(20) == {}
+    uploader.close()
+    assert lost
+    (model,) = models_of(client, store_uri, key)
+    assert (model.status, len(model.metrics or [])) == ("READY", 2)
+    assert len(client.get_run(str(model.source_run_id)).outputs.model_outputs) == 1  # type: ignore[union-attr]
+
+
+def test_a_new_run_costs_four_requests_for_its_model_and_none_that_grows_with_them(
+    tracker: MlflowTracker, new_key: NewKey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = leave(tmp_path, new_key(), 0.5, uploads=False)
+    calls: list[str] = []
+    tracker.start_run(record.start(), is_new=True)
+    tracker.send(record.start().key, RecordReader(tmp_path).poll())
+    for name, method in inspect.getmembers(MlflowClient, inspect.isfunction):
+        if not name.startswith("_"):
+            monkeypatch.setattr(MlflowClient, name, noted(method, calls))
+    tracker.finish(record.start().key, FINISHED)
+    of_model = ["create_logged_model", "log_outputs", "log_batch", "finalize_logged_model"]
+    assert calls == [*of_model, "set_terminated"]
+
+
+def test_a_model_that_an_earlier_version_began_gets_its_files(
+    tracker: MlflowTracker, client: MlflowClient, store_uri: str, new_key: NewKey, tmp_path: Path
+) -> None:
+    key = new_key()
+    record = leave(tmp_path, key, 0.5)
+    run_id = tracker.start_run(record.start())
+    client.create_logged_model(tracker.experiment_id, "adapter", run_id, tags={"irtune.key": key})
+    Uploader(tracker).settle(record)
+    (model,) = models_of(client, store_uri, key)
+    assert model.tags["irtune.files"] == "adapter"
+    assert fetch_adapter(f"models:/{model.model_id}", store_uri, tmp_path).is_dir()
+
+
+def test_a_trial_that_was_stopped_early_has_no_model(
+    tracker: MlflowTracker, client: MlflowClient, store_uri: str, new_key: NewKey, tmp_path: Path
+) -> None:
+    key, record = new_key(), RunRecord(tmp_path)
+    record.begin(Opened(key, "top_k k=4", {}, 1_000))
+    writer = RecordWriter(tmp_path)
+    writer.metrics(3, {"eval/f1_macro": 0.1})
+    writer.close()
+    record.finish(Ended("FINISHED", {"irtune.pruned": "true"}, None, 61_000))
+    Uploader(tracker).settle(record)
+    assert models_of(client, store_uri, key) == []
+
+
 def test_an_upload_that_broke_off_is_ended_by_the_next_driver(
     store_uri: str, client: MlflowClient, new_key: NewKey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,7 +278,8 @@ def test_an_upload_that_broke_off_is_ended_by_the_next_driver(
 
     key = new_key()
     record = leave(tmp_path, key, 0.5, register="broken-off")
-    for name in ("log_model_artifacts", "finalize_logged_model", "create_model_version", "set_registered_model_alias"):
+    names = ("log_outputs", "finalize_logged_model", "log_model_artifacts", "set_logged_model_tags")
+    for name in (*names, "create_model_version", "set_registered_model_alias"):
         uploader = Uploader(MlflowTracker(store_uri, "irtune"))
         with monkeypatch.context() as broken:
             broken.setattr(MlflowClient, name, away)
@@ -145,7 +299,7 @@ def test_an_upload_that_broke_off_is_ended_by_the_next_driver(
     assert json.loads(model.tags["mlflow.modelVersions"]) == [{"name": "broken-off", "version": 1}]
 
 
-def test_a_killed_run_has_a_model_once_its_scores_are_known(
+def test_a_killed_run_has_a_model_once_its_result_is_there(
     tracker: MlflowTracker, client: MlflowClient, store_uri: str, new_key: NewKey, tmp_path: Path
 ) -> None:
     key = new_key()
@@ -157,6 +311,9 @@ def test_a_killed_run_has_a_model_once_its_scores_are_known(
     Uploader(tracker).settle(record)
     assert models_of(client, store_uri, key) == []
     (tmp_path / "measured.jsonl").write_text(whole)
+    # Whoever sends what a dead driver left, and the driver that goes on, both tell MLflow.
+    Uploader(tracker).settle(record)
+    assert len(models_of(client, store_uri, key)) == 1
     record.finish(FINISHED)
     Uploader(tracker).settle(record)
     (model,) = models_of(client, store_uri, key)
@@ -189,13 +346,15 @@ def test_an_adapter_of_which_no_model_can_be_made_goes_as_files(
 ) -> None:
     key = new_key()
     Uploader(tracker).settle(leave(tmp_path, key, 0.5, notes={"labels": ["yes", "no"]}))
-    assert models_of(client, store_uri, key) == []
+    (model,) = models_of(client, store_uri, key)
+    assert model.tags["irtune.files"].startswith("none")
     assert "earlier version" in caplog.text
     run_id = tracker.start_run(Opened(key, "n", {}, 1_000))
-    names = {file.path for file in client.list_artifacts(run_id, "adapter")}
-    assert names == {"adapter/irtune.json", "adapter/adapter_model.safetensors"}
+    (folder,) = client.list_artifacts(run_id)
+    assert folder.path == "adapter"
     (tmp_path / "copy").mkdir()
-    assert fetch_adapter(run_id, store_uri, tmp_path / "copy").is_dir()
+    found = fetch_adapter(run_id, store_uri, tmp_path / "copy")
+    assert {file.name for file in found.iterdir()} == {"irtune.json", "adapter_model.safetensors"}
 
 
 def test_what_is_not_there_is_said(
