@@ -11,6 +11,7 @@ from irtune.redaction import public_address, redact
 from irtune.tracking.address import RUN_ID, local_database
 from irtune.tracking.connection import TrackingError, check_tracking, fail_fast
 from irtune.tracking.logged_model import model_of
+from irtune.tracking.run_record import FOLDER_TAG
 from irtune.training.record import ADAPTER
 
 _TIMEOUT_S = 300
@@ -68,7 +69,7 @@ def _place(client: MlflowClient, source: str) -> str:
     # Where earlier versions put it.
     if client.list_artifacts(run_id, ADAPTER):
         return f"{run.info.artifact_uri}/{ADAPTER}"
-    there = run.data.tags.get("irtune.trial_folder", "its trial's folder")
+    there = run.data.tags.get(FOLDER_TAG, "its trial's folder")
     raise TrackingError(
         f"{source}: the run has no model in MLflow, since its adapter was not uploaded (tracking.upload_adapters); "
         f"where it was kept, {there} has it: give that folder"
