@@ -21,7 +21,7 @@ from irtune.studies.resume import IDENTITY, known_studies, read_identity, studie
 from irtune.tracking.ownership import why_not_own
 from irtune.tracking.run_record import RunRecord
 from irtune.tracking.trace import read_trace
-from irtune.training.record import RecordReader, result_of
+from irtune.training.record import ADAPTER, RecordReader, result_of
 
 if TYPE_CHECKING:
     from irtune.analysis.ablation.stability import Choices
@@ -195,6 +195,16 @@ def find_trial(name: str, storage: Path) -> RecordedTrial:
     if found is None:
         raise StudyError(f"{folder}: no finished trial {wanted!r}: {nearest(wanted, [trial.name for trial in trials])}")
     return found
+
+
+def absent_adapter(trial: Path) -> str:
+    """Say of a trial's folder that its adapter is not there, why that may be, and how to have it."""
+    study = trial.parents[1]
+    return (
+        f"{trial / ADAPTER}: the adapter of {trial.name} is not there: tracking.keep_adapters kept none, or it stayed "
+        "where the trial ran (irtune export --no-adapters). Train it again with "
+        f"irtune train --from {study}:{trial.name} tracking.keep_adapters=all"
+    )
 
 
 def best_trial(folder: Path, trials: Sequence[RecordedTrial], aim: Aim) -> RecordedTrial:
