@@ -11,6 +11,11 @@ from irtune.cli.common_options import add_overrides, add_storage, add_ways_to_ru
 from irtune.cli.terminal import PublicConsole, say
 from irtune.config.load import parse_overrides
 
+_GOES_ON = (
+    "give the command that began it with storage= and paths of that machine, and --resume. Trials that had not "
+    "finished begin anew there, since no archive holds checkpoints"
+)
+
 
 def add_to(commands: Any) -> None:
     """Add predict, recommend, export and import."""
@@ -123,6 +128,8 @@ def _export(options: argparse.Namespace, console: Console) -> int:
     for file in exported.redacted:
         say(console, f"note: {file}: secrets in it were taken out")
     say(console, f"wrote {out}: {exported}")
+    if not exported.complete:
+        say(console, f"note: to go on elsewhere, import it there; {_GOES_ON}")
     return 0
 
 
@@ -131,4 +138,6 @@ def _import(options: argparse.Namespace, console: Console) -> int:
 
     imported = import_study(options.file.expanduser(), storage_of(options))
     say(console, f"wrote {imported.folder}: {imported}")
+    if not imported.complete:
+        say(console, f"note: to go on here, {_GOES_ON}")
     return 0

@@ -30,7 +30,7 @@ from irtune.data.to_predict import RowsToPredict
 from irtune.plugins import nearest
 from irtune.results.prediction_files import check_out, predictions_to
 from irtune.studies.progress import LINE_EVERY_S
-from irtune.studies.recorded import StudyError, find_trial
+from irtune.studies.recorded import StudyError, absent_adapter, find_trial
 from irtune.studies.resume import IDENTITY
 from irtune.tracking.address import is_in_mlflow, resolve_tracking_uri
 from irtune.training.adapter_notes import NOTES, TABLES, AdapterNotes
@@ -142,11 +142,7 @@ def find_adapter(source: str, storage: Path) -> Path:
     trial = find_trial(source, storage)
     folder = trial.folder / ADAPTER
     if not folder.is_dir():
-        study = trial.folder.parents[1]
-        raise StudyError(
-            f"{folder}: the adapter of {trial.name} was not kept, as tracking.keep_adapters says. Train it again with "
-            f"irtune train --from {study}:{trial.name} tracking.keep_adapters=all, and give that run"
-        )
+        raise StudyError(f"{absent_adapter(trial.folder)}, and give that run")
     return folder
 
 

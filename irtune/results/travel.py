@@ -155,7 +155,8 @@ def import_study(file: Path, storage: Path) -> Travelled:
         folder = storage / manifest.name
         if folder.exists() or folder.is_symlink():
             raise ArchiveError(
-                f"{folder}: a study of this name lies there already; take it away, or import into another --storage"
+                f"{folder}: a study of this name lies there already; move it aside (a later archive of it holds all "
+                "that an earlier one did), or import into another --storage"
             )
         archive.check()
         try:

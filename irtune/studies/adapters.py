@@ -2,7 +2,9 @@
 
 import logging
 import shutil
+from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 from irtune.analysis.pareto import pareto_front
 from irtune.analysis.trials import TrialRow, best_first
@@ -10,6 +12,7 @@ from irtune.config.study_schema import StudyConfig
 from irtune.config.sweep_schema import SweepConfig
 from irtune.data.label_names import some
 from irtune.files import once_there_is_room
+from irtune.studies.recorded import absent_adapter
 from irtune.studies.trial_record import TrialRecord
 from irtune.tracking.run_record import RunRecord
 from irtune.tracking.uploader import Uploader
@@ -55,13 +58,16 @@ class Adapters:
             del self._rows[trial]
 
     def upload(self, uploader: Uploader) -> None:
-        """Let the uploader send the adapters of the best trials, once the sweep has no more to find."""
-        if self._tracking.upload_adapters != "best":
+        """Let the uploader send the adapters of the best trials, once the sweep has no more to find.
+
+        One that ought to be there and is not, as of a trial that finished on another machine, is warned of.
+        """
+        if self._tracking.keep_adapters == "none":
             return
-        for trial in sorted(self._best()):
-            folder = self._entries[trial].folder
-            if not (folder / ADAPTER).is_dir():
-                continue
+        best = [self._entries[trial].folder for trial in sorted(self._best())]
+        there = [folder for folder in best if (folder / ADAPTER).is_dir()]
+        _warn_of([folder for folder in best if folder not in there])
+        for folder in there if self._tracking.upload_adapters == "best" else []:
             record = RunRecord(folder)
             try:
                 if all(artifact["path"] != ADAPTER for artifact in record.artifacts()):
@@ -89,3 +95,11 @@ class Adapters:
         chosen = best_first(search, mode, baseline=False)[: self._top] + best_first(search, mode, baseline=True)[:1]
         chosen += pareto_front(search, objectives) if len(objectives) > 1 else []
         return {row.trial_id for row in (*chosen, *(row for row in found if row.repeats is not None))}
+
+
+def _warn_of(absent: Sequence[Path]) -> None:
+    """Say once of trials that their adapters are not there."""
+    if absent:
+        more = [folder.name for folder in absent[1:]]
+        too = f". Nor are those of {some(more, _MOST_NAMES)}" if more else ""
+        logger.warning("%s%s", absent_adapter(absent[0]), too)

@@ -17,6 +17,7 @@ from irtune.search.source import TUNING
 from irtune.studies.resume import IDENTITY, known_studies, read_identity, studies_called
 from irtune.studies.trial_record import TrialRecord
 from irtune.tracking.ownership import why_not_own
+from irtune.training.record import ADAPTER
 
 logger = logging.getLogger(__name__)
 
@@ -144,6 +145,16 @@ def find_trial(name: str, storage: Path) -> TrialRecord:
     if found is None:
         raise StudyError(f"{folder}: no finished trial {wanted!r}: {nearest(wanted, [trial.name for trial in trials])}")
     return found
+
+
+def absent_adapter(trial: Path) -> str:
+    """Say of a trial's folder that its adapter is not there, why that may be, and how to have it."""
+    study = trial.parents[1]
+    return (
+        f"{trial / ADAPTER}: the adapter of {trial.name} is not there: tracking.keep_adapters kept none, or it stayed "
+        "where the trial ran (irtune export --no-adapters). Train it again with "
+        f"irtune train --from {study}:{trial.name} tracking.keep_adapters=all"
+    )
 
 
 def best_trial(folder: Path, trials: Sequence[TrialRecord], aim: Aim) -> TrialRecord:

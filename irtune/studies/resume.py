@@ -14,6 +14,7 @@ from irtune.config.load import ConfigError, dotted_keys, storage_path
 from irtune.config.study_schema import StudyConfig
 from irtune.files import once_there_is_room, read_json, write_json
 from irtune.redaction import redacted
+from irtune.tracking.address import ADDRESS
 from irtune.tracking.heartbeat import is_live
 from irtune.tracking.ownership import why_not_own
 
@@ -48,6 +49,8 @@ FREE_SETTINGS = {
 """Settings that may be others in a resumed sweep: they change how many trials run, where, at once and after what, but
 none of them."""
 
+_OF_ITS_STORE = ("tracking.uri", "tracking.experiment")
+"""Settings that may be others where MLflow has nothing of the study yet, as after an import."""
 
 Kind = Literal["sweep", "ablation", "run"]
 """Of a study, as the classes of its configuration call it."""
@@ -192,6 +195,11 @@ def read_identity(folder: Path) -> Identity:
     return identity
 
 
+def is_tracked(folder: Path) -> bool:
+    """Tell whether a driver on this machine has said where a study's runs belong; of one just imported none has."""
+    return (folder / ADDRESS).is_file()
+
+
 def _may_go_on(folder: Path, console: Console) -> bool:
     """Tell whether a folder is this user's own and can be read, with a note where it is not."""
     reason = None
@@ -213,11 +221,18 @@ def _differences(folder: Path, config: StudyConfig, fingerprint: str) -> list[st
     if identity.format != FORMAT:
         return [_of_other_version(identity)]
     before, now = redacted(identity.settings), _settings(config)
-    keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    free = () if is_tracked(folder) else _OF_ITS_STORE
+    differing = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    keys = [key for key in differing if key not in free and not _places_data(key)]
     different = [f"{key}: {_said(before, key)} before, {_said(now, key)} now" for key in keys]
     if identity.data_fingerprint != fingerprint:
         different.append(f"data: other examples than before (fingerprint {identity.data_fingerprint})")
     return different
+
+
+def _places_data(key: str) -> bool:
+    """Tell whether a setting says where data lies; whether it is the same data, its fingerprint says."""
+    return key.startswith(("data.", "ablation.corpora.")) and key.endswith("path")
 
 
 def _of_other_version(identity: Identity) -> str:

@@ -19,7 +19,7 @@ from irtune.search.source import Outcome, TrialSpec
 from irtune.studies.driver import DRAIN_S, Driver, Phase, known_end, on_ray
 from irtune.studies.plan import PLAN, Plan, predict
 from irtune.studies.preflight import Study, prepare
-from irtune.studies.resume import Resume, new_folder, sweep_to_resume, write_identity
+from irtune.studies.resume import Resume, is_tracked, new_folder, sweep_to_resume, write_identity
 from irtune.studies.trial_table import TrialTable
 from irtune.studies.winner import register_winner
 from irtune.tracking.address import requires_server
@@ -191,7 +191,7 @@ def _checked(
     for doubt in ready.doubts:
         console.out(f"note: {source}: {doubt}", highlight=False)
     folder = sweep_to_resume(config, fingerprint, resume, source=source, console=console)
-    ready.check_away(config.tracking, is_new=folder is None)
+    ready.check_away(config.tracking, is_new=folder is None or not is_tracked(folder))
     if folder is None:
         folder = storage_path(config) / f"{config.name}-<date>-<time>" if is_planned else new_folder(config)
     return Study(folder.name, folder, config, ready, source), fingerprint

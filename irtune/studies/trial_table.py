@@ -14,7 +14,7 @@ from irtune.studies.preflight import Study
 from irtune.studies.provenance import code_tags
 from irtune.studies.trial_names import config_hash, trial_name
 from irtune.studies.trial_record import TrialRecord
-from irtune.tracking.run_record import Opened, RunRecord, RunStatus, now_ms
+from irtune.tracking.run_record import FOLDER_TAG, Opened, RunRecord, RunStatus, now_ms
 from irtune.tracking.uploader import Uploader
 from irtune.training.record import RecordReader
 from irtune.workers.worker import TrialSetup
@@ -94,8 +94,8 @@ class TrialTable:
             run = RunRecord(record.folder)
             end = run.end()
             record.status, record.error = outcome.status, (end and end.error_text) or outcome.reason
-            if end is None or end.status != _RUN_STATUS[outcome.status]:
-                # Its driver heard of the end, and died before it had noted it.
+            if end is None or end.status != _RUN_STATUS[outcome.status] or not run.is_opened():
+                # Its driver heard of the end, and died before it had noted it; or it was taken over.
                 self._follow(record)
                 self.end(spec.name, outcome.status, record.error)
             elif not run.is_sent():
@@ -142,7 +142,7 @@ class TrialTable:
             "irtune.config_hash": config_hash(config),
             **self._code,
             **self.sweep.ready.data_tags(config.data),
-            "irtune.trial_folder": str(record.folder),
+            FOLDER_TAG: str(record.folder),
         } | ({} if spec.repeats is None else {"irtune.repeats": spec.repeats})
         group = {f"irtune.{key}": value for key, value in spec.group.items()}
         # Where nothing lies yet, nobody can have told MLflow of the run.

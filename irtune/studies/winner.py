@@ -7,7 +7,7 @@ from irtune.config.study_schema import StudyConfig
 from irtune.files import once_there_is_room
 from irtune.studies.adapters import ROOM_S
 from irtune.studies.preflight import Study
-from irtune.studies.recorded import find_trial
+from irtune.studies.recorded import absent_adapter, find_trial
 from irtune.tracking.run_record import RunRecord
 from irtune.tracking.uploader import Uploader
 from irtune.training.record import ADAPTER
@@ -32,7 +32,7 @@ def register_winner(study: Study[StudyConfig], uploader: Uploader) -> str | None
         trial = find_trial(str(study.folder), study.folder.parent)
         adapter, record = trial.folder / ADAPTER, RunRecord(trial.folder)
         if not adapter.is_dir():
-            raise FileNotFoundError(f"{adapter} is gone")
+            raise FileNotFoundError(absent_adapter(trial.folder))
         if all(artifact.get("register") != name for artifact in record.artifacts()):
             once_there_is_room(partial(record.add_artifact, adapter, ADAPTER, name), trial.folder, ROOM_S)
             uploader.resend(record)

@@ -9,6 +9,9 @@ from urllib.parse import quote, urlencode
 
 from irtune.redaction import public_address
 
+ADDRESS = "tracking.json"
+"""The file in a study's folder that says where its runs belong; without it MLflow has none of them."""
+
 _SQLITE = "sqlite:///"
 _NOT_IN_PATHS = re.compile(r"\?|%[0-9A-Fa-f]{2}")
 """What SQLAlchemy reads in an address as something else: the beginning of a query, and a quoted character."""

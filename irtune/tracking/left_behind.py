@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from irtune.redaction import public_address
+from irtune.tracking.address import ADDRESS
 from irtune.tracking.heartbeat import SYNCED
 from irtune.tracking.mlflow_tracker import MlflowTracker
-from irtune.tracking.outbox import ADDRESS, open_tracker, read_address, sync
+from irtune.tracking.outbox import open_tracker, read_address, sync
 from irtune.tracking.ownership import why_not_own
 
 logger = logging.getLogger(__name__)

@@ -11,6 +11,7 @@ from irtune.redaction import public_address, redact
 from irtune.tracking.address import RUN_ID, local_database
 from irtune.tracking.connection import TrackingError, check_tracking, fail_fast
 from irtune.tracking.logged_model import FILES_TAG, has_files, model_of
+from irtune.tracking.run_record import FOLDER_TAG
 from irtune.training.record import ADAPTER
 
 _TIMEOUT_S = 300
@@ -72,7 +73,7 @@ def _place(client: MlflowClient, source: str) -> str:
     place = f"{run.info.artifact_uri}/{ADAPTER}"
     if mlflow.artifacts.list_artifacts(place, tracking_uri=client.tracking_uri):
         return place
-    there = run.data.tags.get("irtune.trial_folder", "its trial's folder")
+    there = run.data.tags.get(FOLDER_TAG, "its trial's folder")
     raise TrackingError(
         f"{source}: the run's adapter was not uploaded to MLflow (tracking.upload_adapters); "
         f"where it was kept, {there} has it: give that folder"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from irtune.files import read_json, write_json, write_whole
 from irtune.redaction import public_address, redact
-from irtune.tracking.address import local_database
+from irtune.tracking.address import ADDRESS, local_database
 from irtune.tracking.connection import check_tracking
 from irtune.tracking.heartbeat import SYNCED, DriverAliveError, Heartbeat, is_live
 from irtune.tracking.mlflow_tracker import MlflowTracker
@@ -21,7 +21,6 @@ from irtune.training.record import MEASURED, last_written_ms
 
 logger = logging.getLogger(__name__)
 
-ADDRESS = "tracking.json"
 KILLED_BY_TAG = "irtune.killed_by"
 FORMER = "an earlier version of irtune left it, and only `irtune sync` of that version can send it"
 

@@ -30,6 +30,9 @@ KEY_TAG = "irtune.key"
 DATA_TAG, DIGEST_TAG = "irtune.data", "irtune.data.digest"
 """Name and fingerprint of the data of a run; one that has both has them as MLflow's dataset input too."""
 
+FOLDER_TAG = "irtune.trial_folder"
+"""Where a trial lies."""
+
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 """How a run ended, in MLflow's words: FINISHED also where a scheduler stopped it, which a tag tells."""
 
@@ -142,12 +145,17 @@ class RunRecord:
         # Losing the mark costs no more than sending again.
         self._append("sent", content | counts, durable=False)
 
+    def is_opened(self) -> bool:
+        """Whether a driver has opened the run; none has where it was taken over from another study."""
+        return self._last_opened() is not None
+
     def start(self) -> Opened:
-        """What the run was opened with."""
+        """What the run was opened with; its folder is the one that it lies in now, also after a study has moved."""
         opened = self._last_opened()
         if opened is None:
             raise self._damaged("no line says what the run was opened with")
-        return opened
+        here = {FOLDER_TAG: str(self.folder.absolute())}
+        return replace(opened, tags=opened.tags | here) if FOLDER_TAG in opened.tags else opened
 
     def end(self) -> Ended | None:
         """How the run ended; None while it goes on, and for ever where its driver died."""

@@ -118,9 +118,10 @@ def test_every_file_that_irtune_makes_of_a_study_travels():
 def test_an_imported_study_is_the_study(study, there, tmp_path, capsys):
     out, here = tmp_path / "out.zip", tmp_path / "here"
     assert main(["export", NAME, str(out), "--storage", str(there)]) == 0
-    assert says(capsys.readouterr().out, f"wrote {out}", f"sweep {NAME}", "not come to its end", "3 trials")
+    told = capsys.readouterr().out
+    assert says(told, f"wrote {out}", f"sweep {NAME}", "not come to its end", "3 trials", "--resume", "checkpoints")
     assert main(["import", str(out), "--storage", str(here)]) == 0
-    assert says(capsys.readouterr().out, f"wrote {here / NAME}", "3 trials")
+    assert says(capsys.readouterr().out, f"wrote {here / NAME}", "3 trials", "--resume", "checkpoints")
     shutil.rmtree(there)
 
     folder = find_study("tiny", here)

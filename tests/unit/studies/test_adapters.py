@@ -1,6 +1,7 @@
 """Which adapters a sweep keeps and sends to MLflow, in the order in which its trials happen to end."""
 
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -157,3 +158,19 @@ def test_without_mlflow_they_wait_for_the_next_chance(tmp_path: Path) -> None:
     assert record.is_sent()
     trials.adapters.upload(Uploader(MlflowTracker("http://127.0.0.1:9", "irtune", may_be_away=True)))
     assert not record.is_sent()
+
+
+@pytest.mark.parametrize(("keep", "is_said"), [("best", True), ("none", False)])
+def test_adapters_that_stayed_on_another_machine_are_said_once_with_what_to_do(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, keep: str, is_said: bool
+) -> None:
+    trials = Trials(tmp_path, tracking__keep_adapters=keep, tracking__upload_adapters="none")
+    for seed in range(3):
+        entry = trials.end(f"few_seed_{seed}", 0.5, repeats="few")
+        if keep == "best" and seed:
+            shutil.rmtree(entry.folder / "adapter")
+    trials.adapters.upload(Uploader(MlflowTracker("http://127.0.0.1:9", "irtune", may_be_away=True)))
+    assert len(caplog.records) == is_said
+    if is_said:
+        assert says(caplog.text, "few_seed_1", "irtune train --from", "tracking.keep_adapters=all", "few_seed_2")
+        assert "few_seed_0" not in caplog.text

@@ -15,7 +15,9 @@ from irtune.studies.plan import PLAN, Plan, predict
 from irtune.studies.preflight import Sweep, prepare
 from irtune.studies.resume import write_identity
 from irtune.studies.sweep import SweepRunner
+from irtune.tracking.address import ADDRESS
 from irtune.tracking.connection import TrackingAwayError
+from irtune.tracking.outbox import write_address
 from irtune.training import distributed
 from irtune.training import rehearsal as rehearsing
 from irtune.training.cost import CostModel
@@ -249,8 +251,14 @@ def test_a_new_sweep_is_refused_while_mlflow_is_away_unless_that_is_allowed(tmp_
     assert plan_of(tmp_path, console, tracking=tracking | {"may_be_away": True}).predicted == expected
     # A sweep that goes on has reached it before.
     config = sweep(tmp_path, tracking=tracking)
-    write_identity(tmp_path / "storage" / "small-20260101-000000", config, config.data.load().fingerprint())
+    folder = tmp_path / "storage" / "small-20260101-000000"
+    write_identity(folder, config, config.data.load().fingerprint())
+    write_address(folder, tracking["uri"], "irtune")
     assert plan_of(tmp_path, console, resume="always", tracking=tracking).predicted == expected
+    # One that was imported has not.
+    (folder / ADDRESS).unlink()
+    with pytest.raises(TrackingAwayError):
+        plan_of(tmp_path, console, resume="always", tracking=tracking)
 
 
 def test_what_cannot_be_resumed_is_refused(tmp_path, console):

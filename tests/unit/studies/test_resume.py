@@ -9,10 +9,13 @@ import pytest
 from rich.console import Console
 from saying import refused, says
 
+from irtune.config.ablation_schema import AblationConfig
 from irtune.config.load import ConfigError, build
 from irtune.config.sweep_schema import SweepConfig
 from irtune.studies.resume import IDENTITY, command_line, new_folder, sweep_to_resume, write_identity
+from irtune.tracking.address import ADDRESS
 from irtune.tracking.heartbeat import Heartbeat
+from irtune.tracking.outbox import write_address
 
 DATA = "5f3c"
 
@@ -30,6 +33,7 @@ def begun(tmp_path):
     def begin(called="tiny-20260101-120000", *, complete=False, fingerprint=DATA, **settings):
         folder = tmp_path / called
         write_identity(folder, sweep(tmp_path, **settings), fingerprint, complete=complete)
+        write_address(folder, "sqlite:////somewhere/mlflow.db", "irtune")
         return folder
 
     return begin
@@ -124,6 +128,41 @@ def test_other_data_is_another_sweep(tmp_path, begun):
     begun()
     with pytest.raises(ConfigError, match="data: other examples than before"):
         choose(sweep(tmp_path), "always", fingerprint="other")
+
+
+def test_the_same_data_may_lie_elsewhere(tmp_path, begun):
+    folder = begun(data={"name": "file", "path": "/there/train.csv", "test_path": "/there/test.csv"})
+    here = {"name": "file", "path": ["/here/a.csv", "/here/b.csv"], "test_path": "/here/test.csv"}
+    moved = sweep(tmp_path, data=here)
+    assert choose(moved, "always")[0] == folder
+    with refused(ConfigError, "data: other examples than before"):
+        choose(moved, "always", fingerprint="other")
+    with refused(ConfigError, "data.text_column: None before, 'text' now"):
+        choose(sweep(tmp_path, data=here | {"text_column": "text"}), "always")
+
+
+def test_the_corpora_of_an_ablation_may_lie_elsewhere(tmp_path):
+    def ablation(place):
+        cells = {"all": {"selection.policy.name": "all"}, "lisa": {"method": "lisa"}}
+        corpora = {name: {"name": "file", "path": f"{place}/{name}.csv"} for name in ("a", "b")}
+        tree = {"name": "tiny", "storage": str(tmp_path), "ablation": {"cells": cells, "corpora": corpora}}
+        return build(AblationConfig, tree, "test")
+
+    folder = tmp_path / "tiny-20260101-120000"
+    write_identity(folder, ablation("/there"), "a-b")
+    assert choose(ablation("/here"), "always", fingerprint="a-b")[0] == folder
+    with refused(ConfigError, "data: other examples"):
+        choose(ablation("/here"), "always", fingerprint="b-a")
+
+
+def test_what_mlflow_has_nothing_of_may_go_to_another_store(tmp_path, begun):
+    folder = begun(tracking={"uri": "https://there.example", "experiment": "theirs"})
+    here = sweep(tmp_path, tracking={"uri": "https://here.example", "experiment": "ours"})
+    with refused(ConfigError, "tracking.uri: 'https://there.example' before", "tracking.experiment: 'theirs' before"):
+        choose(here, "always")
+    # As it arrives on another machine: where runs belong stays behind.
+    (folder / ADDRESS).unlink()
+    assert choose(here, "always")[0] == folder
 
 
 def test_how_many_trials_run_and_where_may_change(tmp_path, begun):

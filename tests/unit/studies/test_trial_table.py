@@ -152,6 +152,16 @@ def test_an_end_that_an_earlier_driver_noted_stands_and_one_that_it_only_heard_o
     assert [record.status for record in driver.table.records.values()] == ["pruned"] * 3
 
 
+def test_a_trial_that_was_taken_over_is_opened_before_it_is_sent(driver):
+    # As ``take_over`` leaves it: with its end, and without a beginning.
+    RunRecord(driver.setup.trial_folder("few_seed_0")).finish(Ended("FINISHED", {}, None, 61_000))
+    driver.table.restore([(TrialSpec("few_seed_0", {}, "few", {"reused_from": "/x"}), Outcome("finished"))])
+    driver.table.wait()
+    assert driver.uploader.resent == []
+    assert driver.uploader.params == {"irtune.reused_from": "/x"}
+    assert driver.uploader.finished == [("mine/few_seed_0", "FINISHED", None)]
+
+
 def test_a_trial_is_settled_when_all_that_it_measured_was_read(driver, monkeypatch):
     trial = driver.start("trial_0000")
     record = driver.table.records["trial_0000"]

@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from irtune.config.ablation_schema import AblationConfig
+from irtune.results.travel import export_study, import_study
 from irtune.search.ablation_cells import cells_of, trials_of
 from irtune.search.source import Outcome
+from irtune.studies.resume import write_identity
 from irtune.studies.tuning import SEED_BEFORE, search_of, tuned
 
 RATE = "training.learning_rate"
@@ -68,6 +70,22 @@ def test_a_later_driver_asks_for_what_is_left_and_finds_the_same(tmp_path: Path)
     run(whole)
     first = [cell.tuned for cell in tuned(whole, CONFIG, cells_of(CONFIG))]
     assert [cell.tuned.keys() for cell in tuned(cut, CONFIG, cells_of(CONFIG))] == [each.keys() for each in first]
+
+
+def test_what_was_tuned_on_one_machine_counts_on_another(tmp_path: Path) -> None:
+    there = tmp_path / "there" / "tuned-20260101-000000"
+    before = run(there, most=3)
+    search = search_of(there, CONFIG, cells_of(CONFIG))
+    # In the middle when the first machine stopped.
+    cut = search.ask()
+    write_identity(there, CONFIG, "data")
+    export_study(str(there), tmp_path / "study.zip", tmp_path)
+    here = import_study(tmp_path / "study.zip", tmp_path / "here").folder
+    again = search_of(here, CONFIG, cells_of(CONFIG))
+    assert [spec for spec, _ in again.ended()] == before
+    assert again.ask() == cut
+    assert len(run(here)) == 5
+    assert len(search_of(here, CONFIG, cells_of(CONFIG)).ended()) == 8
 
 
 def test_a_cell_of_which_nothing_finished_keeps_its_settings(tmp_path: Path) -> None:

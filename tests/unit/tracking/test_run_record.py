@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from irtune.tracking.run_record import DRIVER_RECORD, Ended, Opened, RunRecord
+from irtune.tracking.run_record import DRIVER_RECORD, FOLDER_TAG, Ended, Opened, RunRecord
 from irtune.training.record import RecordWriter, size_bytes
 
 END = Ended("FINISHED", {"irtune.pruned": "False"}, None, 61_000)
@@ -149,6 +149,13 @@ def test_an_artifact_is_found_after_the_storage_has_moved(tmp_path: Path) -> Non
     moved = (tmp_path / "here").rename(tmp_path / "there") / "trial"
     (artifact,) = RunRecord(moved).artifacts()
     assert (artifact["folder"], artifact["path"]) == (str(moved), "trace/map.png")
+
+
+def test_a_run_lies_where_its_record_does(tmp_path: Path) -> None:
+    folder = tmp_path / "here" / "a"
+    RunRecord(folder).begin(Opened("s/a", "n", {FOLDER_TAG: str(folder), "b": "c"}, 1))
+    moved = (tmp_path / "here").rename(tmp_path / "there") / "a"
+    assert RunRecord(moved).start().tags == {FOLDER_TAG: str(moved), "b": "c"}
 
 
 def test_a_last_line_torn_at_any_byte_is_passed_over_and_cut_off(record: RunRecord) -> None:
