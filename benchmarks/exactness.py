@@ -108,11 +108,19 @@ def run_all(cells: Sequence[Cell], moves: Sequence[Move], device: str, sabotage:
 def _spawn(
     ranks: int, device: str, jobs: tuple[list[Cell], list[Move], list[Move]], folder: Path, sabotage: str | None
 ) -> Iterator[Row]:
-    queue = torch.multiprocessing.get_context("spawn").SimpleQueue()
+    method = "spawn" if device == "cuda" else "fork"
+    if method == "fork":
+        # What is imported before the fork no rank needs to import again. CUDA cannot be forked.
+        os.environ["DS_ACCELERATOR"] = device
+        import deepspeed  # noqa: F401
+        import exactness_run  # noqa: F401
+    queue = torch.multiprocessing.get_context(method).SimpleQueue()
     # The last rank to leave removes the file.
     with tempfile.TemporaryDirectory() as store:
         arguments = (ranks, f"{store}/ranks", device, jobs, folder, sabotage, queue)
-        processes = torch.multiprocessing.spawn(worker, args=arguments, nprocs=ranks, join=False)
+        processes = torch.multiprocessing.start_processes(
+            worker, args=arguments, nprocs=ranks, join=False, start_method=method
+        )
         ended = False
         while not ended:
             ended = processes.join(timeout=0.2)
