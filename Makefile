@@ -7,7 +7,11 @@ RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help install sweep ablate test lint e2e bench gpu clean
+# Processes that test at once; the tests of a file run in one of them.
+JOBS ?= 2
+PYTEST := $(RUN) -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
+
+.PHONY: help install sweep ablate test lint e2e quantized bench gpu clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1	/p' Makefile
@@ -34,7 +38,7 @@ ablate: install ## Run search_spaces/ablation_quickstart.yaml on a local Ray
 	@$(RUN) jobs/ablate.py
 
 test: install ## Unit, contract and integration tests
-	@$(RUN) -m pytest tests/unit tests/contracts tests/integration
+	@$(PYTEST) tests/integration tests/contracts tests/unit
 
 lint: install ## ruff and mypy --strict, and no half-made merge
 	@! git grep -nE '^(<<<<<<<|>>>>>>>) '
@@ -43,7 +47,13 @@ lint: install ## ruff and mypy --strict, and no half-made merge
 	@$(RUN) -m mypy
 
 e2e: install ## What takes longer: job submission, browser, the real model
-	@$(RUN) -m pytest tests/e2e --timeout 1200
+	@# Nothing runs beside hosts that are cut off, whose loss is noticed by time.
+	@$(RUN) -m pytest tests/e2e/test_two_nodes.py --timeout 1200
+	@$(PYTEST) tests/e2e --ignore tests/e2e/test_two_nodes.py --timeout 1200
+
+quantized: install ## Tests of 8 and 4 bits, with bitsandbytes, with which every process starts later
+	@$(PIP) --constraint constraints.txt --editable '.[quantization]'
+	@$(RUN) -m pytest tests/unit/training/test_quantized.py
 
 bench: install ## Print the figures that README and docstrings quote (about five hours)
 	@$(RUN) benchmarks/exactness.py

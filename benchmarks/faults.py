@@ -130,7 +130,7 @@ class Sweep:
         children = psutil.Process(self.process.pid).children(recursive=True)
         self.process.send_signal(number)
         self.process.wait(60)
-        _, alive = psutil.wait_procs(children, timeout=60)
+        _, alive = psutil.wait_procs(children, timeout=10)
         for process in alive:
             process.kill()
         self.start("--resume")

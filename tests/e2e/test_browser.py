@@ -28,7 +28,7 @@ def page(url: str, picture: Path | None = None) -> str:
             [str(BROWSER), *FLAGS, f"--user-data-dir={profile}", "--virtual-time-budget=30000", *show, url],
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=480,
         )
     return finished.stdout
 
@@ -51,7 +51,7 @@ def run(storage: Path, kind: str, *overrides: str) -> tuple[str, Path]:
         env=os.environ | {"COLUMNS": "300"},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=560,
     )
     assert finished.returncode == 0, finished.stdout + finished.stderr
     return finished.stdout, storage

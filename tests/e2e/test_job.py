@@ -77,7 +77,7 @@ def test_stopping_a_job_marks_its_runs_killed(cluster: Cluster, mlflow_server: s
         cluster, mlflow_server, "search_spaces/quickstart.yaml", f"storage={tmp_path}", "name=stopped",
         "training.max_steps=500", job_id="stopped", wait=False,
     )  # fmt: skip
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 480
     while not any("train/loss" in run.data.metrics for run in runs_of(mlflow_server, "stopped")):
         assert time.monotonic() < deadline, cluster.job("logs", "stopped").stdout[-5000:]
         time.sleep(2)

@@ -39,7 +39,7 @@ def ask(port: int, rows: pd.DataFrame) -> pd.DataFrame:
     body = json.dumps({"dataframe_split": rows.to_dict(orient="split")}).encode()
     headers = {"Content-Type": "application/json"}
     request = urllib.request.Request(f"http://127.0.0.1:{port}/invocations", body, headers)
-    with urllib.request.urlopen(request, timeout=60) as answer:
+    with urllib.request.urlopen(request, timeout=120) as answer:
         return pd.DataFrame(json.load(answer)["predictions"])
 
 
@@ -51,7 +51,7 @@ def without_irtune(adapter: Path, rows: pd.DataFrame, threads: int) -> np.ndarra
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=560,
     )
     assert done.returncode == 0, done.stderr
     return np.array(json.loads(done.stdout.splitlines()[-1]))
@@ -89,7 +89,7 @@ def test_one_model_answers_alike_in_every_way(
     for name, asked in {"registered": source, "run": run_id, "study": str(run.folder)}.items():
         out = tmp_path / f"{name}.parquet"
         command = [sys.executable, "-m", "irtune.cli", "predict", asked, str(tmp_path / "rows.csv"), "--out", str(out)]
-        subprocess.run(command, check=True, capture_output=True, timeout=300)
+        subprocess.run(command, check=True, capture_output=True, timeout=560)
         answers[name] = pd.read_parquet(out)
     answers["pyfunc"] = mlflow.pyfunc.load_model(source).predict(rows)
     (port,) = free_ports(1)

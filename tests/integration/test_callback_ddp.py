@@ -18,7 +18,7 @@ def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ddp")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "DS_ACCELERATOR": "cpu"}
     finished = subprocess.run(
-        [sys.executable, str(SCRIPT), str(folder)], env=environment, capture_output=True, text=True, timeout=280
+        [sys.executable, str(SCRIPT), str(folder)], env=environment, capture_output=True, text=True, timeout=560
     )
     assert finished.returncode == 0, finished.stderr[-3000:]
     return {name: json.loads((folder / f"{name}.json").read_text()) for name in ("2_0", "2_1", "1_0", "loaded")}

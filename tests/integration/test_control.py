@@ -71,7 +71,6 @@ def recommend(study, *arguments):
     )
 
 
-@pytest.mark.timeout(600)
 def test_a_control_runs_beside_its_study_and_says_what_mattered(study):
     done = recommend(study, "--control", "2")
     assert done.returncode == 0, done.stdout
@@ -111,7 +110,6 @@ def test_a_control_runs_beside_its_study_and_says_what_mattered(study):
     assert any("resampled by essay" in caveat for caveat in result["caveats"])
 
 
-@pytest.mark.timeout(600)
 def test_a_control_of_more_seeds_goes_on_with_the_one_there_is(study):
     # It is refused where the earlier one is another study, or where there is none.
     planned = recommend(study, "--control", "3", "--resume", "--plan")

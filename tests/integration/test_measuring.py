@@ -22,7 +22,7 @@ def test_measurements_are_right_and_leave_no_trace(
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=560,
     )
     assert finished.returncode == 0, finished.stderr[-3000:]
     found = json.loads(out.read_text())

@@ -79,7 +79,6 @@ def test_no_secret_is_written_or_shown(guarded: tuple[str, Path], ray_folder: Pa
         "tune.max_failures=0",
         SOME_SERVICE_PASSWORD="planted-variable-5",
         RAY_TMPDIR=str(ray_folder),
-        timeout_s=200,
     )
     assert sweep.status == 0, sweep.output
     # It was in there, and it went through.

@@ -225,7 +225,7 @@ def test_without_irtune_the_folder_predicts_the_same(trial: Path, found: np.ndar
         text=True,
         cwd=tmp_path,
         check=False,
-        timeout=300,
+        timeout=560,
     )
     assert done.returncode == 0, done.stderr
     labels, predicted = json.loads(done.stdout.splitlines()[-1])
@@ -257,7 +257,7 @@ def test_merged_into_its_model_it_predicts_the_same_without_peft(
         text=True,
         cwd=tmp_path,
         check=False,
-        timeout=300,
+        timeout=560,
     )
     assert done.returncode == 0, done.stderr
     labels, predicted = json.loads(done.stdout.splitlines()[-1])

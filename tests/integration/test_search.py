@@ -18,8 +18,6 @@ from irtune.search.space_checks import check_space
 from irtune.search.stopping import Asha
 from irtune.workers import cluster
 
-pytestmark = pytest.mark.timeout(180)
-
 NUM_TRIALS = 12
 MAX_STEPS = 90
 EVAL_EVERY = 10

@@ -24,7 +24,7 @@ def test_ranks_read_the_frozen_weights_where_the_file_is_mapped(tmp_path: Path) 
         )
         for rank, file in enumerate(files)
     ]
-    assert [rank.wait(200) for rank in ranks] == [0, 0]
+    assert [rank.wait(400) for rank in ranks] == [0, 0]
     for file in files:
         mapped = json.loads(file.read_text())
         assert mapped["Rss"] > 100

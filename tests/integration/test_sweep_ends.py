@@ -20,7 +20,7 @@ def test_the_death_of_rays_node_is_said_with_the_command_that_goes_on(tmp_path: 
         for child in psutil.Process(driver.pid).children(recursive=True):
             if child.name() == process:
                 child.kill()
-        output, _ = driver.communicate(timeout=120)
+        output, _ = driver.communicate(timeout=240)
     finally:
         driver.kill()
     assert driver.returncode == LOST, output

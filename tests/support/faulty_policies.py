@@ -62,13 +62,23 @@ class Telling(TopK):
         return super().select(context)
 
 
-class KillsItsWorker(TopK):
-    """Top-k, but the worker that decides is killed once training has begun."""
+class RaisesThenIsKilled(TopK):
+    """Top-k that never gets beyond its second refresh: it raises at first, and is killed whenever it is tried again.
+
+    Args:
+        flags: A folder; the files ``raised`` and ``killed`` in it say what happened.
+    """
 
     name: str  # type: ignore[assignment]
+    flags: str
 
     def select(self, context: Any) -> Any:
         """Choose like top-k at first."""
-        if context.step > 0:
+        raised, killed = Path(self.flags) / "raised", Path(self.flags) / "killed"
+        if context.step > 0 and raised.exists():
+            killed.touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        if context.step > 0:
+            raised.touch()
+            raise RuntimeError("a bug in a user's policy")
         return super().select(context)

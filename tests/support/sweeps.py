@@ -62,8 +62,8 @@ def _start(
     )
 
 
-def kill_when(driver: "subprocess.Popen[str]", is_time: Callable[[], bool], timeout_s: float = 240) -> None:
-    """SIGKILL a sweep's driver once something is so, and wait until its cluster is gone too."""
+def kill_when(driver: "subprocess.Popen[str]", is_time: Callable[[], bool], timeout_s: float = 400) -> None:
+    """SIGKILL a sweep's driver once something is so, and make sure that its cluster goes too."""
     try:
         deadline = time.monotonic() + timeout_s
         while not is_time():
@@ -74,13 +74,24 @@ def kill_when(driver: "subprocess.Popen[str]", is_time: Callable[[], bool], time
     finally:
         driver.kill()
         driver.communicate()
-    _, alive = psutil.wait_procs(children, timeout=60)
-    for process in alive:
+    # What trains notices within seconds; Ray's agents take over a minute, and do nothing meanwhile.
+    deadline = time.monotonic() + 10
+    while any(map(_is_running, children)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for process in filter(_is_running, children):
         process.send_signal(signal.SIGKILL)
 
 
+def _is_running(process: psutil.Process) -> bool:
+    """Whether a process has not ended; one that has may stay a zombie, as nobody may ask for its status."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def run_sweep(
-    storage: Path, *arguments: str, timeout_s: float = 280, job: str = "sweep.py", **environment: str
+    storage: Path, *arguments: str, timeout_s: float = 560, job: str = "sweep.py", **environment: str
 ) -> SweepRun:
     """Run ``jobs/sweep.py``, or another job, to its end."""
     with start_sweep(storage, *arguments, job=job, **environment) as process:
