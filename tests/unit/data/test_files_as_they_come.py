@@ -204,8 +204,8 @@ def test_a_long_cell_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("name", "raw", "said"),
     [
-        ("data.csv", gzip.compress(delimited().encode()), "holds gzip"),
-        ("data.csv.gz", gzip.compress(delimited().encode())[:60], "cannot be decompressed"),
+        ("data.csv", gzip.compress(delimited().encode(), mtime=0), "holds gzip"),
+        ("data.csv.gz", gzip.compress(delimited().encode(), mtime=0)[:60], "cannot be decompressed"),
         ("data.csv.gz", delimited().encode(), "cannot be decompressed"),
         ("data.csv", b"<!DOCTYPE html>\n<html>", "a web page"),
         ("data.parquet", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
