@@ -16,3 +16,5 @@ os.environ.setdefault("PYTHONWARNINGS", "ignore")
 # A cluster that somebody else started on this machine is not for tests.
 os.environ.pop("RAY_ADDRESS", None)
 os.environ.pop("MLFLOW_TRACKING_URI", None)
+# Output that goes to no terminal has a width of its own, whatever that of who tests is.
+os.environ.pop("COLUMNS", None)

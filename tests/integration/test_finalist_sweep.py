@@ -24,7 +24,6 @@ ARGUMENTS = (
     "metric=accuracy",
     f"space={{training.learning_rate: {{type: categorical, choices: {list(RATES)}}}}}",
     "tune.num_trials=2",
-    "tune.max_concurrent_trials=1",
     "tune.scheduler=null",
     "tune.finalists={top: 1, seeds: 2}",
 )

@@ -19,7 +19,6 @@ SETTINGS = (
     "data.name=file",
     "data.text_column=text",
     "training.max_steps=6",
-    "tune.max_concurrent_trials=1",
     "ablation.factors={}",
     "ablation.cells={all: {selection.policy.name: all}, few: {selection.policy.name: top_k, selection.policy.k: 2}}",
     "ablation.matched=tuning_budget",

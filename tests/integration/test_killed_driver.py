@@ -16,6 +16,8 @@ ARGUMENTS = (
     f"space={{selection.policy.name: {{type: categorical, choices: [top_k, '{WAITS}']}}, "
     "selection.policy.k: {type: int, low: 2, high: 2}}",
     "tune.num_trials=2",
+    # The others end while one waits.
+    "tune.max_concurrent_trials=2",
     "tune.scheduler=null",
 )
 
