@@ -38,7 +38,8 @@ ablate: install ## Run search_spaces/ablation_quickstart.yaml on a local Ray
 	@$(RUN) jobs/ablate.py
 
 test: install ## Unit, contract and integration tests
-	@$(PYTEST) tests/integration tests/contracts tests/unit
+	@# Units first: a Hugging Face Trainer takes the process group that DeepSpeed leaves for one of several processes.
+	@$(PYTEST) tests/unit tests/contracts tests/integration
 
 lint: install ## ruff and mypy --strict, and no half-made merge
 	@! git grep -nE '^(<<<<<<<|>>>>>>>) '
