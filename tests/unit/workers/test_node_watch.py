@@ -36,13 +36,17 @@ def node(tmp_path, monkeypatch):
     head.close()
 
 
+def wait():
+    """Half a minute in parts: a signal that comes just before a wait begins is seen at its end."""
+    for _ in range(60):
+        time.sleep(0.5)
+
+
 def interrupted(watch):
     """How many seconds a main thread that waits is left waiting."""
     started = time.monotonic()
     with pytest.raises(SystemExit), watch:
-        # A signal that comes just before a wait begins is seen at its end.
-        for _ in range(60):
-            time.sleep(0.5)
+        wait()
     # So that it does not end the process of the tests.
     watch._over.set()
     return time.monotonic() - started
