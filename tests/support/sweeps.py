@@ -75,19 +75,9 @@ def kill_when(driver: "subprocess.Popen[str]", is_time: Callable[[], bool], time
         driver.kill()
         driver.communicate()
     # What trains notices within seconds; Ray's agents take over a minute, and do nothing meanwhile.
-    deadline = time.monotonic() + 10
-    while any(map(_is_running, children)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    for process in filter(_is_running, children):
+    _, alive = psutil.wait_procs(children, timeout=10)
+    for process in alive:
         process.send_signal(signal.SIGKILL)
-
-
-def _is_running(process: psutil.Process) -> bool:
-    """Whether a process has not ended; one that has may stay a zombie, as nobody may ask for its status."""
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def run_sweep(
